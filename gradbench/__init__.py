@@ -1,0 +1,3 @@
+"""Measuring derivatives in PyTorch."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,232 @@
+"""What is measured: the identity of a case, apart from every measurement of it.
+
+Both sides of the wire use this module, so it needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+DOCUMENTS = "documents"
+"""The size label of the documents' own inputs."""
+
+FORWARD = "forward"
+"""The contestant that evaluates the function and differentiates nothing."""
+
+Size = Mapping[str, int]
+
+
+def size_label(size: Size) -> str:
+    """The canonical form of a size: ``{"m": 3, "n": 4}`` is ``"m=3,n=4"``."""
+    return ",".join(f"{name}={size[name]}" for name in sorted(size))
+
+
+def parse_size(label: str) -> dict[str, int]:
+    """The size that a label such as ``"m=3,n=4"`` stands for.
+
+    Raises ValueError with one clear line where a part is no ``name=positive integer``.
+    """
+    size: dict[str, int] = {}
+    for part in label.split(","):
+        name, equals, digits = part.partition("=")
+        name = name.strip()
+        try:
+            number = int(digits)
+        except ValueError:
+            number = 0
+        if not (equals and name.isidentifier() and number > 0):
+            raise ValueError(
+                f"size {label!r}: {part!r} is not of the form name=positive integer "
+                "(for example n=64 or m=3,n=5)"
+            )
+        size[name] = number
+    return size
+
+
+@dataclass(frozen=True, order=True)
+class Comparison:
+    """The contestants that are measured against each other: one problem, every mode."""
+
+    operator: str
+    function: str
+    size: str
+    dtype: str
+    device: str = "cpu"
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return "/".join(str(getattr(self, field.name)) for field in fields(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Comparison:
+        """The comparison of a canonical string; ValueError where it is none."""
+        parts = text.split("/")
+        if len(parts) != len(fields(cls)) or not parts[-1].isdigit():
+            raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
+        return cls(*parts[:-1], threads=int(parts[-1]))
+
+    def seed(self, salt: int, index: int) -> int:
+        """A seed for the inputs of set `index`, the same on every machine and release."""
+        key = f"{self.operator}/{self.function}/{self.size}/{salt}/{index}"
+        return zlib.crc32(key.encode())
+
+    def case(self, mode: str) -> Case:
+        return Case(self, mode)
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """A comparison and one way of computing its operator."""
+
+    comparison: Comparison
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.comparison}/{self.mode}"
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """The case of a canonical string; ValueError where it is none."""
+        comparison, _, mode = text.rpartition("/")
+        return cls(Comparison.parse(comparison), mode)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One function under one operator, as a worker reports it: what could be selected."""
+
+    operator: str
+    function: str
+    document: str
+    formula: str
+    derivative: str
+    dtype: str
+    example_size: str
+    sizes: tuple[str, ...]
+    large_sizes: tuple[str, ...]
+    modes: tuple[str, ...]
+    opt_in: tuple[str, ...]
+    size_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Globs over what the workers offer. An empty tuple selects all of its kind."""
+
+    functions: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+    threads: tuple[int, ...] = (1,)
+    sweep: str = "documents"
+    compiled: bool = False
+
+    SWEEPS = ("documents", "standard", "full")
+
+
+class SelectionError(ValueError):
+    """A selection that names something unknown, or that selects nothing."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One comparison of a plan with its contestants in their fixed order."""
+
+    comparison: Comparison
+    modes: tuple[str, ...]
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    patterns = tuple(patterns)
+    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _require_known(kind: str, patterns: Iterable[str], known: Iterable[str]) -> None:
+    names = sorted(set(known))
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise SelectionError(
+                f"no {kind} matches {pattern!r}; known: {', '.join(names)} "
+                "('gradbench list' shows all)"
+            )
+
+
+def _sizes(offer: Offer, selection: Selection) -> list[str]:
+    """The size labels of one offer: those asked for, or those of the sweep."""
+    if selection.sizes:
+        chosen = []
+        for pattern in selection.sizes:
+            known = (DOCUMENTS, *offer.sizes, *offer.large_sizes)
+            hits = [label for label in known if fnmatch.fnmatchcase(label, pattern)]
+            if not hits and "=" in pattern and "*" not in pattern:
+                size = parse_size(pattern)
+                if set(size) == set(offer.size_names):
+                    hits = [size_label(size)]
+            chosen += hits
+        return list(dict.fromkeys(chosen))
+    labels = [DOCUMENTS]
+    if selection.sweep in ("standard", "full"):
+        labels += offer.sizes
+    if selection.sweep == "full":
+        labels += offer.large_sizes
+    return labels
+
+
+def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
+    """Every comparison that the selection asks for, with its modes.
+
+    The forward pass takes part in each comparison unless modes are selected and it is not
+    among them. Raises SelectionError for a name that matches nothing and for an empty result.
+    """
+    offers = list(offers)
+    letters = {letter for offer in offers for letter in offer.document}
+    _require_known("function", selection.functions, (offer.function for offer in offers))
+    _require_known("operator", selection.operators, (offer.operator for offer in offers))
+    _require_known("document", selection.documents, letters)
+    _require_known("mode", selection.modes, (m for o in offers for m in o.modes + o.opt_in))
+    for pattern in selection.sizes:
+        if "=" in pattern and "*" not in pattern:
+            parse_size(pattern)
+    entries = []
+    for offer in offers:
+        if not (
+            _matches(offer.function, selection.functions)
+            and _matches(offer.operator, selection.operators)
+            and (
+                not selection.documents
+                or any(_matches(letter, selection.documents) for letter in offer.document)
+            )
+        ):
+            continue
+        candidates = offer.modes + (offer.opt_in if selection.compiled or selection.modes else ())
+        modes = []
+        for mode in candidates:
+            if selection.modes and not _matches(mode, selection.modes):
+                continue
+            # A glob such as '*' does not opt in to compilation; the mode's own name does.
+            named = mode in selection.modes
+            if mode in offer.opt_in and not (selection.compiled or named):
+                continue
+            modes.append(mode)
+        if not any(mode != FORWARD for mode in modes) and FORWARD not in selection.modes:
+            continue
+        for label in _sizes(offer, selection):
+            for dtype in selection.dtypes or (offer.dtype,):
+                for device in selection.devices:
+                    for threads in selection.threads:
+                        comparison = Comparison(
+                            offer.operator, offer.function, label, dtype, device, threads
+                        )
+                        entries.append(Entry(comparison, tuple(modes)))
+    if not entries:
+        raise SelectionError(
+            "the selection is empty: no function has all that was asked for together; "
+            "'gradbench list' with the same options shows what each part would match"
+        )
+    return entries

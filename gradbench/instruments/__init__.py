@@ -1,0 +1,1 @@
+"""What is measured: a file per instrument, behind one small interface."""

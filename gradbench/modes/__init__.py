@@ -1,0 +1,1 @@
+"""How it is differentiated: a file per family of modes."""
