@@ -66,7 +66,8 @@ class Comparison:
         parts = text.split("/")
         if len(parts) != len(fields(cls)) or not parts[-1].isdigit():
             raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
-        return cls(*parts[:-1], threads=int(parts[-1]))
+        operator, function, size, dtype, device, threads = parts
+        return cls(operator, function, size, dtype, device, int(threads))
 
     def seed(self, salt: int, index: int) -> int:
         """A seed for the inputs of set `index`, the same on every machine and release."""
