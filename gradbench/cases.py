@@ -5,6 +5,7 @@ Both sides of the wire use this module, so it needs nothing but the standard lib
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import zlib
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,24 @@ class Comparison:
         key = f"{self.operator}/{self.function}/{self.size}/{salt}/{index}"
         return zlib.crc32(key.encode())
 
+    def matches(
+        self,
+        mode: str,
+        functions: Iterable[str] = (),
+        operators: Iterable[str] = (),
+        modes: Iterable[str] = (),
+        sizes: Iterable[str] = (),
+        dtypes: Iterable[str] = (),
+    ) -> bool:
+        """Whether a case of this comparison fits globs of every kind; no globs fit all."""
+        return (
+            _matches(self.function, functions)
+            and _matches(self.operator, operators)
+            and _matches(mode, modes)
+            and _matches(self.size, sizes)
+            and _matches(self.dtype, dtypes)
+        )
+
     def case(self, mode: str) -> Case:
         return Case(self, mode)
 
@@ -111,6 +130,8 @@ class Offer:
     modes: tuple[str, ...]
     opt_in: tuple[str, ...]
     size_names: tuple[str, ...]
+    first: str = ""
+    """The mode that people usually write first."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +173,11 @@ def _require_known(kind: str, patterns: Iterable[str], known: Iterable[str]) -> 
     names = sorted(set(known))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern, names, 3, 0.5)
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} are known"
             raise SelectionError(
-                f"no {kind} matches {pattern!r}; known: {', '.join(names)} "
-                "('gradbench list' shows all)"
+                f"no {kind} matches {pattern!r}; {hint}('gradbench list' shows all: {listed})"
             )
 
 

@@ -72,14 +72,15 @@ class Operator:
 
     `shapes` gives the exact shapes of the result. `rows` gives for each block how many leading
     dimensions number the outputs: what is left is one output's derivative by one input, the
-    scale on which its rounding error is judged. `seed` draws the seed or tangents, None where
-    the operator takes none.
+    scale on which its rounding error is judged. `first` is the mode that people usually write
+    first. `seed` draws the seed or tangents, None where the operator takes none.
     """
 
     name: str
     summary: str
     shapes: Callable[[Problem], tuple[Shape, ...]]
     rows: Callable[[Problem], tuple[int, ...]]
+    first: str
     seed: Callable[[Problem, torch.Generator], Any] | None = None
 
 
@@ -136,27 +137,40 @@ def _tangents(problem: Problem, generator: torch.Generator) -> Tensors:
 OPERATORS = {
     operator.name: operator
     for operator in (
-        Operator("derivative", "f′(x) of a number's function", _like_inputs, _no_rows),
-        Operator("gradient", "all partial derivatives of one value", _like_inputs, _no_rows),
-        Operator("jacobian", "∂yᵢ/∂xⱼ of every output by every input", _jacobian, _output_rows),
+        Operator("derivative", "f′(x) of a number's function", _like_inputs, _no_rows, "backward"),
+        Operator(
+            "gradient", "all partial derivatives of one value", _like_inputs, _no_rows, "backward"
+        ),
+        Operator(
+            "jacobian",
+            "∂yᵢ/∂xⱼ of every output by every input",
+            _jacobian,
+            _output_rows,
+            "functional_jacobian",
+        ),
         Operator(
             "batch_jacobian",
             "one jacobian per sample, without the zero blocks between samples",
             _batch_jacobian,
             _output_rows,
+            "loop_grad",
         ),
         Operator(
             "diagonal",
             "the diagonal of an elementwise map's jacobian",
             _like_inputs,
             _output_rows,
+            "ones_backward",
         ),
-        Operator("vjp", "vᵀJ: the pullback of a seed", _like_inputs, _no_rows, _cotangent),
+        Operator(
+            "vjp", "vᵀJ: the pullback of a seed", _like_inputs, _no_rows, "backward", _cotangent
+        ),
         Operator(
             "vjp_sum",
             "Σₖ vₖᵀJ: the pullback of several seeds, accumulated",
             _like_inputs,
             _no_rows,
+            "accumulated_backward",
             _cotangents,
         ),
         Operator(
@@ -164,21 +178,33 @@ OPERATORS = {
             "Jt: the pushforward of a tangent",
             lambda problem: (problem.output,),
             lambda problem: (0,),
+            "func_jvp",
             _tangents,
         ),
-        Operator("hessian", "∂²y/∂xᵢ∂xⱼ of one value", _hessian, _hessian_rows),
+        Operator(
+            "hessian", "∂²y/∂xᵢ∂xⱼ of one value", _hessian, _hessian_rows, "functional_hessian"
+        ),
         Operator(
             "batch_hessian",
             "one hessian per sample",
             _batch_hessian,
-            lambda problem: tuple(len(a) for a in problem.wrt for _ in problem.wrt),
+            _hessian_rows,
+            "grad_twice",
         ),
-        Operator("hvp", "Ht: the hessian times a tangent", _like_inputs, _no_rows, _tangents),
+        Operator(
+            "hvp",
+            "Ht: the hessian times a tangent",
+            _like_inputs,
+            _no_rows,
+            "grad_twice",
+            _tangents,
+        ),
         Operator(
             "training_step",
             f"the parameters after one step of gradient descent of length {LEARNING_RATE}",
             _like_inputs,
             _no_rows,
+            "backward_step",
         ),
     )
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS: dict[str, Function] = {}
 MODES: dict[tuple[str, str], Mode] = {}
-"""By operator and name, in the order in which they are shown."""
+"""By operator and name, in the order of their registration."""
 
 
 def function(declared: Function) -> Function:
@@ -56,8 +56,9 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
 
 
 def modes_of(operator: str) -> list[Mode]:
-    """The modes of an operator in the order of their registration."""
-    return [mode for (of, _), mode in MODES.items() if of == operator]
+    """The modes of an operator in the order in which they are shown."""
+    found = [mode for (of, _), mode in MODES.items() if of == operator]
+    return sorted(found, key=lambda mode: mode.rank(operator))
 
 
 def load_builtin() -> None:

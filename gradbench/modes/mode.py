@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gradbench.operators import Problem
+from gradbench.cases import FORWARD
+from gradbench.operators import OPERATORS, Problem
 
 Call = Callable[..., Any]
 """``call(inputs)`` or, where the operator takes a seed, ``call(inputs, seed)``. Both are exactly
@@ -42,6 +43,21 @@ class Mode:
     """Measured only when asked for: compiling takes seconds."""
     memory: Callable[[Problem], int] | None = None
     """How many numbers are alive at the peak, estimated; None: three times the result."""
+
+    def rank(self, operator: str) -> int:
+        """Its place among the modes of an operator; equals keep the order of registration.
+
+        The forward pass comes first, then what is written by hand, what people usually write
+        first, what the documents use, what is added, and what is compiled.
+        """
+        places = (
+            self.name == FORWARD,
+            self.name.startswith("manual"),
+            self.name == OPERATORS[operator].first,
+            bool(self.document),
+            not self.opt_in,
+        )
+        return (*places, True).index(True)
 
     def missing(self) -> str | None:
         """The first API that the installed torch lacks, or None."""
@@ -78,15 +94,34 @@ def available(name: str) -> bool:
 
 
 def jacobian_by_rows(problem: Problem) -> int:
-    """Peak of the vectorised reverse modes: the rows, their parts and one-hot seeds."""
-    return 3 * problem.result_numel + problem.outputs**2
+    """Peak of the modes that pull back one seed per row: the rows, their parts, the seeds."""
+    return 3 * problem.result_numel + _one_hot(problem, problem.outputs)
 
 
 def jacobian_by_columns(problem: Problem) -> int:
-    """Peak of the vectorised forward modes: the columns, their parts and one-hot tangents."""
-    return 3 * problem.result_numel + problem.coordinates**2
+    """Peak of the modes that push one tangent per column: columns, parts, tangents.
+
+    So too for a hessian, the jacobian of a map with as many outputs as coordinates.
+    """
+    return 3 * problem.result_numel + _one_hot(problem, problem.coordinates)
 
 
-def full_batch_jacobian(problem: Problem) -> int:
-    """Peak of the modes that form every block between samples, zeros included."""
+def _one_hot(problem: Problem, numbers: int) -> int:
+    # The samples of a batch share their seeds, which are as nothing beside the result.
+    return 0 if problem.operator.startswith("batch") else numbers**2
+
+
+def tangents_of_tangents(problem: Problem) -> int:
+    """Peak of an inner jacfwd under a vectorised outer transform: for each of n rows or columns
+    outside, n tangents inside, each of n numbers."""
+    return 3 * problem.result_numel + 2 * problem.coordinates**3
+
+
+def full_jacobian(problem: Problem) -> int:
+    """Peak of the modes that form the whole jacobian, zeros included, to use a part of it."""
     return 3 * problem.outputs * problem.coordinates
+
+
+def full_hessian(problem: Problem) -> int:
+    """Peak of the modes that form the whole hessian, zeros included, to use a part of it."""
+    return 3 * problem.coordinates**2

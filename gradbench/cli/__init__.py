@@ -1,0 +1,49 @@
+"""The command line: one file per command, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from gradbench import __version__
+
+COMMANDS = {
+    "list": "What can be measured: functions, operators, modes, sizes.",
+    "verify": "Put every case through the correctness gate, timing nothing.",
+    "run": "Measure, store and show which way of differentiating is fastest.",
+    "show": "Show a stored run, or one comparison of it in full.",
+    "compare": "Hold two stored runs against each other, case by case.",
+    "export": "Write stored runs as CSV, Parquet or JSON.",
+    "doctor": "Say whether this machine is fit to measure on, and why not.",
+    "completion": "Print the shell completion script.",
+}
+
+
+class _Lazy(click.Group):
+    """A group that knows its commands by name and loads each when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"gradbench.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        command.short_help = COMMANDS[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The summaries stand above so that help imports none of the commands.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-V")
+def cli() -> None:
+    """Measure derivatives in PyTorch: which way is fastest, by how much, and with what odds.
+
+    Start with 'gradbench run', then 'gradbench show'.
+    """

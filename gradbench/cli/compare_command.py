@@ -1,0 +1,133 @@
+"""gradbench compare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradbench.cases import Case
+from gradbench.cli import options
+from gradbench.cli.output import call_time, console, emit, plain, table
+from gradbench.compare import Change, Compared, compare
+from gradbench.store import log
+
+STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
+
+
+@click.command()
+@click.argument("old", shell_complete=options.complete_run)
+@click.argument("new", shell_complete=options.complete_run)
+@options.filter_options
+@click.option("--all", "everything", is_flag=True, help="Undecided and unchanged cases too.")
+@click.option(
+    "--floor",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.02,
+    show_default=True,
+    help="Differences within this share count as the same.",
+)
+@options.confidence_option
+@options.method_option
+@click.option(
+    "--fail-on",
+    type=click.Choice(["slower", "faster", "any"]),
+    help="Exit with code 1 where a case is called so.",
+)
+@options.results_option
+@options.format_option("json", "csv", "md")
+def command(
+    old: str,
+    new: str,
+    everything: bool,
+    floor: float,
+    confidence: float,
+    method: str,
+    fail_on: str | None,
+    results: Path,
+    form: str,
+    **filters: Any,
+) -> int:
+    """Hold run NEW against run OLD, case by case.
+
+    The two were not measured in turns, so whatever else changed on the machine between them is in
+    the ratios too. What differs in build or machine is said first.
+    """
+    options.check_sizes(filters["sizes"])
+    try:
+        found = compare(
+            log.find(results, old), log.find(results, new), floor, confidence, method, **filters
+        )
+    except (log.StoreError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    shown = [c for c in found.changes if everything or c.verdict in ("faster", "slower")]
+    if form != "table":
+        emit([_record(c) for c in found.changes], form)
+    else:
+        _show(found, shown)
+    calls = {c.verdict for c in found.changes}
+    if fail_on and calls & ({"slower", "faster"} if fail_on == "any" else {fail_on}):
+        return 1
+    return 0
+
+
+def _record(change: Change) -> dict[str, Any]:
+    return {
+        "case": change.case,
+        "verdict": change.verdict,
+        "ratio": change.estimate.ratio,
+        "low": change.estimate.low,
+        "high": min(change.estimate.high, 1e308),
+        "old_seconds": change.old,
+        "new_seconds": change.new,
+        "sessions": change.estimate.sessions,
+    }
+
+
+def _show(found: Compared, changes: list[Change]) -> None:
+    out = console()
+    for difference in found.differences:
+        out.print(plain(f"differs: {difference}", "yellow"))
+    if changes:
+        shown = table(
+            f"{found.new} against {found.old}",
+            ["case", ("old", "right"), ("new", "right"), ("new / old", "right"), "verdict", "note"],
+        )
+        for change in sorted(changes, key=lambda c: -abs(c.estimate.ratio - 1)):
+            e = change.estimate
+            note = ""
+            if e.disagree:
+                note = "sessions disagree: " + ", ".join(f"{g.ratio:.2f}×" for g in e.groups)
+            shown.add_row(
+                plain(_short(change.case)),
+                plain(call_time(change.old)),
+                plain(call_time(change.new)),
+                plain(f"{e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"),
+                plain(change.verdict, STYLES.get(change.verdict, "")),
+                plain(note),
+            )
+        out.print(shown)
+    counts = {v: sum(c.verdict == v for c in found.changes) for v in _VERDICTS}
+    out.print(
+        f"{len(found.changes)} cases in both: "
+        + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        + f" (floor {found.floor:.3g}; at most {found.expected_false_alarms:.1f} false calls "
+        "expected)"
+    )
+    for what in found.only:
+        out.print(plain(what))
+
+
+_VERDICTS = ("slower", "faster", "same", "undecided")
+
+
+def _short(case: str) -> str:
+    """A case without the parts that nearly all have in common."""
+    c = Case.parse(case)
+    parts = [c.comparison.operator, c.comparison.function, c.comparison.size, c.comparison.dtype]
+    if c.comparison.device != "cpu":
+        parts.append(c.comparison.device)
+    if c.comparison.threads != 1:
+        parts.append(f"{c.comparison.threads} threads")
+    return " ".join([*parts, c.mode])

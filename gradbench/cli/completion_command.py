@@ -1,0 +1,22 @@
+"""gradbench completion"""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    To use it, put this into your shell's start-up file: eval "$(gradbench completion bash)" (or
+    zsh); for fish, gradbench completion fish | source.
+    """
+    from gradbench.cli import cli
+
+    made = get_completion_class(shell)
+    if made is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(made(cli, {}, "gradbench", "_GRADBENCH_COMPLETE").source())

@@ -1,0 +1,83 @@
+"""gradbench export"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from gradbench.cli import options
+from gradbench.store.log import StoreError
+
+WHAT = ("cases", "samples", "verdicts")
+SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
+
+
+@click.command()
+@click.argument("runs", nargs=-1, shell_complete=options.complete_run)
+@click.option(
+    "-t",
+    "--to",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; its ending (.csv, .parquet, .json) says the format.",
+)
+@click.option(
+    "--what",
+    type=click.Choice(WHAT),
+    default="cases",
+    show_default=True,
+    help="A row per case and session, per raw sample, or per judged case of one run.",
+)
+@options.floor_option
+@options.confidence_option
+@options.method_option
+@options.results_option
+def command(
+    runs: tuple[str, ...],
+    target: Path,
+    what: str,
+    floor: float,
+    confidence: float,
+    method: str,
+    results: Path,
+) -> None:
+    """Write stored RUNS (names, beginnings of names, 'latest'; all without any) as one table."""
+    form = SUFFIXES.get(target.suffix.lower())
+    if form is None:
+        raise click.UsageError(
+            f"{target.name}: the ending must be one of {', '.join(SUFFIXES)} to say the format"
+        )
+    from gradbench.store import frame
+
+    try:
+        if what == "verdicts":
+            if len(runs) > 1:
+                raise click.UsageError("verdicts are of one run: name one, or none for the latest")
+            run = runs[0] if runs else "latest"
+            data = frame.verdicts(results, run, floor, confidence, method)
+        else:
+            make = frame.load if what == "cases" else frame.samples
+            data = make(results, runs or None)
+    except StoreError as error:
+        raise click.UsageError(str(error)) from error
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        if form == "csv":
+            data.to_csv(draft, index=False)
+        elif form == "json":
+            data.to_json(draft, orient="records", indent=1, force_ascii=False)
+        else:
+            data.to_parquet(draft, index=False)
+        os.replace(draft, target)
+    except ImportError:
+        raise click.UsageError(
+            "Parquet needs pyarrow: pip install 'gradbench[parquet]', or export to .csv"
+        ) from None
+    except OSError as error:
+        raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    click.echo(f"{len(data)} rows in {target}")

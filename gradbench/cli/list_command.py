@@ -1,0 +1,130 @@
+"""gradbench list"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gradbench.cases import SelectionError, expand
+from gradbench.cli import options
+from gradbench.cli.output import console, emit, plain, table
+from gradbench.run import Discovery, discover
+from gradbench.wire import WorkerError, WorkerOptions
+
+WHAT = ("functions", "operators", "modes", "cases")
+
+
+@click.command()
+@click.argument("what", type=click.Choice(WHAT), default="functions")
+@options.selection_options
+@click.option(
+    "--sweep",
+    type=click.Choice(["documents", "standard", "full"]),
+    default="full",
+    show_default=True,
+    help="Sizes of the cases: the documents' inputs, those of the standard profile, or all.",
+)
+@options.files_option
+@options.format_option("json", "csv", "md")
+def command(what: str, sweep: str, files: tuple[str, ...], form: str, **given: Any) -> None:
+    """List what can be measured: functions, operators, modes, or all cases by name.
+
+    Options narrow the list, as they do for 'gradbench run'.
+    """
+    try:
+        options.check_sizes(given["sizes"])
+        found = discover(WorkerOptions(files=files))
+        options.require_devices(given["devices"], found.environment)
+        if what == "modes" or what == "operators":
+            # All modes are listed, those that compile too.
+            given["compiled"] = True
+        entries = expand(found.offers, options.selection(sweep, **given))
+    except (SelectionError, WorkerError) as error:
+        raise click.UsageError(str(error)) from error
+    pairs = {(e.comparison.operator, e.comparison.function) for e in entries}
+    if what == "cases":
+        rows = [{"case": str(e.comparison.case(mode))} for e in entries for mode in e.modes]
+        title = f"{len(rows)} cases in {len(entries)} comparisons"
+    elif what == "functions":
+        rows = _functions(found, pairs)
+        title = f"{len(rows)} functions"
+    elif what == "operators":
+        rows = _operators(found, pairs)
+        title = f"{len(rows)} operators"
+    else:
+        chosen = {(e.comparison.operator, mode) for e in entries for mode in e.modes}
+        rows = _modes(found, chosen)
+        title = f"{len(rows)} modes"
+    if form != "table":
+        emit(rows, form)
+        return
+    if what == "cases":
+        for row in rows:
+            click.echo(row["case"])
+        click.echo(title, err=True)
+        return
+    shown = table(title, list(rows[0]))
+    for row in rows:
+        shown.add_row(*(plain(_cell(value)) for value in row.values()))
+    console().print(shown)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value or "")
+
+
+def _functions(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for offer in found.offers:
+        if (offer.operator, offer.function) not in pairs:
+            continue
+        row = rows.setdefault(
+            offer.function,
+            {
+                "function": offer.function,
+                "document": offer.document,
+                "map": offer.formula,
+                "derivative": offer.derivative,
+                "dtype": offer.dtype,
+                "operators": [],
+                "documents' size": offer.example_size or "fixed",
+                "further sizes": [*offer.sizes, *offer.large_sizes],
+            },
+        )
+        row["operators"].append(offer.operator)
+    return list(rows.values())
+
+
+def _operators(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for offer in found.offers:
+        if (offer.operator, offer.function) in pairs:
+            row = rows.setdefault(
+                offer.operator,
+                {
+                    "operator": offer.operator,
+                    "written first": offer.first,
+                    "modes": [*offer.modes, *offer.opt_in],
+                    "functions": [],
+                },
+            )
+            row["functions"].append(offer.function)
+    return list(rows.values())
+
+
+def _modes(found: Discovery, chosen: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "operator": mode["operator"],
+            "mode": mode["mode"],
+            "document": mode["document"],
+            "opt-in": mode["opt_in"],
+            "what it does": mode["summary"],
+            "missing here": mode["missing"],
+        }
+        for mode in found.modes
+        if (mode["operator"], mode["mode"]) in chosen
+    ]

@@ -1,0 +1,191 @@
+"""Options that several commands share, and how they become a selection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from gradbench.cases import Selection, SelectionError, parse_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completes from the newest run's plan, which tells the names without importing torch."""
+
+    def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+        from gradbench.store import log
+
+        try:
+            entries = log.find(Path(ctx.params.get("results") or "results"), "latest").started
+        except log.StoreError:
+            return []
+        names = set()
+        for entry in entries.entries():
+            names |= set(entry.modes) if field == "mode" else {getattr(entry.comparison, field)}
+        return [CompletionItem(name) for name in sorted(names) if name.startswith(begun)]
+
+    return complete
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    from gradbench.store import log
+
+    names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
+    return [CompletionItem(n) for n in ("latest", *names[::-1]) if n.startswith(begun)]
+
+
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    envvar="GRADBENCH_RESULTS",
+    show_default=True,
+    show_envvar=True,
+    help="The folder that results are kept in.",
+)
+
+floor_option = click.option(
+    "--floor",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Differences within this share count as the same.",
+)
+
+confidence_option = click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Coverage of the intervals.",
+)
+
+method_option = click.option(
+    "--method",
+    type=click.Choice(["benjamini-hochberg", "holm"]),
+    default="benjamini-hochberg",
+    show_default=True,
+    help="How false alarms are held down over the whole table: their share among the calls "
+    "(to explore), or the chance of a single one (to gate).",
+)
+
+files_option = click.option(
+    "--from",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    help="A Python file whose own functions and modes take part.",
+)
+
+
+def format_option(*formats: str) -> Callable[[F], F]:
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", *formats]),
+        default="table",
+        show_default=True,
+        help="How the answer is written.",
+    )
+
+
+_FILTERS = (
+    ("-f", "--function", "functions", "function"),
+    ("-o", "--operator", "operators", "operator"),
+    ("-m", "--mode", "modes", "mode"),
+)
+
+
+def filter_options(command: F) -> F:
+    """Globs over what is selected; each may be given several times."""
+    options = [
+        click.option(
+            short,
+            long,
+            name,
+            multiple=True,
+            metavar="GLOB",
+            shell_complete=_stored(field),
+            help=f"Only {field}s that match; may be repeated.",
+        )
+        for short, long, name, field in _FILTERS
+    ]
+    options += [
+        click.option(
+            "--size",
+            "sizes",
+            multiple=True,
+            metavar="SIZE",
+            help="Only this size, as n=64 or m=3,n=5, 'documents', or a glob.",
+        ),
+        click.option(
+            "--dtype",
+            "dtypes",
+            multiple=True,
+            type=click.Choice(DTYPES),
+            help="Only this dtype; without it, each function's own of the documents.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def selection_options(command: F) -> F:
+    """All that decides what is measured."""
+    options = [
+        click.option(
+            "-d",
+            "--document",
+            "documents",
+            multiple=True,
+            metavar="LETTER",
+            help="Only functions of this document: G, S, A, V or B.",
+        ),
+        click.option("--device", "devices", multiple=True, default=("cpu",), show_default=True),
+        click.option(
+            "--threads",
+            multiple=True,
+            type=click.IntRange(min=1),
+            default=(1,),
+            show_default=True,
+            help="Threads that torch may use inside an operation.",
+        ),
+        click.option("--compiled", is_flag=True, help="Add the modes that compile, which is slow."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return filter_options(command)
+
+
+def selection(sweep: str, **given: Any) -> Selection:
+    """The selection that the options stand for."""
+    return Selection(sweep=sweep, **given)
+
+
+def require_devices(devices: tuple[str, ...], environment: dict[str, Any]) -> None:
+    """Raises SelectionError where a device asked for is not there."""
+    there = environment["devices"]
+    for device in devices:
+        if device not in there and not (device == "cuda" and "cuda:0" in there):
+            raise SelectionError(
+                f"device {device!r}: not available here with torch {environment['torch']} "
+                f"(available: {', '.join(there)})"
+            )
+
+
+def check_sizes(sizes: tuple[str, ...]) -> None:
+    """Raises SelectionError for a size that can never be one, before any worker starts."""
+    for size in sizes:
+        if "=" in size and "*" not in size:
+            try:
+                parse_size(size)
+            except ValueError as error:
+                raise SelectionError(str(error)) from error

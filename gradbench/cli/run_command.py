@@ -1,0 +1,178 @@
+"""gradbench run"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gradbench.cases import SelectionError, expand
+from gradbench.cli import options
+from gradbench.cli.output import console, duration, progress
+from gradbench.run import PROFILES, Discovery, discover, measure, resume, start
+from gradbench.session import Settings
+from gradbench.store.log import Run, RunLog, StoreError, find
+from gradbench.wire import WorkerError, WorkerOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def worker_options(command: F) -> F:
+    """What bounds and feeds a measuring process."""
+    made = [
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60.0,
+            show_default=True,
+            help="Seconds that one case may take to be prepared, or one visit to be made.",
+        ),
+        click.option(
+            "--memory-limit",
+            type=click.FloatRange(min=0, min_open=True),
+            default=4.0,
+            show_default=True,
+            help="GiB beyond which a case is refused, by estimate, before anything is allocated.",
+        ),
+        options.files_option,
+    ]
+    for option in reversed(made):
+        command = option(command)
+    return command
+
+
+@click.command()
+@options.selection_options
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default="quick",
+    show_default=True,
+    help="; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items()),
+)
+@click.option(
+    "--sessions", type=click.IntRange(1, 100), help="Processes, instead of the profile's."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds of visits per comparison and process, instead of the profile's.",
+)
+@click.option("--baseline", default="", help="The mode that the control doubles.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and orders.")
+@worker_options
+@options.results_option
+@click.option(
+    "--resume",
+    "resumed",
+    metavar="RUN",
+    shell_complete=options.complete_run,
+    help="Go on with an interrupted run ('latest', or its name or the beginning of it); "
+    "selection and settings are that run's own.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
+def command(
+    profile: str,
+    sessions: int | None,
+    budget: float | None,
+    baseline: str,
+    seed: int,
+    timeout: float,
+    memory_limit: float,
+    files: tuple[str, ...],
+    results: Path,
+    resumed: str | None,
+    dry_run: bool,
+    **given: Any,
+) -> int:
+    """Measure every selected case, store what was measured, and show the table.
+
+    Every mode passes the correctness gate before and after it is timed. What was measured is
+    stored comparison by comparison: Ctrl-C stops, and --resume goes on.
+    """
+    worker = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
+    try:
+        if resumed is not None:
+            _reject_selection()
+            old = find(results, resumed)
+            worker = replace(worker, files=files or tuple(old.started.settings.get("files", ())))
+            found = discover(worker)
+            log, run, settings = resume(old)
+        else:
+            options.check_sizes(given["sizes"])
+            found = discover(worker)
+            options.require_devices(given["devices"], found.environment)
+            chosen = PROFILES[profile]
+            given["dtypes"] = given["dtypes"] or chosen.dtypes
+            given["compiled"] = given["compiled"] or chosen.compiled
+            entries = expand(found.offers, options.selection(chosen.sweep, **given))
+            settings = _settings(chosen.settings, sessions, budget, baseline, seed, timeout)
+            if baseline and not any(baseline in entry.modes for entry in entries):
+                raise SelectionError(f"--baseline {baseline!r} is no mode of what is selected")
+            cases = sum(len(entry.modes) for entry in entries)
+            said = f"{cases} cases in {len(entries)} comparisons, {settings.sessions} processes"
+            if dry_run:
+                click.echo(said)
+                return 0
+            click.echo(f"Measuring {said}", err=True)
+            log, run = start(results, entries, settings, sys.argv[1:])
+    except (SelectionError, StoreError, WorkerError) as error:
+        raise click.UsageError(str(error)) from error
+    return _go(log, run, settings, worker, found)
+
+
+def _settings(
+    base: Settings,
+    sessions: int | None,
+    budget: float | None,
+    baseline: str,
+    seed: int,
+    timeout: float,
+) -> Settings:
+    made = replace(base, baseline=baseline, seed=seed, timeout=timeout)
+    if sessions is not None:
+        made = replace(made, sessions=sessions)
+    if budget is not None:
+        made = replace(made, stopping=replace(made.stopping, budget=budget))
+    return made
+
+
+def _reject_selection() -> None:
+    """A resumed run has its own plan; an option that would change it is refused."""
+    context = click.get_current_context()
+    allowed = {"resumed", "results", "files", "timeout", "memory_limit"}
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
+            raise SelectionError(
+                f"--resume goes on with the run's own plan: leave out what selects or sets ({name})"
+            )
+
+
+def _go(log: RunLog, run: Run, settings: Settings, worker: WorkerOptions, found: Discovery) -> int:
+    from gradbench.cli.show_command import show_run
+
+    try:
+        with log, progress("measuring") as report:
+            run = measure(log, run, settings, worker, found, report)
+    except KeyboardInterrupt:
+        click.echo(
+            f"Stopped; all that was measured is kept in {run.path}.\n"
+            f"Go on with: gradbench run --resume {run.name}",
+            err=True,
+        )
+        return 130
+    except (StoreError, WorkerError) as error:
+        raise click.ClickException(str(error)) from error
+    show_run(run)
+    end = run.ends[-1]
+    share = end.visiting / end.elapsed if end.elapsed else 0.0
+    console().print(
+        f"{duration(end.elapsed)} in all, {share:.0%} of it inside visits. Stored in {run.path}"
+    )
+    click.echo("Next: 'gradbench show --comparison NAME' for one comparison in full")
+    return 0

@@ -1,0 +1,369 @@
+"""Correctness: no mode is timed before, or believed after, it has passed this gate.
+
+A result is accepted where every entry is within
+
+    ENTRY · u · |exact|  +  ROW · u · max |exact row|  +  INPUT · (change under rounding the inputs)
+
+of the exact derivative. u is the unit in the last place of the dtype that is measured
+(`torch.finfo(dtype).eps`). *Exact* is the analytic derivative in float64 at the very inputs that
+the mode got. *Row* is the derivative of one output by one input, so a small block is never judged
+by a large one beside it. The *change* is what the exact derivative itself does when every input
+is moved by one unit in its last place: a mode may not be blamed for that much. Together this is
+the mixed forward-backward error of N. Higham, Accuracy and Stability of Numerical Algorithms
+(2002), section 1.5: an answer is right if it is nearly the exact answer to nearly the question.
+docs/correctness.md states the errors that the catalogue's modes really have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradbench.cases import FORWARD, Size
+from gradbench.catalogue.function import Function, Tensors, as_tuple
+from gradbench.operators import OPERATORS, Problem, Shape
+
+ENTRY = 32
+ROW = 16
+INPUT = 16
+PERTURBATIONS = 2
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the gate found.
+
+    `error` is the worst error as a share of what is allowed; `ulps` the worst error in units in
+    the last place of its row's largest entry. Both are the worst of all checks made.
+    """
+
+    reason: str = ""
+    error: float = 0.0
+    ulps: float = 0.0
+
+    @property
+    def right(self) -> bool:
+        return not self.reason
+
+    def and_then(self, later: Finding) -> Finding:
+        """This finding and a later one: the first reason and the worst errors."""
+        return Finding(
+            self.reason or later.reason,
+            max(self.error, later.error),
+            max(self.ulps, later.ulps),
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The exact result of one argument set: float64 blocks, allowed errors and row scales."""
+
+    blocks: Tensors
+    allowed: Tensors
+    scales: Tensors
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One set of arguments as a mode gets them, on the CPU, in the dtype that is measured."""
+
+    inputs: Tensors
+    seed: Any  # a tensor, a tuple of tangents, or None
+
+    def cast(self, dtype: torch.dtype) -> Arguments:
+        seed = self.seed
+        if isinstance(seed, tuple):
+            seed = _cast(seed, dtype)
+        elif seed is not None:
+            seed = seed.to(dtype)
+        return Arguments(_cast(self.inputs, dtype), seed)
+
+    def tensors(self) -> Tensors:
+        """All tensors, inputs first."""
+        return self.inputs + (() if self.seed is None else as_tuple(self.seed))
+
+    def replaced(self, tensors: Tensors) -> Arguments:
+        """The same arguments made of other tensors, in the order of `tensors()`."""
+        inputs, rest = tensors[: len(self.inputs)], tensors[len(self.inputs) :]
+        if self.seed is None:
+            return Arguments(inputs, None)
+        return Arguments(inputs, rest if isinstance(self.seed, tuple) else rest[0])
+
+    def deliver(self, problem: Problem, leaves: bool) -> tuple[Any, ...]:
+        """A private copy on the device, as the positional arguments of a mode's callable."""
+        moved = tuple(t.detach().to(problem.device, copy=True) for t in self.tensors())
+        if leaves:
+            for tensor in moved[: problem.differentiated]:
+                tensor.requires_grad_()
+        mine = self.replaced(moved)
+        return (mine.inputs,) if mine.seed is None else (mine.inputs, mine.seed)
+
+
+def _cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
+
+
+def pose(
+    function: Function, operator: str, size: Size | None, dtype: str, device: str, seed: int
+) -> tuple[Problem, Arguments]:
+    """The problem and its first argument set; `size` None stands for the documents' inputs.
+
+    Raises whatever the function's own example, draw or forward raises.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = function.example() if size is None else function.draw(size, generator)
+    kind = DTYPES[dtype]
+    inputs = _cast(tuple(t.detach() for t in inputs), kind)
+    with torch.no_grad():
+        output = function.forward(*inputs)
+    problem = Problem(
+        function=function,
+        operator=operator,
+        inputs=tuple(tuple(t.shape) for t in inputs),
+        output=tuple(output.shape),
+        dtype=kind,
+        device=torch.device(device),
+    )
+    return problem, _seeded(problem, inputs, generator)
+
+
+def draw(problem: Problem, size: Size, seed: int) -> Arguments:
+    """Fresh arguments of the problem's shapes and dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = _cast(problem.function.draw(size, generator), problem.dtype)
+    return _seeded(problem, inputs, generator)
+
+
+def _seeded(problem: Problem, inputs: Tensors, generator: torch.Generator) -> Arguments:
+    make = OPERATORS[problem.operator].seed
+    seed = None if make is None else make(problem, generator)
+    return Arguments(inputs, seed).cast(problem.dtype)
+
+
+def _row_scale(block: Tensor, rows: int) -> Tensor:
+    """The largest magnitude in each row, in a shape that broadcasts against the block."""
+    if block.dim() == rows or block.numel() == 0:
+        return block.abs()
+    return block.abs().amax(dim=tuple(range(rows, block.dim())), keepdim=True)
+
+
+def _expected(
+    exact: Callable[[Arguments], Tensors], given: Arguments, rows: Sequence[int], unit: float
+) -> Expected:
+    wide = given.cast(torch.float64)
+    blocks = exact(wide)
+    change = [torch.zeros_like(block) for block in blocks]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(PERTURBATIONS):
+        moved = tuple(
+            t * (1 + unit * (torch.randint(0, 2, t.shape, generator=generator) * 2 - 1))
+            if t.is_floating_point()
+            else t
+            for t in wide.tensors()
+        )
+        for found, block, other in zip(change, blocks, exact(wide.replaced(moved))):
+            torch.maximum(found, (other - block).abs(), out=found)
+    scales = tuple(_row_scale(block, lead) for block, lead in zip(blocks, rows))
+    allowed = tuple(
+        ENTRY * unit * block.abs() + ROW * unit * scale + INPUT * moved
+        for block, scale, moved in zip(blocks, scales, change)
+    )
+    return Expected(blocks, allowed, scales)
+
+
+class Gate:
+    """The reference results of one problem, against which every contestant is checked.
+
+    `timed` are the arguments that are timed; `fresh` are others of the same shapes. The exact
+    results are worked out once, on first use, and serve every mode of the comparison.
+    """
+
+    def __init__(self, problem: Problem, timed: Arguments, fresh: Sequence[Arguments]) -> None:
+        self.problem = problem
+        self.timed = timed
+        self.fresh = tuple(fresh)
+        self._known: dict[tuple[bool, int], Expected] = {}
+
+    def _expect(self, forward: bool, index: int) -> Expected:
+        key = (forward, index)
+        if key not in self._known:
+            given = self.timed if index == 0 else self.fresh[index - 1]
+            unit = float(torch.finfo(self.problem.dtype).eps)
+            if forward:
+                rows: Sequence[int] = (len(self.problem.output),)
+                exact = self._forward
+            else:
+                rows = OPERATORS[self.problem.operator].rows(self.problem)
+                exact = self._derivative
+            with torch.no_grad():
+                self._known[key] = _expected(exact, given, rows, unit)
+        return self._known[key]
+
+    def _forward(self, given: Arguments) -> Tensors:
+        return (self.problem.forward(*given.inputs),)
+
+    def _derivative(self, given: Arguments) -> Tensors:
+        formula = self.problem.function.derivatives[self.problem.operator]
+        if given.seed is None:
+            return as_tuple(formula(*given.inputs))
+        return as_tuple(formula(given.seed, *given.inputs))
+
+    def enter(self, mode: str, call: Callable[..., Any], leaves: bool) -> Contestant:
+        """A contestant with its private copy of the timed arguments, not yet checked."""
+        return Contestant(self, mode, call, leaves, self.timed.deliver(self.problem, leaves))
+
+    def bytes_needed(self, numbers_at_peak: int) -> int:
+        """Memory of a mode and of checking it, by estimate: its own numbers, and the float64
+        blocks (exact, allowed, moved and the difference) of each argument set."""
+        width = torch.finfo(self.problem.dtype).bits // 8
+        sets = 1 + len(self.fresh)
+        return numbers_at_peak * width + (2 * sets + 4) * 8 * self.problem.result_numel
+
+    def judge(self, mode: str, index: int, result: Any) -> Finding:
+        """Holds one result against the exact one of an argument set."""
+        forward = mode == FORWARD
+        shapes = (self.problem.output,) if forward else self.problem.result
+        blocks = as_tuple(result)
+        if len(blocks) != len(shapes):
+            return Finding(f"returned {len(blocks)} blocks instead of {len(shapes)}")
+        expected = self._expect(forward, index)
+        finding = Finding()
+        for number, (block, shape) in enumerate(zip(blocks, shapes)):
+            name = self._block_name(forward, number)
+            flaw = _form(block, shape, self.problem)
+            if flaw:
+                return finding.and_then(Finding(f"{name}: {flaw}"))
+            finding = finding.and_then(
+                _values(
+                    name,
+                    block.detach().to("cpu", torch.float64),
+                    expected.blocks[number],
+                    expected.allowed[number],
+                    expected.scales[number],
+                    float(torch.finfo(self.problem.dtype).eps),
+                )
+            )
+        return finding
+
+    def _block_name(self, forward: bool, number: int) -> str:
+        if forward or self.problem.operator == "jvp":
+            return "value"
+        names = self.problem.function.inputs[: self.problem.differentiated]
+        if len(self.problem.result) == len(names):
+            return f"by {names[number]}"
+        return f"by {names[number // len(names)]}, {names[number % len(names)]}"
+
+
+def _form(block: Any, shape: Shape, problem: Problem) -> str:
+    """What is wrong with a block's type, shape, dtype or device; empty where nothing is."""
+    if not isinstance(block, Tensor):
+        return f"is a {type(block).__name__}, not a tensor"
+    if tuple(block.shape) != shape:
+        return f"has shape {tuple(block.shape)} instead of {shape}"
+    if block.dtype != problem.dtype:
+        return f"is {block.dtype} instead of {problem.dtype}"
+    if block.device.type != problem.device.type:
+        return f"is on {block.device} instead of {problem.device}"
+    return ""
+
+
+def _values(
+    name: str, got: Tensor, exact: Tensor, allowed: Tensor, scale: Tensor, unit: float
+) -> Finding:
+    if got.numel() == 0:
+        return Finding()
+    difference = (got - exact).abs()
+    # Equal infinities differ by NaN, and a zero that is exact has nothing allowed.
+    difference = torch.where(got == exact, 0.0, difference)
+    share = torch.where(difference == 0, 0.0, difference / allowed).nan_to_num(nan=torch.inf)
+    worst = int(share.argmax())
+    error = float(share.flatten()[worst])
+    ulps = torch.where(difference == 0, 0.0, difference / (unit * scale))
+    finding = Finding("", error, float(ulps.nan_to_num(nan=torch.inf).max()))
+    if error <= 1:
+        return finding
+    place = _place(worst, tuple(got.shape))
+    wrong = int((share > 1).sum())
+    reason = (
+        f"{name}{place}: {float(got.flatten()[worst]):.6g} instead of "
+        f"{float(exact.flatten()[worst]):.6g}, {error:.3g} times the error allowed "
+        f"({wrong} of {got.numel()} entries)"
+    )
+    return finding.and_then(Finding(reason))
+
+
+def _place(flat: int, shape: Shape) -> list[int]:
+    """The indices of a flat position (`torch.unravel_index` is missing before torch 2.2)."""
+    place = []
+    for length in reversed(shape):
+        flat, index = divmod(flat, length)
+        place.append(index)
+    return place[::-1]
+
+
+class Contestant:
+    """A mode's callable with the arguments it is timed on. `call` and `arguments` are what the
+    clock sees; the gate calls the very same object."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        mode: str,
+        call: Callable[..., Any],
+        leaves: bool,
+        arguments: tuple[Any, ...],
+    ) -> None:
+        self.gate = gate
+        self.mode = mode
+        self.call = call
+        self.leaves = leaves
+        self.arguments = arguments
+
+    def check(self, fresh: Sequence[int], twice: bool = True) -> Finding:
+        """Calls on the timed arguments, on fresh ones by number, and on the timed ones again.
+
+        The second look at the timed arguments catches what a call leaves behind: an
+        accumulated `.grad`, a changed input, a cached result.
+        """
+        finding = self._check(0, self.arguments)
+        for index in fresh:
+            if not finding.right:
+                return finding
+            given = self.gate.fresh[index].deliver(self.gate.problem, self.leaves)
+            finding = finding.and_then(self._check(index + 1, given))
+        if twice and finding.right:
+            finding = finding.and_then(self._check(0, self.arguments))
+        return finding
+
+    def _check(self, index: int, arguments: tuple[Any, ...]) -> Finding:
+        result = self.call(*arguments)
+        finding = self.gate.judge(self.mode, index, result)
+        return finding.and_then(self._traces(index, arguments))
+
+    def _traces(self, index: int, arguments: tuple[Any, ...]) -> Finding:
+        """What the call left behind in its arguments."""
+        gate = self.gate
+        given = gate.timed if index == 0 else gate.fresh[index - 1]
+        names = gate.problem.function.inputs
+        inputs = arguments[0]
+        used = inputs + (as_tuple(arguments[1]) if len(arguments) > 1 else ())
+        for number, (now, before) in enumerate(zip(used, given.tensors())):
+            name = names[number] if number < len(names) else "the seed"
+            if now.shape != before.shape or not torch.equal(now.detach().cpu(), before):
+                return Finding(f"changes {name} in place")
+            if now.grad is not None:
+                return Finding(f"leaves a gradient in {name}.grad, which the next call adds to")
+            if now.requires_grad != (self.leaves and number < gate.problem.differentiated):
+                return Finding(f"changes whether {name} requires grad")
+        return Finding()

@@ -1,0 +1,102 @@
+"""Wall time of a call, by visits of a few short sub-blocks.
+
+Sub-blocks of about 250 µs make the clock's own cost negligible, and the minimum of five shuts
+out interruptions. The untimed calls matter: after a switch of contestant the first ones are cold
+(docs/measuring.md has the numbers).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+Clock = Callable[[], int]
+
+BLOCK = 250_000
+"""The length aimed at for one sub-block, in nanoseconds."""
+
+MILLISECOND = 1_000_000
+
+
+@dataclass(frozen=True)
+class Visit:
+    """How one contestant is visited: `untimed` calls, then `blocks` sub-blocks of `number` calls.
+
+    `call` is the time of one call in nanoseconds, as far as warming up showed it.
+    """
+
+    number: int
+    blocks: int
+    untimed: int
+    call: int
+
+
+def plan(call: int) -> Visit:
+    """The visit for calls of so many nanoseconds.
+
+    Long calls get fewer repeats, for they are less disturbed and a visit must end: up to 2 ms
+    five sub-blocks after four untimed calls, up to 20 ms three after one, up to 100 ms two after
+    one, and beyond that a single call.
+    """
+    call = max(call, 1)
+    number = max(1, round(BLOCK / call))
+    if call <= 2 * MILLISECOND:
+        return Visit(number, 5, 4, call)
+    if call <= 20 * MILLISECOND:
+        return Visit(1, 3, 1, call)
+    if call <= 100 * MILLISECOND:
+        return Visit(1, 2, 1, call)
+    return Visit(1, 1, 0, call)
+
+
+class WallTime:
+    """Measures nanoseconds on the host, waiting for the device where there is one.
+
+    `clock` and `synchronize` are replaced in tests.
+    """
+
+    name = "wall_time"
+    unit = "seconds"
+
+    def __init__(
+        self,
+        clock: Clock = time.perf_counter_ns,
+        synchronize: Callable[[], None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.synchronize = synchronize
+
+    def _block(self, call: Callable[..., Any], arguments: tuple[Any, ...], number: int) -> int:
+        clock, synchronize = self.clock, self.synchronize
+        if synchronize is not None:
+            synchronize()
+        start = clock()
+        for _ in repeat(None, number):
+            call(*arguments)
+        if synchronize is not None:
+            synchronize()
+        return clock() - start
+
+    def warm(self, call: Callable[..., Any], arguments: tuple[Any, ...], spend: int) -> Visit:
+        """Calls for `spend` nanoseconds, at least twice, and plans the visits.
+
+        The plan goes by the fastest block seen, since the first calls pay for what is cold.
+        """
+        start = self.clock()
+        best = self._block(call, arguments, 1)
+        number = 1
+        while True:
+            best = min(best, max(1, self._block(call, arguments, number) // number))
+            spent = self.clock() - start
+            if spent >= spend:
+                return plan(best)
+            number = max(1, min(BLOCK, spend - spent) // best)
+
+    def visit(self, call: Callable[..., Any], arguments: tuple[Any, ...], how: Visit) -> list[int]:
+        """One visit: the nanoseconds of each sub-block of ``how.number`` calls."""
+        for _ in repeat(None, how.untimed):
+            call(*arguments)
+        return [self._block(call, arguments, how.number) for _ in repeat(None, how.blocks)]

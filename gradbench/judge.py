@@ -1,0 +1,314 @@
+"""From raw samples to judged rows: what `show`, the report and the exports say of a run.
+
+Everything here is computed on reading, so an old run can be judged again with another floor or by
+a better estimator. As that takes a moment, the rows are kept beside the logs in a cache that may
+be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gradbench import __version__
+from gradbench.cases import FORWARD, Comparison
+from gradbench.store.log import Entrant, Run, SessionMeasured, minima
+
+MANUAL = "manual"
+
+
+class Ratio(msgspec.Struct, frozen=True):
+    """A ratio of times with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is said of one contestant of one comparison.
+
+    `seconds` is the median over sessions of the sessions' median visit minimum: descriptive.
+    `verdict` (slower, same, undecided; "fastest" for the reference itself) and `to_fastest` are
+    relative to the comparison's fastest derivative; the forward pass is never that.
+    `groups` are the ratios of sessions that disagree, otherwise empty.
+    """
+
+    comparison: str
+    mode: str
+    status: str
+    reason: str = ""
+    where: str = ""
+    seconds: float | None = None
+    verdict: str = ""
+    to_fastest: Ratio | None = None
+    to_forward: Ratio | None = None
+    to_manual: Ratio | None = None
+    to_first: Ratio | None = None
+    """Relative to the baseline, the mode that people usually write first."""
+    groups: list[float] = []
+    sessions: int = 0
+    voided: int = 0
+    rounds: int = 0
+    error: float = 0.0
+    ulps: float = 0.0
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A run's table with the odds of the whole."""
+
+    run: str
+    rows: list[Row]
+    baselines: dict[str, str]
+    floor: float
+    confidence: float
+    method: str
+    expected_false_alarms: float
+    calls: int
+    finished: bool
+    sessions: int
+    problems: list[str]
+    visiting: float
+    elapsed: float
+
+    def comparisons(self) -> dict[str, list[Row]]:
+        """The rows by comparison, in the run's order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.comparison, []).append(row)
+        return found
+
+
+def judge_run(
+    run: Run, floor: float = 0.01, confidence: float = 0.95, method: str = "benjamini-hochberg"
+) -> Judged:
+    """Judges every comparison of a run, false alarms held down over the whole table."""
+    from gradbench import statistics
+
+    drafts: list[tuple[Row, Any]] = []
+    baselines = {}
+    for name, sessions in run.by_comparison().items():
+        if sessions:
+            baselines[name] = next((s.baseline for s in sessions if s.baseline), "")
+            drafts += _judge_comparison(name, sessions, baselines[name], floor, confidence)
+    pending = [estimate for _, estimate in drafts if estimate is not None]
+    judgement = statistics.judge(pending, floor, confidence, method)  # type: ignore[arg-type]
+    verdicts = iter(judgement.verdicts)
+    rows = []
+    for row, estimate in drafts:
+        if estimate is not None:
+            said = next(verdicts)
+            # "tied" stands for what the choice of the fastest leaves open: see `fastest`.
+            if row.verdict == "tied" and said in ("slower", "faster"):
+                said = "undecided"
+            row = msgspec.structs.replace(row, verdict=said)
+        rows.append(row)
+    return Judged(
+        run=run.name,
+        rows=rows,
+        baselines=baselines,
+        floor=floor,
+        confidence=confidence,
+        method=method,
+        expected_false_alarms=judgement.expected_false_alarms,
+        calls=judgement.calls,
+        finished=run.finished,
+        sessions=1 + max((s.session for s in run.sessions), default=-1),
+        problems=list(run.problems),
+        visiting=sum(s.visiting for s in run.sessions),
+        elapsed=sum(end.elapsed for end in run.ends),
+    )
+
+
+def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
+    """Each mode's record over all sessions: a mode that was ever not ok is not ok."""
+    found: dict[str, Entrant] = {}
+    for session in sessions:
+        for entrant in session.entrants:
+            if entrant.control and entrant.status == "ok":
+                continue
+            old = found.get(entrant.mode)
+            if old is None or (old.status == "ok" and entrant.status != "ok"):
+                found[entrant.mode] = entrant
+            elif old.status == entrant.status == "ok":
+                found[entrant.mode] = msgspec.structs.replace(
+                    old, error=max(old.error, entrant.error), ulps=max(old.ulps, entrant.ulps)
+                )
+    return found
+
+
+def _judge_comparison(
+    name: str, sessions: list[SessionMeasured], baseline: str, floor: float, confidence: float
+) -> list[tuple[Row, Any]]:
+    """A row per mode, with the estimate to be judged where there is one."""
+    import numpy as np
+
+    from gradbench import statistics
+
+    entrants = settled(sessions)
+    good = [mode for mode, entrant in entrants.items() if entrant.status == "ok"]
+    tables, voided = [], 0
+    for session in sessions:
+        times: dict[str, list[float]] = {}
+        control: list[float] = []
+        for entrant in session.entrants:
+            if entrant.control:
+                control = minima(entrant.number, entrant.samples)
+            elif entrant.mode in good:
+                times[entrant.mode] = minima(entrant.number, entrant.samples)
+        rounds = max(map(len, times.values()), default=0)
+        if not rounds:
+            continue
+        if control and session.baseline in times:
+            ratios = np.log(np.array(control) / np.array(times[session.baseline]))
+            if statistics.control_differs(ratios, floor):
+                voided += 1
+                continue
+        missing = [math.nan] * rounds
+        tables.append(np.array([times.get(mode, missing) for mode in good]).T)
+    bare = {
+        mode: Row(
+            comparison=name,
+            mode=mode,
+            status=entrant.status,
+            reason=entrant.reason,
+            where=entrant.where,
+            error=entrant.error,
+            ulps=entrant.ulps,
+            voided=voided,
+        )
+        for mode, entrant in entrants.items()
+    }
+    derivatives = [i for i, mode in enumerate(good) if mode != FORWARD]
+    if not tables or not derivatives:
+        return [(row, None) for row in bare.values()]
+    ranking = statistics.fastest([t[:, derivatives] for t in tables], floor, confidence)
+    if ranking.fastest is None:
+        return [(row, None) for row in bare.values()]
+    fastest = derivatives[ranking.fastest]
+    tied = {derivatives[i] for i in ranking.tied}
+
+    def against(mode: str) -> Sequence[Any] | None:
+        if mode not in good:
+            return None
+        return statistics.relative_to(tables, good.index(mode), floor, confidence)
+
+    to_fastest = statistics.relative_to(tables, fastest, floor, confidence)
+    others = {
+        "to_forward": against(FORWARD),
+        "to_manual": against(MANUAL),
+        "to_first": against(baseline),
+    }
+    drafts: list[tuple[Row, Any]] = []
+    for mode, row in bare.items():
+        if mode not in good:
+            drafts.append((row, None))
+            continue
+        column = good.index(mode)
+        estimate = to_fastest[column]
+        medians = [statistics.session_time(t[:, column]).median for t in tables]
+        known = [m for m in medians if not math.isnan(m)]
+        verdict = ""
+        if column == fastest:
+            verdict = "fastest"
+        elif mode != FORWARD and estimate.sessions:
+            verdict = "tied" if column in tied else "judged"
+        row = msgspec.structs.replace(
+            row,
+            seconds=math.exp(float(np.median(known))) if known else None,
+            verdict=verdict,
+            to_fastest=_ratio(estimate),
+            groups=[group.ratio for group in estimate.groups] if estimate.disagree else [],
+            sessions=estimate.sessions,
+            rounds=estimate.rounds,
+            **{key: _ratio(found[column]) for key, found in others.items() if found},
+        )
+        drafts.append((row, estimate if verdict in ("tied", "judged") else None))
+    return drafts
+
+
+def _ratio(estimate: Any) -> Ratio | None:
+    if not estimate.sessions:
+        return None
+    # JSON has no infinity: an interval without an end goes as far as numbers do.
+    return Ratio(estimate.ratio, estimate.low, min(estimate.high, 1e308))
+
+
+def record(row: Row, found: Judged) -> dict[str, Any]:
+    """A judged row as flat fields, the same in JSON, CSV and Markdown."""
+    c = Comparison.parse(row.comparison)
+    flat: dict[str, Any] = {
+        "run": found.run,
+        "operator": c.operator,
+        "function": c.function,
+        "size": c.size,
+        "dtype": c.dtype,
+        "device": c.device,
+        "threads": c.threads,
+        "mode": row.mode,
+        "status": row.status,
+        "reason": row.reason,
+        "seconds": row.seconds,
+        "verdict": row.verdict,
+    }
+    for name in ("to_fastest", "to_forward", "to_manual", "to_first"):
+        ratio: Ratio | None = getattr(row, name)
+        flat[name] = ratio.value if ratio else None
+        flat[f"{name}_low"] = ratio.low if ratio else None
+        flat[f"{name}_high"] = ratio.high if ratio else None
+    flat["groups"] = row.groups
+    flat["sessions"] = row.sessions
+    flat["voided"] = row.voided
+    flat["rounds"] = row.rounds
+    flat["ulps"] = row.ulps
+    return flat
+
+
+# ── the cache ─────────────────────────────────────────────────────────────────────────────────
+
+
+def judged(
+    path: Path, floor: float = 0.01, confidence: float = 0.95, method: str = "benjamini-hochberg"
+) -> Judged:
+    """The judged rows of a log, from the cache where the log has not changed since.
+
+    Raises StoreError where the file is no run log.
+    """
+    from gradbench.store.log import read
+
+    place = _cache_path(path, floor, confidence, method)
+    if place is not None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.msgpack.decode(place.read_bytes(), type=Judged)
+    made = judge_run(read(path), floor, confidence, method)
+    if place is not None:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(exist_ok=True)
+            for old in place.parent.glob(f"{path.stem}-*"):
+                old.unlink()
+            draft = place.with_suffix(f".{os.getpid()}")
+            draft.write_bytes(msgspec.msgpack.encode(made))
+            os.replace(draft, place)
+    return made
+
+
+def _cache_path(path: Path, *parameters: Any) -> Path | None:
+    """Where the rows of a log in its present state are kept: its name tells the state."""
+    try:
+        state = path.stat()
+        here = [os.stat(Path(__file__).with_name(n)).st_mtime_ns for n in _SOURCES]
+    except OSError:
+        return None
+    key = f"{state.st_size}/{state.st_mtime_ns}/{parameters}/{__version__}/{here}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return path.parent / ".cache" / f"{path.stem}-{digest}"
+
+
+_SOURCES = ("judge.py", "statistics.py")

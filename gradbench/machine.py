@@ -1,0 +1,60 @@
+"""What this machine is, as far as times depend on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def facts() -> dict[str, Any]:
+    """The machine's processor, memory, system and what is set about its clock. Takes a second."""
+    import cpuinfo
+
+    found: dict[str, Any] = {
+        "cpu": " ".join(str(cpuinfo.get_cpu_info().get("brand_raw", "unknown")).split()),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(logical=True),
+        "usable_cores": len(usable_cores()),
+        "memory": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "governor": governor(),
+        "turbo": turbo(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    return found
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on."""
+    with contextlib.suppress(AttributeError):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count() or 1))
+
+
+def governor() -> str | None:
+    """The first core's frequency governor, where Linux tells."""
+    return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def turbo() -> str | None:
+    """Whether the clock may rise above its nominal rate: "on", "off", or None if untold."""
+    boost = _read("/sys/devices/system/cpu/cpufreq/boost")
+    if boost is not None:
+        return "on" if boost == "1" else "off"
+    no_turbo = _read("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    if no_turbo is not None:
+        return "off" if no_turbo == "1" else "on"
+    return None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,117 @@
+"""Which of torch's errors say that something is not supported, rather than that it failed."""
+
+from __future__ import annotations
+
+import re
+
+# What torch's message contains, and the reason as a user reads it; {0} is what the group matched.
+REASONS = tuple(
+    (re.compile(pattern, re.DOTALL), reason)
+    for pattern, reason in (
+        (
+            r"vmap.*(?:data-dependent control flow|calling \.item\(\) on a Tensor)",
+            "the function uses a tensor's value in Python (a branch, .item()): vmap cannot",
+        ),
+        (
+            r"trying to get value out of a tracing tensor",
+            "the function uses a tensor's value in Python (a branch, .item()): tracing cannot",
+        ),
+        (
+            r"vmap: .{0,80}\(self, \*extra_args\) is not possible",
+            "the function writes in place into a tensor that vmap does not map over",
+        ),
+        (
+            r"in-place operation \((\S+)\) that would mutate a captured Tensor",
+            "the function writes in place ({0}) into a tensor from outside: torch.func cannot",
+        ),
+        (
+            r"called random operation while|calling random operations inside of vmap",
+            "the function draws random numbers: vmap does not",
+        ),
+        (
+            r"vmap: .*(?:support dynamic shape|differently shaped Tensor)",
+            "the shape of a tensor depends on values: vmap cannot",
+        ),
+        (r"[Bb]atching rule not implemented for (\S+?)[;,.]?(?:\s|$)", "vmap has no rule for {0}"),
+        (r"(\S+) hit the vmap fallback which is currently disabled", "vmap has no rule for {0}"),
+        (
+            r"tried to vmap over (\w+), but it does not have vmap support",
+            "vmap has no rule for {0}",
+        ),
+        (
+            r"Trying to use forward AD with (\S+) that does not support it",
+            "forward mode is not implemented for {0}",
+        ),
+        (
+            r"must implement the jvp function for custom autograd\.Function",
+            "forward mode is not implemented for the function's autograd.Function",
+        ),
+        (r"ZeroTensors are immutable", "forward mode cannot write into its zero tangents"),
+        (
+            r"derivative for '?([\w:.]+?)'? is not implemented",
+            "the derivative of {0} is not implemented",
+        ),
+        (
+            r"marked with @once_differentiable",
+            "the function's autograd.Function can be differentiated once only",
+        ),
+        (r"[Dd]ouble backwards? is not (?:supported|implemented)", "no second derivative here"),
+        (
+            r"must override the setup_context staticmethod",
+            "torch.func needs a setup_context in the function's autograd.Function",
+        ),
+        (
+            r"Cannot access data pointer of Tensor that doesn't have storage",
+            "the function takes the data out of a tensor (.numpy(), .tolist()): torch.func cannot",
+        ),
+        (
+            r"backward\(\) called inside (?:a functorch transform|torch\.vmap)",
+            "the function calls .backward() itself: torch.func cannot",
+        ),
+        (r"\"(\w+)\" not implemented for '(Half|BFloat16|Float8\w*)'", "torch has no {0} for {1}"),
+        (r"Could not run '(\S+)' with arguments from the '(\w+)' backend", "no {0} on {1}"),
+        (r"operator '(\S+)' is not currently implemented for the (\w+) device", "no {0} on {1}"),
+        (
+            r"not (?:yet )?supported (?:for torch\.compile|on Python)",
+            "torch.compile does not support this Python or system",
+        ),
+        (
+            r"No working C\+\+ compiler|InvalidCxxCompiler",
+            "torch.compile finds no working C++ compiler",
+        ),
+        (
+            r"TritonMissing|[Cc]annot find a working triton|GPUTooOldForTriton",
+            "torch.compile finds no working Triton for this GPU",
+        ),
+    )
+)
+
+
+def unsupported_reason(error: BaseException) -> str | None:
+    """One line that says what is not supported, or None where the error says no such thing.
+
+    An error that is not recognised here counts as a failure, so a bug is never hidden: what
+    torch raises for wrong shapes or dtypes is not among these.
+    """
+    if not isinstance(error, RuntimeError):
+        return None
+    message = str(error)
+    if type(error).__module__ == "torch._dynamo.exc":
+        reason = _graph_break(type(error).__name__, message)
+        if reason:
+            return "torch.compile: " + reason
+    for pattern, reason in REASONS:
+        found = pattern.search(message)
+        if found:
+            return reason.format(*found.groups())
+    return None
+
+
+def _graph_break(kind: str, message: str) -> str | None:
+    """What the compiler met that it cannot have in its graph, or None."""
+    if kind == "UserError" and re.search("data-dependent|dynamic control flow", message, re.I):
+        return "the function branches on a tensor's value"
+    # An exception of the function's own, met while tracing, comes as Unsupported too.
+    if kind == "Unsupported" and not message.startswith("Observed exception"):
+        return message.partition("\n")[0].strip()
+    return None

@@ -1,0 +1,184 @@
+"""`torch.compile` of the other ways. Measured only when asked for: compiling takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradbench.catalogue.function import Tensors
+from gradbench.modes.common import (
+    argnums,
+    as_blocks,
+    batched,
+    bound,
+    filled,
+    flat,
+    per_sample,
+    taken,
+)
+from gradbench.modes.manual import by_formula
+from gradbench.modes.mode import Call, jacobian_by_columns, jacobian_by_rows
+from gradbench.operators import LEARNING_RATE, OPERATORS, Problem
+from gradbench.registry import mode
+
+NEEDS = ("torch.compile",)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled as a whole for its shapes; what cannot be compiled raises.
+
+    Without `fullgraph` the parts that cannot be compiled would run as they are, unnoticed.
+    """
+    config = torch._dynamo.config
+    # Torch counts by code object, and all functions of one transform share theirs: the ninth
+    # `jacrev` in one process would be refused.
+    for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
+        if hasattr(config, limit):
+            setattr(config, limit, 1_000_000)
+
+    # Where the outermost frame is one of torch's own, some releases run it as it is, unnoticed.
+    def whole(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return torch.compile(whole, fullgraph=True, dynamic=False)
+
+
+@mode(*OPERATORS, opt_in=True, needs=NEEDS)
+def compiled_manual(problem: Problem) -> Call:
+    """The analytic derivative, compiled"""
+    return by_formula(problem, compiled(problem.function.derivatives[problem.operator]))
+
+
+@mode("derivative", "gradient", "vjp", opt_in=True, leaves=True, needs=NEEDS)
+def compiled_backward(problem: Problem) -> Call:
+    """`.backward()` of the compiled function, whose backward pass is compiled too"""
+    f, n = compiled(problem.forward), problem.differentiated
+
+    def call(inputs: Tensors, v: Tensor | None = None) -> Tensors:
+        f(*inputs).backward(v)
+        return filled(taken(inputs[:n]), inputs)
+
+    return call
+
+
+@mode("derivative", "gradient", opt_in=True, needs=(*NEEDS, "torch.func.grad"))
+def compiled_grad(problem: Problem) -> Call:
+    """`torch.func.grad`, compiled"""
+    gradient = compiled(torch.func.grad(problem.forward, argnums(problem)))
+    return lambda inputs: gradient(*inputs)
+
+
+@mode("jacobian", opt_in=True, needs=(*NEEDS, "torch.func.jacrev"), memory=jacobian_by_rows)
+def compiled_jacrev(problem: Problem) -> Call:
+    """`torch.func.jacrev`, compiled"""
+    jacobian = compiled(torch.func.jacrev(problem.forward, argnums(problem)))
+    return lambda inputs: jacobian(*inputs)
+
+
+@mode("jacobian", opt_in=True, needs=(*NEEDS, "torch.func.jacfwd"), memory=jacobian_by_columns)
+def compiled_jacfwd(problem: Problem) -> Call:
+    """`torch.func.jacfwd`, compiled"""
+    jacobian = compiled(torch.func.jacfwd(problem.forward, argnums(problem)))
+    return lambda inputs: jacobian(*inputs)
+
+
+@mode("batch_jacobian", opt_in=True, needs=(*NEEDS, "torch.func.vmap", "torch.func.jacrev"))
+def compiled_vmap_jacrev(problem: Problem) -> Call:
+    """`vmap(jacrev)` of the function of one sample, compiled"""
+    jacobian = torch.func.jacrev(per_sample(problem), argnums(problem))
+    jacobians = compiled(torch.func.vmap(jacobian, batched(problem)))
+    return lambda inputs: jacobians(*inputs)
+
+
+@mode("diagonal", opt_in=True, needs=(*NEEDS, "torch.func.vjp"))
+def compiled_ones_vjp(problem: Problem) -> Call:
+    """`torch.func.vjp` with a seed of ones, compiled"""
+
+    @compiled
+    def slopes(*inputs: Tensor) -> Any:
+        f, wrt = bound(problem, inputs)
+        y, pull = torch.func.vjp(f, *wrt)[:2]
+        return pull(torch.ones_like(y))
+
+    return lambda inputs: slopes(*inputs)
+
+
+@mode("vjp", opt_in=True, needs=(*NEEDS, "torch.func.vjp"))
+def compiled_vjp(problem: Problem) -> Call:
+    """`torch.func.vjp`, compiled"""
+
+    @compiled
+    def pulled(inputs: Tensors, v: Tensor) -> Any:
+        f, wrt = bound(problem, inputs)
+        return torch.func.vjp(f, *wrt)[1](v)
+
+    return pulled
+
+
+@mode("vjp_sum", opt_in=True, needs=(*NEEDS, "torch.func.vjp"))
+def compiled_summed_vjp(problem: Problem) -> Call:
+    """`torch.func.vjp` with the sum of the seeds, compiled"""
+
+    @compiled
+    def pulled(inputs: Tensors, seeds: Tensor) -> Any:
+        f, wrt = bound(problem, inputs)
+        return torch.func.vjp(f, *wrt)[1](seeds.sum(0))
+
+    return pulled
+
+
+@mode("jvp", opt_in=True, needs=(*NEEDS, "torch.func.jvp"))
+def compiled_jvp(problem: Problem) -> Call:
+    """`torch.func.jvp`, compiled"""
+
+    @compiled
+    def pushed(inputs: Tensors, tangents: Tensors) -> Any:
+        f, wrt = bound(problem, inputs)
+        return torch.func.jvp(f, wrt, tangents)[1]
+
+    return pushed
+
+
+@mode("hessian", opt_in=True, needs=(*NEEDS, "torch.func.hessian"), memory=jacobian_by_columns)
+def compiled_hessian(problem: Problem) -> Call:
+    """`torch.func.hessian`, compiled"""
+    hessian = compiled(torch.func.hessian(problem.forward, argnums(problem)))
+    return lambda inputs: flat(hessian(*inputs))
+
+
+@mode("batch_hessian", opt_in=True, needs=(*NEEDS, "torch.func.vmap", "torch.func.jacrev"))
+def compiled_vmap_jacrev_jacrev(problem: Problem) -> Call:
+    """`vmap(jacrev(jacrev))` of the function of one sample, compiled"""
+    wrt = argnums(problem)
+    hessian = torch.func.jacrev(torch.func.jacrev(per_sample(problem), wrt), wrt)
+    hessians = compiled(torch.func.vmap(hessian, batched(problem)))
+    return lambda inputs: flat(hessians(*inputs))
+
+
+@mode("hvp", opt_in=True, needs=(*NEEDS, "torch.func.jvp", "torch.func.grad"))
+def compiled_hvp(problem: Problem) -> Call:
+    """`jvp(grad)`: the tangent pushed through the gradient, compiled"""
+    n = problem.differentiated
+
+    @compiled
+    def product(inputs: Tensors, tangents: Tensors) -> Any:
+        f, wrt = bound(problem, inputs)
+        gradient = torch.func.grad(f, tuple(range(n)))
+        return torch.func.jvp(gradient, wrt, tangents)[1]
+
+    return product
+
+
+@mode("training_step", opt_in=True, needs=(*NEEDS, "torch.func.grad"))
+def compiled_step(problem: Problem) -> Call:
+    """`torch.func.grad` and the update written out, compiled together"""
+    gradient = torch.func.grad(problem.forward, argnums(problem))
+
+    @compiled
+    def step(inputs: Tensors) -> Tensors:
+        return tuple(p - LEARNING_RATE * g for p, g in zip(inputs, as_blocks(gradient(*inputs))))
+
+    return step

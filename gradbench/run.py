@@ -1,0 +1,349 @@
+"""A whole run: plan, sessions, checkpoints, and going on where one was cut off."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gradbench import machine
+from gradbench.cases import Entry, Offer
+from gradbench.session import Measurement, Settings, lost, prepare
+from gradbench.statistics import Stopping
+from gradbench.store.log import (
+    SCHEMA,
+    Entrant,
+    PlanEntry,
+    Run,
+    RunEnded,
+    RunLog,
+    RunStarted,
+    SessionMeasured,
+    StoreError,
+    WorkerStarted,
+    new_run_id,
+    now,
+    read,
+)
+from gradbench.wire import (
+    Worker,
+    WorkerDied,
+    WorkerOptions,
+    WorkerRefused,
+    WorkerTimeout,
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is measured, and how closely."""
+
+    summary: str
+    sweep: str
+    settings: Settings
+    dtypes: tuple[str, ...] = ()
+    compiled: bool = False
+
+
+PROFILES = {
+    "quick": Profile(
+        "the documents' inputs, a few short rounds in 5 processes: minutes",
+        "documents",
+        Settings(
+            sessions=5,
+            warm=0.004,
+            stopping=Stopping(min_rounds=4, max_rounds=8, every=4, half_width=0.005, budget=0.12),
+        ),
+    ),
+    "standard": Profile(
+        "the documents' inputs and sizes beyond, 16 to 100 rounds in 5 processes: an hour",
+        "standard",
+        Settings(
+            sessions=5,
+            warm=0.02,
+            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=1.0),
+        ),
+    ),
+    "full": Profile(
+        "every size, float32 and float64, compiled modes, 10 processes: a night",
+        "full",
+        Settings(
+            sessions=10,
+            warm=0.05,
+            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=2.0),
+        ),
+        dtypes=("float32", "float64"),
+        compiled=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a worker offers: the functions under their operators, and the modes."""
+
+    offers: list[Offer]
+    modes: list[dict[str, Any]]
+    environment: dict[str, Any]
+
+    @property
+    def opt_in(self) -> frozenset[str]:
+        return frozenset(mode["mode"] for mode in self.modes if mode["opt_in"])
+
+    def first(self, operator: str) -> str:
+        """The mode of an operator that people usually write first."""
+        return next((o.first for o in self.offers if o.operator == operator), "")
+
+
+def discover(options: WorkerOptions) -> Discovery:
+    """Asks a fresh worker. Raises WorkerError with one line where there is none to ask."""
+    with Worker(options) as worker:
+        answer = worker.request("discover", options.start_timeout)
+        return Discovery(
+            msgspec.convert(answer["offers"], list[Offer]), answer["modes"], worker.environment
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: steps are comparisons times sessions."""
+
+    done: int
+    total: int
+    label: str
+    elapsed: float
+    skipped: int = 0
+    """Steps that an earlier stretch of the run had made already."""
+
+
+Report = Callable[[Progress], None]
+
+
+def _silent(progress: Progress) -> None:
+    pass
+
+
+class _Workers:
+    """One worker at a time, its number, and a line in the log for each that is started."""
+
+    def __init__(self, options: WorkerOptions, log: RunLog | None, number: int) -> None:
+        self.options = options
+        self.log = log
+        self.number = number
+        self.worker: Worker | None = None
+        self.environment: dict[str, Any] = {}
+
+    def current(self) -> tuple[Worker, int]:
+        if self.worker is None or self.worker.lost:
+            self.end()
+            self.worker = Worker(self.options)
+            self.number += 1
+            self.environment = self.worker.environment
+            if self.log is not None:
+                self.log.append(WorkerStarted(self.number, self.environment, now()))
+        return self.worker, self.number
+
+    def end(self) -> None:
+        if self.worker is not None:
+            self.worker.__exit__()
+            self.worker = None
+
+
+# A run may only go on where these are as they were: everything else is in each worker's line.
+IDENTITY = ("torch", "torch_git", "cpu_capability", "python", "numpy", "gradbench")
+
+
+def start(
+    results: Path,
+    entries: Sequence[Entry],
+    settings: Settings,
+    command: Sequence[str] = (),
+) -> tuple[RunLog, Run]:
+    """A new log with the plan. Raises StoreError where it cannot be written."""
+    header = RunStarted(
+        schema=SCHEMA,
+        run=new_run_id(),
+        started=now(),
+        settings=asdict(settings),
+        machine=machine.facts(),
+        plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
+        command=list(command),
+    )
+    log = RunLog.create(results, header)
+    return log, Run(log.path, header)
+
+
+def resume(run: Run) -> tuple[RunLog, Run, Settings]:
+    """An interrupted run's log, what it holds, and its settings. Raises StoreError where it is
+    finished or in use."""
+    if run.finished:
+        raise StoreError(f"{run.name} is finished: there is nothing to resume")
+    log = RunLog.reopen(run)
+    return log, read(run.path), msgspec.convert(run.started.settings, Settings)
+
+
+def measure(
+    log: RunLog,
+    run: Run,
+    settings: Settings,
+    options: WorkerOptions,
+    discovery: Discovery,
+    report: Report = _silent,
+) -> Run:
+    """Makes every session of the plan that the log lacks, storing each as soon as it is made.
+
+    Sessions are outermost: each is one process that goes through all comparisons. Whatever stops
+    it, Ctrl-C included, the log holds all that was measured. Raises WorkerError where no worker
+    can be started, StoreError where the disk is full or the build has changed.
+    """
+    began = time.perf_counter()
+    entries = run.started.entries()
+    done = run.done()
+    steps = [(s, e) for s in range(settings.sessions) for e in entries]
+    workers = _Workers(options, log, max((w.process for w in run.workers), default=0))
+    before = run.workers[0].environment if run.workers else None
+    settled: dict[str, dict[str, Entrant]] = {}
+    for record in run.sessions:
+        _settle(settled, record)
+    skipped = sum((str(entry.comparison), number) in done for number, entry in steps)
+    finished = False
+    visiting = 0.0
+    session = -1
+    try:
+        for position, (number, entry) in enumerate(steps):
+            name = str(entry.comparison)
+            if (name, number) in done:
+                continue
+            elapsed = time.perf_counter() - began
+            report(Progress(position, len(steps), name, elapsed, skipped))
+            if number != session:
+                # A session is a process of its own.
+                workers.end()
+                session = number
+            workers.current()
+            if before is None:
+                before = workers.environment
+            _require_same(before, workers.environment)
+            record = Measurement(
+                entry,
+                number,
+                workers.current,
+                settings,
+                discovery.opt_in,
+                discovery.first(entry.comparison.operator),
+                settled.get(name, {}),
+            ).run()
+            log.append(record)
+            run.sessions.append(record)
+            visiting += record.visiting
+            _settle(settled, record)
+        finished = True
+        report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    finally:
+        workers.end()
+        end = RunEnded(now(), finished, time.perf_counter() - began, visiting)
+        # Where the disk is full the first error is the one to show.
+        if finished or not isinstance(sys.exc_info()[1], StoreError):
+            log.append(end)
+            run.ends.append(end)
+    return run
+
+
+def _settle(settled: dict[str, dict[str, Entrant]], record: SessionMeasured) -> None:
+    """Contestants that one session showed not to be measurable are not tried in the next."""
+    for entrant in record.entrants:
+        if entrant.status != "ok":
+            settled.setdefault(record.comparison, {})[entrant.mode] = _without_samples(entrant)
+
+
+def _without_samples(entrant: Entrant) -> Entrant:
+    """The record of a contestant without its samples."""
+    return msgspec.structs.replace(entrant, samples=[], control=False)
+
+
+def _require_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    for key in IDENTITY:
+        if before.get(key) != after.get(key):
+            raise StoreError(
+                f"this run was begun with {key} {before.get(key)} and now there is "
+                f"{after.get(key)}: start a new run, so that unlike builds are not mixed"
+            )
+
+
+@dataclass
+class Verification:
+    """What the gate said of every case of a plan."""
+
+    found: list[tuple[Entry, Entrant]] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        totals: dict[str, int] = {}
+        for _, entrant in self.found:
+            totals[entrant.status] = totals.get(entrant.status, 0) + 1
+        return dict(sorted(totals.items()))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was wrong, failed, crashed or timed out."""
+        return not any(e.status not in ("ok", "unsupported", "refused") for _, e in self.found)
+
+
+def verify(
+    entries: Sequence[Entry],
+    settings: Settings,
+    options: WorkerOptions,
+    discovery: Discovery,
+    report: Report = _silent,
+) -> Verification:
+    """Puts every case through the gate and times nothing."""
+    began = time.perf_counter()
+    workers = _Workers(options, None, 0)
+    result = Verification()
+    try:
+        for position, entry in enumerate(entries):
+            report(
+                Progress(position, len(entries), str(entry.comparison), time.perf_counter() - began)
+            )
+            for entrant in _verify_entry(entry, settings, workers, discovery.opt_in):
+                result.found.append((entry, entrant))
+        report(Progress(len(entries), len(entries), "", time.perf_counter() - began))
+    finally:
+        workers.end()
+    return result
+
+
+def _verify_entry(
+    entry: Entry, settings: Settings, workers: _Workers, opt_in: frozenset[str]
+) -> list[Entrant]:
+    found: list[Entrant] = []
+    left = list(entry.modes)
+    opened: Worker | None = None
+    while left:
+        worker, _ = workers.current()
+        try:
+            if worker is not opened:
+                worker.request(
+                    "open",
+                    settings.timeout,
+                    comparison=str(entry.comparison),
+                    salt=settings.seed,
+                    fresh=[1, 2],
+                )
+                opened = worker
+        except WorkerRefused as error:
+            return found + [Entrant(m, "failed", str(error), error.where) for m in left]
+        except (WorkerDied, WorkerTimeout) as error:
+            return found + [lost(mode, error) for mode in left]
+        mode = left.pop(0)
+        limit = settings.compile_timeout if mode in opt_in else settings.timeout
+        try:
+            entrant, _ = prepare(worker, mode, limit, handle=0, warm=0, fresh=(0, 1))
+        except (WorkerDied, WorkerTimeout) as error:
+            entrant = lost(mode, error)
+        found.append(entrant)
+    return found

@@ -1,0 +1,348 @@
+"""One process's share of one comparison: prepare the contestants, visit them in rounds, check.
+
+The rounds are those of docs/measuring.md: every contestant once a round in a fresh random order,
+the baseline twice (the second is the control), until the ratios are precise, the rounds are
+spent or the budget is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradbench.cases import FORWARD, Entry
+from gradbench.statistics import Stop, Stopping, enough
+from gradbench.store.log import Entrant, SessionMeasured, minima
+from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
+
+SLOW_SHARE = 0.4
+"""The share of a session's budget that one slow contestant may take."""
+
+FEWEST_VISITS = 2
+"""A slow contestant is visited at least so often, whatever that takes."""
+
+Start = Callable[[], tuple[Worker, int]]
+"""Gives a running worker and its number in the log."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run measures. Times in seconds."""
+
+    sessions: int = 5
+    stopping: Stopping = field(default_factory=Stopping)
+    warm: float = 0.05
+    timeout: float = 60.0
+    compile_timeout: float = 300.0
+    seed: int = 0
+    baseline: str = ""
+    """The mode to form ratios against; empty: the mode people usually write first."""
+
+
+@dataclass
+class _Contestant:
+    mode: str
+    handle: int
+    visit: dict[str, Any]
+    entrant: Entrant
+    control: bool = False
+    samples: list[list[int]] = field(default_factory=list)
+    quota: float = math.inf
+
+    @property
+    def cost(self) -> float:
+        """Seconds of one visit."""
+        calls = self.visit["untimed"] + self.visit["blocks"] * self.visit["number"]
+        return float(calls * self.visit["call"]) * 1e-9
+
+
+class _Lost(Exception):
+    """The worker is gone while visiting: which contestant did it is not known."""
+
+
+class _Again(Exception):
+    """A contestant that was already in has to leave: the session starts over without it."""
+
+
+def prepare(
+    worker: Worker, mode: str, timeout: float, *, handle: int, warm: float, fresh: Sequence[int]
+) -> tuple[Entrant, dict[str, Any] | None]:
+    """Has a worker build and gate one mode of the open comparison.
+
+    Gives the record and, where the mode passed and `warm` seconds were spent on it, the plan of
+    its visits. Raises WorkerDied or WorkerTimeout where the worker is lost over it.
+    """
+    try:
+        answer = worker.request(
+            "prepare",
+            timeout,
+            mode=mode,
+            handle=handle,
+            warm=int(warm * 1e9),
+            fresh=list(fresh),
+        )
+    except WorkerRefused as error:
+        answer = {"status": "failed", "reason": str(error), "where": error.where}
+    entrant = Entrant(
+        mode=mode,
+        status=answer["status"],
+        reason=answer.get("reason", ""),
+        where=answer.get("where", ""),
+        error=_finite(answer.get("error", 0.0)),
+        ulps=_finite(answer.get("ulps", 0.0)),
+    )
+    return entrant, answer.get("visit")
+
+
+def lost(mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
+    """The record of a mode over which the worker was lost."""
+    status = "timed out" if isinstance(error, WorkerTimeout) else "crashed"
+    return Entrant(mode, status, str(error))
+
+
+class Measurement:
+    """Measures one entry of the plan in one session.
+
+    `start` gives a worker; it is called again where the last one died. `settled` holds the
+    contestants that earlier sessions have shown not to be measurable, with their record: they
+    are not tried again.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        session: int,
+        start: Start,
+        settings: Settings,
+        opt_in: frozenset[str],
+        first: str,
+        settled: dict[str, Entrant],
+    ) -> None:
+        self.entry = entry
+        self.session = session
+        self.start = start
+        self.settings = settings
+        self.opt_in = opt_in
+        self.first = first
+        self.failed: dict[str, Entrant] = dict(settled)
+        self.random = random.Random(f"{settings.seed}/{entry.comparison}/{session}")
+        # Fresh inputs differ from session to session, so that each adds to the evidence.
+        self.fresh = [1 + 2 * session, 2 + 2 * session]
+
+    def run(self) -> SessionMeasured:
+        """The session's record. Raises WorkerError where no worker can be started at all."""
+        began = time.perf_counter()
+        careful = False
+        while True:
+            worker, process = self.start()
+            try:
+                contestants, opened = self._prepare(worker)
+                order, stopped, visiting = self._rounds(worker, contestants, careful)
+                self._check(worker, contestants)
+            except _Lost:
+                # Measured again, one visit a message, the culprit shows itself.
+                careful = True
+                continue
+            except (_Again, WorkerDied, WorkerTimeout):
+                continue
+            break
+        with contextlib.suppress(WorkerError):
+            worker.request("close", self.settings.timeout)
+        baseline = next((c.mode for c in contestants if c.control), "")
+        entrants = [self._record(c) for c in contestants]
+        entrants += [e for mode, e in self.failed.items() if mode in self.entry.modes]
+        return SessionMeasured(
+            comparison=str(self.entry.comparison),
+            session=self.session,
+            process=process,
+            baseline=baseline,
+            entrants=entrants,
+            order=order,
+            stopped=stopped,
+            visiting=visiting,
+            elapsed=time.perf_counter() - began,
+            load=os.getloadavg()[0],
+            result_bytes=opened.get("result_bytes", 0),
+        )
+
+    def _prepare(self, worker: Worker) -> tuple[list[_Contestant], dict[str, Any]]:
+        """Every contestant that passed the gate, and the control as the last of them."""
+        settings = self.settings
+        modes = [mode for mode in self.entry.modes if mode not in self.failed]
+        if not modes:
+            return [], {}
+        try:
+            opened = worker.request(
+                "open",
+                settings.timeout,
+                comparison=str(self.entry.comparison),
+                salt=settings.seed,
+                fresh=self.fresh,
+            )
+        except WorkerRefused as error:
+            self._fail_all(modes, "failed", str(error), error.where)
+            return [], {}
+        except WorkerTimeout as error:
+            self._fail_all(modes, "timed out", f"posing the problem: {error}")
+            raise
+        except WorkerDied as error:
+            self._fail_all(modes, "crashed", f"posing the problem: {error}")
+            raise
+        contestants: list[_Contestant] = []
+        for mode in modes:
+            found = self._enter(worker, mode, len(contestants))
+            if found is not None:
+                contestants.append(found)
+        baseline = self._baseline(contestants)
+        if baseline is not None:
+            control = self._enter(worker, baseline.mode, len(contestants))
+            if control is None:
+                raise _Again
+            control.control = True
+            contestants.append(control)
+        for contestant in contestants:
+            share = SLOW_SHARE * settings.stopping.budget
+            if contestant.cost > share / settings.stopping.max_rounds:
+                contestant.quota = max(FEWEST_VISITS, share // contestant.cost)
+        return contestants, opened
+
+    def _baseline(self, contestants: list[_Contestant]) -> _Contestant | None:
+        wanted = (self.settings.baseline, self.first)
+        derivatives = [c for c in contestants if c.mode != FORWARD]
+        for name in wanted:
+            for contestant in derivatives:
+                if contestant.mode == name:
+                    return contestant
+        return next(iter(derivatives or contestants), None)
+
+    def _enter(self, worker: Worker, mode: str, handle: int) -> _Contestant | None:
+        """Prepares one mode; None where it is not to be timed, with the reason kept."""
+        settings = self.settings
+        limit = settings.compile_timeout if mode in self.opt_in else settings.timeout
+        try:
+            entrant, visit = prepare(
+                worker, mode, limit, handle=handle, warm=settings.warm, fresh=(0,)
+            )
+        except (WorkerDied, WorkerTimeout) as error:
+            self.failed[mode] = lost(mode, error)
+            raise
+        if visit is None:
+            self.failed[mode] = entrant
+            return None
+        return _Contestant(mode, handle, visit, entrant)
+
+    def _fail_all(self, modes: list[str], status: str, reason: str, where: str = "") -> None:
+        for mode in modes:
+            self.failed[mode] = Entrant(mode, status, reason, where)
+
+    def _rounds(
+        self, worker: Worker, contestants: list[_Contestant], careful: bool
+    ) -> tuple[list[list[int]], str, float]:
+        """Visits until the stopping rule says so; the order of each round, why it stopped, and
+        the seconds inside visits."""
+        orders: list[list[int]] = []
+        if not contestants:
+            return orders, "nothing to time", 0.0
+        stopping = self.settings.stopping
+        spent = 0.0
+        while True:
+            batch = self._orders(contestants, len(orders), 1 if careful else stopping.every)
+            handles = [handle for order in batch for handle in order]
+            answers: list[list[int]] = []
+            pieces = [[handle] for handle in handles] if careful else [handles]
+            for piece in pieces:
+                limit = self.settings.timeout + 20 * sum(contestants[h].cost for h in piece)
+                try:
+                    answer = worker.request("visit", limit, handles=piece)
+                except WorkerRefused as error:
+                    mode = contestants[piece[0]].mode
+                    if not careful:
+                        raise _Lost from error
+                    self.failed[mode] = Entrant(mode, "failed", f"while timed: {error}")
+                    raise _Again from error
+                except (WorkerDied, WorkerTimeout) as error:
+                    if not careful:
+                        raise _Lost from error
+                    mode = contestants[piece[0]].mode
+                    self.failed[mode] = lost(mode, error)
+                    raise
+                answers += answer["blocks"]
+                spent += answer["spent"] * 1e-9
+            found = iter(answers)
+            for order in batch:
+                for contestant in contestants:
+                    contestant.samples.append([])
+                for handle in order:
+                    contestants[handle].samples[-1] = next(found)
+            orders += batch
+            why = self._enough(contestants, len(orders), spent)
+            if why is not None:
+                return orders, why, spent
+
+    def _orders(self, contestants: list[_Contestant], done: int, rounds: int) -> list[list[int]]:
+        orders = []
+        rounds = min(rounds, self.settings.stopping.max_rounds - done)
+        for ahead in range(rounds):
+            order = [c.handle for c in contestants if done + ahead < c.quota]
+            self.random.shuffle(order)
+            orders.append(order)
+        return orders
+
+    def _enough(self, contestants: list[_Contestant], rounds: int, spent: float) -> Stop | None:
+        """Why to stop now. Precision is asked only of those that take part in every round."""
+        stopping = self.settings.stopping
+        running = [c for c in contestants if c.quota == math.inf]
+        control = next((c for c in contestants if c.control), None)
+        baseline = next(
+            (i for i, c in enumerate(running) if control and c.mode == control.mode), None
+        )
+        if baseline is None:
+            running, baseline = contestants, 0
+        times = np.array([minima(c.visit["number"], c.samples) for c in running]).T
+        return enough(times, spent, stopping, baseline)
+
+    def _check(self, worker: Worker, contestants: list[_Contestant]) -> None:
+        """Checks what was timed once more, on its inputs and on others."""
+        for contestant in contestants:
+            limit = self.settings.timeout
+            try:
+                answer = worker.request("check", limit, handle=contestant.handle, fresh=[1])
+            except (WorkerDied, WorkerTimeout) as error:
+                self.failed[contestant.mode] = lost(contestant.mode, error)
+                raise
+            old = contestant.entrant
+            contestant.entrant = Entrant(
+                mode=old.mode,
+                status=answer["status"],
+                reason=answer.get("reason", ""),
+                error=max(old.error, _finite(answer.get("error", 0.0))),
+                ulps=max(old.ulps, _finite(answer.get("ulps", 0.0))),
+            )
+
+    def _record(self, contestant: _Contestant) -> Entrant:
+        entrant = contestant.entrant
+        return Entrant(
+            mode=entrant.mode,
+            status=entrant.status,
+            reason=entrant.reason,
+            where=entrant.where,
+            error=entrant.error,
+            ulps=entrant.ulps,
+            number=contestant.visit["number"],
+            untimed=contestant.visit["untimed"],
+            control=contestant.control,
+            samples=contestant.samples,
+        )
+
+
+def _finite(number: float) -> float:
+    """JSON has no infinity; a hopeless error is the largest number there is."""
+    return number if math.isfinite(number) else 1e308

@@ -1,0 +1,1 @@
+"""What was measured: run logs, data frames, exports."""

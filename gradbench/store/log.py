@@ -1,0 +1,420 @@
+"""Run logs: one append-only file of JSON lines per run.
+
+A line is written whole or not at all, and reaches the disk before the run goes on; so a kill or
+a full disk costs at most the comparison in flight. docs/results.md documents every field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+
+from gradbench.cases import Comparison, Entry
+
+SCHEMA = 1
+SUFFIX = ".jsonl"
+
+
+class StoreError(Exception):
+    """Something about the results folder that the user can mend; the message says what."""
+
+
+class PlanEntry(msgspec.Struct, frozen=True):
+    """One comparison that the run is to make, with its contestants."""
+
+    comparison: str
+    modes: list[str]
+
+
+class RunStarted(msgspec.Struct, tag_field="kind", tag="run", frozen=True):
+    """The first line of a log: what was asked for, on what machine."""
+
+    schema: int
+    run: str
+    started: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    plan: list[PlanEntry]
+    command: list[str] = []
+
+    def entries(self) -> list[Entry]:
+        return [Entry(Comparison.parse(p.comparison), tuple(p.modes)) for p in self.plan]
+
+
+class WorkerStarted(msgspec.Struct, tag_field="kind", tag="worker", frozen=True):
+    """A measuring process and all that its times may depend on."""
+
+    process: int
+    environment: dict[str, Any]
+    started: str
+
+
+class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One contestant of one session: a mode and what became of it.
+
+    `status` is ok, unsupported, wrong, failed, crashed, timed out or refused. `error` is the
+    worst error as a share of the allowed, `ulps` in units in the last place; `number` calls make
+    a sub-block. `samples` are nanoseconds per sub-block, a list per round, empty in rounds that
+    the contestant sat out.
+    """
+
+    mode: str
+    status: str
+    reason: str = ""
+    where: str = ""
+    error: float = 0.0
+    ulps: float = 0.0
+    number: int = 0
+    untimed: int = 0
+    control: bool = False
+    environment: str = ""
+    samples: list[list[int]] = []
+
+
+def minima(number: int, samples: list[list[int]]) -> list[float]:
+    """Seconds per call of each visit's fastest sub-block; NaN where it sat out a round."""
+    return [min(blocks) / number * 1e-9 if blocks else math.nan for blocks in samples]
+
+
+class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=True):
+    """One process's share of one comparison: the unit that is stored whole or not at all."""
+
+    comparison: str
+    session: int
+    process: int
+    baseline: str
+    entrants: list[Entrant]
+    order: list[list[int]]
+    """Positions in `entrants` in the order of their visits, a list per round."""
+    stopped: str
+    """Why the rounds ended: precise, rounds, budget, or nothing to time."""
+    visiting: float
+    """Seconds inside visits."""
+    elapsed: float
+    """Seconds from opening the comparison to closing it."""
+    load: float
+    """The machine's one-minute load average."""
+    result_bytes: int = 0
+
+
+class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
+    """What an instrument other than the clock read for one comparison in one session."""
+
+    comparison: str
+    session: int
+    process: int
+    instrument: str
+    unit: str
+    values: dict[str, list[float]]
+
+
+class RunResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):
+    started: str
+    cut: int = 0
+    """Bytes of a torn last line that were cut off."""
+
+
+class RunEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
+    """The last line of a stretch of measuring: finished, or interrupted by the user."""
+
+    ended: str
+    finished: bool
+    elapsed: float
+    visiting: float
+
+
+Record = RunStarted | WorkerStarted | SessionMeasured | Reading | RunResumed | RunEnded
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+def now() -> str:
+    """The time of day in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def new_run_id() -> str:
+    """A name that sorts by time and that no other run has."""
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{secrets.token_hex(3)}"
+
+
+@dataclass
+class Run:
+    """One log as it was read."""
+
+    path: Path
+    started: RunStarted
+    workers: list[WorkerStarted] = field(default_factory=list)
+    sessions: list[SessionMeasured] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    ends: list[RunEnded] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.started.run
+
+    @property
+    def finished(self) -> bool:
+        return any(end.finished for end in self.ends)
+
+    def environment(self, process: int) -> dict[str, Any]:
+        for worker in self.workers:
+            if worker.process == process:
+                return worker.environment
+        return {}
+
+    def by_comparison(self) -> dict[str, list[SessionMeasured]]:
+        """The sessions of each comparison, in the plan's order."""
+        found: dict[str, list[SessionMeasured]] = {p.comparison: [] for p in self.started.plan}
+        for session in self.sessions:
+            found.setdefault(session.comparison, []).append(session)
+        return found
+
+    def done(self) -> set[tuple[str, int]]:
+        """The comparisons and sessions that need no repeating."""
+        return {(record.comparison, record.session) for record in self.sessions}
+
+
+def folder(results: Path) -> Path:
+    return results / "runs"
+
+
+class RunLog:
+    """A log open for appending. Only one process at a time holds it."""
+
+    def __init__(self, path: Path, lock: filelock.FileLock, descriptor: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._descriptor = descriptor
+
+    @classmethod
+    def create(cls, results: Path, header: RunStarted) -> RunLog:
+        """A new log with its first line. Raises StoreError where it cannot be written."""
+        path = folder(results) / f"{header.run}{SUFFIX}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot write to {path.parent}: {error.strerror}") from error
+        log = cls(path, lock, descriptor)
+        log.append(header)
+        return log
+
+    @classmethod
+    def reopen(cls, run: Run) -> RunLog:
+        """An existing log, its torn last line cut off. Raises StoreError where it is in use."""
+        try:
+            lock = _lock(run.path)
+            descriptor = os.open(run.path, os.O_RDWR | os.O_APPEND)
+        except OSError as error:
+            raise StoreError(f"cannot write to {run.path}: {error.strerror}") from error
+        log = cls(run.path, lock, descriptor)
+        data = run.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        os.ftruncate(descriptor, whole)
+        log.append(RunResumed(now(), len(data) - whole))
+        return log
+
+    def append(self, record: Record) -> None:
+        """Writes one line whole. Raises StoreError, leaving the log as it was."""
+        line = _encoder.encode(record) + b"\n"
+        size = os.fstat(self._descriptor).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            raise StoreError(
+                f"cannot write to {self.path}: {error.strerror}; all before it is kept, and "
+                f"'gradbench run --resume {self.path.stem}' goes on from there"
+            ) from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            os.unlink(self._lock.lock_file)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _lock(path: Path) -> filelock.FileLock:
+    """The lock of a log, held by whoever writes it; the system frees it when that one dies."""
+    place = path.parent / ".locks"
+    place.mkdir(exist_ok=True)
+    lock = filelock.FileLock(place / f"{path.stem}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise StoreError(f"{path.stem} is being written by another process") from None
+    return lock
+
+
+def read(path: Path) -> Run:
+    """A log with every line that can be read; the others are named in `problems`.
+
+    Raises StoreError where the file is no run log at all.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path.name}: {error.strerror}") from error
+    lines = data.split(b"\n")
+    torn = lines.pop()
+    header = _decode_header(path, lines[0] if lines else torn)
+    run = Run(path, header)
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            record = _decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            run.problems.append(f"{path.name}, line {number}: damaged, skipped")
+            continue
+        match record:
+            case SessionMeasured():
+                run.sessions.append(record)
+            case WorkerStarted():
+                run.workers.append(record)
+            case Reading():
+                run.readings.append(record)
+            case RunEnded():
+                run.ends.append(record)
+    if torn:
+        run.problems.append(f"{path.name}: its last line is cut off, skipped")
+    return run
+
+
+def paths(results: Path) -> list[Path]:
+    """All files that should be run logs, oldest first."""
+    place = folder(results)
+    if not place.is_dir():
+        return []
+    return sorted(path for path in place.iterdir() if path.is_file())
+
+
+def read_all(results: Path) -> tuple[list[Run], list[str]]:
+    """Every run of a results folder, oldest first, and the files that had to be skipped."""
+    runs, problems = [], []
+    for path in paths(results):
+        if path.suffix != SUFFIX:
+            problems.append(f"{path.name}: not a run log, skipped")
+            continue
+        try:
+            runs.append(read(path))
+        except StoreError as error:
+            problems.append(f"{error}, skipped")
+    return runs, problems
+
+
+def locate(results: Path, name: str) -> Path:
+    """The log of a run's name, of the beginning of one, of 'latest', or of a path.
+
+    Raises StoreError where there is none, or more than one.
+    """
+    if name.endswith(SUFFIX) and Path(name).is_file():
+        return Path(name)
+    known = [path for path in paths(results) if path.suffix == SUFFIX]
+    if name == "latest":
+        for path in reversed(known):
+            with contextlib.suppress(StoreError):
+                _read_header(path)
+                return path
+        raise StoreError(f"there are no runs in {folder(results)}; 'gradbench run' makes one")
+    hits = [path for path in known if path.stem.startswith(name)]
+    hits = [path for path in hits if path.stem == name] or hits
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise StoreError(f"{name!r} fits {len(hits)} runs: {', '.join(p.stem for p in hits)}")
+    raise StoreError(
+        f"no run named {name!r} in {folder(results)}; 'gradbench show --runs' lists them"
+    )
+
+
+def find(results: Path, name: str) -> Run:
+    """The run of a name, read whole; arguments and errors as for `locate`."""
+    return read(locate(results, name))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the ends of a log tell without reading all of it."""
+
+    path: Path
+    started: RunStarted
+    torch: str
+    finished: bool
+
+
+def read_headers(results: Path) -> tuple[list[Header], list[str]]:
+    """Every run's header, oldest first, and the files that had to be skipped."""
+    headers, problems = [], []
+    for path in paths(results):
+        if path.suffix != SUFFIX:
+            problems.append(f"{path.name}: not a run log, skipped")
+            continue
+        try:
+            headers.append(_read_header(path))
+        except StoreError as error:
+            problems.append(f"{error}, skipped")
+    return headers, problems
+
+
+def _read_header(path: Path) -> Header:
+    with path.open("rb") as file:
+        started = _decode_header(path, file.readline())
+        second = file.readline()
+        file.seek(max(0, path.stat().st_size - 4096))
+        last = file.read().splitlines()[-1]
+    torch, finished = "", False
+    with contextlib.suppress(msgspec.MsgspecError):
+        worker = _decoder.decode(second)
+        if isinstance(worker, WorkerStarted):
+            torch = str(worker.environment.get("torch", ""))
+        end = _decoder.decode(last)
+        finished = isinstance(end, RunEnded) and end.finished
+    return Header(path, started, torch, finished)
+
+
+def _decode_header(path: Path, line: bytes) -> RunStarted:
+    try:
+        header = _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        header = None
+    if not isinstance(header, RunStarted):
+        what = "not a run log, or its first line is damaged" if line else "empty"
+        raise StoreError(f"{path.name}: {what}")
+    if header.schema > SCHEMA:
+        raise StoreError(
+            f"{path.name}: written by a newer gradbench (schema {header.schema}; "
+            f"this one reads up to {SCHEMA})"
+        )
+    return header
+
+
+def iterate(results: Path) -> Iterator[Run]:
+    """Every readable run, oldest first, one in memory at a time."""
+    for path in paths(results):
+        with contextlib.suppress(StoreError):
+            if path.suffix == SUFFIX:
+                yield read(path)

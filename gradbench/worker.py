@@ -1,0 +1,326 @@
+"""The measuring process: torch and the standard library, nothing else.
+
+It reads one request a line from its standard input and answers each with one line, both JSON.
+`gradbench.session` is the other side; docs/architecture.md describes every message. Whatever the
+measured code prints goes to standard error, so that it can't break the wire. The process ends
+when its input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from typing import IO, Any
+
+import torch
+
+from gradbench import __version__, registry
+from gradbench.cases import DOCUMENTS, Comparison, Offer, parse_size, size_label
+from gradbench.gate import Contestant, Gate, draw, pose
+from gradbench.instruments.wall import Visit, WallTime
+from gradbench.modes.capability import unsupported_reason
+from gradbench.modes.mode import Mode, Unsupported
+from gradbench.operators import OPERATORS
+
+PROTOCOL = 1
+
+
+class Refused(Exception):
+    """A request that cannot be carried out; the message says why."""
+
+
+def environment() -> dict[str, Any]:
+    """What a time may depend on and only this process can tell."""
+    facts: dict[str, Any] = {
+        "gradbench": __version__,
+        "torch": str(torch.__version__),
+        "torch_git": torch.version.git_version,
+        "torch_cuda": torch.version.cuda,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "mkl": torch.backends.mkl.is_available(),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "malloc": os.environ.get("LD_PRELOAD", ""),
+        "interop_threads": torch.get_num_interop_threads(),
+        "pid": os.getpid(),
+        "devices": ["cpu"],
+    }
+    if torch.cuda.is_available():
+        facts["devices"] += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        facts["device_names"] = [
+            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+        ]
+    return facts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _line(error: BaseException) -> str:
+    """An exception as one short line."""
+    text = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _where(error: BaseException) -> str:
+    """The last lines of a traceback that lie outside torch and this package."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    beside = os.path.dirname(os.path.abspath(torch.__file__))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((here, beside, "<"))
+    ]
+    return "; ".join(f"{f.filename}:{f.lineno} {f.line}" for f in frames[-2:])
+
+
+class Session:
+    """The state of one worker: the open comparison and its contestants."""
+
+    def __init__(self, memory_limit: int, clock: Any = time.perf_counter_ns) -> None:
+        self.memory_limit = memory_limit
+        self.clock = clock
+        self.wall = WallTime(clock)
+        self.gate: Gate | None = None
+        self.contestants: dict[int, tuple[Contestant, Visit]] = {}
+        self.compiled = False
+
+    # Each method below that has a name in `answer` is one kind of request.
+
+    def hello(self) -> dict[str, Any]:
+        return {"protocol": PROTOCOL, "environment": environment()}
+
+    def discover(self) -> dict[str, Any]:
+        offers = []
+        for function in registry.FUNCTIONS.values():
+            for operator in function.derivatives:
+                modes = registry.modes_of(operator)
+                offers.append(
+                    asdict(
+                        Offer(
+                            operator=operator,
+                            function=function.name,
+                            document=function.document,
+                            formula=function.formula,
+                            derivative=function.derivative,
+                            dtype=function.dtype,
+                            example_size=size_label(function.example_size),
+                            sizes=tuple(map(size_label, function.sizes)),
+                            large_sizes=tuple(map(size_label, function.large_sizes)),
+                            modes=tuple(m.name for m in modes if not m.opt_in),
+                            opt_in=tuple(m.name for m in modes if m.opt_in),
+                            size_names=tuple(function.example_size),
+                            first=OPERATORS[operator].first,
+                        )
+                    )
+                )
+        modes_told = [
+            {
+                "operator": operator,
+                "mode": mode.name,
+                "summary": mode.summary,
+                "document": mode.document,
+                "opt_in": mode.opt_in,
+                "missing": mode.missing(),
+                "source": mode.source(),
+            }
+            for (operator, _), mode in registry.MODES.items()
+        ]
+        return {"offers": offers, "modes": modes_told}
+
+    def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
+        """Poses the problem: the timed arguments and the fresh sets of the numbers given."""
+        self.close()
+        wanted = Comparison.parse(comparison)
+        function = registry.FUNCTIONS.get(wanted.function)
+        if function is None or wanted.operator not in function.derivatives:
+            raise Refused(f"there is no {wanted.operator} of {wanted.function} here")
+        if wanted.device != "cpu" and not torch.cuda.is_available():
+            raise Refused(f"{wanted.device}: there is no CUDA device here")
+        size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
+        torch.set_num_threads(wanted.threads)
+        problem, timed = pose(
+            function, wanted.operator, size, wanted.dtype, wanted.device, wanted.seed(salt, 0)
+        )
+        others = [
+            draw(problem, function.example_size if size is None else size, wanted.seed(salt, i))
+            for i in fresh
+        ]
+        self.gate = Gate(problem, timed, others)
+        synchronize = torch.cuda.synchronize if problem.device.type == "cuda" else None
+        self.wall = WallTime(self.clock, synchronize)
+        return {
+            "outputs": problem.outputs,
+            "coordinates": problem.coordinates,
+            "result_bytes": problem.result_numel * torch.finfo(problem.dtype).bits // 8,
+        }
+
+    def prepare(
+        self, mode: str, handle: int, warm: int, fresh: list[int], spend: int = 0
+    ) -> dict[str, Any]:
+        """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks."""
+        if self.gate is None:
+            raise Refused("no comparison is open")
+        declared = registry.MODES.get((self.gate.problem.operator, mode))
+        if declared is None:
+            return {"status": "unsupported", "reason": "there is no such mode here"}
+        verdict = self._reject(declared)
+        if verdict:
+            return verdict
+        try:
+            call = declared.build(self.gate.problem)
+            contestant = self.gate.enter(mode, call, declared.leaves)
+            started = self.clock()
+            finding = contestant.check(fresh)
+            checked = self.clock() - started
+        except Unsupported as error:
+            return {"status": "unsupported", "reason": str(error)}
+        except Exception as error:
+            reason = unsupported_reason(error)
+            if reason is not None:
+                return {"status": "unsupported", "reason": reason}
+            return {"status": "failed", "reason": _line(error), "where": _where(error)}
+        evidence = {"error": finding.error, "ulps": finding.ulps}
+        if not finding.right:
+            return {"status": "wrong", "reason": finding.reason, **evidence}
+        self.compiled |= declared.opt_in
+        if not warm:
+            return {"status": "ok", "checked": checked, **evidence}
+        how = self.wall.warm(call, contestant.arguments, warm)
+        self.contestants[handle] = (contestant, how)
+        return {"status": "ok", "visit": asdict(how), "checked": checked, **evidence}
+
+    def _reject(self, declared: Mode) -> dict[str, Any] | None:
+        """What can be said before anything is built or allocated."""
+        assert self.gate is not None
+        missing = declared.missing()
+        if missing:
+            return {
+                "status": "unsupported",
+                "reason": f"torch {torch.__version__} has no {missing}",
+            }
+        numbers = declared.numbers_at_peak(self.gate.problem)
+        needed = self.gate.bytes_needed(numbers)
+        if needed > self.memory_limit:
+            return {
+                "status": "refused",
+                "reason": f"would need about {_bytes(needed)}, "
+                f"more than the limit of {_bytes(self.memory_limit)}",
+            }
+        return None
+
+    def visit(self, handles: list[int]) -> dict[str, Any]:
+        """Visits in the order given; nanoseconds of every sub-block, and of all visits."""
+        blocks = []
+        start = self.clock()
+        for handle in handles:
+            contestant, how = self.contestants[handle]
+            blocks.append(self.wall.visit(contestant.call, contestant.arguments, how))
+        return {"blocks": blocks, "spent": self.clock() - start}
+
+    def check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
+        """Checks a contestant once more, after it was timed."""
+        contestant, _ = self.contestants[handle]
+        try:
+            finding = contestant.check(fresh, twice=False)
+        except Exception as error:
+            return {"status": "failed", "reason": "after timing: " + _line(error)}
+        return {
+            "status": "ok" if finding.right else "wrong",
+            "reason": finding.reason and "after timing: " + finding.reason,
+            "error": finding.error,
+            "ulps": finding.ulps,
+        }
+
+    def close(self) -> dict[str, Any]:
+        self.contestants.clear()
+        self.gate = None
+        if self.compiled and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
+            self.compiled = False
+        gc.collect()
+        return {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        kind = request.pop("op")
+        known = ("hello", "discover", "open", "prepare", "visit", "check", "close")
+        if kind not in known:
+            raise Refused(f"unknown request {kind!r}")
+        answer: dict[str, Any] = getattr(self, kind)(**request)
+        return answer
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def _die_with_parent() -> None:
+    """On Linux, ends this process when the driver is killed, even in the midst of a call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def serve(requests: IO[str], answers: IO[str], session: Session) -> None:
+    """Answers requests until the input ends."""
+    for line in requests:
+        try:
+            answer = {"ok": True, **session.answer(json.loads(line))}
+        except Refused as error:
+            answer = {"ok": False, "reason": str(error)}
+        except Exception as error:
+            answer = {"ok": False, "reason": _line(error), "where": _where(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gradbench.worker")
+    parser.add_argument("--memory-limit", type=int, default=4 << 30)
+    parser.add_argument("--from", dest="files", action="append", default=[])
+    options = parser.parse_args()
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w")
+    requests = os.fdopen(os.dup(0), "r")
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    torch.set_num_interop_threads(1)
+    torch.set_num_threads(1)
+    registry.load_builtin()
+    try:
+        for path in options.files:
+            registry.load_file(path)
+    except BaseException as error:
+        reason = {"ok": False, "reason": _line(error), "where": _where(error)}
+        answers.write(json.dumps(reason) + "\n")
+        answers.flush()
+        return
+    # What is loaded by now stays; frozen, it costs later collections nothing.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    serve(requests, answers, Session(options.memory_limit))
+
+
+if __name__ == "__main__":
+    main()
