@@ -13,7 +13,7 @@ import msgspec
 
 from gradbench import machine
 from gradbench.cases import Entry, Offer
-from gradbench.session import Measurement, Settings, lost, prepare
+from gradbench.session import SLOW_SESSIONS, Measurement, Settings, lost, prepare, slow
 from gradbench.statistics import Stopping
 from gradbench.store.log import (
     SCHEMA,
@@ -208,8 +208,11 @@ def measure(
     workers = _Workers(options, log, max((w.process for w in run.workers), default=0))
     before = run.workers[0].environment if run.workers else None
     settled: dict[str, dict[str, Entrant]] = {}
+    slow_ones: dict[str, frozenset[str]] = {}
     for record in run.sessions:
         _settle(settled, record)
+        if record.session == 0:
+            slow_ones[record.comparison] = slow(record)
     skipped = sum((str(entry.comparison), number) in done for number, entry in steps)
     finished = False
     visiting = 0.0
@@ -237,11 +240,14 @@ def measure(
                 discovery.opt_in,
                 discovery.first(entry.comparison.operator),
                 settled.get(name, {}),
+                slow_ones.get(name, frozenset()) if number >= SLOW_SESSIONS else frozenset(),
             ).run()
             log.append(record)
             run.sessions.append(record)
             visiting += record.visiting
             _settle(settled, record)
+            if number == 0:
+                slow_ones[name] = slow(record)
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
     finally:

@@ -29,6 +29,10 @@ SLOW_SHARE = 0.4
 FEWEST_VISITS = 2
 """A slow contestant is visited at least so often, whatever that takes."""
 
+SLOW_CALL = 0.1
+SLOW_SESSIONS = 3
+"""Contestants of which one call takes SLOW_CALL seconds take part in the first sessions only."""
+
 Start = Callable[[], tuple[Worker, int]]
 """Gives a running worker and its number in the log."""
 
@@ -113,7 +117,7 @@ class Measurement:
 
     `start` gives a worker; it is called again where the last one died. `settled` holds the
     contestants that earlier sessions have shown not to be measurable, with their record: they
-    are not tried again.
+    are not tried again. `resting` are those that sit this session out (see `slow`).
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class Measurement:
         opt_in: frozenset[str],
         first: str,
         settled: dict[str, Entrant],
+        resting: frozenset[str] = frozenset(),
     ) -> None:
         self.entry = entry
         self.session = session
@@ -133,6 +138,7 @@ class Measurement:
         self.opt_in = opt_in
         self.first = first
         self.failed: dict[str, Entrant] = dict(settled)
+        self.resting = resting
         self.random = random.Random(f"{settings.seed}/{entry.comparison}/{session}")
         # Fresh inputs differ from session to session, so that each adds to the evidence.
         self.fresh = [1 + 2 * session, 2 + 2 * session]
@@ -176,7 +182,8 @@ class Measurement:
     def _prepare(self, worker: Worker) -> tuple[list[_Contestant], dict[str, Any]]:
         """Every contestant that passed the gate, and the control as the last of them."""
         settings = self.settings
-        modes = [mode for mode in self.entry.modes if mode not in self.failed]
+        out = self.failed.keys() | self.resting
+        modes = [mode for mode in self.entry.modes if mode not in out]
         if not modes:
             return [], {}
         try:
@@ -341,6 +348,17 @@ class Measurement:
             control=contestant.control,
             samples=contestant.samples,
         )
+
+
+def slow(session: SessionMeasured) -> frozenset[str]:
+    """The contestants of which one call takes long; the baseline is kept, as ratios need it."""
+    return frozenset(
+        entrant.mode
+        for entrant in session.entrants
+        if entrant.mode != session.baseline
+        and entrant.samples
+        and np.nanmin(minima(entrant.number, entrant.samples)) > SLOW_CALL
+    )
 
 
 def _finite(number: float) -> float:

@@ -296,10 +296,10 @@ def clusters(
       which merely scatter are not called groups. Fewer sessions leave narrower groups by chance.
 
     Simulated: sessions that scatter normally with an SD of half the floor are split in under 1 of
-    100 cases. Far above the floor, where absolute times scatter and the contrast is all there is
-    to go by, about 5 of 100 from five sessions on, but a quarter with three: three
-    sessions cannot tell groups from scatter. Two modes 15 % apart, 16 rounds with bursts, are found
-    in 95 of 100 cases in which both occurred. Sessions without a round are left out.
+    100 cases. Far above the floor, where absolute times scatter and the contrast is all there is to
+    go by, it is 3 to 6 of 100 from five sessions on, but 22 with three and nearly always with two,
+    which cannot tell groups from scatter. Two speeds 15 % apart, in 16 rounds with bursts, are
+    found in 95 of 100 cases in which both occurred. Sessions without a round are left out.
     """
     _check(floor, confidence)
     seen = [i for i, e in enumerate(estimates) if e.rounds]
@@ -776,7 +776,7 @@ def judge(
 
     A table without a call still shows alpha or so: those were the odds of one. Rows that share a
     baseline share its error, so their false alarms come rarely, but together: the share of false
-    calls stays bounded by alpha, while the mean number came to 2.3 times the bound in the worst
+    calls stays bounded by alpha, while the mean number came to 2.8 times the bound in the worst
     case simulated (40 rows, all right at the floor, half their variance shared).
 
     Raises ValueError for an estimate made for another floor or confidence: its p-values and
@@ -939,11 +939,11 @@ class Stopping:
 
 
 def half_widths(times: npt.ArrayLike, baseline: int = 0, confidence: float = CONFIDENCE) -> Array:
-    """Half the interval of each contestant's median log ratio to the baseline, shape
-    (contestants,).
+    """Half the interval of each contestant's median log ratio to the baseline.
 
-    `times`: shape (rounds, contestants), seconds per call, NaN where missing. Infinite below
-    6 rounds (at 95 %), NaN for a contestant without a round in common with the baseline.
+    `times`: shape (rounds, contestants), seconds per call, NaN where missing. The result has shape
+    (contestants,): infinite below 6 rounds (at 95 %), NaN for a contestant without a round in
+    common with the baseline.
     Raises ValueError for shapes, baseline or confidence that do not fit.
     """
     _check(0, confidence)

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,24 @@ class WorkerOptions:
     files: tuple[str, ...] = ()
     memory_limit: int = 4 << 30
     start_timeout: float = 120.0
+    prefix: tuple[str, ...] = ()
+    """A program to run it under, with its arguments."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What its environment has besides this one's."""
 
 
 class Worker:
-    """One measuring process. Use it as a context manager, or `kill` it."""
+    """One measuring process. Use it as a context manager, or `kill` it.
 
-    def __init__(self, options: WorkerOptions) -> None:
+    `born` is told the process's number before the process is waited for, so that another thread
+    can end it at any time.
+    """
+
+    def __init__(
+        self, options: WorkerOptions, born: Callable[[int], None] = lambda pid: None
+    ) -> None:
         self.options = options
-        command = [options.python, "-m", "gradbench.worker"]
+        command = [*options.prefix, options.python, "-m", "gradbench.worker"]
         command += ["--memory-limit", str(options.memory_limit)]
         for path in options.files:
             command += ["--from", path]
@@ -63,12 +73,13 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=_environment(),
+                env=_environment() | dict(options.environment),
                 # Its own process group: Ctrl-C is the driver's to handle.
                 start_new_session=True,
             )
         except OSError as error:
-            raise WorkerError(f"cannot start {options.python}: {error.strerror}") from error
+            raise WorkerError(f"cannot start {command[0]}: {error.strerror}") from error
+        born(self._process.pid)
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
         self._selector = selectors.DefaultSelector()

@@ -28,12 +28,17 @@ import torch
 from gradbench import __version__, registry
 from gradbench.cases import DOCUMENTS, Comparison, Offer, parse_size, size_label
 from gradbench.gate import Contestant, Gate, draw, pose
-from gradbench.instruments.wall import Visit, WallTime
+from gradbench.instruments import INSTRUMENTS
+from gradbench.instruments.instrument import Instrument, Unreadable
+from gradbench.instruments.wall import Visit, WallTime, plan
 from gradbench.modes.capability import unsupported_reason
 from gradbench.modes.mode import Mode, Unsupported
 from gradbench.operators import OPERATORS
 
 PROTOCOL = 1
+
+SLOW = 100_000_000
+"""Calls of so many nanoseconds are warm from being checked and are not warmed again."""
 
 
 class Refused(Exception):
@@ -99,6 +104,7 @@ class Session:
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
         self.contestants: dict[int, tuple[Contestant, Visit]] = {}
+        self.instruments: dict[str, Instrument] = {n: made() for n, made in INSTRUMENTS.items()}
         self.compiled = False
 
     # Each method below that has a name in `answer` is one kind of request.
@@ -142,7 +148,8 @@ class Session:
             }
             for (operator, _), mode in registry.MODES.items()
         ]
-        return {"offers": offers, "modes": modes_told}
+        unavailable = {name: i.unavailable() for name, i in self.instruments.items()}
+        return {"offers": offers, "modes": modes_told, "unavailable": unavailable}
 
     def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
         """Poses the problem: the timed arguments and the fresh sets of the numbers given."""
@@ -180,15 +187,19 @@ class Session:
         declared = registry.MODES.get((self.gate.problem.operator, mode))
         if declared is None:
             return {"status": "unsupported", "reason": "there is no such mode here"}
-        verdict = self._reject(declared)
-        if verdict:
-            return verdict
+        missing = declared.missing()
+        if missing:
+            return {
+                "status": "unsupported",
+                "reason": f"torch {torch.__version__} has no {missing}",
+            }
         try:
             call = declared.build(self.gate.problem)
+            refusal = self._refusal(declared)
+            if refusal:
+                return {"status": "refused", "reason": refusal}
             contestant = self.gate.enter(mode, call, declared.leaves)
-            started = self.clock()
             finding = contestant.check(fresh)
-            checked = self.clock() - started
         except Unsupported as error:
             return {"status": "unsupported", "reason": str(error)}
         except Exception as error:
@@ -201,29 +212,23 @@ class Session:
             return {"status": "wrong", "reason": finding.reason, **evidence}
         self.compiled |= declared.opt_in
         if not warm:
-            return {"status": "ok", "checked": checked, **evidence}
-        how = self.wall.warm(call, contestant.arguments, warm)
+            return {"status": "ok", **evidence}
+        if contestant.fastest > SLOW:
+            how = plan(contestant.fastest)
+        else:
+            how = self.wall.warm(call, contestant.arguments, warm)
         self.contestants[handle] = (contestant, how)
-        return {"status": "ok", "visit": asdict(how), "checked": checked, **evidence}
+        return {"status": "ok", "visit": asdict(how), **evidence}
 
-    def _reject(self, declared: Mode) -> dict[str, Any] | None:
-        """What can be said before anything is built or allocated."""
+    def _refusal(self, declared: Mode) -> str:
+        """Why the mode must not be called, for want of memory; empty where it may be."""
         assert self.gate is not None
-        missing = declared.missing()
-        if missing:
-            return {
-                "status": "unsupported",
-                "reason": f"torch {torch.__version__} has no {missing}",
-            }
-        numbers = declared.numbers_at_peak(self.gate.problem)
-        needed = self.gate.bytes_needed(numbers)
-        if needed > self.memory_limit:
-            return {
-                "status": "refused",
-                "reason": f"would need about {_bytes(needed)}, "
-                f"more than the limit of {_bytes(self.memory_limit)}",
-            }
-        return None
+        needed = self.gate.bytes_needed(declared.numbers_at_peak(self.gate.problem))
+        if needed <= self.memory_limit:
+            return ""
+        return (
+            f"would need about {_bytes(needed)}, more than the limit of {_bytes(self.memory_limit)}"
+        )
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
         """Visits in the order given; nanoseconds of every sub-block, and of all visits."""
@@ -248,6 +253,39 @@ class Session:
             "ulps": finding.ulps,
         }
 
+    def trust(self, mode: str, handle: int, call: int) -> dict[str, Any]:
+        """Builds a mode that passed the gate of another process, where a call took so many
+        nanoseconds: this one is too slow to check it again."""
+        if self.gate is None:
+            raise Refused("no comparison is open")
+        declared = registry.MODES[self.gate.problem.operator, mode]
+        built = declared.build(self.gate.problem)
+        self.contestants[handle] = (self.gate.enter(mode, built, declared.leaves), plan(call))
+        return {}
+
+    def read(self, handle: int, instruments: list[str]) -> dict[str, Any]:
+        """What each instrument reads of a contestant, or the reason why it does not."""
+        contestant, how = self.contestants[handle]
+        values: dict[str, list[float]] = {}
+        reasons: dict[str, str] = {}
+        for name in instruments:
+            try:
+                values[name] = self.instruments[name].read(contestant, how.call)
+            except Unreadable as error:
+                reasons[name] = f"{error.status}: {error}"
+            except Exception as error:
+                reasons[name] = "failed: " + _line(error)
+        return {"values": values, "reasons": reasons}
+
+    def slow(self, handle: int, share: float, spend: int) -> dict[str, Any]:
+        """For studies of the suite only: makes a contestant slower by a share of its own time."""
+        from gradbench.studies.injection import calibrate, slowed
+
+        contestant, how = self.contestants[handle]
+        dose = calibrate(self.wall, contestant.call, contestant.arguments, how, share, spend)
+        contestant.call = slowed(contestant.call, dose.turns)
+        return asdict(dose)
+
     def close(self) -> dict[str, Any]:
         self.contestants.clear()
         self.gate = None
@@ -259,7 +297,8 @@ class Session:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
-        known = ("hello", "discover", "open", "prepare", "visit", "check", "close")
+        known = ("hello", "discover", "open", "prepare", "visit", "slow", "check", "close")
+        known += ("trust", "read")
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
         answer: dict[str, Any] = getattr(self, kind)(**request)

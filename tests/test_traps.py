@@ -57,7 +57,7 @@ def test_transposed_W_is_found_by_a_random_square_W_but_not_by_a_symmetric_one()
 
 def test_transposed_W_does_not_even_fit_where_m_is_not_n():
     inputs = FUNCTIONS["affine_softmax_mse"].example()
-    with pytest.raises(RuntimeError, match="size|shapes"):
+    with pytest.raises(RuntimeError, match=r"size|shapes"):
         transposed_dx(*inputs)
 
 

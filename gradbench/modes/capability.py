@@ -17,6 +17,10 @@ REASONS = tuple(
             "the function uses a tensor's value in Python (a branch, .item()): tracing cannot",
         ),
         (
+            r"aten::alias\(\) Expected a value of type 'Tensor'",
+            "torch.func.linearize of this release cannot trace the function's plain numbers",
+        ),
+        (
             r"vmap: .{0,80}\(self, \*extra_args\) is not possible",
             "the function writes in place into a tensor that vmap does not map over",
         ),

@@ -32,18 +32,19 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Without `fullgraph` the parts that cannot be compiled would run as they are, unnoticed.
     """
-    config = torch._dynamo.config
-    # Torch counts by code object, and all functions of one transform share theirs: the ninth
-    # `jacrev` in one process would be refused.
-    for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
-        if hasattr(config, limit):
-            setattr(config, limit, 1_000_000)
 
     # Where the outermost frame is one of torch's own, some releases run it as it is, unnoticed.
     def whole(*arguments: Any) -> Any:
         return function(*arguments)
 
-    return torch.compile(whole, fullgraph=True, dynamic=False)
+    fast = torch.compile(whole, fullgraph=True, dynamic=False)
+    from torch._dynamo import config
+
+    # Torch counts the functions compiled by their code, which is the one above for all.
+    for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
+        if hasattr(config, limit):
+            setattr(config, limit, 1_000_000)
+    return fast
 
 
 @mode(*OPERATORS, opt_in=True, needs=NEEDS)
@@ -133,11 +134,14 @@ def compiled_summed_vjp(problem: Problem) -> Call:
 @mode("jvp", opt_in=True, needs=(*NEEDS, "torch.func.jvp"))
 def compiled_jvp(problem: Problem) -> Call:
     """`torch.func.jvp`, compiled"""
+    f, n = problem.forward, problem.differentiated
 
     @compiled
     def pushed(inputs: Tensors, tangents: Tensors) -> Any:
-        f, wrt = bound(problem, inputs)
-        return torch.func.jvp(f, wrt, tangents)[1]
+        # The zero tangent that torch gives a constant has no memory, and the compiled code
+        # would read it (pytorch issue 177261).
+        zeros = [torch.zeros_like(constant) for constant in inputs[n:]]
+        return torch.func.jvp(f, inputs, (*tangents, *zeros))[1]
 
     return pushed
 

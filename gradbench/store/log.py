@@ -195,6 +195,8 @@ def folder(results: Path) -> Path:
 class RunLog:
     """A log open for appending. Only one process at a time holds it."""
 
+    go_on = "gradbench run --resume"
+
     def __init__(self, path: Path, lock: filelock.FileLock, descriptor: int) -> None:
         self.path = path
         self._lock = lock
@@ -206,7 +208,7 @@ class RunLog:
         path = folder(results) / f"{header.run}{SUFFIX}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            lock = hold(path)
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
         except OSError as error:
             raise StoreError(f"cannot write to {path.parent}: {error.strerror}") from error
@@ -218,7 +220,7 @@ class RunLog:
     def reopen(cls, run: Run) -> RunLog:
         """An existing log, its torn last line cut off. Raises StoreError where it is in use."""
         try:
-            lock = _lock(run.path)
+            lock = hold(run.path)
             descriptor = os.open(run.path, os.O_RDWR | os.O_APPEND)
         except OSError as error:
             raise StoreError(f"cannot write to {run.path}: {error.strerror}") from error
@@ -229,7 +231,7 @@ class RunLog:
         log.append(RunResumed(now(), len(data) - whole))
         return log
 
-    def append(self, record: Record) -> None:
+    def append(self, record: msgspec.Struct) -> None:
         """Writes one line whole. Raises StoreError, leaving the log as it was."""
         line = _encoder.encode(record) + b"\n"
         size = os.fstat(self._descriptor).st_size
@@ -243,7 +245,7 @@ class RunLog:
                 os.ftruncate(self._descriptor, size)
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror}; all before it is kept, and "
-                f"'gradbench run --resume {self.path.stem}' goes on from there"
+                f"'{self.go_on} {self.path.stem}' goes on from there"
             ) from error
 
     def close(self) -> None:
@@ -259,7 +261,7 @@ class RunLog:
         self.close()
 
 
-def _lock(path: Path) -> filelock.FileLock:
+def hold(path: Path) -> filelock.FileLock:
     """The lock of a log, held by whoever writes it; the system frees it when that one dies."""
     place = path.parent / ".locks"
     place.mkdir(exist_ok=True)

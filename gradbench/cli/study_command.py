@@ -1,0 +1,248 @@
+"""gradbench study"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gradbench.cli import options
+from gradbench.cli.output import console, duration, emit, plain, progress, table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def command() -> None:
+    """Measure how far this suite can be trusted on this machine.
+
+    Each study measures what is known beforehand and counts the verdicts: false alarms on the same
+    code (aa), slowdowns found (power), the same for other tools (peers), and how often an interval
+    holds the true ratio (coverage). 'report' writes the evidence page from what is stored.
+    """
+
+
+def _common(command: F) -> F:
+    made = [
+        click.option(
+            "-c",
+            "--case",
+            "cases",
+            multiple=True,
+            metavar="OPERATOR/FUNCTION/MODE",
+            help="Measure this case instead of the study's own; globs, may be repeated.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True),
+        options.files_option,
+        options.results_option,
+        click.option(
+            "--resume",
+            "resumed",
+            metavar="STUDY",
+            help="Go on with an interrupted study ('latest', or its name or the beginning of it); "
+            "its settings are its own.",
+        ),
+        click.option("--by-case", is_flag=True, help="A line for each case too."),
+        options.format_option("json", "csv", "md"),
+    ]
+    for option in reversed(made):
+        command = option(command)
+    return command
+
+
+def _trials(default: int, what: str) -> Callable[[F], F]:
+    return click.option(
+        "--trials", type=click.IntRange(min=1), default=default, show_default=True, help=what
+    )
+
+
+_comparisons = click.option(
+    "--comparisons",
+    type=click.IntRange(min=0),
+    default=80,
+    show_default=True,
+    help="Comparisons by the full protocol, five processes each, besides.",
+)
+
+_between = click.option(
+    "--between",
+    is_flag=True,
+    help="Two processes of the same build that take turns, five pairs of them a comparison.",
+)
+
+_neighbour = click.option(
+    "--neighbour",
+    type=click.Choice(["none", "other", "same", "both"]),
+    default="none",
+    show_default=True,
+    help="A process that works in bursts while the study runs, on another core, on the measuring "
+    "process's own, or on both; the measuring process is then tied to a core.",
+)
+
+_floor = click.option(
+    "--floor",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=None,
+    help="Differences within this share count as the same.  [default: 0.01; between: 0.02]",
+)
+
+
+@command.command()
+@_trials(1000, "Comparisons in one process; with --between, comparisons in all.")
+@_comparisons
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Seconds of measuring per comparison, at most.",
+)
+@_between
+@_neighbour
+@_floor
+@_common
+def aa(**given: Any) -> int:
+    """The same code against itself: how often a difference is called that is not there."""
+    return _study("aa", **given)
+
+
+@command.command()
+@_trials(150, "Comparisons per slowdown and budget; with --between, per slowdown.")
+@_comparisons
+@click.option(
+    "--budget",
+    "budgets",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    default=(0.3, 1.0),
+    show_default=True,
+    help="Seconds of measuring per comparison, at most; may be repeated.",
+)
+@click.option(
+    "--slowdown",
+    "slowdowns",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    default=(1.0, 2.0, 5.0, 10.0),
+    show_default=True,
+    help="Injected slowdown in percent; may be repeated.",
+)
+@_between
+@_neighbour
+@_floor
+@_common
+def power(**given: Any) -> int:
+    """Injected slowdowns of known size: how often they are found."""
+    return _study("power", **given)
+
+
+def _study(
+    name: str,
+    cases: Sequence[str],
+    files: tuple[str, ...],
+    results: Path,
+    resumed: str | None,
+    by_case: bool,
+    form: str,
+    **settings: Any,
+) -> int:
+    """Runs or resumes a study and shows what it found."""
+    from gradbench import machine
+    from gradbench.cases import SelectionError
+    from gradbench.run import discover
+    from gradbench.store.log import StoreError
+    from gradbench.studies import STUDIES, engine, store
+    from gradbench.studies.neighbour import NoPinning, places
+    from gradbench.wire import WorkerError, WorkerOptions
+
+    module = importlib.import_module(STUDIES[name])
+    try:
+        if resumed is not None:
+            study = store.find(results, resumed, name)
+            _require_no_settings()
+            files = tuple(study.settings.get("files", ()))
+            found = discover(WorkerOptions(files=files))
+            _require_same(study.started.environment, found.environment)
+            log = store.StudyLog.go_on_with(study)
+        else:
+            places(settings.get("neighbour", "none"))
+            found = discover(WorkerOptions(files=files))
+            default = getattr(module, "CASES", engine.CASES)
+            chosen = engine.resolve(found, cases or default)
+            log, study = store.StudyLog.begin(
+                results,
+                name,
+                {**settings, "cases": chosen, "files": list(files)},
+                machine.facts(),
+                found.environment,
+                ["gradbench", *sys.argv[1:]],
+            )
+        with log, progress(name) as report:
+            steps = module.plan(study.settings, study.settings["cases"])
+            carry_out = getattr(module, "carry_out", engine.carry_out)
+            study = carry_out(log, study, steps, report, WorkerOptions(files=files))
+    except KeyboardInterrupt:
+        click.echo(
+            f"Stopped; all that was measured is kept in {log.path}.\n"
+            f"Go on with: {log.go_on} {log.path.stem}",
+            err=True,
+        )
+        return 130
+    except (SelectionError, NoPinning) as error:
+        raise click.UsageError(str(error)) from error
+    except (StoreError, WorkerError) as error:
+        raise click.ClickException(str(error)) from error
+    _show(study, by_case, form)
+    return 0
+
+
+def _require_no_settings() -> None:
+    context = click.get_current_context()
+    for name in context.params:
+        if name in ("resumed", "results", "by_case", "form"):
+            continue
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--resume goes on with the study's own settings: leave --{name} out"
+            )
+
+
+def _require_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    from gradbench.run import IDENTITY
+    from gradbench.store.log import StoreError
+
+    for key in IDENTITY:
+        if before.get(key) != after.get(key):
+            raise StoreError(
+                f"this study was begun with {key} {before.get(key)} and now there is "
+                f"{after.get(key)}: start a new one"
+            )
+
+
+def _show(study: Any, by_case: bool, form: str) -> None:
+    from gradbench.studies import STUDIES
+
+    rows = importlib.import_module(STUDIES[study.started.study]).rows(study, by_case)
+    if form != "table":
+        emit(rows, form)
+        return
+    from gradbench.studies.evidence import cells, show_columns
+
+    shown = table("", show_columns(rows))
+    for row in rows:
+        shown.add_row(*(plain(cell) for cell in cells(row)))
+    out = console()
+    out.print(shown)
+    failed = [trial for trial in study.trials if trial.reason]
+    if failed:
+        out.print(
+            plain(f"{len(failed)} measurements gave no result; the first: {failed[0].reason}")
+        )
+    if rows:
+        told = ("torch", "cpu", "cores", "threads", "load")
+        out.print(plain(", ".join(f"{key} {rows[0][key]}" for key in told if key in rows[0])))
+    out.print(plain(f"{duration(study.elapsed)} in all. Stored in {study.path}"))

@@ -1,0 +1,110 @@
+"""Instructions of one call, counted by Callgrind, in a process that serves many cases.
+
+A count hardly depends on what else the machine does, so it tells a change of a fraction of a
+per cent where times cannot. It is no time: an instruction costs more in one mode than in another,
+and Valgrind's processor has no AVX-512. Compare counts of the same mode, not of two modes.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradbench.instruments.callgrind import LOG_FOLDER, Callgrind
+from gradbench.instruments.instrument import Instrument, Launch, Unreadable, compiles
+
+if TYPE_CHECKING:
+    from gradbench.gate import Contestant
+
+SLOWER = 200
+"""How many times longer a call takes under Callgrind, roughly: 100 to 250 were seen."""
+
+LONGEST = 20.0
+"""Seconds under Callgrind beyond which a case is refused, by estimate."""
+
+FEWEST_CALLS = 2
+"""Every case takes so many calls at least: a cold one and a counted one."""
+
+CALLS = 10
+"""Counted calls, as long as they are short."""
+
+WARM = 4
+"""Calls before those: CPython rewrites code that has run a few times."""
+
+ENOUGH = 20_000_000
+"""Instructions that are enough for a count: longer calls are counted fewer times."""
+
+
+class Instructions(Instrument):
+    name = "instructions"
+    unit = "instructions"
+    summary = "instructions of a call, counted by Callgrind"
+    own_process = True
+
+    def __init__(self) -> None:
+        self._counter: Callgrind | None = None
+
+    def unavailable(self) -> str | None:
+        here = f"{platform.system()} {platform.machine()}"
+        if here != "Linux x86_64":
+            return f"instructions are counted on Linux x86_64 alone, and this is {here}"
+        if shutil.which("valgrind") is None:
+            return "valgrind is not installed: apt-get install valgrind (or your system's package)"
+        return None
+
+    def launch(self, scratch: Path) -> Launch:
+        return Launch(
+            prefix=(
+                shutil.which("valgrind") or "valgrind",
+                "--tool=callgrind",
+                "--instr-atstart=no",
+                "--callgrind-out-file=/dev/null",
+                f"--log-file={scratch}/%p",
+                "--vgdb=no",
+            ),
+            # A hash seed moves a count by as much as a small change of the code does.
+            environment={LOG_FOLDER: str(scratch), "PYTHONHASHSEED": "0"},
+            slower=SLOWER,
+        )
+
+    def too_slow(self, call: int) -> str | None:
+        seconds = call * 1e-9 * SLOWER * FEWEST_CALLS
+        if seconds <= LONGEST:
+            return None
+        return (
+            f"{FEWEST_CALLS} calls of {call * 1e-6:.0f} ms would take about {seconds:.0f} s "
+            f"under Callgrind, more than {LONGEST:.0f} s"
+        )
+
+    def read(self, contestant: Contestant, call: int) -> list[float]:
+        import torch
+
+        if contestant.gate.problem.device.type != "cpu":
+            raise Unreadable("unsupported", "instructions of the processor alone are counted")
+        if torch.get_num_threads() > 1:
+            raise Unreadable("unsupported", "threads that wait spin, and do not repeat")
+        if compiles(contestant):
+            raise Unreadable("refused", "compiling takes minutes under Callgrind")
+        if self._counter is None:
+            self._counter = Callgrind()
+        return [count(contestant, self._counter)]
+
+
+def count(contestant: Contestant, counter: Callgrind) -> float:
+    """Instructions per call: so many calls less none, by the same two readings."""
+    call, arguments = contestant.call, contestant.arguments
+
+    def window(calls: int) -> int:
+        start = counter.total()
+        for _ in repeat(None, calls):
+            call(*arguments)
+        return counter.total() - start
+
+    first = window(1)
+    number = max(1, min(CALLS, ENOUGH // first))
+    for _ in repeat(None, WARM if number > 1 else 0):
+        call(*arguments)
+    return (window(number) - window(0)) / number

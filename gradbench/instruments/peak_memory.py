@@ -1,0 +1,92 @@
+"""Peak of tensor memory above the start of a call, in bytes.
+
+On the CPU each allocation and each free is an event of torch's profiler, whichever side of the
+language boundary made it, so the peak is exact and repeats. What libraries allocate behind
+torch's back (MKL's scratch space, Python's own objects) is no tensor and is not counted. On CUDA
+the caching allocator keeps the peak, in its blocks of 512 bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gradbench.instruments.instrument import Instrument
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradbench.gate import Contestant
+
+
+class PeakMemory(Instrument):
+    name = "peak_memory"
+    unit = "bytes"
+    summary = "peak of tensor memory above the start of a call"
+
+    def unavailable(self) -> str | None:
+        import torch
+
+        kineto = getattr(torch.autograd, "kineto_available", None)
+        if kineto is None or not kineto():
+            return f"torch {torch.__version__} was built without Kineto, which reports allocations"
+        return None
+
+    def read(self, contestant: Contestant, call: int) -> list[float]:
+        device = contestant.gate.problem.device
+        of = on_cuda if device.type == "cuda" else on_cpu
+        return [of(contestant.call, contestant.arguments, device)]
+
+
+def on_cpu(call: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> float:
+    """The peak of one call, its result included."""
+    from torch.autograd import profiler
+
+    # Caches that a first call fills are none of a later call's memory, nor is earlier garbage.
+    call(*arguments)
+    gc.collect()
+    with profiler.profile(profile_memory=True) as profiled:
+        # Held until the profiler has stopped: who asked for the result has not dropped it yet.
+        result = call(*arguments)
+    del result
+    tree = profiled.kineto_results.experimental_event_tree()
+    changes = [
+        (event.start_time_ns, event.extra_fields.alloc_size)
+        for event in every(tree)
+        if event.tag.name == "Allocation"
+    ]
+    return float(peak(size for _, size in sorted(changes, key=lambda change: change[0])))
+
+
+def every(events: Iterable[Any]) -> Iterator[Any]:
+    """All events of a profiler's tree."""
+    waiting = list(events)
+    while waiting:
+        event = waiting.pop()
+        yield event
+        waiting.extend(event.children)
+
+
+def peak(changes: Iterable[int]) -> int:
+    """The largest running sum of allocations and frees, at least the 0 it starts from."""
+    now = highest = 0
+    for change in changes:
+        now += change
+        highest = max(highest, now)
+    return highest
+
+
+def on_cuda(call: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> float:
+    """The peak of one call on the device, in the allocator's blocks."""
+    from torch import cuda
+
+    call(*arguments)
+    gc.collect()
+    cuda.synchronize(device)
+    cuda.reset_peak_memory_stats(device)
+    before = cuda.memory_allocated(device)
+    result = call(*arguments)
+    cuda.synchronize(device)
+    del result
+    return float(cuda.max_memory_allocated(device) - before)

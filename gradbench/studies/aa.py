@@ -1,0 +1,73 @@
+"""The same code against itself: how often a difference is called that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradbench.studies.engine import Step, shuffled
+from gradbench.studies.tally import SESSIONS, false_alarms
+
+rows = false_alarms
+
+PROCESSES = 20
+"""In how many processes a study in one process is spread: five times four."""
+
+
+def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+    """Pairs of two instances of one mode, spread over processes and cases.
+
+    In one process: `trials` comparisons with the whole budget each, and `comparisons` by the full
+    protocol, a fifth of the budget in each of five processes. Between processes: `trials`
+    comparisons of five pairs of processes.
+    """
+    trials, budget = settings["trials"], settings["budget"]
+    if settings["between"]:
+        return between(cases, trials, budget, (0.0,), settings["seed"])
+    processes = max(1, min(PROCESSES, trials // len(cases)))
+    steps = [
+        Step("process", cases[i % len(cases)], i // len(cases) % processes, i, budget)
+        for i in range(trials)
+    ]
+    steps += sessions(cases, settings["comparisons"], budget, (0.0,))
+    return shuffled(steps, settings["seed"])
+
+
+def sessions(
+    cases: Sequence[str], comparisons: int, budget: float, shares: Sequence[float]
+) -> list[Step]:
+    """Comparisons by the full protocol: five processes, all cases and slowdowns in each."""
+    sets = max(1, PROCESSES // SESSIONS)
+    return [
+        Step(
+            "session",
+            cases[i % len(cases)],
+            SESSIONS * (i // len(cases) % sets) + process,
+            i,
+            budget / SESSIONS,
+            share,
+        )
+        for i in range(comparisons)
+        for process in range(SESSIONS)
+        for share in shares
+    ]
+
+
+def between(
+    cases: Sequence[str], trials: int, budget: float, shares: Sequence[float], seed: int
+) -> list[Step]:
+    """Comparisons of two processes of the same build, five pairs of them for each comparison."""
+    steps = [
+        Step(
+            "between",
+            cases[i % len(cases)],
+            SESSIONS * (i // len(cases)) + pair,
+            i,
+            budget / SESSIONS,
+            share,
+        )
+        for i in range(trials)
+        for pair in range(SESSIONS)
+        for share in shares
+    ]
+    return shuffled(steps, seed)

@@ -1,0 +1,98 @@
+"""A noisy neighbour: a process that works in bursts, on the worker's core or on another.
+
+Run as a program it bursts until its standard input closes, so it ends with whoever started it,
+however that one ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import psutil
+
+from gradbench.machine import usable_cores
+
+Where = Literal["none", "other", "same", "both"]
+
+MEMORY = 16 << 20
+
+
+class NoPinning(Exception):
+    """This system cannot tie a process to a core, or has too few of them."""
+
+
+def pin(pid: int, core: int) -> None:
+    """Ties a process to one core. Raises NoPinning where the system cannot."""
+    try:
+        psutil.Process(pid).cpu_affinity([core])
+    except (AttributeError, psutil.Error, OSError, ValueError) as error:
+        raise NoPinning(
+            "this system cannot tie a process to a core, which --neighbour needs: "
+            "leave the option out"
+        ) from error
+
+
+def places(where: Where) -> tuple[int | None, list[int]]:
+    """The worker's core (None: any) and those of its neighbours. Raises NoPinning."""
+    if where == "none":
+        return None, []
+    cores = usable_cores()
+    if where != "same" and len(cores) < 2:
+        raise NoPinning(f"--neighbour {where} needs two cores, and there is one")
+    mine = cores[0]
+    other = cores[-1]
+    return mine, {"other": [other], "same": [mine], "both": [mine, other]}[where]
+
+
+@contextlib.contextmanager
+def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
+    """Runs a neighbour on each core; gives their process ids, and ends them in any case."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for core in cores:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gradbench.studies.neighbour", str(seed + core)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # Ctrl-C is the driver's to handle.
+                start_new_session=True,
+            )
+            running.append(process)
+            pin(process.pid, core)
+        yield [process.pid for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def burst(seed: int) -> None:
+    """Works and rests by turns of 5 to 150 ms, until standard input closes."""
+    chance = random.Random(seed)
+    memory = bytearray(MEMORY)
+    view = memoryview(memory)
+    half = MEMORY // 2
+    while True:
+        until = time.perf_counter() + chance.uniform(0.005, 0.15)
+        heavy = chance.random() < 0.5
+        while time.perf_counter() < until:
+            if heavy:
+                view[:half] = view[half:]
+            else:
+                sum(range(2000))
+        if select.select([sys.stdin], [], [], chance.uniform(0.005, 0.15))[0]:
+            return
+
+
+if __name__ == "__main__":
+    burst(int(sys.argv[1]))

@@ -1,0 +1,40 @@
+"""Injected slowdowns of known size: how often they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradbench.studies import aa, tally
+from gradbench.studies.engine import Step, shuffled
+
+rows = tally.power
+
+TRUTH_ROUNDS = 100
+TRUTH_PROCESSES = 4
+
+
+def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+    """For each slowdown and budget `trials` comparisons in one process; for each slowdown
+    `comparisons` by the full protocol with the largest budget; and, to know the truth, every case
+    and slowdown 100 rounds long in each of four processes, whatever the precision."""
+    shares = [percent / 100 for percent in settings["slowdowns"]]
+    trials, budgets = settings["trials"], settings["budgets"]
+    if settings["between"]:
+        return aa.between(cases, trials, max(budgets), shares, settings["seed"])
+    processes = max(1, min(aa.PROCESSES, trials // len(cases)))
+    steps = [
+        Step("process", cases[i % len(cases)], i // len(cases) % processes, i, budget, share)
+        for i in range(trials)
+        for budget in budgets
+        for share in shares
+    ]
+    steps += aa.sessions(cases, settings["comparisons"], max(budgets), shares)
+    truth = min(TRUTH_PROCESSES, processes)
+    steps += [
+        Step("truth", case, process, 0, 0.0, share, fixed_rounds=TRUTH_ROUNDS)
+        for case in cases
+        for process in range(truth)
+        for share in shares
+    ]
+    return shuffled(steps, settings["seed"])

@@ -1,0 +1,71 @@
+"""How a study decides one comparison, and how it counts many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gradbench.statistics import CONFIDENCE, Verdict, median_interval
+
+MICRO = 1e-6
+"""Log ratios are stored as whole millionths."""
+
+
+def stored(a: Sequence[float], b: Sequence[float]) -> list[int]:
+    """The log ratios of two lists of times, in whole millionths."""
+    return [round(math.log(x / y) / MICRO) for x, y in zip(a, b) if x > 0 and y > 0]
+
+
+def logs(ratios: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Log ratios as they were before they were stored."""
+    return np.asarray(ratios, dtype=np.float64) * MICRO
+
+
+def within_process(
+    log_ratios: npt.ArrayLike, floor: float, confidence: float = CONFIDENCE
+) -> Verdict:
+    """The verdict on one process, and on it alone: its median's interval against the floor.
+
+    The suite itself says *undecided* of a single process, for processes differ, and asks several
+    (`statistics.between_sessions`). This rule answers the smaller question, whether these two
+    callables differ *here*, and is what the figures for one process rest on.
+    """
+    found = median_interval(log_ratios, confidence)
+    edge = math.log1p(floor)
+    if found.low > edge:
+        return "slower"
+    if found.high < -edge:
+        return "faster"
+    return "same" if found.low >= -edge and found.high <= edge else "undecided"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often something happened, with its exact (Clopper–Pearson) interval."""
+
+    count: int
+    trials: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return self.count / self.trials if self.trials else math.nan
+
+
+def rate(count: int, trials: int, confidence: float = CONFIDENCE) -> Rate:
+    """Clopper and Pearson's interval, Biometrika 26 (1934) 404; (0, 1) without trials."""
+    if not 0 <= count <= trials:
+        raise ValueError(f"{count} of {trials} is no rate")
+    if not trials:
+        return Rate(0, 0, 0.0, 1.0)
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(count, trials - count + 1, tail)) if count else 0.0
+    high = float(betaincinv(count + 1, trials - count, 1 - tail)) if count < trials else 1.0
+    return Rate(count, trials, low, high)

@@ -1,0 +1,184 @@
+"""From trials to the tables: what each way of measuring called, how often, at what cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradbench import statistics
+from gradbench.statistics import Verdict
+from gradbench.studies.engine import sessions_of
+from gradbench.studies.rules import logs, rate, within_process
+from gradbench.studies.store import Study, Trial
+
+SESSIONS = 5
+"""Processes in one comparison by the full protocol."""
+
+PROCESS = "one process, its interval beyond the floor"
+PROTOCOL = f"{SESSIONS} processes, t-interval between them"
+BETWEEN = f"{SESSIONS} pairs of processes taking turns, t-interval between them"
+
+RULES = {"process": PROCESS, "session": PROTOCOL, "between": BETWEEN}
+FLOORS = {"process": statistics.FLOOR, "session": statistics.FLOOR, "between": 0.02}
+
+
+class Outcome(NamedTuple):
+    """One comparison: what was said, and what it took. Seconds are sums over its sessions."""
+
+    way: str
+    case: str
+    share: float
+    budget: float
+    verdict: Verdict
+    log: float
+    visiting: float
+    elapsed: float
+    injected: float
+
+
+def outcomes(trials: Iterable[Trial], floors: dict[str, float]) -> list[Outcome]:
+    """Each comparison decided by its way's rule; incomplete ones are left out."""
+    found = []
+    trials = [t for t in trials if not t.reason and t.way in RULES]
+    for trial in trials:
+        if trial.way == "process":
+            values = logs(trial.log_ratios)
+            said = within_process(values, floors["process"])
+            found.append(_outcome([trial], said, float(np.median(values)), trial.budget))
+    for (way, *_), sessions in sessions_of(t for t in trials if t.way != "process").items():
+        if len(sessions) == SESSIONS:
+            estimates = [statistics.median_interval(logs(t.log_ratios)) for t in sessions]
+            estimate = statistics.between_sessions(estimates, floors[way])
+            budget = sum(t.budget for t in sessions)
+            said = statistics.verdict(estimate)
+            found.append(_outcome(sessions, said, math.log(estimate.ratio), budget))
+    return found
+
+
+def _outcome(sessions: Sequence[Trial], said: Verdict, log: float, budget: float) -> Outcome:
+    first = sessions[0]
+    return Outcome(
+        way=first.way,
+        case=first.case,
+        share=first.share,
+        budget=round(budget, 6),
+        verdict=said,
+        log=log,
+        visiting=sum(t.visiting for t in sessions),
+        elapsed=sum(t.elapsed for t in sessions),
+        injected=float(np.mean([t.injected for t in sessions])),
+    )
+
+
+def conditions(study: Study) -> dict[str, Any]:
+    """What a figure was measured under."""
+    environment, machine = study.started.environment, study.started.machine
+    loads = [t.load for t in study.trials if not t.reason]
+    return {
+        "torch": environment.get("torch"),
+        "cpu": machine.get("cpu"),
+        "cores": machine.get("usable_cores"),
+        "threads": 1,
+        "load": round(float(np.median(loads)), 2) if loads else None,
+        "study": study.started.name,
+    }
+
+
+def floors_of(study: Study) -> dict[str, float]:
+    given = study.settings.get("floor")
+    return FLOORS if given is None else dict.fromkeys(FLOORS, given)
+
+
+def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
+    """Rows for pairs of the same code: how often a difference was called."""
+    floors = floors_of(study)
+    found = [o for o in outcomes(study.trials, floors) if not o.share]
+    rows = []
+    for way in RULES:
+        mine = [o for o in found if o.way == way]
+        cases = sorted({o.case for o in mine})
+        groups = [("all", mine)] if mine else []
+        if by_case:
+            groups += [(case, [o for o in mine if o.case == case]) for case in cases]
+        for case, group in groups:
+            called = sum(o.verdict in ("faster", "slower") for o in group)
+            odds = rate(called, len(group))
+            logs_ = np.abs([o.log for o in group])
+            rows.append(
+                {
+                    "rule": RULES[way],
+                    "neighbour": study.settings["neighbour"],
+                    "floor": floors[way],
+                    "budget": group[0].budget,
+                    "case": f"all {len(cases)}" if case == "all" else case,
+                    "trials": len(group),
+                    "false_alarms": called,
+                    "rate": odds.value,
+                    "rate_low": odds.low,
+                    "rate_high": odds.high,
+                    "same": sum(o.verdict == "same" for o in group),
+                    "undecided": sum(o.verdict == "undecided" for o in group),
+                    "q95": math.expm1(float(np.quantile(logs_, 0.95))),
+                    "worst": math.expm1(float(logs_.max())),
+                    "seconds_measuring": float(np.mean([o.visiting for o in group])),
+                    "seconds_in_all": float(np.mean([o.elapsed for o in group])),
+                    **conditions(study),
+                }
+            )
+    return rows
+
+
+def truths(study: Study) -> dict[float, float]:
+    """For each nominal slowdown the one that long measurements show, as a ratio less 1."""
+    found: dict[float, list[float]] = {}
+    for trial in study.good("truth"):
+        found.setdefault(trial.share, []).append(float(np.median(logs(trial.log_ratios))))
+    return {share: math.expm1(float(np.mean(values))) for share, values in found.items()}
+
+
+def power(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
+    """Rows for injected slowdowns: how often they were called slower."""
+    floors = floors_of(study)
+    found = [o for o in outcomes(study.trials, floors) if o.share]
+    truth = truths(study)
+    rows = []
+    for way in RULES:
+        for budget in sorted({o.budget for o in found if o.way == way}):
+            for share in sorted({o.share for o in found if o.way == way}):
+                mine = [o for o in found if (o.way, o.budget, o.share) == (way, budget, share)]
+                cases = sorted({o.case for o in mine})
+                groups = [("all", mine)] if mine else []
+                if by_case:
+                    groups += [(case, [o for o in mine if o.case == case]) for case in cases]
+                for case, group in groups:
+                    called = sum(o.verdict == "slower" for o in group)
+                    odds = rate(called, len(group))
+                    ratios = np.array([o.log for o in group])
+                    rows.append(
+                        {
+                            "rule": RULES[way],
+                            "neighbour": study.settings["neighbour"],
+                            "floor": floors[way],
+                            "budget": budget,
+                            "slowdown": share,
+                            "calibrated": float(np.mean([o.injected for o in group])),
+                            "long_run": truth.get(share),
+                            "case": f"all {len(cases)}" if case == "all" else case,
+                            "trials": len(group),
+                            "found": called,
+                            "power": odds.value,
+                            "power_low": odds.low,
+                            "power_high": odds.high,
+                            "called_faster": sum(o.verdict == "faster" for o in group),
+                            "median": math.expm1(float(np.median(ratios))),
+                            "q05": math.expm1(float(np.quantile(ratios, 0.05))),
+                            "q95": math.expm1(float(np.quantile(ratios, 0.95))),
+                            "seconds_measuring": float(np.mean([o.visiting for o in group])),
+                            "seconds_in_all": float(np.mean([o.elapsed for o in group])),
+                            **conditions(study),
+                        }
+                    )
+    return rows

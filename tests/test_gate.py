@@ -1,0 +1,141 @@
+"""The gate: what is right passes, and every planted fault is caught for what it is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradbench import registry
+from gradbench.cases import Comparison
+from gradbench.worker import Session
+
+FAULTS = Path(__file__).parent / "suites" / "faults.py"
+
+
+@pytest.fixture(scope="module")
+def session():
+    """A worker's session with the built-in registry and the faulty suite."""
+    if not registry.FUNCTIONS:
+        registry.load_builtin()
+    functions, modes = dict(registry.FUNCTIONS), dict(registry.MODES)
+    registry.load_file(str(FAULTS))
+    yield Session(memory_limit=1 << 30)
+    for kept, now in ((functions, registry.FUNCTIONS), (modes, registry.MODES)):
+        now.clear()
+        now.update(kept)
+
+
+def prepare(session, operator, function, mode, dtype="float64", size="documents", warm=0):
+    session.open(str(Comparison(operator, function, size, dtype)), 0, [1, 2])
+    return session.prepare(mode, 0, warm, [0, 1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("operator", "function", "mode", "says"),
+    [
+        ("gradient", "square_chain", "wrong_transpose", "instead of"),
+        ("gradient", "square_chain", "unreset_grad", "x.grad"),
+        ("gradient", "square_chain", "remembers", "instead of"),
+        ("gradient", "square_chain", "mutates", "changes x in place"),
+        ("gradient", "square_chain", "wrong_dtype", "float16"),
+        ("gradient", "square_chain", "not_a_number", "nan"),
+        ("jacobian", "wide_map", "zero_column", "0 instead of"),
+        ("jacobian", "wide_map", "transposed", "shape (3, 2) instead of (2, 3)"),
+    ],
+)
+def test_planted_faults_are_wrong_and_named(session, operator, function, mode, says, dtype):
+    answer = prepare(session, operator, function, mode, dtype)
+    assert answer["status"] == "wrong"
+    assert says in answer["reason"]
+
+
+def test_a_wrong_transpose_is_caught_at_every_size(session):
+    for size in ("n=1", "n=2", "n=7"):
+        answer = prepare(session, "gradient", "square_chain", "wrong_transpose", size=size)
+        # In one dimension there is nothing to transpose.
+        assert answer["status"] == ("ok" if size == "n=1" else "wrong")
+
+
+def test_a_mode_that_goes_wrong_later_is_caught_after_timing(session):
+    answer = prepare(session, "gradient", "square_chain", "late_liar", warm=1_000_000)
+    assert answer["status"] == "ok"
+    session.visit([0, 0])
+    after = session.check(0, [1])
+    assert after["status"] == "wrong"
+    assert after["reason"].startswith("after timing")
+
+
+def test_an_error_is_failed_not_wrong_and_keeps_its_line(session):
+    answer = prepare(session, "gradient", "square_chain", "raises")
+    assert answer["status"] == "failed"
+    assert "no such [bold]luck[/bold] today" in answer["reason"]
+    assert "faults.py" in answer["where"]
+
+
+def test_refused_before_anything_is_built(session):
+    answer = prepare(session, "jvp", "wide_map", "huge")
+    assert answer["status"] == "refused"
+    assert "would need about" in answer["reason"]
+
+
+def test_a_dense_jacobian_is_refused_by_its_size(session):
+    answer = prepare(session, "jacobian", "exp", "functional_jacobian", "float32", "n=65536")
+    assert answer["status"] == "refused"
+    assert "GiB" in answer["reason"]
+
+
+def test_an_unknown_mode_is_unsupported(session):
+    assert prepare(session, "jvp", "wide_map", "nothing")["status"] == "unsupported"
+
+
+def test_an_api_that_torch_lacks_is_unsupported_by_name(session):
+    registry.mode("jvp", name="tomorrow", needs=("torch.func.tomorrow",))(lambda problem: None)
+    answer = prepare(session, "jvp", "wide_map", "tomorrow")
+    assert answer["status"] == "unsupported"
+    assert "torch.func.tomorrow" in answer["reason"]
+
+
+def test_data_dependent_control_flow_is_unsupported_where_a_mode_cannot_follow_it(session):
+    answer = prepare(session, "jvp", "norm_doubling_vector", "linearize", "float32")
+    assert answer["status"] == "unsupported"
+    assert "branch" in answer["reason"]
+    answer = prepare(session, "jacobian", "norm_doubling_vector", "loop_grad", "float32")
+    assert answer["status"] == "ok"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_error_of_a_few_units_passes_and_of_a_thousand_does_not(session, dtype):
+    unit = torch.finfo(getattr(torch, dtype)).eps
+    for factor, status in ((4 * unit, "ok"), (1000 * unit, "wrong")):
+        registry.MODES.pop(("jacobian", "scaled"), None)
+
+        @registry.mode("jacobian", name="scaled")
+        def scaled(problem, factor=factor):
+            """the jacobian with a relative error"""
+            formula = problem.function.derivatives["jacobian"]
+            return lambda inputs: formula(*inputs) * (1 + factor)
+
+        answer = prepare(session, "jacobian", "wide_map", "scaled", dtype)
+        assert answer["status"] == status
+        assert answer["ulps"] == pytest.approx(factor / unit, rel=0.3)
+
+
+def test_the_fresh_inputs_differ_and_repeat(session):
+    name = str(Comparison("gradient", "square_chain", "documents", "float64"))
+    session.open(name, 0, [1, 2])
+    first = session.gate
+    session.open(name, 0, [1, 2])
+    second = session.gate
+    assert torch.equal(first.fresh[0].inputs[0], second.fresh[0].inputs[0])
+    assert not torch.equal(first.fresh[0].inputs[0], first.fresh[1].inputs[0])
+    session.open(name, 1, [1, 2])
+    assert not torch.equal(first.fresh[0].inputs[0], session.gate.fresh[0].inputs[0])
+
+
+def test_compiled_vjp_zeros_would_be_caught(session):
+    """A vjp of silent zeros, as a compiled one in torch 2.6 gave."""
+    registry.mode("vjp", name="zeros")(
+        lambda problem: lambda inputs, seed: torch.zeros_like(inputs[0])
+    )
+    assert prepare(session, "vjp", "wide_map", "zeros")["status"] == "wrong"

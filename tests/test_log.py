@@ -1,0 +1,177 @@
+"""Run logs: whole lines or none, and damage that is named instead of believed."""
+
+import errno
+import os
+
+import pytest
+
+from gradbench.store import log
+
+
+def header(name="20260101-000000-abcdef"):
+    return log.RunStarted(
+        schema=log.SCHEMA,
+        run=name,
+        started="2026-01-01T00:00:00Z",
+        settings={"sessions": 1},
+        machine={"cpu": "test"},
+        plan=[log.PlanEntry("vjp/exp/documents/float32/cpu/1", ["forward", "manual"])],
+    )
+
+
+def session(number=0):
+    return log.SessionMeasured(
+        comparison="vjp/exp/documents/float32/cpu/1",
+        session=number,
+        process=1,
+        baseline="manual",
+        entrants=[log.Entrant("manual", "ok", number=10, samples=[[1000, 1100], []])],
+        order=[[0], []],
+        stopped="rounds",
+        visiting=0.1,
+        elapsed=0.2,
+        load=0.0,
+    )
+
+
+@pytest.fixture
+def written(tmp_path):
+    with log.RunLog.create(tmp_path, header()) as opened:
+        opened.append(log.WorkerStarted(1, {"torch": "9.9"}, log.now()))
+        opened.append(session(0))
+        opened.append(session(1))
+    return tmp_path, opened.path
+
+
+def test_what_was_written_is_read_again(written):
+    results, path = written
+    run = log.read(path)
+    assert run.sessions == [session(0), session(1)]
+    assert run.environment(1) == {"torch": "9.9"}
+    assert not run.problems
+    assert not run.finished
+    assert log.locate(results, "latest") == log.locate(results, "2026") == path
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_log_cut_anywhere_in_its_last_line_keeps_the_rest(written, cut):
+    _, path = written
+    path.write_bytes(path.read_bytes()[:-cut])
+    run = log.read(path)
+    assert run.sessions == [session(0)]
+    assert len(run.problems) == 1
+    assert path.name in run.problems[0]
+
+
+def test_resuming_cuts_off_the_torn_line_and_goes_on(written):
+    _, path = written
+    path.write_bytes(path.read_bytes()[:-20])
+    with log.RunLog.reopen(log.read(path)) as opened:
+        opened.append(session(1))
+    run = log.read(path)
+    assert run.done() == {(session().comparison, 0), (session().comparison, 1)}
+    assert not run.problems
+
+
+def test_a_damaged_line_in_the_middle_is_named_and_skipped(written):
+    _, path = written
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = b'{"kind":"session","comparison":\xff\xfe'
+    path.write_bytes(b"\n".join(lines))
+    run = log.read(path)
+    assert run.sessions == [session(1)]
+    assert "line 3" in run.problems[0]
+
+
+def test_foreign_and_broken_files_are_named_and_skipped(written):
+    results, path = written
+    place = log.folder(results)
+    (place / "notes.txt").write_text("hello")
+    (place / "00-empty.jsonl").write_text("")
+    (place / "01-foreign.jsonl").write_text('{"a": 1}\n')
+    (place / "02-binary.jsonl").write_bytes(os.urandom(2000))
+    (place / "03-list.jsonl").write_text("[]\n")
+    runs, problems = log.read_all(results)
+    assert [run.path for run in runs] == [path]
+    assert {problem.split(":")[0] for problem in problems} == {
+        "notes.txt",
+        "00-empty.jsonl",
+        "01-foreign.jsonl",
+        "02-binary.jsonl",
+        "03-list.jsonl",
+    }
+    headers, same = log.read_headers(results)
+    assert [h.path for h in headers] == [path]
+    assert same == problems
+
+
+def test_a_newer_schema_is_refused_by_name(tmp_path):
+    newer = log.msgspec.structs.replace(header(), schema=log.SCHEMA + 1)
+    with log.RunLog.create(tmp_path, newer):
+        pass
+    with pytest.raises(log.StoreError, match="newer gradbench"):
+        log.read(log.paths(tmp_path)[0])
+
+
+def test_unknown_fields_of_a_later_version_are_no_damage(written):
+    _, path = written
+    path.write_text(path.read_text().replace('"load":0.0', '"load":0.0,"mood":"fine"'))
+    assert len(log.read(path).sessions) == 2
+
+
+def test_a_run_in_progress_cannot_be_resumed_by_another(tmp_path):
+    with log.RunLog.create(tmp_path, header()) as opened:
+        run = log.read(opened.path)
+        with pytest.raises(log.StoreError, match="another process"):
+            log.RunLog.reopen(run)
+    log.RunLog.reopen(run).close()
+
+
+def test_two_runs_never_share_a_file(tmp_path):
+    with (
+        log.RunLog.create(tmp_path, header()),
+        pytest.raises(log.StoreError),
+    ):
+        log.RunLog.create(tmp_path, header())
+    assert log.new_run_id() != log.new_run_id()
+
+
+def test_a_full_disk_leaves_whole_lines_and_one_clear_error(tmp_path, monkeypatch):
+    real = os.write
+    with log.RunLog.create(tmp_path, header()) as opened:
+        opened.append(session(0))
+
+        calls = iter([50])
+
+        def once(descriptor, data):
+            for count in calls:
+                return real(descriptor, bytes(data)[:count])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", once)
+        with pytest.raises(log.StoreError, match="No space left on device"):
+            opened.append(session(1))
+        monkeypatch.undo()
+        opened.append(session(2))
+    run = log.read(opened.path)
+    assert [s.session for s in run.sessions] == [0, 2]
+    assert not run.problems
+
+
+def test_names_that_fit_none_or_several(written):
+    results, _ = written
+    with log.RunLog.create(results, header("20260101-000000-ffffff")):
+        pass
+    with pytest.raises(log.StoreError, match="fits 2 runs"):
+        log.locate(results, "20260101")
+    with pytest.raises(log.StoreError, match="no run named 'x'"):
+        log.locate(results, "x")
+    with pytest.raises(log.StoreError, match="there are no runs"):
+        log.locate(results / "elsewhere", "latest")
+
+
+def test_visit_minima_per_call_in_seconds():
+    times = log.minima(10, [[1000, 900], [], [500]])
+    assert times[0] == pytest.approx(9e-8)
+    assert times[1] != times[1]
+    assert times[2] == pytest.approx(5e-8)
