@@ -56,8 +56,8 @@ PROFILES = {
         "documents",
         Settings(
             sessions=5,
-            warm=0.004,
-            stopping=Stopping(min_rounds=4, max_rounds=8, every=4, half_width=0.005, budget=0.12),
+            warm=0.003,
+            stopping=Stopping(min_rounds=5, max_rounds=5, every=5, half_width=0.005, budget=0.25),
         ),
     ),
     "standard": Profile(

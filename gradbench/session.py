@@ -29,9 +29,12 @@ SLOW_SHARE = 0.4
 FEWEST_VISITS = 2
 """A slow contestant is visited at least so often, whatever that takes."""
 
-SLOW_CALL = 0.1
-SLOW_SESSIONS = 3
-"""Contestants of which one call takes SLOW_CALL seconds take part in the first sessions only."""
+SLOW_CALL = 0.01
+SLOW_SESSIONS = 2
+"""Contestants of which one call takes SLOW_CALL seconds, and that are HOPELESS times slower than
+the fastest, take part in the first sessions only: these decide such a ratio."""
+
+HOPELESS = 10
 
 Start = Callable[[], tuple[Worker, int]]
 """Gives a running worker and its number in the log."""
@@ -351,13 +354,18 @@ class Measurement:
 
 
 def slow(session: SessionMeasured) -> frozenset[str]:
-    """The contestants of which one call takes long; the baseline is kept, as ratios need it."""
-    return frozenset(
-        entrant.mode
+    """The contestants whose calls take long, and so much longer than the fastest's that two
+    sessions decide; the baseline is kept, as ratios need it."""
+    times = {
+        entrant.mode: min(t for t in minima(entrant.number, entrant.samples) if t == t)
         for entrant in session.entrants
-        if entrant.mode != session.baseline
-        and entrant.samples
-        and np.nanmin(minima(entrant.number, entrant.samples)) > SLOW_CALL
+        if entrant.samples and entrant.mode != FORWARD
+    }
+    best = min(times.values(), default=0.0)
+    return frozenset(
+        mode
+        for mode, seconds in times.items()
+        if mode != session.baseline and seconds > max(SLOW_CALL, HOPELESS * best)
     )
 
 

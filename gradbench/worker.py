@@ -27,7 +27,7 @@ import torch
 
 from gradbench import __version__, registry
 from gradbench.cases import DOCUMENTS, Comparison, Offer, parse_size, size_label
-from gradbench.gate import Contestant, Gate, draw, pose
+from gradbench.gate import SLOW, Contestant, Gate, draw, pose
 from gradbench.instruments import INSTRUMENTS
 from gradbench.instruments.instrument import Instrument, Unreadable
 from gradbench.instruments.wall import Visit, WallTime, plan
@@ -36,9 +36,6 @@ from gradbench.modes.mode import Mode, Unsupported
 from gradbench.operators import OPERATORS
 
 PROTOCOL = 1
-
-SLOW = 100_000_000
-"""Calls of so many nanoseconds are warm from being checked and are not warmed again."""
 
 
 class Refused(Exception):
@@ -153,7 +150,8 @@ class Session:
 
     def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
         """Poses the problem: the timed arguments and the fresh sets of the numbers given."""
-        self.close()
+        if self.gate is not None:
+            self.close()
         wanted = Comparison.parse(comparison)
         function = registry.FUNCTIONS.get(wanted.function)
         if function is None or wanted.operator not in function.derivatives:
@@ -214,6 +212,7 @@ class Session:
         if not warm:
             return {"status": "ok", **evidence}
         if contestant.fastest > SLOW:
+            # Being checked has warmed it.
             how = plan(contestant.fastest)
         else:
             how = self.wall.warm(call, contestant.arguments, warm)
@@ -243,7 +242,8 @@ class Session:
         """Checks a contestant once more, after it was timed."""
         contestant, _ = self.contestants[handle]
         try:
-            finding = contestant.check(fresh, twice=False)
+            # A slow call is checked on its inputs alone this time; fresh ones came before.
+            finding = contestant.check(fresh if contestant.fastest < SLOW else [], twice=False)
         except Exception as error:
             return {"status": "failed", "reason": "after timing: " + _line(error)}
         return {
@@ -253,14 +253,17 @@ class Session:
             "ulps": finding.ulps,
         }
 
-    def trust(self, mode: str, handle: int, call: int) -> dict[str, Any]:
+    def trust(self, mode: str, handle: int, call: int, rehearse: bool) -> dict[str, Any]:
         """Builds a mode that passed the gate of another process, where a call took so many
-        nanoseconds: this one is too slow to check it again."""
+        nanoseconds: this one is too slow to check it again. Calls it once to rehearse."""
         if self.gate is None:
             raise Refused("no comparison is open")
         declared = registry.MODES[self.gate.problem.operator, mode]
         built = declared.build(self.gate.problem)
-        self.contestants[handle] = (self.gate.enter(mode, built, declared.leaves), plan(call))
+        contestant = self.gate.enter(mode, built, declared.leaves)
+        self.contestants[handle] = (contestant, plan(call))
+        if rehearse:
+            contestant.call(*contestant.arguments)
         return {}
 
     def read(self, handle: int, instruments: list[str]) -> dict[str, Any]:
@@ -277,12 +280,17 @@ class Session:
                 reasons[name] = "failed: " + _line(error)
         return {"values": values, "reasons": reasons}
 
-    def slow(self, handle: int, share: float, spend: int) -> dict[str, Any]:
+    def slow(
+        self, handle: int, share: float, spend: int, turns: int | None = None
+    ) -> dict[str, Any]:
         """For studies of the suite only: makes a contestant slower by a share of its own time."""
-        from gradbench.studies.injection import calibrate, slowed
+        from gradbench.studies.injection import Dose, calibrate, slowed
 
         contestant, how = self.contestants[handle]
-        dose = calibrate(self.wall, contestant.call, contestant.arguments, how, share, spend)
+        if turns is None:
+            dose = calibrate(self.wall, contestant.call, contestant.arguments, how, share, spend)
+        else:
+            dose = Dose(turns, share, float(how.call))
         contestant.call = slowed(contestant.call, dose.turns)
         return asdict(dose)
 
@@ -292,7 +300,9 @@ class Session:
         if self.compiled and "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
             self.compiled = False
+        # What survives a collection stays; frozen, it costs later ones nothing.
         gc.collect()
+        gc.freeze()
         return {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -354,11 +364,10 @@ def main() -> None:
         answers.write(json.dumps(reason) + "\n")
         answers.flush()
         return
-    # What is loaded by now stays; frozen, it costs later collections nothing.
-    gc.collect()
-    gc.freeze()
+    session = Session(options.memory_limit)
+    session.close()
     gc.disable()
-    serve(requests, answers, Session(options.memory_limit))
+    serve(requests, answers, session)
 
 
 if __name__ == "__main__":

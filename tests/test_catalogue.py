@@ -183,6 +183,12 @@ def seeded(posed, salt=0):
     return None if draw is None else draw(posed, torch.Generator().manual_seed(salt))
 
 
+def cast(seed, dtype, device="cpu"):
+    if isinstance(seed, tuple):
+        return tuple(t.to(device, dtype) for t in seed)
+    return None if seed is None else seed.to(device, dtype)
+
+
 def apply(formula, seed, inputs):
     return as_tuple(formula(*inputs) if seed is None else formula(seed, *inputs))
 
@@ -255,11 +261,7 @@ def test_results_have_the_operators_shapes_and_the_inputs_dtype(name, operator, 
     f = FUNCTIONS[name]
     inputs = tuple(t.to(dtype) for t in f.example())
     posed = problem(name, operator, inputs)
-    seed = seeded(posed)
-    if isinstance(seed, tuple):
-        seed = tuple(t.to(dtype) for t in seed)
-    elif seed is not None:
-        seed = seed.to(dtype)
+    seed = cast(seeded(posed), dtype)
     given = inputs + (() if seed is None else as_tuple(seed))
     before = [t.clone() for t in given]
     ways = [f.derivatives[operator], *f.variants.get(operator, {}).values()]
@@ -279,11 +281,7 @@ def test_formulas_stay_on_the_device_of_their_inputs(name, operator):
     inputs = tuple(t.to("meta", torch.float32) for t in f.example())
     posed = problem(name, operator, inputs)
     assert posed.device.type == "meta"
-    seed = seeded(posed)
-    if isinstance(seed, tuple):
-        seed = tuple(t.to("meta", torch.float32) for t in seed)
-    elif seed is not None:
-        seed = seed.to("meta", torch.float32)
+    seed = cast(seeded(posed), torch.float32, "meta")
     for formula in (f.derivatives[operator], *f.variants.get(operator, {}).values()):
         for block in apply(formula, seed, inputs):
             assert block.device.type == "meta"
@@ -318,6 +316,18 @@ def test_entry_is_well_formed(name):
     labels = [size_label(size) for size in (*f.sizes, *f.large_sizes)]
     assert len(set(labels)) == len(labels)
     assert bool(labels) == bool(f.example_size)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_results_are_finite_in_float32_at_every_size(name):
+    f = FUNCTIONS[name]
+    for size in (*f.sizes, *f.large_sizes):
+        inputs = tuple(t.float() for t in f.draw(size, torch.Generator().manual_seed(0)))
+        for operator, formula in f.derivatives.items():
+            posed = problem(name, operator, inputs)
+            if posed.result_numel <= 1e5:
+                for block in apply(formula, cast(seeded(posed), torch.float32), inputs):
+                    assert block.isfinite().all()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -38,8 +38,8 @@ def plan(call: int) -> Visit:
     """The visit for calls of so many nanoseconds.
 
     Long calls get fewer repeats, for they are less disturbed and a visit must end: up to 2 ms
-    five sub-blocks after four untimed calls, up to 20 ms three after one, up to 100 ms two after
-    one, and beyond that a single call.
+    five sub-blocks after four untimed calls, up to 20 ms three after one, and beyond that a
+    single call.
     """
     call = max(call, 1)
     number = max(1, round(BLOCK / call))
@@ -47,8 +47,6 @@ def plan(call: int) -> Visit:
         return Visit(number, 5, 4, call)
     if call <= 20 * MILLISECOND:
         return Visit(1, 3, 1, call)
-    if call <= 100 * MILLISECOND:
-        return Visit(1, 2, 1, call)
     return Visit(1, 1, 0, call)
 
 

@@ -85,11 +85,6 @@ def flat(rows: Any) -> Any:
     return tuple(chain.from_iterable(rows)) if isinstance(rows, tuple) else rows
 
 
-def as_blocks(blocks: Any) -> Tensors:
-    """One block or several, as a tuple."""
-    return blocks if isinstance(blocks, tuple) else (blocks,)
-
-
 def diagonal_blocks(blocks: Sequence[Tensor], samples: int) -> Tensors:
     """Each sample's own blocks of the (N, …, N, …) derivatives of a batch.
 

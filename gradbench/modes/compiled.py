@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
+from gradbench.catalogue.function import Tensors, as_tuple
 from gradbench.modes.common import (
     argnums,
-    as_blocks,
     batched,
     bound,
     filled,
@@ -183,6 +182,6 @@ def compiled_step(problem: Problem) -> Call:
 
     @compiled
     def step(inputs: Tensors) -> Tensors:
-        return tuple(p - LEARNING_RATE * g for p, g in zip(inputs, as_blocks(gradient(*inputs))))
+        return tuple(p - LEARNING_RATE * g for p, g in zip(inputs, as_tuple(gradient(*inputs))))
 
     return step

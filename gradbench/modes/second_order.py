@@ -9,10 +9,9 @@ import torch
 import torch.autograd.forward_ad as dual
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
+from gradbench.catalogue.function import Tensors, as_tuple
 from gradbench.modes.common import (
     argnums,
-    as_blocks,
     batched,
     bound,
     filled,
@@ -160,20 +159,20 @@ def jacrev_of_sum(problem: Problem) -> Call:
     f, wrt = problem.forward, argnums(problem)
     gradient = torch.func.grad(lambda *inputs: f(*inputs).sum(), wrt)
     hessians = torch.func.jacrev(
-        lambda *inputs: tuple(g.sum(0) for g in as_blocks(gradient(*inputs))), wrt
+        lambda *inputs: tuple(g.sum(0) for g in as_tuple(gradient(*inputs))), wrt
     )
 
     def call(inputs: Tensors) -> Tensors:
         return tuple(
             block.movedim(x.dim() - 1, 0)
             for x, row in zip(inputs, hessians(*inputs))
-            for block in as_blocks(row)
+            for block in as_tuple(row)
         )
 
     return call
 
 
-@mode("hvp", name="grad_twice", leaves=True, document="B")
+@mode("hvp", name="grad_twice", leaves=True)
 def product_by_grad_twice(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then again with the tangent as its seed"""
     n = problem.differentiated

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
-from gradbench.modes.common import argnums, as_blocks, batched, bound, per_sample
+from gradbench.catalogue.function import Tensors, as_tuple
+from gradbench.modes.common import argnums, batched, bound, per_sample
 from gradbench.modes.mode import Call, jacobian_by_columns, jacobian_by_rows
 from gradbench.modes.reverse import every_seed
 from gradbench.operators import Problem
@@ -91,7 +91,7 @@ def jacrev_of_sum(problem: Problem) -> Call:
     jacobian = torch.func.jacrev(lambda *inputs: f(*inputs).sum(0), argnums(problem))
 
     def call(inputs: Tensors) -> Tensors:
-        blocks = as_blocks(jacobian(*inputs))
+        blocks = as_tuple(jacobian(*inputs))
         return tuple(block.movedim(len(problem.output) - 1, 0) for block in blocks)
 
     return call
@@ -107,7 +107,7 @@ def vmap_grad(problem: Problem) -> Call:
 
     def call(inputs: Tensors) -> Tensors:
         blocks = slopes(*(x.reshape(-1) if map else x for x, map in zip(inputs, mapped)))
-        return tuple(block.reshape(problem.output) for block in as_blocks(blocks))
+        return tuple(block.reshape(problem.output) for block in as_tuple(blocks))
 
     return call
 
