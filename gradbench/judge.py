@@ -36,8 +36,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is said of one contestant of one comparison.
 
     `seconds` is the median over sessions of the sessions' median visit minimum: descriptive.
-    `verdict` (slower, same, undecided; "fastest" for the reference itself) and `to_fastest` are
-    relative to the comparison's fastest derivative; the forward pass is never that.
+    `verdict` (faster, slower, same, undecided; "fastest" for the reference itself) and `to_fastest`
+    are relative to the comparison's fastest mode. The forward pass is never that, nor is a mode
+    that needs the derivative written by hand, unless there are no others.
     `groups` are the ratios of sessions that disagree, otherwise empty.
     """
 
@@ -97,7 +98,9 @@ def judge_run(
     for name, sessions in run.by_comparison().items():
         if sessions:
             baselines[name] = next((s.baseline for s in sessions if s.baseline), "")
-            drafts += _judge_comparison(name, sessions, baselines[name], floor, confidence)
+            drafts += _judge_comparison(
+                name, sessions, baselines[name], run.started.by_hand, floor, confidence
+            )
     pending = [estimate for _, estimate in drafts if estimate is not None]
     judgement = statistics.judge(pending, floor, confidence, method)  # type: ignore[arg-type]
     verdicts = iter(judgement.verdicts)
@@ -145,7 +148,12 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
 
 
 def _judge_comparison(
-    name: str, sessions: list[SessionMeasured], baseline: str, floor: float, confidence: float
+    name: str,
+    sessions: list[SessionMeasured],
+    baseline: str,
+    by_hand: Sequence[str],
+    floor: float,
+    confidence: float,
 ) -> list[tuple[Row, Any]]:
     """A row per mode, with the estimate to be judged where there is one."""
     import numpy as np
@@ -189,11 +197,12 @@ def _judge_comparison(
     derivatives = [i for i, mode in enumerate(good) if mode != FORWARD]
     if not tables or not derivatives:
         return [(row, None) for row in bare.values()]
-    ranking = statistics.fastest([t[:, derivatives] for t in tables], floor, confidence)
+    ranked = [i for i in derivatives if good[i] not in by_hand] or derivatives
+    ranking = statistics.fastest([t[:, ranked] for t in tables], floor, confidence)
     if ranking.fastest is None:
         return [(row, None) for row in bare.values()]
-    fastest = derivatives[ranking.fastest]
-    tied = {derivatives[i] for i in ranking.tied}
+    fastest = ranked[ranking.fastest]
+    tied = {ranked[i] for i in ranking.tied}
 
     def against(mode: str) -> Sequence[Any] | None:
         if mode not in good:

@@ -92,6 +92,11 @@ class Discovery:
     environment: dict[str, Any]
 
     @property
+    def by_hand(self) -> list[str]:
+        """The modes that need a derivative written by hand."""
+        return sorted({mode["mode"] for mode in self.modes if mode["by_hand"]})
+
+    @property
     def opt_in(self) -> frozenset[str]:
         return frozenset(mode["mode"] for mode in self.modes if mode["opt_in"])
 
@@ -162,6 +167,8 @@ def start(
     results: Path,
     entries: Sequence[Entry],
     settings: Settings,
+    discovery: Discovery,
+    files: Sequence[str] = (),
     command: Sequence[str] = (),
 ) -> tuple[RunLog, Run]:
     """A new log with the plan. Raises StoreError where it cannot be written."""
@@ -173,6 +180,8 @@ def start(
         machine=machine.facts(),
         plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
         command=list(command),
+        files=list(files),
+        by_hand=discovery.by_hand,
     )
     log = RunLog.create(results, header)
     return log, Run(log.path, header)

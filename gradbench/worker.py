@@ -140,6 +140,7 @@ class Session:
                 "summary": mode.summary,
                 "document": mode.document,
                 "opt_in": mode.opt_in,
+                "by_hand": mode.by_hand,
                 "missing": mode.missing(),
                 "source": mode.source(),
             }

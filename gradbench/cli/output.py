@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -63,7 +64,13 @@ def _flat(value: Any) -> str:
 
 def table(title: str, columns: Sequence[str | tuple[str, str]]) -> Table:
     """A table; a column is its heading, or a pair of heading and justification."""
-    made = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    made = Table(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in columns:
         heading, justify = column if isinstance(column, tuple) else (column, "left")
         made.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]

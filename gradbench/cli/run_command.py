@@ -99,7 +99,7 @@ def command(
         if resumed is not None:
             _reject_selection()
             old = find(results, resumed)
-            worker = replace(worker, files=files or tuple(old.started.settings.get("files", ())))
+            worker = replace(worker, files=files or tuple(old.started.files))
             found = discover(worker)
             log, run, settings = resume(old)
         else:
@@ -119,7 +119,7 @@ def command(
                 click.echo(said)
                 return 0
             click.echo(f"Measuring {said}", err=True)
-            log, run = start(results, entries, settings, sys.argv[1:])
+            log, run = start(results, entries, settings, found, files, sys.argv[1:])
     except (SelectionError, StoreError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
     return _go(log, run, settings, worker, found)

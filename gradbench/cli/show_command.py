@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from gradbench.cli import options
 from gradbench.cli.output import call_time, console, emit, plain, table
 from gradbench.judge import Judged, Ratio, Row, judged, record
 from gradbench.store import log
+
+VERDICTS = ("slower", "faster", "same", "undecided")
 
 VERDICT_STYLES = {
     "fastest": "bold green",
@@ -110,14 +113,19 @@ def _filtered(
     return kept
 
 
-def times(ratio: Ratio | None, interval: bool = True) -> str:
-    """A ratio as people read it, with its interval."""
+def times(ratio: Ratio | None) -> str:
+    """A ratio as people read it, with its interval: as a share where that is small."""
     if ratio is None:
         return ""
-    if not interval:
-        return f"{_number(ratio.value)}×"
+    wide = max(ratio.high / ratio.value, ratio.value / ratio.low if ratio.low else math.inf) - 1
+    if wide < 0.3:
+        return (
+            f"{_number(ratio.value)} ±{wide:.1%}"
+            if wide < 0.0995
+            else (f"{_number(ratio.value)} ±{wide:.0%}")
+        )
     high = "∞" if ratio.high > 1e300 else _number(ratio.high)
-    return f"{_number(ratio.value)}× [{_number(ratio.low)}, {high}]"
+    return f"{_number(ratio.value)} [{_number(ratio.low)}, {high}]"
 
 
 def _number(value: float) -> str:
@@ -133,83 +141,84 @@ def show(found: Judged, in_full: bool) -> None:
         for name, rows in groups.items():
             _show_comparison(name, rows, found)
     else:
-        _show_overview(groups, found)
+        operators: dict[str, dict[str, list[Row]]] = {}
+        for name, rows in groups.items():
+            operators.setdefault(name.partition("/")[0], {})[name] = rows
+        for operator, mine in operators.items():
+            _show_operator(operator, mine, found)
     for problem in found.problems:
         console(stderr=True).print(plain(f"note: {problem}"))
     _show_odds(found)
 
 
-def _show_overview(groups: dict[str, list[Row]], found: Judged) -> None:
-    shown = table(
-        "",
+def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -> None:
+    """One operator's comparisons, a line each."""
+    firsts = {found.baselines.get(name, "") for name in groups}
+    made = table(
+        f"{operator} (written first: {', '.join(sorted(firsts - {''})) or 'nothing'})",
         [
-            "operator",
             "function",
             "size",
             "fastest",
             ("time", "right"),
             ("× forward", "right"),
+            ("× by hand", "right"),
             "next",
             ("× fastest", "right"),
-            "written first",
-            ("× fastest", "right"),
+            ("written first", "right"),
             ("undecided", "right"),
         ],
     )
-    before = ""
     for name, rows in groups.items():
         c = Comparison.parse(name)
-        if before and c.operator != before:
-            shown.add_section()
+        cells = [plain(c.function), plain(_size(c))]
         ranked = _ranked(rows)
-        cells = [plain(c.operator if c.operator != before else ""), plain(c.function)]
-        before = c.operator
-        cells.append(plain(_size(c)))
         if not ranked:
             said = next((f"{r.status}: {r.reason}" for r in rows if r.status != "ok"), "not timed")
-            shown.add_row(*cells, plain(said, "yellow"))
+            made.add_row(*cells, plain(said, "yellow"))
             continue
         best = ranked[0]
-        follower = ranked[1] if len(ranked) > 1 else None
+        others = [r for r in ranked[1:] if r.verdict != "faster"]
         first = next((r for r in ranked if r.mode == found.baselines.get(name)), None)
         undecided = sum(r.verdict == "undecided" for r in ranked)
-        cells += [
+        made.add_row(
+            *cells,
             plain(best.mode, "bold"),
             plain(call_time(best.seconds) if best.seconds else ""),
-            plain(times(best.to_forward, interval=False)),
-            plain(follower.mode if follower else ""),
-            _verdict_ratio(follower),
-            plain(first.mode if first else ""),
-            _verdict_ratio(first),
+            plain(times(best.to_forward)),
+            plain(times(best.to_manual)),
+            plain(others[0].mode if others else ""),
+            _verdict_ratio(others[0] if others else None),
+            _verdict_ratio(first, named=len(firsts) > 1),
             plain(undecided or ""),
-        ]
-        shown.add_row(*cells)
-    console().print(shown)
+        )
+    console().print(made)
 
 
 def _size(c: Comparison) -> str:
-    extras = [c.dtype]
+    extras = [c.size, c.dtype]
     if c.device != "cpu":
         extras.append(c.device)
     if c.threads != 1:
         extras.append(f"{c.threads} threads")
-    return f"{c.size} {' '.join(extras)}"
+    return " ".join(extras)
 
 
-def _verdict_ratio(row: Row | None) -> Any:
+def _verdict_ratio(row: Row | None, named: bool = False) -> Any:
     if row is None:
         return plain("")
+    name = f"{row.mode} " if named else ""
     if row.verdict == "fastest":
-        return plain("fastest", "green")
-    style = VERDICT_STYLES.get(row.verdict, "")
+        return plain(f"{name}fastest", "green")
     note = "" if row.verdict == "slower" else f" {row.verdict}"
-    return plain(times(row.to_fastest) + note, style)
+    return plain(name + times(row.to_fastest) + note, VERDICT_STYLES.get(row.verdict, ""))
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
-    """The derivatives that were timed, fastest first."""
-    timed = [r for r in rows if r.verdict and r.to_fastest is not None]
-    return sorted(timed, key=lambda r: (r.verdict != "fastest", r.to_fastest.value))  # type: ignore[union-attr]
+    """The derivatives that were timed: the fastest, then the others by their ratio to it."""
+    timed = [(r.to_fastest.value, r) for r in rows if r.verdict and r.to_fastest is not None]
+    timed.sort(key=lambda pair: (pair[1].verdict != "fastest", pair[0]))
+    return [row for _, row in timed]
 
 
 def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
@@ -221,7 +230,7 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             ("× fastest", "right"),
             "verdict",
             ("× forward", "right"),
-            ("× manual", "right"),
+            ("× by hand", "right"),
             ("× first", "right"),
             ("error (ulp)", "right"),
             "note",
@@ -247,9 +256,9 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             plain(call_time(row.seconds) if row.seconds else ""),
             plain("" if row.verdict == "fastest" else times(row.to_fastest)),
             plain(said, VERDICT_STYLES.get(said, "dim")),
-            plain(times(row.to_forward, interval=False)),
-            plain(times(row.to_manual, interval=False)),
-            plain(times(row.to_first, interval=False)),
+            plain(times(row.to_forward)),
+            plain(times(row.to_manual)),
+            plain(times(row.to_first)),
             plain(f"{row.ulps:.2g}" if row.status in ("ok", "wrong") else ""),
             plain("; ".join(notes)),
         )
@@ -258,18 +267,18 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
 
 def _show_odds(found: Judged) -> None:
     timed = [row for row in found.rows if row.verdict not in ("", "fastest")]
-    counts = {v: sum(r.verdict == v for r in timed) for v in ("slower", "same", "undecided")}
+    counts = {v: sum(r.verdict == v for r in timed) for v in VERDICTS}
     statuses: dict[str, int] = {}
     for row in found.rows:
         statuses[row.status] = statuses.get(row.status, 0) + 1
     statuses.setdefault("wrong", 0)
     out = console()
     out.print(
-        f"Against the fastest of their comparison, {len(timed)} modes: {counts['slower']} slower, "
-        f"{counts['same']} the same within {found.floor:.3g}, {counts['undecided']} undecided "
-        f"({found.confidence:.0%} intervals between {found.sessions} processes; at most "
-        f"{found.expected_false_alarms:.1f} false calls expected among {found.calls}, "
-        f"{found.method})"
+        f"{len(timed)} modes against the fastest of their comparison (by hand: may be faster): "
+        + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        + f".\nFloor {found.floor:.3g}, {found.confidence:.0%} intervals between {found.sessions} "
+        f"processes, {found.method}: at most {found.expected_false_alarms:.1f} false calls "
+        f"expected among {found.calls}."
     )
     out.print("Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
     if not found.finished:

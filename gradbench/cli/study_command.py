@@ -140,6 +140,31 @@ def power(**given: Any) -> int:
     return _study("power", **given)
 
 
+@command.command()
+@click.option(
+    "--sessions",
+    type=click.IntRange(min=10),
+    default=100,
+    show_default=True,
+    help="Processes in the pool that stands for the long run.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="Seconds of measuring per pair and process, at most.",
+)
+@_neighbour
+@_common
+def coverage(**given: Any) -> int:
+    """How often the interval between processes holds the long-run ratio of two modes.
+
+    Here a case is a pair of modes, as vjp/exp/backward:grad.
+    """
+    return _study("coverage", **given)
+
+
 def _study(
     name: str,
     cases: Sequence[str],
@@ -172,7 +197,8 @@ def _study(
             places(settings.get("neighbour", "none"))
             found = discover(WorkerOptions(files=files))
             default = getattr(module, "CASES", engine.CASES)
-            chosen = engine.resolve(found, cases or default)
+            resolve = getattr(module, "resolve", engine.resolve)
+            chosen = resolve(found, cases or default)
             log, study = store.StudyLog.begin(
                 results,
                 name,

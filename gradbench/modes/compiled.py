@@ -46,7 +46,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return fast
 
 
-@mode(*OPERATORS, opt_in=True, needs=NEEDS)
+@mode(*OPERATORS, by_hand=True, opt_in=True, needs=NEEDS)
 def compiled_manual(problem: Problem) -> Call:
     """The analytic derivative, compiled"""
     return by_formula(problem, compiled(problem.function.derivatives[problem.operator]))

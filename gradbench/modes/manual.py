@@ -18,13 +18,13 @@ def by_formula(problem: Problem, formula: Formula) -> Call:
     return lambda inputs, seed: formula(seed, *inputs)
 
 
-@mode(*OPERATORS, document="GSAVB")
+@mode(*OPERATORS, by_hand=True, document="GSAVB")
 def manual(problem: Problem) -> Call:
     """The analytic derivative, written by hand"""
     return by_formula(problem, problem.function.derivatives[problem.operator])
 
 
-@mode("gradient", "vjp", document="G", memory=full_jacobian)
+@mode("gradient", "vjp", by_hand=True, document="G", memory=full_jacobian)
 def manual_materialised(problem: Problem) -> Call:
     """The analytic derivative by way of a jacobian that is formed and multiplied"""
     variants = problem.function.variants.get(problem.operator, {})
@@ -33,7 +33,7 @@ def manual_materialised(problem: Problem) -> Call:
     return by_formula(problem, variants["manual_materialised"])
 
 
-@mode("vjp", document="V", memory=full_jacobian)
+@mode("vjp", by_hand=True, document="V", memory=full_jacobian)
 def numpy_explicit(problem: Problem) -> Call:
     """vᵀJ in NumPy, with the jacobian J by its formula"""
     formulas = problem.function.derivatives

@@ -39,6 +39,8 @@ class Mode:
     """Dotted names of the APIs used, looked up in the torch that is installed."""
     document: str = ""
     """Letters of the documents that use it; empty for an added one."""
+    by_hand: bool = False
+    """Whether it needs the derivative written by hand: a yardstick more than a way."""
     opt_in: bool = False
     """Measured only when asked for: compiling takes seconds."""
     memory: Callable[[Problem], int] | None = None
