@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +14,15 @@ import msgspec
 
 from gradbench import machine
 from gradbench.cases import Entry, Offer
+from gradbench.instruments import WALL_TIME
+from gradbench.readings import Readings, missing
 from gradbench.session import SLOW_SESSIONS, Measurement, Settings, lost, prepare, slow
 from gradbench.statistics import Stopping
 from gradbench.store.log import (
     SCHEMA,
     Entrant,
     PlanEntry,
+    Reading,
     Run,
     RunEnded,
     RunLog,
@@ -90,6 +94,8 @@ class Discovery:
     offers: list[Offer]
     modes: list[dict[str, Any]]
     environment: dict[str, Any]
+    unavailable: dict[str, str | None] = field(default_factory=dict)
+    """Why an instrument cannot be used here; None where it can."""
 
     @property
     def by_hand(self) -> list[str]:
@@ -110,7 +116,10 @@ def discover(options: WorkerOptions) -> Discovery:
     with Worker(options) as worker:
         answer = worker.request("discover", options.start_timeout)
         return Discovery(
-            msgspec.convert(answer["offers"], list[Offer]), answer["modes"], worker.environment
+            msgspec.convert(answer["offers"], list[Offer]),
+            answer["modes"],
+            worker.environment,
+            answer["unavailable"],
         )
 
 
@@ -206,14 +215,16 @@ def measure(
 ) -> Run:
     """Makes every session of the plan that the log lacks, storing each as soon as it is made.
 
-    Sessions are outermost: each is one process that goes through all comparisons. Whatever stops
+    Sessions are outermost: each is one process that goes through all comparisons. The readings
+    of other instruments than the clock follow, so that they disturb no times. Whatever stops
     it, Ctrl-C included, the log holds all that was measured. Raises WorkerError where no worker
     can be started, StoreError where the disk is full or the build has changed.
     """
     began = time.perf_counter()
     entries = run.started.entries()
     done = run.done()
-    steps = [(s, e) for s in range(settings.sessions) for e in entries]
+    sessions = settings.sessions if WALL_TIME in settings.instruments else 0
+    steps = [(s, e) for s in range(sessions) for e in entries]
     workers = _Workers(options, log, max((w.process for w in run.workers), default=0))
     before = run.workers[0].environment if run.workers else None
     settled: dict[str, dict[str, Entrant]] = {}
@@ -257,6 +268,8 @@ def measure(
             _settle(settled, record)
             if number == 0:
                 slow_ones[name] = slow(record)
+        workers.end()
+        _read(log, run, settings, workers, before, discovery, settled, report)
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
     finally:
@@ -267,6 +280,44 @@ def measure(
             log.append(end)
             run.ends.append(end)
     return run
+
+
+def _read(
+    log: RunLog,
+    run: Run,
+    settings: Settings,
+    workers: _Workers,
+    before: dict[str, Any] | None,
+    discovery: Discovery,
+    settled: dict[str, dict[str, Entrant]],
+    report: Report,
+) -> None:
+    """Makes the readings that the log lacks, of all instruments but the clock."""
+    began = time.perf_counter()
+
+    def start() -> tuple[Worker, int]:
+        started = workers.current()
+        _require_same(before or workers.environment, workers.environment)
+        return started
+
+    def told(done: int, total: int, label: str) -> None:
+        report(Progress(done, total, label, time.perf_counter() - began))
+
+    readings = Readings(
+        missing(run.started.entries(), settings, run.readings),
+        settings,
+        workers.options,
+        start,
+        workers.end,
+        discovery.opt_in,
+        settled,
+        told,
+    )
+    with contextlib.closing(readings.records()) as records:
+        for record in records:
+            log.append(record)
+            if isinstance(record, Reading):
+                run.readings.append(record)
 
 
 def _settle(settled: dict[str, dict[str, Entrant]], record: SessionMeasured) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gradbench.cases import FORWARD, Entry
+from gradbench.instruments import WALL_TIME
 from gradbench.statistics import Stop, Stopping, enough
 from gradbench.store.log import Entrant, SessionMeasured, minima
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
@@ -52,6 +53,7 @@ class Settings:
     seed: int = 0
     baseline: str = ""
     """The mode to form ratios against; empty: the mode people usually write first."""
+    instruments: tuple[str, ...] = (WALL_TIME,)
 
 
 @dataclass

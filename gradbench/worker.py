@@ -308,8 +308,8 @@ class Session:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
-        known = ("hello", "discover", "open", "prepare", "visit", "slow", "check", "close")
-        known += ("trust", "read")
+        known = {"hello", "discover", "open", "prepare", "visit", "check", "close"}
+        known |= {"trust", "read", "slow"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
         answer: dict[str, Any] = getattr(self, kind)(**request)

@@ -154,11 +154,13 @@ def show(found: Judged, in_full: bool) -> None:
 def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -> None:
     """One operator's comparisons, a line each."""
     firsts = {found.baselines.get(name, "") for name in groups}
+    sizes = {_size(Comparison.parse(name)) for name in groups}
+    where = f" at {sizes.pop()}" if len(sizes) == 1 else ""
     made = table(
-        f"{operator} (written first: {', '.join(sorted(firsts - {''})) or 'nothing'})",
+        f"{operator}{where} (written first: {', '.join(sorted(firsts - {''})) or 'nothing'})",
         [
             "function",
-            "size",
+            *([] if where else ["size"]),
             "fastest",
             ("time", "right"),
             ("× forward", "right"),
@@ -171,7 +173,7 @@ def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -
     )
     for name, rows in groups.items():
         c = Comparison.parse(name)
-        cells = [plain(c.function), plain(_size(c))]
+        cells = [plain(c.function), *([] if where else [plain(_size(c))])]
         ranked = _ranked(rows)
         if not ranked:
             said = next((f"{r.status}: {r.reason}" for r in rows if r.status != "ok"), "not timed")

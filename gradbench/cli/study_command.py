@@ -165,6 +165,66 @@ def coverage(**given: Any) -> int:
     return _study("coverage", **given)
 
 
+@command.command()
+@_trials(30, "Trials; each is one comparison of every kind by every method.")
+@click.option(
+    "--pyperf-trials",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Of these with pyperf, which takes over a minute a comparison.",
+)
+@_neighbour
+@_common
+def peers(**given: Any) -> int:
+    """False alarms and power of asv, pytest-benchmark, pyperf, torch.utils.benchmark, timeit.
+
+    Each is used as its documentation says, on the same pairs in the same run as gradbench.
+    """
+    return _study("peers", **given)
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[STUDY]...")
+@click.option(
+    "--docs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write evidence.md and its figures into this folder.",
+)
+@options.results_option
+@click.option("--by-case", is_flag=True, help="A line for each case too.")
+@options.format_option("json", "csv", "md")
+def report(
+    names: tuple[str, ...], docs: Path | None, results: Path, by_case: bool, form: str
+) -> int:
+    """Show stored studies, or write the evidence page from them.
+
+    Without a name, the newest finished study of each kind and condition.
+    """
+    from gradbench.store.log import StoreError
+    from gradbench.studies import evidence, store
+
+    try:
+        if names:
+            chosen = [store.find(results, name, name.partition("-")[0]) for name in names]
+        else:
+            studies, problems = store.read_all(results)
+            for problem in problems:
+                click.echo(f"note: {problem}", err=True)
+            chosen = evidence.newest(studies)
+        if not chosen:
+            raise StoreError(f"there are no finished studies in {store.folder(results)}")
+        if docs is not None:
+            for path in evidence.write(chosen, docs):
+                click.echo(path)
+            return 0
+    except (StoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for study in chosen:
+        _show(study, by_case, form)
+    return 0
+
+
 def _study(
     name: str,
     cases: Sequence[str],
@@ -250,14 +310,12 @@ def _require_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def _show(study: Any, by_case: bool, form: str) -> None:
-    from gradbench.studies import STUDIES
+    from gradbench.studies.evidence import cells, rows_of, show_columns
 
-    rows = importlib.import_module(STUDIES[study.started.study]).rows(study, by_case)
+    rows = rows_of(study, by_case)
     if form != "table":
         emit(rows, form)
         return
-    from gradbench.studies.evidence import cells, show_columns
-
     shown = table("", show_columns(rows))
     for row in rows:
         shown.add_row(*(plain(cell) for cell in cells(row)))

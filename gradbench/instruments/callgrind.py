@@ -13,7 +13,10 @@ import ctypes
 import mmap
 import os
 import re
+from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 # rax: the request and its five arguments, rdx: what comes back outside Valgrind, and the result.
 # Rotating rdi by 3, 13, 61 and 51 leaves it as it was: Valgrind takes it for its sign.
@@ -36,7 +39,13 @@ START_INSTRUMENTATION = 0x43540004  # 'C', 'T', 4
 LOG_FOLDER = "GRADBENCH_CALLGRIND"
 """The environment variable that names the folder of Valgrind's log, a file called by its pid."""
 
+HEADING = b"instrumentation: on"
 THREAD = re.compile(rb"^events-\d+: (\d+)$", re.MULTILINE)
+
+
+def _words(code: int, argument: int = 0) -> ctypes.Array[ctypes.c_uint64]:
+    """A request as it lies in memory."""
+    return (ctypes.c_uint64 * 6)(code, argument)
 
 
 class Callgrind:
@@ -52,22 +61,30 @@ class Callgrind:
         self._enter = prototype(address)
         if not self._request(RUNNING_ON_VALGRIND):
             raise RuntimeError("this process does not run under Valgrind")
-        self._status = ctypes.create_string_buffer(b"status internal")
+        self._command = ctypes.create_string_buffer(b"status internal")
+        self._words = _words(MONITOR_COMMAND, ctypes.addressof(self._command))
+        self._report = ctypes.addressof(self._words)
         # Valgrind goes on writing to it; nobody else needs to find it.
         place = Path(os.environ[LOG_FOLDER]) / str(os.getpid())
         self._log = place.open("rb")
         place.unlink()
         self._request(START_INSTRUMENTATION)
 
-    def _request(self, code: int, argument: int = 0) -> int:
-        words = (ctypes.c_uint64 * 6)(code, argument)
+    def _request(self, code: int) -> int:
+        words = _words(code)
         return int(self._enter(ctypes.addressof(words), 0))
 
-    def total(self) -> int:
-        """Instructions of all threads so far."""
+    def count(self, call: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> int:
+        """Instructions of so many calls and of marking their beginning and end."""
         self._log.seek(0, os.SEEK_END)
-        self._request(MONITOR_COMMAND, ctypes.addressof(self._status))
-        counts = THREAD.findall(self._log.read())
-        if not counts:
-            raise RuntimeError("Callgrind does not report its counts")
-        return sum(map(int, counts))
+        self._mark()
+        for _ in repeat(None, calls):
+            call(*arguments)
+        self._mark()
+        # Both reports are read now: reading the first before the calls would be counted.
+        _, *reports = self._log.read().split(HEADING)
+        start, end = (sum(map(int, THREAD.findall(report))) for report in reports)
+        return end - start
+
+    def _mark(self) -> None:
+        self._enter(self._report, 0)

@@ -31,7 +31,7 @@ def count(call: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counter(TorchDispatchMode):
-        operations = 0
+        operations: int = 0
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -39,6 +39,8 @@ def count(call: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
             self.operations += 1
             return func(*args, **(kwargs or {}))
 
-    with Counter() as counter:
+    counter: Any = Counter()  # type: ignore[no-untyped-call]
+    with counter:
         call(*arguments)
-    return counter.operations
+    operations: int = counter.operations
+    return operations

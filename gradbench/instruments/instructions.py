@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import statistics
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +29,10 @@ LONGEST = 20.0
 FEWEST_CALLS = 2
 """Every case takes so many calls at least: a cold one and a counted one."""
 
-CALLS = 10
+CALLS = 11
 """Counted calls, as long as they are short."""
 
-WARM = 4
+WARM = 5
 """Calls before those: CPython rewrites code that has run a few times."""
 
 ENOUGH = 20_000_000
@@ -94,17 +95,14 @@ class Instructions(Instrument):
 
 
 def count(contestant: Contestant, counter: Callgrind) -> float:
-    """Instructions per call: so many calls less none, by the same two readings."""
+    """Instructions per call: the median of single calls, each less what marking it costs.
+
+    Single calls, since now and then one pays for a table that grows or a heap that is tidied up.
+    """
     call, arguments = contestant.call, contestant.arguments
-
-    def window(calls: int) -> int:
-        start = counter.total()
-        for _ in repeat(None, calls):
-            call(*arguments)
-        return counter.total() - start
-
-    first = window(1)
+    first = counter.count(call, arguments, 1)
     number = max(1, min(CALLS, ENOUGH // first))
     for _ in repeat(None, WARM if number > 1 else 0):
         call(*arguments)
-    return (window(number) - window(0)) / number
+    counts = [counter.count(call, arguments, 1) for _ in repeat(None, number)]
+    return statistics.median(counts) - counter.count(call, arguments, 0)

@@ -46,6 +46,10 @@ class RunStarted(msgspec.Struct, tag_field="kind", tag="run", frozen=True):
     machine: dict[str, Any]
     plan: list[PlanEntry]
     command: list[str] = []
+    files: list[str] = []
+    """The user's files that took part."""
+    by_hand: list[str] = []
+    """Modes that need a derivative written by hand: yardsticks, never called the fastest."""
 
     def entries(self) -> list[Entry]:
         return [Entry(Comparison.parse(p.comparison), tuple(p.modes)) for p in self.plan]
@@ -108,7 +112,11 @@ class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=Tr
 
 
 class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
-    """What an instrument other than the clock read for one comparison in one session."""
+    """What an instrument other than the clock read for one comparison in one session.
+
+    `values` are readings per call by mode, one or several; `reasons` say of each other mode why
+    it was not read, beginning with its status as in `Entrant`.
+    """
 
     comparison: str
     session: int
@@ -116,6 +124,7 @@ class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
     instrument: str
     unit: str
     values: dict[str, list[float]]
+    reasons: dict[str, str] = {}
 
 
 class RunResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from gradbench.studies import STUDIES
+from gradbench.studies.store import Study
 
 
 def _percent(value: float) -> str:
@@ -49,6 +55,11 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "q95": ("q95", _as(_percent, "q95")),
     "worst": ("worst", _as(_percent, "worst")),
     "half_width": ("half-width", _as(_percent, "half_width")),
+    "power_2_at_5": ("finds 2 % at 5 % alarms", _as(_percent, "power_2_at_5")),
+    "alarms_at_equal_power": (
+        "alarms at gradbench's power",
+        _as(_percent, "alarms_at_equal_power"),
+    ),
     "power_2": ("finds 2 % [95 %]", _interval("power_2")),
     "power_5": ("finds 5 % [95 %]", _interval("power_5")),
     "seconds_measuring": ("measuring", _as(_seconds, "seconds_measuring")),
@@ -63,3 +74,104 @@ def show_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def cells(row: dict[str, Any]) -> list[str]:
     return [cell(row) for key, (_, cell) in COLUMNS.items() if key in row]
+
+
+# ── the page ──────────────────────────────────────────────────────────────────────────────────
+
+HEADINGS = {
+    "aa": (
+        "False alarms: the same code against itself",
+        "Every call here is wrong. *One process* asks only whether two instances of one mode "
+        "differ in this process (its order-statistic interval lies beyond the floor); the suite's "
+        "own verdicts rest on five processes. q95 and worst are apparent differences.",
+    ),
+    "power": (
+        "Power: slowdowns of known size",
+        "A counted loop in front of the call makes one side slower; *injected* is what its "
+        "calibration in place gives, *by long runs* what separate runs of 100 rounds in each of "
+        "up to four processes show. Found means called slower.",
+    ),
+    "coverage": (
+        "Coverage: does the interval hold the long-run ratio of two different modes?",
+        "The long run is the mean over all processes outside the group that is judged.",
+    ),
+    "peers": (
+        "The peers, on the same pairs in the same run",
+        "Each tool with its defaults, as its documentation says; a comparison is always between "
+        "neighbours in time. *Finds 2 % at 5 % alarms*: with the threshold that this run's own "
+        "A/A trials pass 5 % of the time. *Alarms at gradbench's power*: false alarms at the "
+        "threshold with which the method finds 2 % as often as gradbench does within 1 s. "
+        "asv is its own runner and test on forked processes, not the whole command; pyperf is "
+        "slow, hence few trials.",
+    ),
+}
+
+
+def rows_of(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = importlib.import_module(STUDIES[study.started.study]).rows(
+        study, by_case
+    )
+    return found
+
+
+def newest(studies: Iterable[Study]) -> list[Study]:
+    """The newest finished study of each kind and condition, in the page's order."""
+    found: dict[tuple[Any, ...], Study] = {}
+    for study in studies:
+        if study.finished and study.trials:
+            settings = study.settings
+            key = (study.started.study, settings.get("between"), settings.get("neighbour"))
+            found[key] = study
+    order = list(HEADINGS)
+    return sorted(
+        found.values(),
+        key=lambda s: (
+            order.index(s.started.study),
+            bool(s.settings.get("between")),
+            ("none", "other", "same", "both").index(s.settings.get("neighbour", "none")),
+        ),
+    )
+
+
+def write(studies: Sequence[Study], docs: Path) -> list[Path]:
+    """Writes evidence.md and its figures into a folder; the files written."""
+    from gradbench.cli.output import duration, markdown
+    from gradbench.studies import figures
+
+    docs.mkdir(parents=True, exist_ok=True)
+    written = figures.draw(studies, docs / "figures")
+    text = [
+        "# Evidence",
+        "",
+        "How far the verdicts can be trusted, measured by the suite on itself. Rates are given "
+        "with Clopper and Pearson's 95 % interval. *Measuring* is seconds inside visits (for the "
+        "peers, inside their timing) and *in all* adds preparing, warming and starting processes, "
+        "both per comparison.",
+        "",
+        "Written by `gradbench study report --docs docs`; every table names the command that "
+        "measured it.",
+    ]
+    kinds = [kind for kind in HEADINGS if any(s.started.study == kind for s in studies)]
+    for kind in kinds:
+        heading, said = HEADINGS[kind]
+        text += ["", f"## {heading}", "", said]
+        picture = next((path for path in written if path.stem == kind), None)
+        if picture is not None:
+            text += ["", f"![{heading}](figures/{picture.stem}.svg)"]
+        for study in (s for s in studies if s.started.study == kind):
+            rows = rows_of(study)
+            if not rows:
+                continue
+            text += ["", "```", shlex.join(study.started.command), "```", ""]
+            text.append(markdown([cells(row) for row in rows], show_columns(rows)))
+            told = rows[0]
+            failed = sum(bool(t.reason) for t in study.trials)
+            note = (
+                f"torch {told['torch']}, {told['cpu']}, {told['cores']} cores, "
+                f"{told['threads']} thread, load {told['load']}; "
+                f"{study.started.started}, {duration(study.elapsed)} in all"
+            )
+            text += ["", note + (f"; {failed} measurements without result." if failed else ".")]
+    page = docs / "evidence.md"
+    page.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return [page, *written]

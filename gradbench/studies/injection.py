@@ -2,8 +2,9 @@
 
 It is real work of the interpreter, so it scales with the clock of the core as the call does, and
 a neighbour takes the same share of both. Both sides of a comparison are wrapped, the reference
-with no turns, so that the wrapper's own cost cancels. The cost of one turn is found in place, as
-the difference of the call with many turns and with none. Worker's side: the standard library only.
+with a few turns, so that what wrapper and loop cost by themselves cancels. The cost of one more
+turn is found in place, from the call with many and with few. Worker's side: the standard library
+only.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from gradbench.instruments.wall import Visit, WallTime
 PROBE = 0.5
 """The share by which the call is slowed while the cost of a turn is found."""
 
+FEW = 16
+"""The turns of the reference."""
+
 FEWEST = 5
 """Pairs of visits that a calibration makes at least."""
 
 
 def slowed(call: Callable[..., Any], turns: int) -> Callable[..., Any]:
-    """The same call after `turns` turns of an empty loop."""
+    """The same call after `turns` turns of an empty loop, besides the reference's few."""
+    turns += FEW
 
     def slow(*arguments: Any) -> Any:
         for _ in repeat(None, turns):

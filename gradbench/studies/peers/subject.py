@@ -1,0 +1,58 @@
+"""The worker's side of every peer: the suite's own gated callables, for another tool to time.
+
+Each tool gets the same callables as gradbench does, with the same turns of injected slowdown, in
+a process with one thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from gradbench import registry
+from gradbench.studies.injection import slowed
+from gradbench.worker import Session
+
+VARIABLE = "GRADBENCH_PEER_SUBJECT"
+"""The environment variable that tells a tool's own processes what to time, as JSON."""
+
+
+def load(files: list[str]) -> None:
+    torch.set_num_interop_threads(1)
+    torch.set_num_threads(1)
+    registry.load_builtin()
+    for path in files:
+        registry.load_file(path)
+
+
+class Subjects:
+    """The callables of one case."""
+
+    def __init__(self, comparison: str, mode: str, seed: int) -> None:
+        self.mode = mode
+        self.session = Session(4 << 30)
+        self.session.open(comparison, seed, [1])
+        self.handle = 0
+
+    def make(self, turns: int) -> Callable[[], Any]:
+        """A fresh instance of the mode, gated, with so many turns in front of it."""
+        self.handle += 1
+        answer = self.session.prepare(self.mode, self.handle, 1_000_000, [0])
+        if answer["status"] != "ok":
+            raise RuntimeError(f"{self.mode}: {answer['status']}: {answer.get('reason', '')}")
+        contestant, _ = self.session.contestants[self.handle]
+        return partial(slowed(contestant.call, turns), *contestant.arguments)
+
+
+def from_environment() -> tuple[Subjects, dict[str, Any]]:
+    """What the driver asks this tool's process to time."""
+    asked = json.loads(os.environ[VARIABLE])
+    load(asked["files"])
+    gc.collect()
+    return Subjects(asked["comparison"], asked["mode"], asked["seed"]), asked
