@@ -13,12 +13,14 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
 
 from gradbench import __version__
 from gradbench.cases import FORWARD, Comparison
+from gradbench.instruments import INSTRUMENTS
 from gradbench.store.log import Entrant, Run, SessionMeasured, minima
 
 MANUAL = "manual"
@@ -60,6 +62,10 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     rounds: int = 0
     error: float = 0.0
     ulps: float = 0.0
+    readings: dict[str, float] = {}
+    """What other instruments than the clock read, by their names."""
+    unread: dict[str, str] = {}
+    """Why such an instrument read nothing, by its name."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -78,6 +84,7 @@ class Judged(msgspec.Struct, frozen=True):
     problems: list[str]
     visiting: float
     elapsed: float
+    by_hand: list[str] = []
 
     def comparisons(self) -> dict[str, list[Row]]:
         """The rows by comparison, in the run's order."""
@@ -115,7 +122,7 @@ def judge_run(
         rows.append(row)
     return Judged(
         run=run.name,
-        rows=rows,
+        rows=with_readings(rows, run),
         baselines=baselines,
         floor=floor,
         confidence=confidence,
@@ -127,7 +134,52 @@ def judge_run(
         problems=list(run.problems),
         visiting=sum(s.visiting for s in run.sessions),
         elapsed=sum(end.elapsed for end in run.ends),
+        by_hand=list(run.started.by_hand),
     )
+
+
+def read_values(run: Run) -> dict[tuple[str, str], dict[str, float]]:
+    """What each instrument read of each comparison and mode: the median over sessions of each
+    session's median."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for reading in run.readings:
+        for mode, values in reading.values.items():
+            if values:
+                case = found.setdefault((reading.comparison, mode), {})
+                case.setdefault(reading.instrument, []).append(median(values))
+    return {
+        case: {name: median(values) for name, values in read.items()}
+        for case, read in found.items()
+    }
+
+
+def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
+    """The rows with what was read, and rows of their own for what was read and not timed."""
+    values = read_values(run)
+    reasons: dict[tuple[str, str], dict[str, str]] = {}
+    for reading in run.readings:
+        for mode, reason in reading.reasons.items():
+            reasons.setdefault((reading.comparison, mode), {})[reading.instrument] = reason
+    timed = {(row.comparison, row.mode) for row in rows}
+    made = [
+        msgspec.structs.replace(
+            row,
+            readings=values.get((row.comparison, row.mode), {}),
+            unread=reasons.get((row.comparison, row.mode), {}),
+        )
+        for row in rows
+    ]
+    for entry in run.started.plan:
+        for mode in entry.modes:
+            case = (entry.comparison, mode)
+            if case in timed or case not in values.keys() | reasons.keys():
+                continue
+            read, unread = values.get(case, {}), reasons.get(case, {})
+            status, _, reason = next(iter(unread.values()), "").partition(": ")
+            if read:
+                status, reason = "ok", ""
+            made.append(Row(*case, status, reason, readings=read, unread=unread))
+    return made
 
 
 def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
@@ -277,6 +329,8 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
     flat["voided"] = row.voided
     flat["rounds"] = row.rounds
     flat["ulps"] = row.ulps
+    for name in INSTRUMENTS:
+        flat[name] = row.readings.get(name)
     return flat
 
 

@@ -217,7 +217,7 @@ class Readings:
         done = ended = 0
         try:
             for lane in running:
-                lane.start()
+                lane.thread.start()
             while ended < lanes:
                 record = records.get()
                 if record is None:
@@ -233,7 +233,8 @@ class Readings:
             for lane in running:
                 lane.stop()
             for lane in running:
-                lane.join()
+                if lane.thread.ident is not None:
+                    lane.thread.join()
 
 
 class _Numbers:
@@ -249,7 +250,7 @@ class _Numbers:
             return self._last
 
 
-class _Lane(threading.Thread):
+class _Lane:
     """A thread with a process of an instrument's own, and its share of the tasks."""
 
     def __init__(
@@ -262,7 +263,7 @@ class _Lane(threading.Thread):
         numbers: _Numbers,
         records: queue.Queue[Reading | WorkerStarted | BaseException | None],
     ) -> None:
-        super().__init__(daemon=True)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.instrument = instrument
         self.tasks = tasks
         self.passed = passed
@@ -278,7 +279,7 @@ class _Lane(threading.Thread):
         self._pid: int | None = None
         self._lock = threading.Lock()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         try:
             with contextlib.ExitStack() as self._scratch:
                 try:

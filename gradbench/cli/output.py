@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gradbench.run import Progress
+if TYPE_CHECKING:
+    from gradbench.run import Progress
 
 WIDE = 160
 """Columns assumed where there is no terminal to ask."""
@@ -98,6 +99,19 @@ def call_time(seconds: float) -> str:
         if value < 999.5:
             return f"{value:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def reading(value: float, unit: str) -> str:
+    """What an instrument read, with three digits and in steps of 1024 bytes or of 1000."""
+    if unit == "seconds":
+        return call_time(value)
+    step, prefixes = (1024, ("", "Ki", "Mi", "Gi")) if unit == "bytes" else (1000, ("", "k", "M"))
+    ends = "B" if unit == "bytes" else ""
+    for prefix in prefixes:
+        if value < step - 0.5:
+            return f"{value:.3g} {prefix}{ends}".rstrip()
+        value /= step
+    return f"{value:.4g} {'Ti' if ends else 'G'}{ends}"
 
 
 class _Lines:

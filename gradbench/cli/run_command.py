@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import click
 from gradbench.cases import SelectionError, expand
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, progress
+from gradbench.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.run import PROFILES, Discovery, discover, measure, resume, start
 from gradbench.session import Settings
 from gradbench.store.log import Run, RunLog, StoreError, find
@@ -62,6 +63,15 @@ def worker_options(command: F) -> F:
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds of visits per comparison and process, instead of the profile's.",
 )
+@click.option(
+    "--instrument",
+    "instruments",
+    multiple=True,
+    type=click.Choice([WALL_TIME, *INSTRUMENTS]),
+    default=(WALL_TIME,),
+    show_default=True,
+    help="What is measured, may be repeated; once given, the clock is read only if it is named.",
+)
 @click.option("--baseline", default="", help="The mode that the control doubles.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and orders.")
 @worker_options
@@ -79,6 +89,7 @@ def command(
     profile: str,
     sessions: int | None,
     budget: float | None,
+    instruments: tuple[str, ...],
     baseline: str,
     seed: int,
     timeout: float,
@@ -101,20 +112,25 @@ def command(
             old = find(results, resumed)
             worker = replace(worker, files=files or tuple(old.started.files))
             found = discover(worker)
+            _require_instruments(old.started.settings.get("instruments", ()), found)
             log, run, settings = resume(old)
         else:
             options.check_sizes(given["sizes"])
             found = discover(worker)
             options.require_devices(given["devices"], found.environment)
+            _require_instruments(instruments, found)
             chosen = PROFILES[profile]
             given["dtypes"] = given["dtypes"] or chosen.dtypes
             given["compiled"] = given["compiled"] or chosen.compiled
             entries = expand(found.offers, options.selection(chosen.sweep, **given))
             settings = _settings(chosen.settings, sessions, budget, baseline, seed, timeout)
+            settings = replace(settings, instruments=instruments)
             if baseline and not any(baseline in entry.modes for entry in entries):
                 raise SelectionError(f"--baseline {baseline!r} is no mode of what is selected")
             cases = sum(len(entry.modes) for entry in entries)
             said = f"{cases} cases in {len(entries)} comparisons, {settings.sessions} processes"
+            if instruments != (WALL_TIME,):
+                said += f": {', '.join(instruments)}"
             if dry_run:
                 click.echo(said)
                 return 0
@@ -139,6 +155,14 @@ def _settings(
     if budget is not None:
         made = replace(made, stopping=replace(made.stopping, budget=budget))
     return made
+
+
+def _require_instruments(names: Iterable[str], found: Discovery) -> None:
+    """Raises SelectionError where an instrument asked for cannot be used."""
+    for name in names:
+        reason = found.unavailable.get(name)
+        if reason is not None:
+            raise SelectionError(f"--instrument {name}: {reason}")
 
 
 def _reject_selection() -> None:
@@ -170,9 +194,9 @@ def _go(log: RunLog, run: Run, settings: Settings, worker: WorkerOptions, found:
         raise click.ClickException(str(error)) from error
     show_run(run)
     end = run.ends[-1]
-    share = end.visiting / end.elapsed if end.elapsed else 0.0
-    console().print(
-        f"{duration(end.elapsed)} in all, {share:.0%} of it inside visits. Stored in {run.path}"
-    )
+    share = ""
+    if end.visiting:
+        share = f", {end.visiting / end.elapsed:.0%} of it inside visits"
+    console().print(f"{duration(end.elapsed)} in all{share}. Stored in {run.path}")
     click.echo("Next: 'gradbench show --comparison NAME' for one comparison in full")
     return 0

@@ -13,7 +13,8 @@ import msgspec
 
 from gradbench.cases import FORWARD, Comparison
 from gradbench.cli import options
-from gradbench.cli.output import call_time, console, emit, plain, table
+from gradbench.cli.output import call_time, console, emit, plain, reading, table
+from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, Ratio, Row, judged, record
 from gradbench.store import log
 
@@ -145,7 +146,10 @@ def show(found: Judged, in_full: bool) -> None:
         for name, rows in groups.items():
             operators.setdefault(name.partition("/")[0], {})[name] = rows
         for operator, mine in operators.items():
-            _show_operator(operator, mine, found)
+            if any(row.seconds for rows in mine.values() for row in rows):
+                _show_operator(operator, mine, found)
+            else:
+                _show_least(operator, mine, found)
     for problem in found.problems:
         console(stderr=True).print(plain(f"note: {problem}"))
     _show_odds(found)
@@ -197,6 +201,40 @@ def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -
     console().print(made)
 
 
+def _show_least(operator: str, groups: dict[str, list[Row]], found: Judged) -> None:
+    """Comparisons that were not timed: the automatic mode that each instrument reads least of."""
+    names = _instruments([row for rows in groups.values() for row in rows])
+    columns: list[str | tuple[str, str]] = ["function", "size"]
+    for name in names:
+        columns += [f"least {_title(name)}", ("", "right")]
+    made = table(operator, columns)
+    for comparison, rows in groups.items():
+        c = Comparison.parse(comparison)
+        cells = [plain(c.function), plain(_size(c))]
+        for name in names:
+            read = [r for r in rows if name in r.readings and r.mode != FORWARD]
+            automatic = [r for r in read if r.mode not in found.by_hand] or read
+            least = min(automatic, key=lambda r: r.readings[name], default=None)
+            cells += [plain(least.mode if least else ""), plain(_reading(least, name))]
+        made.add_row(*cells)
+    console().print(made)
+
+
+def _instruments(rows: Sequence[Row]) -> list[str]:
+    """The instruments other than the clock that were asked for."""
+    return [name for name in INSTRUMENTS if any(name in r.readings | r.unread for r in rows)]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _reading(row: Row | None, name: str) -> str:
+    if row is None or name not in row.readings:
+        return ""
+    return reading(row.readings[name], INSTRUMENTS[name].unit)
+
+
 def _size(c: Comparison) -> str:
     extras = [c.size, c.dtype]
     if c.device != "cpu":
@@ -224,20 +262,20 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
-    shown = table(
-        name,
-        [
-            "mode",
-            ("time", "right"),
-            ("× fastest", "right"),
-            "verdict",
-            ("× forward", "right"),
-            ("× by hand", "right"),
-            ("× first", "right"),
-            ("error (ulp)", "right"),
-            "note",
-        ],
-    )
+    clock: list[str | tuple[str, str]] = [
+        ("time", "right"),
+        ("× fastest", "right"),
+        "verdict",
+        ("× forward", "right"),
+        ("× by hand", "right"),
+        ("× first", "right"),
+        ("error (ulp)", "right"),
+    ]
+    names = _instruments(rows)
+    if names and not any(row.seconds for row in rows):
+        clock = []
+    titles = [(_title(instrument), "right") for instrument in names]
+    shown = table(name, ["mode", *clock, *titles, "note"])
     first = found.baselines.get(name, "")
     timed = _ranked(rows)
     forward = [r for r in rows if r.mode == FORWARD and r.seconds]
@@ -251,10 +289,11 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
         if row.voided:
             notes.append(f"{row.voided} sessions void")
         if row.reason:
-            notes.append(row.reason)
+            notes.append(row.reason if clock else f"{row.status}: {row.reason}")
+        if row.status == "ok":
+            notes += [f"{_title(n)}: {reason}" for n, reason in row.unread.items()]
         said = row.verdict or (row.status if row.status != "ok" else "")
-        shown.add_row(
-            plain(row.mode, "bold" if row.verdict == "fastest" else ""),
+        cells = [
             plain(call_time(row.seconds) if row.seconds else ""),
             plain("" if row.verdict == "fastest" else times(row.to_fastest)),
             plain(said, VERDICT_STYLES.get(said, "dim")),
@@ -262,6 +301,11 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             plain(times(row.to_manual)),
             plain(times(row.to_first)),
             plain(f"{row.ulps:.2g}" if row.status in ("ok", "wrong") else ""),
+        ]
+        shown.add_row(
+            plain(row.mode, "bold" if row.verdict == "fastest" else ""),
+            *(cells if clock else []),
+            *(plain(_reading(row, instrument)) for instrument in names),
             plain("; ".join(notes)),
         )
     console().print(shown)
@@ -275,14 +319,18 @@ def _show_odds(found: Judged) -> None:
         statuses[row.status] = statuses.get(row.status, 0) + 1
     statuses.setdefault("wrong", 0)
     out = console()
-    out.print(
-        f"{len(timed)} modes against the fastest of their comparison (by hand: may be faster): "
-        + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        + f".\nFloor {found.floor:.3g}, {found.confidence:.0%} intervals between {found.sessions} "
-        f"processes, {found.method}: at most {found.expected_false_alarms:.1f} false calls "
-        f"expected among {found.calls}."
-    )
+    if found.sessions:
+        out.print(
+            f"{len(timed)} modes against the fastest of their comparison (by hand: may be faster): "
+            + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+            + f".\nFloor {found.floor:.3g}, {found.confidence:.0%} intervals between "
+            f"{found.sessions} processes, {found.method}: at most "
+            f"{found.expected_false_alarms:.1f} false calls expected among {found.calls}."
+        )
     out.print("Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
+    for name in _instruments(found.rows):
+        read = sum(name in row.readings for row in found.rows)
+        out.print(f"{_title(name).capitalize()}: read of {read} of {len(found.rows)} cases")
     if not found.finished:
         out.print(
             plain(f"Not finished: 'gradbench run --resume {found.run}' goes on with it", "yellow")

@@ -5,6 +5,7 @@ docs/results.md documents every column.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,8 +13,19 @@ import numpy as np
 import pandas as pd
 
 from gradbench.cases import Comparison
-from gradbench.judge import judged, record
-from gradbench.store.log import Run, StoreError, folder, iterate, locate, minima, read
+from gradbench.instruments import INSTRUMENTS
+from gradbench.judge import judged, read_values, record, with_readings
+from gradbench.store.log import (
+    Entrant,
+    Run,
+    SessionMeasured,
+    StoreError,
+    folder,
+    iterate,
+    locate,
+    minima,
+    read,
+)
 
 ENVIRONMENT = (
     "torch",
@@ -42,16 +54,19 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
 
     `runs`: names, beginnings of names, 'latest' or paths; None for all. `seconds` is the median
     of the session's visit minima, seconds per call, and `seconds_min` the smallest. Cases that
-    were not timed have a status, a reason and no time. Raises StoreError where there are none.
+    were not timed have a status, a reason and no time. What other instruments read of a case
+    stands in each of its rows. Raises StoreError where there are none.
     """
     rows = []
     for run in _runs(results, runs):
-        for session in run.sessions:
+        readings = read_values(run)
+        for session in [*run.sessions, *_untimed(run)]:
             case = Comparison.parse(session.comparison)
             environment = run.environment(session.process)
             for entrant in session.entrants:
                 times = np.array(minima(entrant.number, entrant.samples))
                 times = times[~np.isnan(times)]
+                read_here = readings.get((session.comparison, entrant.mode), {})
                 rows.append(
                     {
                         "run": run.name,
@@ -73,6 +88,7 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
                         "number": entrant.number,
                         "error": entrant.error,
                         "ulps": entrant.ulps,
+                        **{name: read_here.get(name, np.nan) for name in INSTRUMENTS},
                         "stopped": session.stopped,
                         "load": session.load,
                         "cpu": run.started.machine.get("cpu", ""),
@@ -80,6 +96,33 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def _untimed(run: Run) -> list[SessionMeasured]:
+    """Comparisons that were read by other instruments and not timed, as sessions without times."""
+    timed = {session.comparison for session in run.sessions}
+    entrants: dict[str, list[Entrant]] = {}
+    for row in with_readings([], run):
+        if row.comparison not in timed:
+            entrants.setdefault(row.comparison, []).append(
+                Entrant(row.mode, row.status, row.reason)
+            )
+    processes = {reading.comparison: reading.process for reading in reversed(run.readings)}
+    return [
+        SessionMeasured(
+            comparison=name,
+            session=0,
+            process=processes[name],
+            baseline="",
+            entrants=found,
+            order=[],
+            stopped="not timed",
+            visiting=0.0,
+            elapsed=0.0,
+            load=math.nan,
+        )
+        for name, found in entrants.items()
+    ]
 
 
 def samples(results: str | Path = "results", runs: Iterable[str] | None = None) -> pd.DataFrame:
