@@ -229,6 +229,8 @@ class Readings:
                 if isinstance(record, Reading):
                     done += 1
                     self.report(done, len(tasks), f"{instrument.name}: {record.comparison}")
+                elif not done:
+                    self.report(0, len(tasks), f"{instrument.name}: rehearsing")
         finally:
             for lane in running:
                 lane.stop()

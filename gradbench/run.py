@@ -61,7 +61,7 @@ PROFILES = {
         Settings(
             sessions=5,
             warm=0.003,
-            stopping=Stopping(min_rounds=5, max_rounds=5, every=5, half_width=0.005, budget=0.25),
+            stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=0.25),
         ),
     ),
     "standard": Profile(
@@ -293,7 +293,7 @@ def _read(
     report: Report,
 ) -> None:
     """Makes the readings that the log lacks, of all instruments but the clock."""
-    began = time.perf_counter()
+    began = 0.0
 
     def start() -> tuple[Worker, int]:
         started = workers.current()
@@ -301,6 +301,10 @@ def _read(
         return started
 
     def told(done: int, total: int, label: str) -> None:
+        nonlocal began
+        if not done:
+            # Each instrument has a pace of its own.
+            began = time.perf_counter()
         report(Progress(done, total, label, time.perf_counter() - began))
 
     readings = Readings(

@@ -25,10 +25,8 @@ from gradbench.store.log import Entrant, SessionMeasured, minima
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
 
 SLOW_SHARE = 0.4
-"""The share of a session's budget that one slow contestant may take."""
-
-FEWEST_VISITS = 2
-"""A slow contestant is visited at least so often, whatever that takes."""
+"""A contestant is slow whose visits in every round would take this share of the budget. The slow
+ones have a budget of the same length to themselves, in equal parts, and one visit at least."""
 
 SLOW_CALL = 0.01
 SLOW_SESSIONS = 2
@@ -68,9 +66,14 @@ class _Contestant:
 
     @property
     def cost(self) -> float:
-        """Seconds of one visit."""
+        """Seconds of one visit, as warming showed it."""
         calls = self.visit["untimed"] + self.visit["blocks"] * self.visit["number"]
         return float(calls * self.visit["call"]) * 1e-9
+
+    def seconds(self, blocks: list[int]) -> float:
+        """Seconds of a visit that was made, its untimed calls included."""
+        timed = len(blocks) * self.visit["number"]
+        return float(sum(blocks) * (1 + self.visit["untimed"] / timed) * 1e-9)
 
 
 class _Lost(Exception):
@@ -220,10 +223,10 @@ class Measurement:
                 raise _Again
             control.control = True
             contestants.append(control)
-        for contestant in contestants:
-            share = SLOW_SHARE * settings.stopping.budget
-            if contestant.cost > share / settings.stopping.max_rounds:
-                contestant.quota = max(FEWEST_VISITS, share // contestant.cost)
+        budget, rounds = settings.stopping.budget, settings.stopping.max_rounds
+        slow_ones = [c for c in contestants if c.cost * rounds > SLOW_SHARE * budget]
+        for contestant in slow_ones:
+            contestant.quota = max(1, budget / len(slow_ones) // contestant.cost)
         return contestants, opened
 
     def _baseline(self, contestants: list[_Contestant]) -> _Contestant | None:
@@ -264,9 +267,11 @@ class Measurement:
         if not contestants:
             return orders, "nothing to time", 0.0
         stopping = self.settings.stopping
-        spent = 0.0
+        spent = slow_spent = 0.0
         while True:
             batch = self._orders(contestants, len(orders), 1 if careful else stopping.every)
+            if not batch:
+                return orders, "budget", spent
             handles = [handle for order in batch for handle in order]
             answers: list[list[int]] = []
             pieces = [[handle] for handle in handles] if careful else [handles]
@@ -293,9 +298,12 @@ class Measurement:
                 for contestant in contestants:
                     contestant.samples.append([])
                 for handle in order:
-                    contestants[handle].samples[-1] = next(found)
+                    contestant = contestants[handle]
+                    contestant.samples[-1] = next(found)
+                    if contestant.quota < math.inf:
+                        slow_spent += contestant.seconds(contestant.samples[-1])
             orders += batch
-            why = self._enough(contestants, len(orders), spent)
+            why = self._enough(contestants, len(orders), spent - slow_spent)
             if why is not None:
                 return orders, why, spent
 
@@ -305,7 +313,8 @@ class Measurement:
         for ahead in range(rounds):
             order = [c.handle for c in contestants if done + ahead < c.quota]
             self.random.shuffle(order)
-            orders.append(order)
+            if order:
+                orders.append(order)
         return orders
 
     def _enough(self, contestants: list[_Contestant], rounds: int, spent: float) -> Stop | None:

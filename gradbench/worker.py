@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "torch_git": torch.version.git_version,
         "torch_cuda": torch.version.cuda,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": _cpu_capability(),
         "mkl": torch.backends.mkl.is_available(),
         "python": platform.python_version(),
         "numpy": _version("numpy"),
@@ -64,6 +64,15 @@ def environment() -> dict[str, Any]:
             torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
         ]
     return facts
+
+
+def _cpu_capability() -> str:
+    """The widest instructions that torch uses, as `AVX2`."""
+    if hasattr(torch.backends, "cpu"):
+        return str(torch.backends.cpu.get_cpu_capability())
+    # Before torch 2.1 its description alone tells.
+    _, _, told = torch.__config__.show().partition("CPU capability usage: ")
+    return told.split("\n")[0].strip()
 
 
 def _version(package: str) -> str | None:

@@ -20,7 +20,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from gradbench.run import Progress
 
-WIDE = 160
+WIDE = 200
 """Columns assumed where there is no terminal to ask."""
 
 

@@ -251,6 +251,8 @@ def _verdict_ratio(row: Row | None, named: bool = False) -> Any:
     if row.verdict == "fastest":
         return plain(f"{name}fastest", "green")
     note = "" if row.verdict == "slower" else f" {row.verdict}"
+    if row.groups:
+        note += " (sessions disagree)"
     return plain(name + times(row.to_fastest) + note, VERDICT_STYLES.get(row.verdict, ""))
 
 

@@ -85,10 +85,10 @@ class Instructions(Instrument):
 
         if contestant.gate.problem.device.type != "cpu":
             raise Unreadable("unsupported", "instructions of the processor alone are counted")
-        if torch.get_num_threads() > 1:
-            raise Unreadable("unsupported", "threads that wait spin, and do not repeat")
         if compiles(contestant):
             raise Unreadable("refused", "compiling takes minutes under Callgrind")
+        if torch.get_num_threads() > 1:
+            raise Unreadable("unsupported", "threads that wait spin, and do not repeat")
         if self._counter is None:
             self._counter = Callgrind()
         return [count(contestant, self._counter)]
