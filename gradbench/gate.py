@@ -339,12 +339,12 @@ class Contestant:
         self.fastest = 0
         """Nanoseconds of the fastest call while it was checked."""
 
-    def check(self, fresh: Sequence[int], twice: bool = True) -> Finding:
+    def check(self, fresh: Sequence[int], again: bool | None = None) -> Finding:
         """Calls on the timed arguments, on fresh ones by number, and on the timed ones again.
 
         The second look at the timed arguments catches what a call leaves behind: an
-        accumulated `.grad`, a changed input, a cached result. A slow call has that look only
-        after it was timed.
+        accumulated `.grad`, a changed input, a cached result. Unless `again` says otherwise, a
+        slow call has that look only after it was timed.
         """
         finding = self._check(0, self.arguments)
         for index in fresh:
@@ -352,7 +352,9 @@ class Contestant:
                 return finding
             given = self.gate.fresh[index].deliver(self.gate.problem, self.leaves)
             finding = finding.and_then(self._check(index + 1, given))
-        if twice and finding.right and self.fastest < SLOW:
+        if again is None:
+            again = self.fastest < SLOW
+        if again and finding.right:
             finding = finding.and_then(self._check(0, self.arguments))
         return finding
 

@@ -54,8 +54,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     to_fastest: Ratio | None = None
     to_forward: Ratio | None = None
     to_manual: Ratio | None = None
-    to_first: Ratio | None = None
-    """Relative to the baseline, the mode that people usually write first."""
+    to_baseline: Ratio | None = None
+    """Relative to the baseline: the mode that people usually write first, where it was timed."""
     groups: list[float] = []
     sessions: int = 0
     voided: int = 0
@@ -128,7 +128,7 @@ def judge_run(
         confidence=confidence,
         method=method,
         expected_false_alarms=judgement.expected_false_alarms,
-        calls=judgement.calls,
+        calls=sum(row.verdict in ("slower", "faster") for row in rows),
         finished=run.finished,
         sessions=1 + max((s.session for s in run.sessions), default=-1),
         problems=list(run.problems),
@@ -265,7 +265,7 @@ def _judge_comparison(
     others = {
         "to_forward": against(FORWARD),
         "to_manual": against(MANUAL),
-        "to_first": against(baseline),
+        "to_baseline": against(baseline),
     }
     drafts: list[tuple[Row, Any]] = []
     for mode, row in bare.items():
@@ -319,7 +319,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "seconds": row.seconds,
         "verdict": row.verdict,
     }
-    for name in ("to_fastest", "to_forward", "to_manual", "to_first"):
+    for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):
         ratio: Ratio | None = getattr(row, name)
         flat[name] = ratio.value if ratio else None
         flat[f"{name}_low"] = ratio.low if ratio else None

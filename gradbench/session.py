@@ -49,6 +49,8 @@ class Settings:
     timeout: float = 60.0
     compile_timeout: float = 300.0
     seed: int = 0
+    memory_limit: int = 4 << 30
+    """Bytes beyond which a case is refused, by estimate."""
     baseline: str = ""
     """The mode to form ratios against; empty: the mode people usually write first."""
     instruments: tuple[str, ...] = (WALL_TIME,)

@@ -186,9 +186,7 @@ class Session:
             "result_bytes": problem.result_numel * torch.finfo(problem.dtype).bits // 8,
         }
 
-    def prepare(
-        self, mode: str, handle: int, warm: int, fresh: list[int], spend: int = 0
-    ) -> dict[str, Any]:
+    def prepare(self, mode: str, handle: int, warm: int, fresh: list[int]) -> dict[str, Any]:
         """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks."""
         if self.gate is None:
             raise Refused("no comparison is open")
@@ -207,7 +205,8 @@ class Session:
             if refusal:
                 return {"status": "refused", "reason": refusal}
             contestant = self.gate.enter(mode, call, declared.leaves)
-            finding = contestant.check(fresh)
+            # Where nothing is timed there is no later check: everything is looked at now.
+            finding = contestant.check(fresh, again=None if warm else True)
         except Unsupported as error:
             return {"status": "unsupported", "reason": str(error)}
         except Exception as error:
@@ -253,7 +252,7 @@ class Session:
         contestant, _ = self.contestants[handle]
         try:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
-            finding = contestant.check(fresh if contestant.fastest < SLOW else [], twice=False)
+            finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
         except Exception as error:
             return {"status": "failed", "reason": "after timing: " + _line(error)}
         return {

@@ -1,5 +1,6 @@
 """The instruments other than the clock: that they read what arithmetic says, and say why not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -178,6 +179,9 @@ class FakeDevice:
         self.now = self.free = 0.0
         self.held = []
 
+    def chosen(self, device):
+        return contextlib.nullcontext()
+
     def call(self):
         self.now += self.launch
         self.free = max(self.free, self.now) + self.kernel
@@ -329,7 +333,7 @@ def test_what_is_wrong_dies_raises_or_takes_too_long_is_not_counted_and_costs_no
     assert set(counts) == set(MODES)
     assert reasons["dies_when_counted"] == "crashed: ended by SIGSEGV"
     assert reasons["raises_when_counted"] == "failed: ArithmeticError: not [here]"
-    assert reasons["slow"].startswith("refused: 2 calls of 6")
+    assert reasons["slow"].startswith("refused: 2 calls of 12")
     assert reasons["doubled"].startswith("wrong: ")
     for cheap in ("peak_memory", "dispatches"):
         assert set(read[cheap].values) == {*MODES, *reasons} - {"doubled"}

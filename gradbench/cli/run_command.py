@@ -114,6 +114,7 @@ def command(
             found = discover(worker)
             _require_instruments(old.started.settings.get("instruments", ()), found)
             log, run, settings = resume(old)
+            worker = replace(worker, memory_limit=settings.memory_limit)
         else:
             options.check_sizes(given["sizes"])
             found = discover(worker)
@@ -123,8 +124,14 @@ def command(
             given["dtypes"] = given["dtypes"] or chosen.dtypes
             given["compiled"] = given["compiled"] or chosen.compiled
             entries = expand(found.offers, options.selection(chosen.sweep, **given))
-            settings = _settings(chosen.settings, sessions, budget, baseline, seed, timeout)
-            settings = replace(settings, instruments=instruments)
+            settings = replace(
+                _settings(chosen.settings, sessions, budget),
+                instruments=instruments,
+                baseline=baseline,
+                seed=seed,
+                timeout=timeout,
+                memory_limit=worker.memory_limit,
+            )
             if baseline and not any(baseline in entry.modes for entry in entries):
                 raise SelectionError(f"--baseline {baseline!r} is no mode of what is selected")
             cases = sum(len(entry.modes) for entry in entries)
@@ -141,15 +148,8 @@ def command(
     return _go(log, run, settings, worker, found)
 
 
-def _settings(
-    base: Settings,
-    sessions: int | None,
-    budget: float | None,
-    baseline: str,
-    seed: int,
-    timeout: float,
-) -> Settings:
-    made = replace(base, baseline=baseline, seed=seed, timeout=timeout)
+def _settings(made: Settings, sessions: int | None, budget: float | None) -> Settings:
+    """The profile's settings with what the user set instead."""
     if sessions is not None:
         made = replace(made, sessions=sessions)
     if budget is not None:
@@ -168,7 +168,7 @@ def _require_instruments(names: Iterable[str], found: Discovery) -> None:
 def _reject_selection() -> None:
     """A resumed run has its own plan; an option that would change it is refused."""
     context = click.get_current_context()
-    allowed = {"resumed", "results", "files", "timeout", "memory_limit"}
+    allowed = {"resumed", "results", "files"}
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:

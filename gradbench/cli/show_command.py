@@ -157,11 +157,11 @@ def show(found: Judged, in_full: bool) -> None:
 
 def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -> None:
     """One operator's comparisons, a line each."""
-    firsts = {found.baselines.get(name, "") for name in groups}
+    baselines = {found.baselines.get(name, "") for name in groups}
     sizes = {_size(Comparison.parse(name)) for name in groups}
     where = f" at {sizes.pop()}" if len(sizes) == 1 else ""
     made = table(
-        f"{operator}{where} (written first: {', '.join(sorted(firsts - {''})) or 'nothing'})",
+        f"{operator}{where} (baseline: {', '.join(sorted(baselines - {''})) or 'none'})",
         [
             "function",
             *([] if where else ["size"]),
@@ -171,7 +171,7 @@ def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -
             ("× by hand", "right"),
             "next",
             ("× fastest", "right"),
-            ("written first", "right"),
+            ("baseline", "right"),
             ("undecided", "right"),
         ],
     )
@@ -195,7 +195,7 @@ def _show_operator(operator: str, groups: dict[str, list[Row]], found: Judged) -
             plain(times(best.to_manual)),
             plain(others[0].mode if others else ""),
             _verdict_ratio(others[0] if others else None),
-            _verdict_ratio(first, named=len(firsts) > 1),
+            _verdict_ratio(first, named=len(baselines) > 1),
             plain(undecided or ""),
         )
     console().print(made)
@@ -270,7 +270,7 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
         "verdict",
         ("× forward", "right"),
         ("× by hand", "right"),
-        ("× first", "right"),
+        ("× baseline", "right"),
         ("error (ulp)", "right"),
     ]
     names = _instruments(rows)
@@ -278,14 +278,14 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
         clock = []
     titles = [(_title(instrument), "right") for instrument in names]
     shown = table(name, ["mode", *clock, *titles, "note"])
-    first = found.baselines.get(name, "")
+    baseline = found.baselines.get(name, "")
     timed = _ranked(rows)
     forward = [r for r in rows if r.mode == FORWARD and r.seconds]
     rest = [r for r in rows if r not in timed and r not in forward]
     for row in [*timed, *forward, *rest]:
         notes = []
-        if row.mode == first:
-            notes.append("written first")
+        if row.mode == baseline:
+            notes.append("baseline")
         if row.groups:
             notes.append("sessions disagree: " + ", ".join(f"{_number(g)}×" for g in row.groups))
         if row.voided:
@@ -301,7 +301,7 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             plain(said, VERDICT_STYLES.get(said, "dim")),
             plain(times(row.to_forward)),
             plain(times(row.to_manual)),
-            plain(times(row.to_first)),
+            plain(times(row.to_baseline)),
             plain(f"{row.ulps:.2g}" if row.status in ("ok", "wrong") else ""),
         ]
         shown.add_row(
@@ -327,7 +327,7 @@ def _show_odds(found: Judged) -> None:
             + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
             + f".\nFloor {found.floor:.3g}, {found.confidence:.0%} intervals between "
             f"{found.sessions} processes, {found.method}: at most "
-            f"{found.expected_false_alarms:.1f} false calls expected among {found.calls}."
+            f"{found.expected_false_alarms:.1f} false calls expected among the run's {found.calls}."
         )
     out.print("Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
     for name in _instruments(found.rows):
@@ -364,6 +364,8 @@ def _list_runs(results: Path, form: str) -> int:
         return 0
     shown = table("", list(rows[0]))
     for row in rows:
-        shown.add_row(*(plain({True: "yes", False: "no"}.get(v, v)) for v in row.values()))
+        shown.add_row(
+            *(plain(("no", "yes")[v] if isinstance(v, bool) else v) for v in row.values())
+        )
     console().print(shown)
     return 0

@@ -9,12 +9,15 @@ remain in the reading, which is then an upper bound.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gradbench.instruments.instrument import Instrument, Unreadable
 
 if TYPE_CHECKING:
+    import torch
+
     from gradbench.gate import Contestant
 
 BLOCK = 1_000_000
@@ -46,6 +49,9 @@ class Event(Protocol):
 class Device(Protocol):
     """What is needed of a device; replaced in tests."""
 
+    def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Makes it the one that the other methods speak of."""
+
     def event(self) -> Event: ...
 
     def synchronize(self) -> None: ...
@@ -55,10 +61,15 @@ class Device(Protocol):
 
 
 class Cuda:
-    """The current CUDA device."""
+    """CUDA, through torch."""
 
     CYCLES: ClassVar[float] = 2.5e9
     """A second's clock cycles, on the fast side."""
+
+    def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
+        from torch import cuda
+
+        return cuda.device(device)
 
     def event(self) -> Event:
         from torch import cuda
@@ -97,9 +108,11 @@ class DeviceTime(Instrument):
         return None
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        if contestant.gate.problem.device.type == "cpu":
+        device = contestant.gate.problem.device
+        if device.type == "cpu":
             raise Unreadable("unsupported", "runs on the processor, so there is no device time")
-        return [self._block(contestant, call) for _ in repeat(None, BLOCKS)]
+        with self.device.chosen(device):
+            return [self._block(contestant, call) for _ in repeat(None, BLOCKS)]
 
     def _block(self, contestant: Contestant, call: int) -> float:
         """Seconds on the device per call, over one block of calls."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SLOWER = 200
 """How many times longer a call takes under Callgrind, roughly: 100 to 250 were seen."""
 
-LONGEST = 20.0
+LONGEST = 40.0
 """Seconds under Callgrind beyond which a case is refused, by estimate."""
 
 FEWEST_CALLS = 2

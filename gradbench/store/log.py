@@ -81,7 +81,6 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     number: int = 0
     untimed: int = 0
     control: bool = False
-    environment: str = ""
     samples: list[list[int]] = []
 
 

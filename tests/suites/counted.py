@@ -76,7 +76,7 @@ def slow(problem):
     """Takes long"""
 
     def call(inputs):
-        time.sleep(0.06)
+        time.sleep(0.12)
         return analytic(problem)(*inputs)
 
     return call
