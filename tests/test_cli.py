@@ -210,6 +210,8 @@ def test_list_shows_functions_modes_operators_and_cases():
     cases = gradbench("list", "cases", "-f", "square", "-o", "derivative", "-m", "grad")
     assert cases.stdout.split() == ["derivative/square/documents/float32/cpu/1/grad"]
     assert "autograd.grad" in gradbench("list", "modes", "-f", "square").stdout
+    code = gradbench("list", "modes", "-o", "jacobian", "-m", "jacrev", "--source").stdout
+    assert "def jacrev(problem" in code
 
 
 def test_a_dry_run_measures_nothing(tmp_path):

@@ -25,9 +25,12 @@ WHAT = ("functions", "operators", "modes", "cases")
     show_default=True,
     help="Sizes of the cases: the documents' inputs, those of the standard profile, or all.",
 )
+@click.option("--source", is_flag=True, help="With 'modes': print the code of each.")
 @options.files_option
 @options.format_option("json", "csv", "md")
-def command(what: str, sweep: str, files: tuple[str, ...], form: str, **given: Any) -> None:
+def command(
+    what: str, sweep: str, source: bool, files: tuple[str, ...], form: str, **given: Any
+) -> None:
     """List what can be measured: functions, operators, modes, or all cases by name.
 
     Options narrow the list, as they do for 'gradbench run'.
@@ -54,8 +57,12 @@ def command(what: str, sweep: str, files: tuple[str, ...], form: str, **given: A
         title = f"{len(rows)} operators"
     else:
         chosen = {(e.comparison.operator, mode) for e in entries for mode in e.modes}
-        rows = _modes(found, chosen)
+        rows = _modes(found, chosen, source)
         title = f"{len(rows)} modes"
+        if source and form == "table":
+            for row in rows:
+                click.echo(f"# {row['operator']}: {row['mode']}\n{row['source']}")
+            return
     if form != "table":
         emit(rows, form)
         return
@@ -115,7 +122,7 @@ def _operators(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, 
     return list(rows.values())
 
 
-def _modes(found: Discovery, chosen: set[tuple[str, str]]) -> list[dict[str, Any]]:
+def _modes(found: Discovery, chosen: set[tuple[str, str]], source: bool) -> list[dict[str, Any]]:
     return [
         {
             "operator": mode["operator"],
@@ -124,6 +131,7 @@ def _modes(found: Discovery, chosen: set[tuple[str, str]]) -> list[dict[str, Any
             "opt-in": mode["opt_in"],
             "what it does": mode["summary"],
             "missing here": mode["missing"],
+            **({"source": mode["source"]} if source else {}),
         }
         for mode in found.modes
         if (mode["operator"], mode["mode"]) in chosen
