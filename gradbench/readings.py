@@ -209,7 +209,14 @@ class Readings:
         numbers = _Numbers(self.process)
         running = [
             _Lane(
-                instrument, tasks[i::lanes], passed, self.settings, self.options, numbers, records
+                instrument,
+                tasks[i::lanes],
+                passed,
+                self.opt_in,
+                self.settings,
+                self.options,
+                numbers,
+                records,
             )
             for i in range(lanes)
         ]
@@ -260,6 +267,7 @@ class _Lane:
         instrument: Instrument,
         tasks: Sequence[Task],
         passed: Mapping[str, Passed],
+        opt_in: frozenset[str],
         settings: Settings,
         options: WorkerOptions,
         numbers: _Numbers,
@@ -269,6 +277,7 @@ class _Lane:
         self.instrument = instrument
         self.tasks = tasks
         self.passed = passed
+        self.opt_in = opt_in
         self.settings = settings
         self.options = options
         self.numbers = numbers
@@ -326,9 +335,9 @@ class _Lane:
         name = self.instrument.name
         opened: Worker | None = None
         for mode, call in passed.calls.items():
-            slow = self.instrument.too_slow(call)
-            if slow is not None:
-                reasons[mode] = f"refused: {slow}"
+            refusal = self._refusal(mode, call)
+            if refusal is not None:
+                reasons[mode] = f"refused: {refusal}"
                 continue
             worker = self._rehearsed()
             if (task.name, mode) in self.lost:
@@ -352,6 +361,9 @@ class _Lane:
             else:
                 reasons[mode] = answer["reasons"][name]
         return _reading(task, name, self.number, values, reasons)
+
+    def _refusal(self, mode: str, call: int) -> str | None:
+        return self.instrument.refusal(call, mode in self.opt_in)
 
     def _request(self, worker: Worker, op: str, **arguments: Any) -> dict[str, Any]:
         return worker.request(op, SLOWEST_TIMEOUT, **arguments)
@@ -398,7 +410,7 @@ class _Lane:
                 for mode, call in self.passed[task.name].calls.items()
                 if (operator, mode) not in seen
                 and (task.name, mode) not in self.lost
-                and self.instrument.too_slow(call) is None
+                and self._refusal(mode, call) is None
             }
             if not calls:
                 continue

@@ -51,7 +51,6 @@ class Profile:
     sweep: str
     settings: Settings
     dtypes: tuple[str, ...] = ()
-    compiled: bool = False
 
 
 PROFILES = {
@@ -74,7 +73,7 @@ PROFILES = {
         ),
     ),
     "full": Profile(
-        "every size, float32 and float64, compiled modes, 10 processes: a night",
+        "every size, float32 and float64, 10 processes: a night",
         "full",
         Settings(
             sessions=10,
@@ -82,7 +81,6 @@ PROFILES = {
             stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=2.0),
         ),
         dtypes=("float32", "float64"),
-        compiled=True,
     ),
 }
 

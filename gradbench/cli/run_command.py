@@ -122,7 +122,6 @@ def command(
             _require_instruments(instruments, found)
             chosen = PROFILES[profile]
             given["dtypes"] = given["dtypes"] or chosen.dtypes
-            given["compiled"] = given["compiled"] or chosen.compiled
             entries = expand(found.offers, options.selection(chosen.sweep, **given))
             settings = replace(
                 _settings(chosen.settings, sessions, budget),

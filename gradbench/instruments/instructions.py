@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradbench.instruments.callgrind import LOG_FOLDER, Callgrind
-from gradbench.instruments.instrument import Instrument, Launch, Unreadable, compiles
+from gradbench.instruments.instrument import Instrument, Launch, Unreadable
 
 if TYPE_CHECKING:
     from gradbench.gate import Contestant
@@ -36,7 +36,7 @@ WARM = 5
 """Calls before those: CPython rewrites code that has run a few times."""
 
 ENOUGH = 20_000_000
-"""Instructions that are enough for a count: longer calls are counted fewer times."""
+"""Instructions that all counted calls together need not exceed."""
 
 
 class Instructions(Instrument):
@@ -68,10 +68,11 @@ class Instructions(Instrument):
             ),
             # A hash seed moves a count by as much as a small change of the code does.
             environment={LOG_FOLDER: str(scratch), "PYTHONHASHSEED": "0"},
-            slower=SLOWER,
         )
 
-    def too_slow(self, call: int) -> str | None:
+    def refusal(self, call: int, compiles: bool) -> str | None:
+        if compiles:
+            return "compiling takes minutes under Callgrind"
         seconds = call * 1e-9 * SLOWER * FEWEST_CALLS
         if seconds <= LONGEST:
             return None
@@ -85,8 +86,6 @@ class Instructions(Instrument):
 
         if contestant.gate.problem.device.type != "cpu":
             raise Unreadable("unsupported", "instructions of the processor alone are counted")
-        if compiles(contestant):
-            raise Unreadable("refused", "compiling takes minutes under Callgrind")
         if torch.get_num_threads() > 1:
             raise Unreadable("unsupported", "threads that wait spin, and do not repeat")
         if self._counter is None:

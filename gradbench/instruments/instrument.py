@@ -34,8 +34,6 @@ class Launch:
 
     prefix: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    slower: float = 1.0
-    """How much longer everything in that process takes, for limits of time."""
 
 
 class Instrument(ABC):
@@ -57,8 +55,9 @@ class Instrument(ABC):
         """How to start its process; `scratch` is an empty folder for that process alone."""
         return Launch()
 
-    def too_slow(self, call: int) -> str | None:
-        """Why a contestant whose call takes so many nanoseconds is refused; None if it is not."""
+    def refusal(self, call: int, compiles: bool) -> str | None:
+        """Why a contestant whose call takes so many nanoseconds is refused before it is built in
+        a process of the instrument's own; None if it is not."""
         return None
 
     @abstractmethod
