@@ -151,7 +151,9 @@ def test_runs_are_listed(results):
     (run,) = json.loads(done.stdout)
     assert run["finished"] is True
     assert run["torch"]
+    # The command is kept, but not the folder of this machine that the log itself is in.
     assert "-f square" in run["command"]
+    assert str(results) not in log.paths(results)[0].read_text()
 
 
 def test_a_run_compared_with_itself_shows_no_change(results):

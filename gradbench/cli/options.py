@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,17 @@ def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list
 
     names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
     return [CompletionItem(n) for n in ("latest", *names[::-1]) if n.startswith(begun)]
+
+
+def given_command() -> list[str]:
+    """The command line as the log keeps it: without the folder that the log itself is in."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--results":
+            next(words, None)
+        elif not word.startswith("--results="):
+            kept.append(word)
+    return kept
 
 
 results_option = click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +140,7 @@ def command(
                 click.echo(said)
                 return 0
             click.echo(f"Measuring {said}", err=True)
-            log, run = start(results, entries, settings, found, files, sys.argv[1:])
+            log, run = start(results, entries, settings, found, files, options.given_command())
     except (SelectionError, StoreError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
     return _go(log, run, settings, worker, found)

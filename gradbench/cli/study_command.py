@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -265,7 +264,7 @@ def _study(
                 {**settings, "cases": chosen, "files": list(files)},
                 machine.facts(),
                 found.environment,
-                ["gradbench", *sys.argv[1:]],
+                ["gradbench", *options.given_command()],
             )
         with log, progress(name) as report:
             steps = module.plan(study.settings, study.settings["cases"])

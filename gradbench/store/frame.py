@@ -6,6 +6,7 @@ docs/results.md documents every column.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from gradbench.store.log import (
     SessionMeasured,
     StoreError,
     folder,
-    iterate,
     locate,
     minima,
     read,
+    read_all,
 )
 
 ENVIRONMENT = (
@@ -43,7 +44,9 @@ def _runs(results: str | Path, runs: Iterable[str] | None) -> list[Run]:
     place = Path(results)
     if runs is not None:
         return [read(locate(place, name)) for name in runs]
-    found = list(iterate(place))
+    found, problems = read_all(place)
+    for problem in problems + [p for run in found for p in run.problems]:
+        warnings.warn(problem, stacklevel=3)
     if not found:
         raise StoreError(f"there are no runs in {folder(place)}; 'gradbench run' makes one")
     return found
@@ -66,6 +69,7 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
             for entrant in session.entrants:
                 times = np.array(minima(entrant.number, entrant.samples))
                 times = times[~np.isnan(times)]
+                compared = entrant.status in ("ok", "wrong")
                 read_here = readings.get((session.comparison, entrant.mode), {})
                 rows.append(
                     {
@@ -86,8 +90,8 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
                         "seconds_min": float(times.min()) if times.size else np.nan,
                         "rounds": int(times.size),
                         "number": entrant.number,
-                        "error": entrant.error,
-                        "ulps": entrant.ulps,
+                        "error": entrant.error if compared else np.nan,
+                        "ulps": entrant.ulps if compared else np.nan,
                         **{name: read_here.get(name, np.nan) for name in INSTRUMENTS},
                         "stopped": session.stopped,
                         "load": session.load,
@@ -105,7 +109,8 @@ def _untimed(run: Run) -> list[SessionMeasured]:
     for row in with_readings([], run):
         if row.comparison not in timed:
             entrants.setdefault(row.comparison, []).append(
-                Entrant(row.mode, row.status, row.reason)
+                # It was checked, but how far off it was is not kept.
+                Entrant(row.mode, row.status, row.reason, error=math.nan, ulps=math.nan)
             )
     processes = {reading.comparison: reading.process for reading in reversed(run.readings)}
     return [

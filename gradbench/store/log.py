@@ -11,10 +11,10 @@ import datetime
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import msgspec
@@ -322,18 +322,26 @@ def paths(results: Path) -> list[Path]:
     return sorted(path for path in place.iterdir() if path.is_file())
 
 
-def read_all(results: Path) -> tuple[list[Run], list[str]]:
-    """Every run of a results folder, oldest first, and the files that had to be skipped."""
-    runs, problems = [], []
+Read = TypeVar("Read")
+
+
+def _each(results: Path, reader: Callable[[Path], Read]) -> tuple[list[Read], list[str]]:
+    """What a reader makes of every log, oldest first, and the files that had to be skipped."""
+    found, problems = [], []
     for path in paths(results):
         if path.suffix != SUFFIX:
             problems.append(f"{path.name}: not a run log, skipped")
             continue
         try:
-            runs.append(read(path))
+            found.append(reader(path))
         except StoreError as error:
             problems.append(f"{error}, skipped")
-    return runs, problems
+    return found, problems
+
+
+def read_all(results: Path) -> tuple[list[Run], list[str]]:
+    """Every run of a results folder, oldest first, and the files that had to be skipped."""
+    return _each(results, read)
 
 
 def locate(results: Path, name: str) -> Path:
@@ -378,16 +386,7 @@ class Header:
 
 def read_headers(results: Path) -> tuple[list[Header], list[str]]:
     """Every run's header, oldest first, and the files that had to be skipped."""
-    headers, problems = [], []
-    for path in paths(results):
-        if path.suffix != SUFFIX:
-            problems.append(f"{path.name}: not a run log, skipped")
-            continue
-        try:
-            headers.append(_read_header(path))
-        except StoreError as error:
-            problems.append(f"{error}, skipped")
-    return headers, problems
+    return _each(results, _read_header)
 
 
 def _read_header(path: Path) -> Header:
@@ -420,11 +419,3 @@ def _decode_header(path: Path, line: bytes) -> RunStarted:
             f"this one reads up to {SCHEMA})"
         )
     return header
-
-
-def iterate(results: Path) -> Iterator[Run]:
-    """Every readable run, oldest first, one in memory at a time."""
-    for path in paths(results):
-        with contextlib.suppress(StoreError):
-            if path.suffix == SUFFIX:
-                yield read(path)
