@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any, Literal, TypeAlias, get_args
@@ -491,7 +491,7 @@ def between_sessions(
     groups = clusters(estimates, floor, confidence)
     log, between, within = _mean_and_variances(seen)
     if len(seen) > 1:
-        return _estimate(
+        found = _estimate(
             log,
             math.sqrt(between),
             len(seen) - 1,
@@ -502,6 +502,7 @@ def between_sessions(
             rounds=rounds,
             groups=groups,
         )
+        return replace(found, p_beyond=min(found.p_beyond, _p_signs(found, floor)))
     if assumed_spread is not None and not math.isnan(within):
         error = math.sqrt(within + assumed_spread**2)
         return _estimate(
@@ -535,6 +536,22 @@ def between_sessions(
         within_error=math.sqrt(within),
         groups=groups,
     )
+
+
+def _p_signs(estimate: Estimate, floor: float) -> float:
+    """The p-value of "inside the floor" by the sides alone, where paired sessions disagree.
+
+    One session of five that ran half as fast again makes the t-interval useless, and yet all five
+    may lie beyond the floor on one side, each with its own rounds' interval. Were the truth at the
+    floor, each would fall on that side with a chance of a half at most: 2 to the power of minus
+    their number (the sign test). 1 where the groups do not all lie beyond on the same side.
+    """
+    groups = estimate.groups
+    if not estimate.disagree or any(group.against for group in groups):
+        return 1.0
+    above = all(group.low > 1 + floor for group in groups)
+    below = all(group.high < 1 / (1 + floor) for group in groups)
+    return 2.0**-estimate.sessions if above or below else 1.0
 
 
 def compare_paired(
@@ -678,9 +695,10 @@ def verdict(estimate: Estimate, floor: float | None = None) -> Verdict:
 
     The whole interval beyond the floor (a ratio above 1 + floor, or below 1 / (1 + floor))
     decides, the whole interval inside it is *same*. Of no or one session nothing is decided unless
-    a spread between processes was assumed. Where sessions disagree, every group and the interval
-    must lie beyond on the same side, and *same* is never said. `floor` is the estimate's
-    own unless given.
+    a spread between processes was assumed. Where sessions disagree, *same* is never said, and every
+    group must lie beyond on the same side; so must the interval, unless there are sessions enough
+    for their sides alone to decide (five, at 95 %: see `_p_signs`). `floor` is the estimate's own
+    unless given.
     """
     floor = estimate.floor if floor is None else floor
     _check(floor, estimate.confidence)
@@ -688,6 +706,8 @@ def verdict(estimate: Estimate, floor: float | None = None) -> Verdict:
         return "undecided"
     low, high = estimate.low, estimate.high
     if estimate.disagree:
+        if _p_signs(estimate, floor) <= 1 - estimate.confidence:
+            low, high = math.inf, -math.inf
         low = min(low, *(group.low for group in estimate.groups))
         high = max(high, *(group.high for group in estimate.groups))
     if low > 1 + floor:

@@ -426,6 +426,23 @@ def test_disagreeing_sessions_decide_only_together() -> None:
     assert not st.between_sessions(known([0.0, 0.021, 0.0, 0.021], error=1e-4), 0.1).disagree
 
 
+def test_one_disturbed_session_of_five_does_not_hide_what_all_five_show() -> None:
+    slow = [0.0427, 0.0399, 0.0419, 0.4459, 0.0523]
+    estimate = st.between_sessions(known(slow), 0.02)
+    assert estimate.disagree
+    # The t-interval is of no use, and the sides alone decide: 1 / 32.
+    assert estimate.low < 1 < estimate.high
+    assert estimate.p_beyond == pytest.approx(1 / 32)
+    assert st.verdict(estimate) == "slower"
+    assert st.verdict(st.between_sessions(known([-x for x in slow]), 0.02)) == "faster"
+    # Four are too few for that, and one session inside the floor forbids it.
+    assert st.verdict(st.between_sessions(known(slow[1:]), 0.02)) == "undecided"
+    assert st.verdict(st.between_sessions(known([0.01, *slow[1:]]), 0.02)) == "undecided"
+    # The same code with a disturbed session stays undecided.
+    same = [0.0119, -0.0083, 0.5281, 0.0005, -0.0078]
+    assert st.verdict(st.between_sessions(known(same), 0.02)) == "undecided"
+
+
 def test_how_often_groups_are_found_and_imagined() -> None:
     rng = np.random.default_rng(20)
     found = both = 0
