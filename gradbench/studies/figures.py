@@ -15,6 +15,15 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
 
 
+def _plain(axis: Any) -> None:
+    """Ticks of a logarithmic axis at 1 and 3 of each decade, as plain numbers, no others."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
 def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
     """One figure for each kind of study that is there; the PNG files."""
     import matplotlib
@@ -87,6 +96,8 @@ def _aa(studies: Sequence[Study]) -> Any:
         ylabel="comparisons at least so far apart, %",
         title=f"The same code against itself: {wrong} false alarms in {total} comparisons",
     )
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
     axes.plot([], [], color=GREY, lw=0.8, ls=":", label="floor (1 %; between processes 2 %)")
     axes.legend(frameon=False, loc="lower left")
     return figure
@@ -209,6 +220,7 @@ def _peers(studies: Sequence[Study]) -> Any:
     left.set_title("How often each method is wrong, and how often it finds 2 %")
     left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     right.set(xscale="log", xlabel="seconds per comparison, in all")
+    _plain(right.xaxis)
     return figure
 
 
