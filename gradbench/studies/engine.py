@@ -70,6 +70,19 @@ class Step:
             return Stopping(self.fixed_rounds, self.fixed_rounds, half_width=1e-9)
         return Stopping(budget=self.budget, max_rounds=ROUNDS)
 
+    def trial(self, **found: Any) -> Trial:
+        """What the step came to, with all that identifies it."""
+        return Trial(
+            key=self.key,
+            way=self.way,
+            case=self.case,
+            process=self.process,
+            group=self.group,
+            share=self.share,
+            budget=self.budget,
+            **found,
+        )
+
 
 Runner = Callable[[Step], Trial]
 
@@ -141,18 +154,11 @@ class _Pairs:
             found, injected = self._measure(step)
         except (WorkerDied, WorkerTimeout) as error:
             self.end()
-            return _failed(step, f"the measuring process was lost: {error}")
+            return step.trial(reason=f"the measuring process was lost: {error}")
         except WorkerError as error:
-            return _failed(step, str(error))
-        return Trial(
-            key=step.key,
-            way=step.way,
-            case=step.case,
-            process=step.process,
-            group=step.group,
-            share=step.share,
+            return step.trial(reason=str(error))
+        return step.trial(
             injected=injected,
-            budget=step.budget,
             log_ratios=found.log_ratios,
             seconds=float(f"{found.seconds:.4g}"),
             stopped=found.stopped,
@@ -180,19 +186,6 @@ class _Pairs:
             injected = pairs.inject(sides, step.share, TIMEOUT)
         chance = random.Random(f"{self.seed}/{step.key}")
         return pairs.measure(sides[0], sides[1], step.stopping, chance, TIMEOUT), injected
-
-
-def _failed(step: Step, reason: str) -> Trial:
-    return Trial(
-        key=step.key,
-        way=step.way,
-        case=step.case,
-        process=step.process,
-        group=step.group,
-        share=step.share,
-        budget=step.budget,
-        reason=reason,
-    )
 
 
 def carry_out(

@@ -115,13 +115,7 @@ class _Methods:
         elapsed = time.perf_counter() - began
         # A comparison has two arms, a trial three comparisons in gradbench and four arms elsewhere.
         share = 1 / 3 if step.way in BUDGETS else 1 / 2
-        return Trial(
-            key=step.key,
-            way=step.way,
-            case=step.case,
-            process=step.process,
-            group=step.group,
-            budget=step.budget,
+        return step.trial(
             visiting=round(share * values.pop("spent", 0.0), 4),
             elapsed=round(share * elapsed, 4),
             load=load,
