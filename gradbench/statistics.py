@@ -53,6 +53,9 @@ RELEASE_FLOOR = 0.02
 
 CONFIDENCE = 0.95
 
+TRIM = 10
+"""From so many sessions on, one in so many is left out at either end: see `_centre`."""
+
 _ROUNDING = 1e-12
 """Logs that are closer than this are equal: what is left is rounding, not a clock's step."""
 
@@ -341,7 +344,8 @@ def clusters(
 class Estimate:
     """A ratio of times between sessions: a contestant over its reference, above 1 is slower.
 
-    ratio, low, high    geometric mean over the sessions, and its interval at `confidence`
+    ratio, low, high    geometric mean over the sessions (trimmed from `TRIM` of them on), and its
+                        interval at `confidence`
     floor               the smallest difference that matters, as a ratio less 1
     sessions, rounds    what it rests on; rounds over all sessions. One session says nothing of
                         how processes differ: its interval is that of its rounds only, its p-values
@@ -431,18 +435,38 @@ def _estimate(
     )
 
 
-def _mean_and_variances(estimates: Sequence[SessionEstimate]) -> tuple[float, float, float]:
-    """Mean of the medians, its variance between sessions, and its variance by the rounds alone.
+@dataclass(frozen=True)
+class _Centre:
+    """Where the sessions lie: the mean of their medians, the variance of that mean between
+    sessions with its degrees of freedom, and its variance by the rounds alone."""
+
+    log: float
+    between: float
+    degrees: int
+    within: float
+
+
+def _centre(estimates: Sequence[SessionEstimate]) -> _Centre:
+    """The trimmed mean of the sessions' medians and its variances.
+
+    Of S sessions the S // `TRIM` smallest and as many of the largest are left out of the mean, and
+    the variance is Winsorized (Tukey and McLaughlin, Sankhyā A 25 (1963) 331; Yuen, Biometrika 61
+    (1974) 165): one disturbed process of ten is a fact of processes, not of what they run. With
+    fewer than `TRIM` sessions nothing is left out.
 
     A typical session stands for the rounds, by the median of the errors: with few rounds one burst
     of a neighbour makes an error a hundred times too large, and a mean would hand it on.
     """
-    medians = np.array([e.median for e in estimates])
+    medians = np.sort([e.median for e in estimates])
     count = len(medians)
-    between = float(medians.var(ddof=1)) / count if count > 1 else math.nan
+    cut = count // TRIM
+    kept = medians[cut : count - cut]
+    winsorized = np.clip(medians, kept[0], kept[-1])
+    share = len(kept) / count
+    between = float(winsorized.var(ddof=1)) / (share**2 * count) if count > 1 else math.nan
     known = [e.error for e in estimates if not math.isnan(e.error)]
     within = float(np.median(known)) ** 2 / count if known else math.nan
-    return float(medians.mean()), between, within
+    return _Centre(float(kept.mean()), between, len(kept) - 1, within)
 
 
 def between_sessions(
@@ -457,7 +481,8 @@ def between_sessions(
 
     - t(S - 1) · s / √S, with s the SD of the medians. It holds the noise of the rounds already,
       since every median has its share of it; adding that again would count it twice. It is exact
-      for normal medians, and also with the few sessions for which it is wide (t(1) is 12.7).
+      for normal medians, and also with the few sessions for which it is wide (t(1) is 12.7). From
+      `TRIM` sessions on the mean is trimmed and s Winsorized, see `_centre`.
     - z · (the median of the sessions' standard errors by their rounds) / √S: what would be left if
       processes did not differ at all. The truth cannot be narrower. It only acts when the medians
       lie together by chance, and takes the normal quantile, as it rests on many rounds and not on
@@ -489,12 +514,13 @@ def between_sessions(
         nan = math.nan
         return Estimate(nan, 0.0, math.inf, confidence, floor, 0, 0, nan, nan)
     groups = clusters(estimates, floor, confidence)
-    log, between, within = _mean_and_variances(seen)
+    centre = _centre(seen)
+    log, within = centre.log, centre.within
     if len(seen) > 1:
         found = _estimate(
             log,
-            math.sqrt(between),
-            len(seen) - 1,
+            math.sqrt(centre.between),
+            centre.degrees,
             math.sqrt(within),
             floor,
             confidence,
@@ -601,14 +627,13 @@ def compare_runs(
         Group(x.ratio / y.ratio, x.low / y.high, x.high / y.low, x.sessions, y.sessions)
         for x, y in product(clusters(a, floor, confidence), clusters(b, floor, confidence))
     )
-    log_a, between_a, within_a = _mean_and_variances(seen_a)
-    log_b, between_b, within_b = _mean_and_variances(seen_b)
-    log, within = log_a - log_b, math.sqrt(within_a + within_b)
+    one, two = _centre(seen_a), _centre(seen_b)
+    log, within = one.log - two.log, math.sqrt(one.within + two.within)
     if sessions > 1:
-        total = between_a + between_b
+        total = one.between + two.between
         # Without any spread the formula is 0 / 0; the within error decides then.
-        parts = between_a**2 / (len(seen_a) - 1) + between_b**2 / (len(seen_b) - 1)
-        degrees = total**2 / parts if parts else len(seen_a) + len(seen_b) - 2
+        parts = one.between**2 / one.degrees + two.between**2 / two.degrees
+        degrees = total**2 / parts if parts else one.degrees + two.degrees
         return _estimate(
             log,
             math.sqrt(total),

@@ -238,6 +238,25 @@ def test_equal_medians_of_single_rounds_prove_nothing() -> None:
     assert st.verdict(estimate) == "undecided"
 
 
+def test_one_disturbed_process_of_ten_hides_no_slowdown() -> None:
+    """A pair of processes that runs 35 % off for its whole turn, as about one in a hundred does."""
+    found = st.between_sessions(known([0.05, 0.048, 0.052, 0.047, 0.053] * 2), floor=0.02)
+    disturbed = [0.05, 0.048, 0.052, -0.43, 0.053, 0.05, 0.048, 0.052, 0.047, 0.053]
+    still = st.between_sessions(known(disturbed), floor=0.02)
+    assert st.verdict(found) == st.verdict(still) == "slower"
+    assert still.ratio == pytest.approx(found.ratio, rel=1e-3)
+    assert still.disagree, "it is shown, not averaged away"
+
+
+def test_ten_trimmed_sessions_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(4000):
+        found = st.between_sessions(known(list(rng.normal(0.03, 0.01, 10)), error=1e-4))
+        hits += found.low <= math.exp(0.03) <= found.high
+    assert 0.935 < hits / 4000 < 0.965
+
+
 def test_a_session_with_a_burst_does_not_widen_the_others() -> None:
     calm = st.between_sessions(known([0.049, 0.050, 0.051, 0.050, 0.049]))
     burst = known([0.049, 0.050, 0.051, 0.050]) + known([0.049], error=0.8)

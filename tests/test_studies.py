@@ -177,8 +177,8 @@ def test_plans_have_unique_keys_and_follow_from_the_settings() -> None:
     assert sum(s.way == "process" for s in steps) == 30 * 2 * 2
 
 
-def test_between_gives_each_comparison_five_pairs_of_processes() -> None:
-    given = {"trials": 6, "budget": 2.5, "between": True, "seed": 0, "comparisons": 0}
+def test_between_gives_each_comparison_its_pairs_of_processes() -> None:
+    given = {"trials": 6, "budget": 2.5, "between": True, "seed": 0, "comparisons": 0, "pairs": 5}
     steps = aa.plan(given, ["a", "b", "c"])
     groups: dict[int, set[int]] = {}
     for step in steps:

@@ -70,7 +70,15 @@ _comparisons = click.option(
 _between = click.option(
     "--between",
     is_flag=True,
-    help="Two processes of the same build that take turns, five pairs of them a comparison.",
+    help="Two processes of the same build that take turns, several pairs of them a comparison.",
+)
+
+_pairs = click.option(
+    "--pairs",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Pairs of processes in a comparison, with --between.",
 )
 
 _neighbour = click.option(
@@ -101,6 +109,7 @@ _floor = click.option(
     help="Seconds of measuring per comparison, at most.",
 )
 @_between
+@_pairs
 @_neighbour
 @_floor
 @_common
@@ -131,6 +140,7 @@ def aa(**given: Any) -> int:
     help="Injected slowdown in percent; may be repeated.",
 )
 @_between
+@_pairs
 @_neighbour
 @_floor
 @_common

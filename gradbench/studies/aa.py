@@ -19,11 +19,11 @@ def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
 
     In one process: `trials` comparisons with the whole budget each, and `comparisons` by the full
     protocol, a fifth of the budget in each of five processes. Between processes: `trials`
-    comparisons of five pairs of processes.
+    comparisons of `pairs` pairs of processes.
     """
     trials, budget = settings["trials"], settings["budget"]
     if settings["between"]:
-        return between(cases, trials, budget, (0.0,), settings["seed"])
+        return between(cases, trials, budget, (0.0,), settings["pairs"], settings["seed"])
     processes = max(1, min(PROCESSES, trials // len(cases)))
     steps = [
         Step("process", cases[i % len(cases)], i // len(cases) % processes, i, budget)
@@ -54,20 +54,25 @@ def sessions(
 
 
 def between(
-    cases: Sequence[str], trials: int, budget: float, shares: Sequence[float], seed: int
+    cases: Sequence[str],
+    trials: int,
+    budget: float,
+    shares: Sequence[float],
+    pairs: int,
+    seed: int,
 ) -> list[Step]:
-    """Comparisons of two processes of the same build, five pairs of them for each comparison."""
+    """Comparisons of two processes of the same build, by several pairs of them each."""
     steps = [
         Step(
             "between",
             cases[i % len(cases)],
-            SESSIONS * (i // len(cases)) + pair,
+            pairs * (i // len(cases)) + pair,
             i,
-            budget / SESSIONS,
+            budget / pairs,
             share,
         )
         for i in range(trials)
-        for pair in range(SESSIONS)
+        for pair in range(pairs)
         for share in shares
     ]
     return shuffled(steps, seed)

@@ -21,7 +21,7 @@ def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
     shares = [percent / 100 for percent in settings["slowdowns"]]
     trials, budgets = settings["trials"], settings["budgets"]
     if settings["between"]:
-        return aa.between(cases, trials, max(budgets), shares, settings["seed"])
+        return aa.between(cases, trials, max(budgets), shares, settings["pairs"], settings["seed"])
     processes = max(1, min(aa.PROCESSES, trials // len(cases)))
     steps = [
         Step("process", cases[i % len(cases)], i // len(cases) % processes, i, budget, share)

@@ -17,12 +17,25 @@ from gradbench.studies.store import Study, Trial
 SESSIONS = 5
 """Processes in one comparison by the full protocol."""
 
-PROCESS = "one process, its interval beyond the floor"
-PROTOCOL = f"{SESSIONS} processes, t-interval between them"
-BETWEEN = f"{SESSIONS} pairs of processes taking turns, t-interval between them"
+PAIRS = 10
+"""Pairs of processes in one comparison between processes, unless the study says otherwise."""
 
-RULES = {"process": PROCESS, "session": PROTOCOL, "between": BETWEEN}
+WAYS = ("process", "session", "between")
 FLOORS = {"process": statistics.FLOOR, "session": statistics.FLOOR, "between": 0.02}
+
+
+def rule(way: str, pairs: int) -> str:
+    """What decides a comparison that was measured in this way."""
+    return {
+        "process": "one process, its interval beyond the floor",
+        "session": f"{SESSIONS} processes, t-interval between them",
+        "between": f"{pairs} pairs of processes taking turns, t-interval between them",
+    }[way]
+
+
+def pairs_of(study: Study) -> int:
+    """The pairs of processes in one comparison of a study; the first studies did not say."""
+    return int(study.settings.get("pairs") or SESSIONS)
 
 
 class Outcome(NamedTuple):
@@ -39,17 +52,19 @@ class Outcome(NamedTuple):
     injected: float
 
 
-def outcomes(trials: Iterable[Trial], floors: dict[str, float]) -> list[Outcome]:
+def outcomes(
+    trials: Iterable[Trial], floors: dict[str, float], pairs: int = PAIRS
+) -> list[Outcome]:
     """Each comparison decided by its way's rule; incomplete ones are left out."""
     found = []
-    trials = [t for t in trials if not t.reason and t.way in RULES]
+    trials = [t for t in trials if not t.reason and t.way in WAYS]
     for trial in trials:
         if trial.way == "process":
             values = logs(trial.log_ratios)
             said = within_process(values, floors["process"])
             found.append(_outcome([trial], said, float(np.median(values)), trial.budget))
     for (way, *_), sessions in sessions_of(t for t in trials if t.way != "process").items():
-        if len(sessions) == SESSIONS:
+        if len(sessions) == (pairs if way == "between" else SESSIONS):
             estimates = [statistics.median_interval(logs(t.log_ratios)) for t in sessions]
             estimate = statistics.between_sessions(estimates, floors[way])
             budget = sum(t.budget for t in sessions)
@@ -95,9 +110,9 @@ def floors_of(study: Study) -> dict[str, float]:
 def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     """Rows for pairs of the same code: how often a difference was called."""
     floors = floors_of(study)
-    found = [o for o in outcomes(study.trials, floors) if not o.share]
+    found = [o for o in outcomes(study.trials, floors, pairs_of(study)) if not o.share]
     rows = []
-    for way in RULES:
+    for way in WAYS:
         mine = [o for o in found if o.way == way]
         cases = sorted({o.case for o in mine})
         groups = [("all", mine)] if mine else []
@@ -109,7 +124,7 @@ def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
             logs_ = np.abs([o.log for o in group])
             rows.append(
                 {
-                    "rule": RULES[way],
+                    "rule": rule(way, pairs_of(study)),
                     "neighbour": study.settings["neighbour"],
                     "floor": floors[way],
                     "budget": group[0].budget,
@@ -142,10 +157,10 @@ def truths(study: Study) -> dict[float, float]:
 def power(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     """Rows for injected slowdowns: how often they were called slower."""
     floors = floors_of(study)
-    found = [o for o in outcomes(study.trials, floors) if o.share]
+    found = [o for o in outcomes(study.trials, floors, pairs_of(study)) if o.share]
     truth = truths(study)
     rows = []
-    for way in RULES:
+    for way in WAYS:
         for budget in sorted({o.budget for o in found if o.way == way}):
             for share in sorted({o.share for o in found if o.way == way}):
                 mine = [o for o in found if (o.way, o.budget, o.share) == (way, budget, share)]
@@ -159,7 +174,7 @@ def power(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
                     ratios = np.array([o.log for o in group])
                     rows.append(
                         {
-                            "rule": RULES[way],
+                            "rule": rule(way, pairs_of(study)),
                             "neighbour": study.settings["neighbour"],
                             "floor": floors[way],
                             "budget": budget,
