@@ -381,6 +381,18 @@ class Estimate:
         """Whether the sessions fall into groups, so that one ratio cannot speak for all."""
         return len(self.groups) > 1
 
+    @property
+    def typical(self) -> tuple[Group, ...]:
+        """The groups without strays: the lowest and the highest where trimming leaves out all of
+        their sessions."""
+        cut = self.sessions // TRIM
+        kept = [
+            group
+            for place, group in enumerate(self.groups)
+            if place not in (0, len(self.groups) - 1) or group.against or len(group.sessions) > cut
+        ]
+        return tuple(kept) or self.groups
+
 
 def _p_values(
     log: float, floor: float, errors: Sequence[tuple[float, float]]
@@ -721,9 +733,9 @@ def verdict(estimate: Estimate, floor: float | None = None) -> Verdict:
     The whole interval beyond the floor (a ratio above 1 + floor, or below 1 / (1 + floor))
     decides, the whole interval inside it is *same*. Of no or one session nothing is decided unless
     a spread between processes was assumed. Where sessions disagree, *same* is never said, and every
-    group must lie beyond on the same side; so must the interval, unless there are sessions enough
-    for their sides alone to decide (five, at 95 %: see `_p_signs`). `floor` is the estimate's own
-    unless given.
+    typical group must lie beyond on the same side; so must the interval, unless there are sessions
+    enough for their sides alone to decide (five, at 95 %: see `_p_signs`). `floor` is the
+    estimate's own unless given.
     """
     floor = estimate.floor if floor is None else floor
     _check(floor, estimate.confidence)
@@ -733,8 +745,8 @@ def verdict(estimate: Estimate, floor: float | None = None) -> Verdict:
     if estimate.disagree:
         if _p_signs(estimate, floor) <= 1 - estimate.confidence:
             low, high = math.inf, -math.inf
-        low = min(low, *(group.low for group in estimate.groups))
-        high = max(high, *(group.high for group in estimate.groups))
+        low = min(low, *(group.low for group in estimate.typical))
+        high = max(high, *(group.high for group in estimate.typical))
     if low > 1 + floor:
         return "slower"
     if high < 1 / (1 + floor):

@@ -434,7 +434,7 @@ def test_what_is_no_reason_to_split() -> None:
 
 
 def test_disagreeing_sessions_decide_only_together() -> None:
-    either = st.between_sessions(known([0.15] * 9 + [0.0]))
+    either = st.between_sessions(known([0.15] * 8 + [0.0, 0.0]))
     assert either.disagree
     assert either.low > 1.01
     assert st.verdict(either) == "undecided"
