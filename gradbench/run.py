@@ -18,6 +18,7 @@ from gradbench.instruments import WALL_TIME
 from gradbench.readings import Readings, missing
 from gradbench.session import SLOW_SESSIONS, Measurement, Settings, lost, prepare, slow
 from gradbench.statistics import Stopping
+from gradbench.store.lines import LineLog, new_id
 from gradbench.store.log import (
     SCHEMA,
     Entrant,
@@ -30,7 +31,6 @@ from gradbench.store.log import (
     SessionMeasured,
     StoreError,
     WorkerStarted,
-    new_run_id,
     now,
     read,
 )
@@ -143,7 +143,7 @@ def _silent(progress: Progress) -> None:
 class _Workers:
     """One worker at a time, its number, and a line in the log for each that is started."""
 
-    def __init__(self, options: WorkerOptions, log: RunLog | None, number: int) -> None:
+    def __init__(self, options: WorkerOptions, log: LineLog | None, number: int) -> None:
         self.options = options
         self.log = log
         self.number = number
@@ -177,11 +177,11 @@ def start(
     discovery: Discovery,
     files: Sequence[str] = (),
     command: Sequence[str] = (),
-) -> tuple[RunLog, Run]:
+) -> tuple[LineLog, Run]:
     """A new log with the plan. Raises StoreError where it cannot be written."""
     header = RunStarted(
         schema=SCHEMA,
-        run=new_run_id(),
+        run=new_id(),
         started=now(),
         settings=asdict(settings),
         machine=machine.facts(),
@@ -194,7 +194,7 @@ def start(
     return log, Run(log.path, header)
 
 
-def resume(run: Run) -> tuple[RunLog, Run, Settings]:
+def resume(run: Run) -> tuple[LineLog, Run, Settings]:
     """An interrupted run's log, what it holds, and its settings. Raises StoreError where it is
     finished or in use."""
     if run.finished:
@@ -204,7 +204,7 @@ def resume(run: Run) -> tuple[RunLog, Run, Settings]:
 
 
 def measure(
-    log: RunLog,
+    log: LineLog,
     run: Run,
     settings: Settings,
     options: WorkerOptions,
@@ -281,7 +281,7 @@ def measure(
 
 
 def _read(
-    log: RunLog,
+    log: LineLog,
     run: Run,
     settings: Settings,
     workers: _Workers,

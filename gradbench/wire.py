@@ -73,7 +73,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=_environment() | dict(options.environment),
+                env=_environment(options.python) | dict(options.environment),
                 # Its own process group: Ctrl-C is the driver's to handle.
                 start_new_session=True,
             )
@@ -172,11 +172,29 @@ class Worker:
         self._errors.close()
 
 
-def _environment() -> dict[str, str]:
+def _environment(python: str) -> dict[str, str]:
     """The worker's environment: this package importable, threads left to the worker."""
     home = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH", "")
     parts: Sequence[str] = [part for part in path.split(os.pathsep) if part]
-    if home not in parts and home not in sys.path[1:]:
+    if python != sys.executable:
+        # Another environment: nothing of this one but the package may be seen there, least of
+        # all its torch.
+        parts = [_alone(home)]
+    elif home not in parts and home not in sys.path[1:]:
         parts = [home, *parts]
     return os.environ | {"PYTHONPATH": os.pathsep.join(parts), "PYTHONUNBUFFERED": "1"}
+
+
+def _alone(home: str) -> str:
+    """A folder with this package and no other: its checkout, or a link where it is installed."""
+    if not (Path(home) / "torch").exists() and not (Path(home) / "numpy").exists():
+        return home
+    global _linked
+    if _linked is None:
+        _linked = tempfile.TemporaryDirectory(prefix="gradbench-")
+        os.symlink(Path(home) / "gradbench", Path(_linked.name) / "gradbench")
+    return _linked.name
+
+
+_linked: tempfile.TemporaryDirectory[str] | None = None

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gradbench.store import log
+from gradbench.store import lines, log
 
 
 def header(name="20260101-000000-abcdef"):
@@ -133,7 +133,7 @@ def test_two_runs_never_share_a_file(tmp_path):
         pytest.raises(log.StoreError),
     ):
         log.RunLog.create(tmp_path, header())
-    assert log.new_run_id() != log.new_run_id()
+    assert lines.new_id() != lines.new_id()
 
 
 def test_a_full_disk_leaves_whole_lines_and_one_clear_error(tmp_path, monkeypatch):

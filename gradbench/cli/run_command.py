@@ -15,7 +15,8 @@ from gradbench.cli.output import console, duration, progress
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.run import PROFILES, Discovery, discover, measure, resume, start
 from gradbench.session import Settings
-from gradbench.store.log import Run, RunLog, StoreError, find
+from gradbench.store.lines import LineLog
+from gradbench.store.log import Run, StoreError, find
 from gradbench.wire import WorkerError, WorkerOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -175,7 +176,7 @@ def _reject_selection() -> None:
             )
 
 
-def _go(log: RunLog, run: Run, settings: Settings, worker: WorkerOptions, found: Discovery) -> int:
+def _go(log: LineLog, run: Run, settings: Settings, worker: WorkerOptions, found: Discovery) -> int:
     from gradbench.cli.show_command import show_run
 
     try:

@@ -1,32 +1,22 @@
-"""Run logs: one append-only file of JSON lines per run.
-
-A line is written whole or not at all, and reaches the disk before the run goes on; so a kill or
-a full disk costs at most the comparison in flight. docs/results.md documents every field.
-"""
+"""Run logs: one append-only file of JSON lines per run. docs/results.md documents every field."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import math
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import filelock
 import msgspec
 
 from gradbench.cases import Comparison, Entry
+from gradbench.store.lines import SUFFIX, Kind, LineLog, pick
+from gradbench.store.lines import StoreError as StoreError
+from gradbench.store.lines import now as now
 
 SCHEMA = 1
-SUFFIX = ".jsonl"
-
-
-class StoreError(Exception):
-    """Something about the results folder that the user can mend; the message says what."""
 
 
 class PlanEntry(msgspec.Struct, frozen=True):
@@ -143,19 +133,8 @@ class RunEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
 
 Record = RunStarted | WorkerStarted | SessionMeasured | Reading | RunResumed | RunEnded
 
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
-
-
-def now() -> str:
-    """The time of day in UTC, to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def new_run_id() -> str:
-    """A name that sorts by time and that no other run has."""
-    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
-    return f"{stamp}-{secrets.token_hex(3)}"
+KIND = Kind("run log", RunStarted, _decoder, SCHEMA)
 
 
 @dataclass
@@ -200,85 +179,24 @@ def folder(results: Path) -> Path:
     return results / "runs"
 
 
-class RunLog:
-    """A log open for appending. Only one process at a time holds it."""
+class RunLog(LineLog):
+    """A run's log open for appending."""
 
     go_on = "gradbench run --resume"
 
-    def __init__(self, path: Path, lock: filelock.FileLock, descriptor: int) -> None:
-        self.path = path
-        self._lock = lock
-        self._descriptor = descriptor
-
     @classmethod
-    def create(cls, results: Path, header: RunStarted) -> RunLog:
+    def create(cls, results: Path, header: RunStarted) -> LineLog:
         """A new log with its first line. Raises StoreError where it cannot be written."""
-        path = folder(results) / f"{header.run}{SUFFIX}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = hold(path)
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        except OSError as error:
-            raise StoreError(f"cannot write to {path.parent}: {error.strerror}") from error
-        log = cls(path, lock, descriptor)
+        log, _ = cls.opened(folder(results) / f"{header.run}{SUFFIX}", new=True)
         log.append(header)
         return log
 
     @classmethod
-    def reopen(cls, run: Run) -> RunLog:
+    def reopen(cls, run: Run) -> LineLog:
         """An existing log, its torn last line cut off. Raises StoreError where it is in use."""
-        try:
-            lock = hold(run.path)
-            descriptor = os.open(run.path, os.O_RDWR | os.O_APPEND)
-        except OSError as error:
-            raise StoreError(f"cannot write to {run.path}: {error.strerror}") from error
-        log = cls(run.path, lock, descriptor)
-        data = run.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        os.ftruncate(descriptor, whole)
-        log.append(RunResumed(now(), len(data) - whole))
+        log, cut = cls.opened(run.path, new=False)
+        log.append(RunResumed(now(), cut))
         return log
-
-    def append(self, record: msgspec.Struct) -> None:
-        """Writes one line whole. Raises StoreError, leaving the log as it was."""
-        line = _encoder.encode(record) + b"\n"
-        size = os.fstat(self._descriptor).st_size
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-            os.fsync(self._descriptor)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, size)
-            raise StoreError(
-                f"cannot write to {self.path}: {error.strerror}; all before it is kept, and "
-                f"'{self.go_on} {self.path.stem}' goes on from there"
-            ) from error
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-        self._lock.release()
-        with contextlib.suppress(OSError):
-            os.unlink(self._lock.lock_file)
-
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def hold(path: Path) -> filelock.FileLock:
-    """The lock of a log, held by whoever writes it; the system frees it when that one dies."""
-    place = path.parent / ".locks"
-    place.mkdir(exist_ok=True)
-    lock = filelock.FileLock(place / f"{path.stem}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise StoreError(f"{path.stem} is being written by another process") from None
-    return lock
 
 
 def read(path: Path) -> Run:
@@ -286,20 +204,9 @@ def read(path: Path) -> Run:
 
     Raises StoreError where the file is no run log at all.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path.name}: {error.strerror}") from error
-    lines = data.split(b"\n")
-    torn = lines.pop()
-    header = _decode_header(path, lines[0] if lines else torn)
-    run = Run(path, header)
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            record = _decoder.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            run.problems.append(f"{path.name}, line {number}: damaged, skipped")
-            continue
+    header, records, problems = KIND.read(path)
+    run = Run(path, header, problems=problems)
+    for record in records:
         match record:
             case SessionMeasured():
                 run.sessions.append(record)
@@ -309,8 +216,6 @@ def read(path: Path) -> Run:
                 run.readings.append(record)
             case RunEnded():
                 run.ends.append(record)
-    if torn:
-        run.problems.append(f"{path.name}: its last line is cut off, skipped")
     return run
 
 
@@ -358,8 +263,7 @@ def locate(results: Path, name: str) -> Path:
                 _read_header(path)
                 return path
         raise StoreError(f"there are no runs in {folder(results)}; 'gradbench run' makes one")
-    hits = [path for path in known if path.stem.startswith(name)]
-    hits = [path for path in hits if path.stem == name] or hits
+    hits = list(pick(known, name))
     if len(hits) == 1:
         return hits[0]
     if hits:
@@ -391,7 +295,7 @@ def read_headers(results: Path) -> tuple[list[Header], list[str]]:
 
 def _read_header(path: Path) -> Header:
     with path.open("rb") as file:
-        started = _decode_header(path, file.readline())
+        started = KIND.decode_header(path, file.readline())
         second = file.readline()
         file.seek(max(0, path.stat().st_size - 4096))
         last = file.read().splitlines()[-1]
@@ -403,19 +307,3 @@ def _read_header(path: Path) -> Header:
         end = _decoder.decode(last)
         finished = isinstance(end, RunEnded) and end.finished
     return Header(path, started, torch, finished)
-
-
-def _decode_header(path: Path, line: bytes) -> RunStarted:
-    try:
-        header = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        header = None
-    if not isinstance(header, RunStarted):
-        what = "not a run log, or its first line is damaged" if line else "empty"
-        raise StoreError(f"{path.name}: {what}")
-    if header.schema > SCHEMA:
-        raise StoreError(
-            f"{path.name}: written by a newer gradbench (schema {header.schema}; "
-            f"this one reads up to {SCHEMA})"
-        )
-    return header

@@ -19,10 +19,10 @@ from typing import Any
 from gradbench.cases import Case, Selection, SelectionError, expand
 from gradbench.run import Discovery, Progress, Report
 from gradbench.statistics import Stopping
-from gradbench.store.log import StoreError, now
+from gradbench.store.lines import LineLog, StoreError, now
 from gradbench.studies import pairs
 from gradbench.studies.neighbour import neighbours, pin, places
-from gradbench.studies.store import Study, StudyEnded, StudyLog, Trial
+from gradbench.studies.store import Study, StudyEnded, Trial
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerTimeout
 
 CASES = (
@@ -189,7 +189,7 @@ class _Pairs:
 
 
 def carry_out(
-    log: StudyLog,
+    log: LineLog,
     study: Study,
     steps: Sequence[Step],
     report: Report,
@@ -223,7 +223,7 @@ def carry_out(
 
 
 def loop(
-    log: StudyLog,
+    log: LineLog,
     study: Study,
     steps: Sequence[Step],
     report: Report,

@@ -6,17 +6,15 @@ line of its own as soon as it is measured. All figures are computed on reading.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from gradbench.store.log import RunLog, StoreError, hold, new_run_id, now
+from gradbench.store.lines import SUFFIX, Kind, LineLog, StoreError, new_id, now, pick
 
 SCHEMA = 1
-SUFFIX = ".jsonl"
 
 
 class StudyStarted(msgspec.Struct, tag_field="kind", tag="study", frozen=True):
@@ -71,7 +69,7 @@ class StudyEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
 
 Line = StudyStarted | Trial | StudyResumed | StudyEnded
 
-_decoder = msgspec.json.Decoder(Line)
+KIND = Kind("study", StudyStarted, msgspec.json.Decoder(Line), SCHEMA)
 
 
 @dataclass
@@ -105,8 +103,8 @@ def folder(results: Path) -> Path:
     return results / "studies"
 
 
-class StudyLog(RunLog):
-    """A study file open for appending. Only one process at a time holds it."""
+class StudyLog(LineLog):
+    """A study file open for appending."""
 
     @classmethod
     def begin(
@@ -117,68 +115,35 @@ class StudyLog(RunLog):
         machine: dict[str, Any],
         environment: dict[str, Any],
         command: list[str],
-    ) -> tuple[StudyLog, Study]:
+    ) -> tuple[LineLog, Study]:
         """A new file with its first line. Raises StoreError where it cannot be written."""
-        name = f"{study}-{new_run_id()}"
+        name = f"{study}-{new_id()}"
         header = StudyStarted(SCHEMA, study, name, now(), settings, machine, environment, command)
-        path = folder(results) / f"{name}{SUFFIX}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = hold(path)
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        except OSError as error:
-            raise StoreError(f"cannot write to {path.parent}: {error.strerror}") from error
-        log = cls(path, lock, descriptor)
+        log, _ = cls.opened(folder(results) / f"{name}{SUFFIX}", new=True)
         log.go_on = f"gradbench study {study} --resume"
         log.append(header)
-        return log, Study(path, header)
+        return log, Study(log.path, header)
 
     @classmethod
-    def go_on_with(cls, study: Study) -> StudyLog:
+    def go_on_with(cls, study: Study) -> LineLog:
         """An unfinished file, its torn last line cut off. Raises StoreError where it is in use."""
         if study.finished:
             raise StoreError(f"{study.started.name} is finished: there is nothing to resume")
-        try:
-            lock = hold(study.path)
-            descriptor = os.open(study.path, os.O_RDWR | os.O_APPEND)
-        except OSError as error:
-            raise StoreError(f"cannot write to {study.path}: {error.strerror}") from error
-        log = cls(study.path, lock, descriptor)
+        log, _ = cls.opened(study.path, new=False)
         log.go_on = f"gradbench study {study.started.study} --resume"
-        data = study.path.read_bytes()
-        os.ftruncate(descriptor, data.rfind(b"\n") + 1)
         log.append(StudyResumed(now()))
         return log
 
 
 def read(path: Path) -> Study:
     """A study file with every line that can be read. Raises StoreError where it is none."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise StoreError(f"{path.name}: {error.strerror}") from error
-    torn = lines.pop()
-    try:
-        header = _decoder.decode(lines[0] if lines else b"")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        header = None
-    if not isinstance(header, StudyStarted):
-        raise StoreError(f"{path.name}: not a study, or its first line is damaged")
-    if header.schema > SCHEMA:
-        raise StoreError(f"{path.name}: written by a newer gradbench (schema {header.schema})")
-    study = Study(path, header)
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            record = _decoder.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            study.problems.append(f"{path.name}, line {number}: damaged, skipped")
-            continue
+    header, records, problems = KIND.read(path)
+    study = Study(path, header, problems=problems)
+    for record in records:
         if isinstance(record, Trial):
             study.trials.append(record)
         elif isinstance(record, StudyEnded):
             study.ends.append(record)
-    if torn:
-        study.problems.append(f"{path.name}: its last line is cut off, skipped")
     return study
 
 
@@ -202,7 +167,7 @@ def read_all(results: Path) -> tuple[list[Study], list[str]]:
 def find(results: Path, name: str, study: str) -> Study:
     """The study of a name or of the beginning of one, or the latest of its kind."""
     known = [path for path in paths(results) if path.stem.startswith(f"{study}-")]
-    hits = known[-1:] if name == "latest" else [p for p in known if p.stem.startswith(name)]
+    hits = known[-1:] if name == "latest" else list(pick(known, name))
     if len(hits) == 1:
         return read(hits[0])
     if hits:

@@ -27,11 +27,12 @@ import numpy as np
 from gradbench.cases import Case
 from gradbench.run import Report
 from gradbench.statistics import FLOOR, Stopping
+from gradbench.store.lines import LineLog
 from gradbench.studies import engine, pairs
 from gradbench.studies.engine import Step, loop, shuffled
 from gradbench.studies.neighbour import neighbours, pin, places
 from gradbench.studies.rules import logs, rate, within_process
-from gradbench.studies.store import Study, StudyLog, Trial
+from gradbench.studies.store import Study, Trial
 from gradbench.studies.tally import conditions
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerRefused
 
@@ -291,7 +292,7 @@ def _environment(asked: dict[str, Any]) -> dict[str, str]:
 
 
 def carry_out(
-    log: StudyLog,
+    log: LineLog,
     study: Study,
     steps: Sequence[Step],
     report: Report,

@@ -1,0 +1,438 @@
+"""One environment for each torch release: made, found again, removed.
+
+An environment is a folder of its own under `home()`, with a Python that can import torch and
+nothing of this package: a worker reaches that by path. It is built beside its place and renamed
+when it is whole, so an environment that is there works, whatever was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+from packaging.version import InvalidVersion, Version
+
+from gradbench.releases.known import ReleaseError as ReleaseError
+from gradbench.store.lines import now
+from gradbench.wire import Worker, WorkerError, WorkerOptions
+
+SCHEMA = 1
+RECORD = "environment.json"
+FAILURE = ".failed.json"
+OLDEST = Version("2.0")
+GIB = 1 << 30
+
+CUDA_BYTES = 6 * GIB
+"""What an environment with torch's CUDA packages takes at most, where none is known yet."""
+
+NUMPY_1 = Version("2.3")
+"""Releases before this one were built against NumPy 1 and do not work with NumPy 2."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An environment that is asked for: its name and what is to be in it.
+
+    `what` is a version of torch, a wheel file, or a Python that has torch already.
+    """
+
+    name: str
+    what: str
+
+    @property
+    def interpreter(self) -> Path | None:
+        """The Python of an environment that somebody else keeps, or None."""
+        path = Path(self.what)
+        if path.is_dir():
+            return path / "bin" / "python"
+        return path if path.is_file() and path.suffix != ".whl" else None
+
+    @property
+    def requirements(self) -> list[str]:
+        """What is installed."""
+        if self.what.endswith(".whl"):
+            return [str(Path(self.what).resolve()), "numpy"]
+        version = Version(self.what)
+        # Three equal signs ask for this very build, a local one such as 2.13.0+cpu included.
+        exact = "===" if version.local else "=="
+        return [f"torch{exact}{self.what}", "numpy<2" if version < NUMPY_1 else "numpy"]
+
+
+def parse(text: str) -> Request:
+    """A version such as 2.9.0, or NAME=WHAT with a version, a wheel, or a Python or its folder.
+
+    Raises ReleaseError with one line for anything else.
+    """
+    name, equals, what = text.partition("=")
+    if not equals:
+        name = what = text.removeprefix("v")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+]*", name):
+        raise ReleaseError(
+            f"{text!r}: a name has letters, digits, '.', '_' and '+' only (NAME=VERSION, "
+            "NAME=WHEEL or NAME=PYTHON)"
+        )
+    path = Path(what)
+    if path.exists() or what.endswith(".whl") or os.sep in what:
+        if not equals:
+            raise ReleaseError(f"{text!r}: give it a name, as in mine={text}")
+        request = Request(name, str(path.absolute()))
+        interpreter = request.interpreter
+        if not path.exists() or (interpreter is not None and not interpreter.is_file()):
+            raise ReleaseError(f"{text!r}: there is no Python and no wheel at {what}")
+        return request
+    try:
+        version = Version(what)
+    except InvalidVersion:
+        raise ReleaseError(
+            f"{text!r}: {what!r} is no version of torch (2.9.0), no wheel and no Python"
+        ) from None
+    if version < OLDEST:
+        raise ReleaseError(f"{text!r}: gradbench measures torch {OLDEST} and later")
+    return Request(name, what)
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """An environment that works. `identity` is what its worker says of itself."""
+
+    schema: int
+    name: str
+    what: str
+    python: str
+    identity: dict[str, Any]
+    installed: str
+    size: int
+    """Bytes in its folder; 0 where somebody else keeps it."""
+    arguments: list[str] = []
+    """What was passed to the installer."""
+
+    @property
+    def torch(self) -> str:
+        """The full version, as 2.9.0+cu128."""
+        return str(self.identity["torch"])
+
+    @property
+    def ours(self) -> bool:
+        """Whether it was installed here, rather than pointed at."""
+        return self.size > 0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An environment that could not be made, and why."""
+
+    name: str
+    what: str
+    reason: str
+    when: str
+
+
+def home() -> Path:
+    """The folder of all environments: GRADBENCH_RELEASES, or the user's cache."""
+    given = os.environ.get("GRADBENCH_RELEASES")
+    if given:
+        return Path(given).absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "gradbench" / "releases"
+
+
+def _read(folder: Path) -> Environment | None:
+    try:
+        found = msgspec.json.decode((folder / RECORD).read_bytes(), type=Environment)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if found.schema == SCHEMA else None
+
+
+def installed() -> list[Environment]:
+    """Every environment that is there, by version."""
+    place = home()
+    folders = [p for p in place.iterdir() if p.is_dir()] if place.is_dir() else []
+    found = [e for e in map(_read, folders) if e is not None]
+    return sorted(found, key=lambda e: (order(e.torch), e.name))
+
+
+def failures() -> list[Failure]:
+    """What could not be installed last time it was tried."""
+    found = []
+    for path in sorted(home().glob(f"*{FAILURE}")) if home().is_dir() else ():
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            found.append(msgspec.json.decode(path.read_bytes(), type=Failure))
+    return found
+
+
+def order(version: str) -> tuple[Version, str]:
+    """A key by which versions sort, in the order of their release."""
+    try:
+        return Version(version), version
+    except InvalidVersion:
+        return Version("9999"), version
+
+
+def find(name: str) -> Environment:
+    """The environment of a name. Raises ReleaseError where it is not installed."""
+    found = _read(home() / name.removeprefix("v"))
+    if found is None:
+        raise ReleaseError(f"{name} is not installed; 'gradbench releases install {name}' does it")
+    if not Path(found.python).exists():
+        raise ReleaseError(f"{name}: its Python {found.python} is gone; install it again")
+    return found
+
+
+def python(name: str) -> Path:
+    """The Python of an installed release. Raises ReleaseError where there is none."""
+    return Path(find(name).python)
+
+
+def missing(requests: Sequence[Request]) -> list[Request]:
+    """Those that are not there yet. Raises ReleaseError where a name stands for something else."""
+    wanted = []
+    for request in requests:
+        there = _read(home() / request.name)
+        if there is not None and there.what != request.what:
+            raise ReleaseError(
+                f"{request.name} is {there.what} already; choose another name, or "
+                f"'gradbench releases remove {request.name}' first"
+            )
+        if there is None or not Path(there.python).exists():
+            wanted.append(request)
+    return wanted
+
+
+def estimate(requests: Sequence[Request]) -> int:
+    """Bytes that installing these takes at most, by what similar ones took here."""
+    ours = [e.size for e in installed() if e.ours]
+    each = max(ours, default=CUDA_BYTES)
+    return each * sum(request.interpreter is None for request in requests)
+
+
+def free_bytes() -> int:
+    """Bytes left where environments go."""
+    place = home()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+@dataclass(frozen=True)
+class Installer:
+    """How environments are made: by uv where it is there, else by venv and pip."""
+
+    uv: tuple[str, ...] = ()
+    python: str = sys.executable
+    index_url: str = ""
+    torch_backend: str = ""
+    arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def choose(
+        cls,
+        kind: str = "auto",
+        python: str = sys.executable,
+        index_url: str = "",
+        torch_backend: str = "",
+        arguments: Sequence[str] = (),
+    ) -> Installer:
+        """Raises ReleaseError where uv is needed and not there."""
+        uv: tuple[str, ...] = ()
+        if kind != "pip":
+            on_path = shutil.which("uv")
+            if on_path:
+                uv = (on_path,)
+            elif importlib.util.find_spec("uv") is not None:
+                uv = (sys.executable, "-m", "uv")
+        if not uv and (kind == "uv" or torch_backend):
+            what = "--torch-backend needs uv" if torch_backend else "there is no uv"
+            raise ReleaseError(f"{what}: 'pip install uv', or use --index-url with pip")
+        return cls(uv, python, index_url, torch_backend, tuple(arguments))
+
+    @property
+    def name(self) -> str:
+        return "uv" if self.uv else "pip"
+
+    @property
+    def passed(self) -> list[str]:
+        """What the user has passed through."""
+        given = ["--index-url", self.index_url] if self.index_url else []
+        given += ["--torch-backend", self.torch_backend] if self.torch_backend else []
+        return [*given, *self.arguments]
+
+    def commands(self, folder: Path, requirements: Sequence[str]) -> list[list[str]]:
+        inside = str(folder / "bin" / "python")
+        if self.uv:
+            return [
+                [*self.uv, "venv", "--quiet", "--python", self.python, str(folder)],
+                [*self.uv, "pip", "install", "--python", inside, *self.passed, *requirements],
+            ]
+        return [
+            [self.python, "-m", "venv", str(folder)],
+            [inside, "-m", "pip", "install", "--no-input", *self.passed, *requirements],
+        ]
+
+
+def install(request: Request, installer: Installer) -> Environment:
+    """Makes one environment and asks its worker what it is.
+
+    Raises ReleaseError with the reason where it cannot be made; the reason is kept for
+    `failures`. What an interrupted call leaves behind the next one clears away.
+    """
+    place = home()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReleaseError(f"cannot write to {place}: {error.strerror}") from error
+    failed = place / f"{request.name}{FAILURE}"
+    with _held(request.name):
+        try:
+            if request.interpreter is not None:
+                made = _point(request, place / request.name)
+            else:
+                made = _build(request, installer, place / request.name)
+        except ReleaseError as error:
+            failure = Failure(request.name, request.what, str(error), now())
+            _write(failed, failure)
+            raise
+        failed.unlink(missing_ok=True)
+        return made
+
+
+@contextlib.contextmanager
+def _held(name: str) -> Iterator[None]:
+    lock = filelock.FileLock(home() / f".{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ReleaseError(f"{name} is being installed or removed by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _point(request: Request, folder: Path) -> Environment:
+    interpreter = request.interpreter
+    assert interpreter is not None
+    made = _identified(request, interpreter, 0, [])
+    folder.mkdir(exist_ok=True)
+    _write(folder / RECORD, made)
+    return made
+
+
+def _build(request: Request, installer: Installer, folder: Path) -> Environment:
+    draft = folder.with_name(f".{folder.name}.part")
+    for old in (draft, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        for command in installer.commands(draft, request.requirements):
+            _run(command)
+        made = _identified(request, draft / "bin" / "python", _bytes(draft), installer.passed)
+        made = msgspec.structs.replace(made, python=str(folder / "bin" / "python"))
+        _write(draft / RECORD, made)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return made
+
+
+def _run(command: Sequence[str]) -> None:
+    """Runs an installer's command. Raises ReleaseError with what it said last where it fails."""
+    with tempfile.TemporaryFile() as output:
+        try:
+            code = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            ).returncode
+        except OSError as error:
+            raise ReleaseError(f"cannot start {command[0]}: {error.strerror}") from error
+        if code:
+            output.seek(0)
+            raise ReleaseError(_last_words(output.read().decode(errors="replace"), code))
+
+
+def _last_words(text: str, code: int) -> str:
+    """Why an installer failed, in one line: its first line with an error, else its last."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    wrong = [i for i, line in enumerate(lines) if re.search(r"error|no solution|×", line, re.I)]
+    said = " ".join(lines[wrong[0] : wrong[0] + 3]) if wrong else " ".join(lines[-1:])
+    # An installer names the place it asked; that is nobody's business in a stored result.
+    said = re.sub(r"https?://\S+", "…", said)
+    return said[:300] if said else f"the installer ended with exit code {code}"
+
+
+def _identified(request: Request, interpreter: Path, size: int, passed: list[str]) -> Environment:
+    try:
+        with Worker(options(interpreter)) as worker:
+            identity = worker.environment
+    except WorkerError as error:
+        raise ReleaseError(f"installed, but it does not work: {error}") from error
+    identity = {key: value for key, value in identity.items() if key != "pid"}
+    if Version(str(identity["torch"])) < OLDEST:
+        raise ReleaseError(f"it has torch {identity['torch']}; {OLDEST} and later are measured")
+    return Environment(
+        SCHEMA, request.name, request.what, str(interpreter), identity, now(), size, passed
+    )
+
+
+def options(interpreter: Path | str, base: WorkerOptions | None = None) -> WorkerOptions:
+    """How a worker of another environment is started."""
+    return replace(base or WorkerOptions(), python=str(interpreter))
+
+
+def _write(path: Path, record: msgspec.Struct) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(msgspec.json.encode(record))
+    os.replace(draft, path)
+
+
+def _bytes(folder: Path) -> int:
+    """What a folder takes on the disk; a file that several names share counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            state = os.lstat(os.path.join(path, name))
+            seen[state.st_dev, state.st_ino] = state.st_blocks * 512
+    return sum(seen.values())
+
+
+def remove(name: str) -> int:
+    """Removes an environment, or the record of one that others keep or that failed.
+
+    Gives the bytes that were in it. Raises ReleaseError where there is nothing of that name.
+    """
+    folder = home() / name
+    failed = home() / f"{name}{FAILURE}"
+    if not folder.is_dir() and not failed.exists():
+        raise ReleaseError(f"{name} is not installed; 'gradbench releases list' shows what is")
+    with _held(name):
+        found = _read(folder)
+        failed.unlink(missing_ok=True)
+        # The record goes first: half an environment is none.
+        (folder / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return found.size if found else 0
+
+
+def install_all(
+    requests: Sequence[Request],
+    installer: Installer,
+    report: Callable[[int, int, str], None],
+) -> tuple[list[Environment], list[Failure]]:
+    """Installs one after the other; one that fails is recorded and the rest goes on."""
+    made, failed = [], []
+    for position, request in enumerate(requests):
+        report(position, len(requests), request.name)
+        try:
+            made.append(install(request, installer))
+        except ReleaseError as error:
+            failed.append(Failure(request.name, request.what, str(error), now()))
+    report(len(requests), len(requests), "")
+    return made, failed
