@@ -1,0 +1,542 @@
+"""Measures the cases of a plan with workers of several torch builds that take turns.
+
+In each session every environment of a group has one fresh worker. Comparison by comparison and
+mode by mode, each worker builds and gates the mode, then all visit it in rounds: once each, in a
+fresh random order, so that what drifts on the machine hits all builds alike. The interval of a
+ratio comes from between sessions (docs/measuring.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gradbench import machine
+from gradbench.cases import Entry
+from gradbench.instruments import WALL_TIME
+from gradbench.readings import Readings, missing
+from gradbench.releases import environments
+from gradbench.releases.environments import Environment
+from gradbench.releases.known import ReleaseError, build
+from gradbench.releases.log import (
+    SCHEMA,
+    CaseMeasured,
+    EnvironmentUsed,
+    NotInstalled,
+    PartMeasured,
+    ReadingMade,
+    Side,
+    Track,
+    TrackEnded,
+    TrackLog,
+    TrackStarted,
+)
+from gradbench.run import IDENTITY, Discovery, Profile, Progress, Report
+from gradbench.session import Settings, lost, prepare
+from gradbench.statistics import Stopping, enough
+from gradbench.store.lines import LineLog, StoreError, new_id, now
+from gradbench.store.log import Entrant, PlanEntry, Reading, minima
+from gradbench.wire import (
+    Worker,
+    WorkerDied,
+    WorkerError,
+    WorkerOptions,
+    WorkerRefused,
+    WorkerTimeout,
+)
+
+PROFILES = {
+    "quick": Profile(
+        "the documents' inputs, 4 rounds in 5 sessions",
+        "documents",
+        Settings(
+            sessions=5,
+            warm=0.003,
+            stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=0.25),
+        ),
+    ),
+    "standard": Profile(
+        "the documents' inputs, 8 rounds in 10 sessions",
+        "documents",
+        Settings(
+            sessions=10,
+            warm=0.003,
+            stopping=Stopping(min_rounds=8, max_rounds=8, every=8, half_width=0.005, budget=0.5),
+        ),
+    ),
+    "full": Profile(
+        "sizes beyond the documents' too, 16 to 100 rounds in 10 sessions",
+        "standard",
+        Settings(
+            sessions=10,
+            warm=0.02,
+            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=1.0),
+        ),
+    ),
+}
+
+SLOW_CALL = 0.02
+SLOW_SESSIONS = 5
+"""A mode of which a call takes so many seconds takes part in the first sessions only."""
+
+TOGETHER = 12
+WORKER_MEMORY = 1 << 30
+"""Environments measured together, at most; fewer where memory is short."""
+
+
+def groups(baseline: str, names: Sequence[str], together: int = TOGETHER) -> list[list[str]]:
+    """Who is measured with whom: the baseline first in each group, all others in their order."""
+    others = [name for name in names if name != baseline]
+    each = max(1, together - 1)
+    return [[baseline, *others[i : i + each]] for i in range(0, len(others), each)] or [[baseline]]
+
+
+def room() -> int:
+    """How many workers the memory of this machine has room for, two at least."""
+    import psutil
+
+    return max(2, min(TOGETHER, psutil.virtual_memory().available // WORKER_MEMORY))
+
+
+def begin(
+    results: Path,
+    entries: Sequence[Entry],
+    settings: Settings,
+    made: Sequence[Environment],
+    failed: Sequence[environments.Failure],
+    baseline: str,
+    files: Sequence[str] = (),
+    command: Sequence[str] = (),
+    dates: Mapping[str, str] | None = None,
+) -> tuple[LineLog, Track]:
+    """A new track's file with its plan, its environments, and what could not be installed.
+
+    `dates` of builds that are no known releases, by name; others have the day of today. Raises
+    StoreError where it cannot be written.
+    """
+    header = TrackStarted(
+        schema=SCHEMA,
+        track=new_id(),
+        started=now(),
+        settings=asdict(settings),
+        machine=machine.facts(),
+        plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
+        baseline=baseline,
+        groups=groups(baseline, [e.name for e in made], room()),
+        command=list(command),
+        files=list(files),
+    )
+    log = TrackLog.create(results, header)
+    track = Track(log.path, header)
+    records: list[msgspec.Struct] = [
+        EnvironmentUsed(e.name, e.what, _date(e, dates or {}), e.identity, e.arguments)
+        for e in made
+    ]
+    records += [NotInstalled(f.name, f.what, f.reason, f.when) for f in failed]
+    for record in records:
+        log.append(record)
+    track.take(records)
+    return log, track
+
+
+def _date(environment: Environment, dates: Mapping[str, str]) -> str:
+    return dates.get(environment.name) or str(build(environment.torch).date)
+
+
+def resume(track: Track) -> tuple[LineLog, Settings]:
+    """An interrupted track's file and its settings. Raises StoreError where it is finished, in
+    use, or an environment is not what it was."""
+    if track.finished:
+        raise StoreError(f"{track.name} is finished: there is nothing to resume")
+    for used in track.environments.values():
+        try:
+            found = environments.find(used.name)
+        except ReleaseError as error:
+            raise StoreError(f"{track.name} cannot go on: {error}") from error
+        _require_same(used, found.identity)
+    return TrackLog.reopen(track), msgspec.convert(track.started.settings, Settings)
+
+
+def _require_same(used: EnvironmentUsed, identity: Mapping[str, Any]) -> None:
+    for key in IDENTITY:
+        if used.identity.get(key) != identity.get(key):
+            raise StoreError(
+                f"{used.name}: this track was begun with {key} {used.identity.get(key)} and now "
+                f"there is {identity.get(key)}: start a new one, so that unlike builds are not "
+                "mixed"
+            )
+
+
+class Team:
+    """One worker for each environment of a group, each started when it is first needed."""
+
+    def __init__(self, options: Mapping[str, WorkerOptions]) -> None:
+        self.options = options
+        self.workers: dict[str, Worker] = {}
+
+    def worker(self, name: str) -> Worker:
+        """The running worker of an environment; a fresh one where the last has ended."""
+        found = self.workers.get(name)
+        if found is not None and not found.lost:
+            return found
+        self.end(name)
+        self.workers[name] = Worker(self.options[name])
+        return self.workers[name]
+
+    def end(self, name: str) -> None:
+        if name in self.workers:
+            self.workers.pop(name).__exit__()
+
+    def end_all(self) -> None:
+        for name in list(self.workers):
+            self.end(name)
+
+
+@dataclass
+class _Player:
+    """An environment's contestant in the case that is being measured."""
+
+    name: str
+    entrant: Entrant
+    visit: dict[str, Any]
+    samples: list[list[int]] = field(default_factory=list)
+
+    @property
+    def times(self) -> list[float]:
+        return minima(self.visit["number"], self.samples)
+
+    def side(self) -> Side:
+        return Side(
+            self.name,
+            msgspec.structs.replace(
+                self.entrant,
+                number=self.visit["number"],
+                untimed=self.visit["untimed"],
+                samples=self.samples,
+            ),
+        )
+
+
+Settled = dict[tuple[str, str, str], Entrant]
+"""What is known not to be measurable: comparison, mode and environment, with the record."""
+
+
+class Part:
+    """Measures one comparison of one group in one session."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        session: int,
+        group: int,
+        names: Sequence[str],
+        team: Team,
+        settings: Settings,
+        opt_in: frozenset[str],
+        settled: Settled,
+        resting: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        self.entry = entry
+        self.session = session
+        self.group = group
+        self.names = names
+        self.team = team
+        self.settings = settings
+        self.opt_in = opt_in
+        self.settled = settled
+        self.resting = resting
+        self.name = str(entry.comparison)
+        self.random = random.Random(f"{settings.seed}/{self.name}/{session}/{group}")
+        self.visiting = 0.0
+        self.opened: dict[str, Worker] = {}
+
+    def run(self) -> PartMeasured:
+        """The record. Raises WorkerError where a worker cannot be started at all."""
+        began = time.perf_counter()
+        cases = [
+            self._case(mode) for mode in self.entry.modes if (self.name, mode) not in self.resting
+        ]
+        for name in self.opened:
+            with contextlib.suppress(WorkerError):
+                self.team.worker(name).request("close", self.settings.timeout)
+        return PartMeasured(
+            comparison=self.name,
+            session=self.session,
+            group=self.group,
+            cases=cases,
+            visiting=round(self.visiting, 5),
+            elapsed=round(time.perf_counter() - began, 4),
+            load=round(os.getloadavg()[0], 2),
+        )
+
+    def _open(self, name: str) -> Worker:
+        worker = self.team.worker(name)
+        if self.opened.get(name) is not worker:
+            worker.request(
+                "open",
+                self.settings.timeout,
+                comparison=self.name,
+                salt=self.settings.seed,
+                fresh=[1 + 2 * self.session, 2 + 2 * self.session],
+            )
+            self.opened[name] = worker
+        return worker
+
+    def _case(self, mode: str) -> CaseMeasured:
+        players: list[_Player] = []
+        out: list[Side] = []
+        for name in self.names:
+            found = self.settled.get((self.name, mode, name)) or self._enter(name, mode)
+            if isinstance(found, Entrant):
+                out.append(Side(name, found))
+            else:
+                players.append(found)
+        stopped = self._rounds(mode, players, out)
+        for player in list(players):
+            found = self._check(player, mode)
+            if found.status != "ok":
+                players.remove(player)
+                out.append(Side(player.name, found))
+            else:
+                player.entrant = found
+        return CaseMeasured(mode, [*(player.side() for player in players), *out], stopped)
+
+    def _enter(self, name: str, mode: str) -> _Player | Entrant:
+        settings = self.settings
+        limit = settings.compile_timeout if mode in self.opt_in else settings.timeout
+        try:
+            worker = self._open(name)
+            # One handle for all modes: the last one's contestant makes room.
+            entrant, visit = prepare(worker, mode, limit, handle=0, warm=settings.warm, fresh=(0,))
+        except WorkerRefused as error:
+            # A release may not know what another one offers: that is its answer, no failure.
+            return Entrant(mode, "failed", str(error), error.where)
+        except (WorkerDied, WorkerTimeout) as error:
+            return lost(mode, error)
+        return entrant if visit is None else _Player(name, entrant, visit)
+
+    def _rounds(self, mode: str, players: list[_Player], out: list[Side]) -> str:
+        """Rounds until the stopping rule says so; who is lost on the way moves to `out`."""
+        stopping = self.settings.stopping
+        spent = 0.0
+        rounds = 0
+        while players:
+            order = self.random.sample(players, len(players))
+            for player in order:
+                cost = player.visit["call"] * 1e-9 * player.visit["blocks"] * player.visit["number"]
+                try:
+                    answer = self.team.worker(player.name).request(
+                        "visit", self.settings.timeout + 20 * cost, handles=[0]
+                    )
+                except WorkerRefused as error:
+                    self._drop(player, players, out, Entrant(mode, "failed", f"timed: {error}"))
+                    continue
+                except (WorkerDied, WorkerTimeout) as error:
+                    self._drop(player, players, out, lost(mode, error))
+                    continue
+                player.samples.append(answer["blocks"][0])
+                spent += answer["spent"] * 1e-9
+            rounds += 1
+            times = np.array([player.times for player in players]).T
+            why = enough(times, spent, stopping) if players else "nothing to time"
+            if why is not None:
+                self.visiting += spent
+                return why
+        self.visiting += spent
+        return "nothing to time"
+
+    def _drop(
+        self, player: _Player, players: list[_Player], out: list[Side], entrant: Entrant
+    ) -> None:
+        players.remove(player)
+        out.append(Side(player.name, entrant))
+
+    def _check(self, player: _Player, mode: str) -> Entrant:
+        try:
+            answer = self.team.worker(player.name).request(
+                "check", self.settings.timeout, handle=0, fresh=[1]
+            )
+        except WorkerRefused as error:
+            return Entrant(mode, "failed", f"after timing: {error}")
+        except (WorkerDied, WorkerTimeout) as error:
+            return lost(mode, error)
+        return msgspec.structs.replace(
+            player.entrant,
+            status=answer["status"],
+            reason=answer.get("reason", ""),
+            error=_worse(player.entrant.error, answer.get("error", 0.0)),
+            ulps=_worse(player.entrant.ulps, answer.get("ulps", 0.0)),
+        )
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger error; JSON has no infinity."""
+    return min(max(a, b if math.isfinite(b) else 1e308), 1e308)
+
+
+def worker_options(
+    made: Mapping[str, Environment], base: WorkerOptions
+) -> dict[str, WorkerOptions]:
+    """How the worker of each environment is started."""
+    return {name: replace(base, python=e.python) for name, e in made.items()}
+
+
+def measure(
+    log: LineLog,
+    track: Track,
+    settings: Settings,
+    base: WorkerOptions,
+    discovery: Discovery,
+    report: Report = lambda progress: None,
+) -> Track:
+    """Makes every part of the plan that the file lacks, storing each as soon as it is made.
+
+    Sessions are outermost, so those of one case lie far apart in time. Whatever stops it, Ctrl-C
+    included, the file holds all that was measured. Raises WorkerError where a worker cannot be
+    started, StoreError where the disk is full or a build has changed.
+    """
+    began = time.perf_counter()
+    made = {name: environments.find(name) for name in track.environments}
+    team = Team(worker_options(made, base))
+    done = track.done()
+    steps = list(_steps(track, settings))
+    skipped = sum(key in done for key, _ in steps)
+    settled = _settled(track)
+    finished = False
+    current = (-1, -1)
+    try:
+        for position, ((group, session, name), entry) in enumerate(steps):
+            if (group, session, name) in done:
+                continue
+            elapsed = time.perf_counter() - began
+            report(Progress(position, len(steps), name, elapsed, skipped))
+            if (group, session) != current:
+                # A session is a process of its own in every environment.
+                team.end_all()
+                current = (group, session)
+                for member in track.started.groups[group]:
+                    _require_same(track.environments[member], team.worker(member).environment)
+            part = Part(
+                entry,
+                session,
+                group,
+                track.started.groups[group],
+                team,
+                settings,
+                discovery.opt_in,
+                settled,
+                _resting(track, name) if session >= SLOW_SESSIONS else frozenset(),
+            ).run()
+            log.append(part)
+            track.take([part])
+            _settle(settled, part)
+        team.end_all()
+        _read(log, track, settings, base, made, discovery, report)
+        finished = True
+        report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    finally:
+        team.end_all()
+        end = TrackEnded(now(), finished, round(time.perf_counter() - began, 1))
+        # Where the disk is full the first error is the one to show.
+        if finished or not isinstance(sys.exc_info()[1], StoreError):
+            log.append(end)
+            track.take([end])
+    return track
+
+
+def _steps(track: Track, settings: Settings) -> Iterator[tuple[tuple[int, int, str], Entry]]:
+    sessions = settings.sessions if WALL_TIME in settings.instruments else 0
+    for session in range(sessions):
+        for group in range(len(track.started.groups)):
+            for entry in track.entries():
+                yield (group, session, str(entry.comparison)), entry
+
+
+def _settled(track: Track) -> Settled:
+    settled: Settled = {}
+    for part in track.parts:
+        _settle(settled, part)
+    return settled
+
+
+def _settle(settled: Settled, part: PartMeasured) -> None:
+    """What one session showed not to be measurable is not tried in the next."""
+    for case in part.cases:
+        for side in case.sides:
+            if side.entrant.status != "ok":
+                bare = msgspec.structs.replace(side.entrant, samples=[])
+                settled[part.comparison, case.mode, side.environment] = bare
+
+
+def _resting(track: Track, name: str) -> frozenset[tuple[str, str]]:
+    """The modes of a comparison that are too slow to take part in every session."""
+    found = set()
+    for part in track.parts:
+        if part.comparison == name and part.session == 0:
+            for case in part.cases:
+                times = [min(side.minima) for side in case.sides if side.entrant.samples]
+                if times and min(times) > SLOW_CALL:
+                    found.add((name, case.mode))
+    return frozenset(found)
+
+
+def _read(
+    log: LineLog,
+    track: Track,
+    settings: Settings,
+    base: WorkerOptions,
+    made: Mapping[str, Environment],
+    discovery: Discovery,
+    report: Report,
+) -> None:
+    """Makes the readings that the file lacks, of all instruments but the clock."""
+    others = tuple(name for name in settings.instruments if name != WALL_TIME)
+    if not others:
+        return
+    wanted = replace(settings, instruments=others)
+    for name, environment in made.items():
+        team = Team(worker_options({name: environment}, base))
+        known = [r.reading for r in track.readings if r.environment == name]
+        settled: dict[str, dict[str, Entrant]] = {}
+        for (comparison, mode, where), entrant in _settled(track).items():
+            if where == name:
+                settled.setdefault(comparison, {})[mode] = entrant
+        began = time.perf_counter()
+
+        def told(done: int, total: int, label: str, name: str = name, began: float = began) -> None:
+            elapsed = time.perf_counter() - began
+            report(Progress(done, total, f"{name}: {label}", elapsed))
+
+        def start(name: str = name, team: Team = team) -> tuple[Worker, int]:
+            return team.worker(name), 0
+
+        readings = Readings(
+            missing(track.entries(), wanted, known),
+            wanted,
+            team.options[name],
+            start,
+            team.end_all,
+            discovery.opt_in,
+            settled,
+            told,
+        )
+        try:
+            with contextlib.closing(readings.records()) as records:
+                for record in records:
+                    if isinstance(record, Reading):
+                        read = ReadingMade(name, record)
+                        log.append(read)
+                        track.take([read])
+        finally:
+            team.end_all()
