@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "Measure, store and show which way of differentiating is fastest.",
     "show": "Show a stored run, or one comparison of it in full.",
     "compare": "Hold two stored runs against each other, case by case.",
+    "releases": "Torch releases: install, measure in turns, compare, bisect.",
     "export": "Write stored runs as CSV, Parquet or JSON.",
     "study": "Prove the verdicts: false alarms, power, coverage, and the peers' beside them.",
     "doctor": "Say whether this machine is fit to measure on, and why not.",

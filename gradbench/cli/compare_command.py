@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from gradbench.cases import Case
 from gradbench.cli import options
-from gradbench.cli.output import call_time, console, emit, plain, table
+from gradbench.cli.output import call_time, console, emit, plain, short_case, table
 from gradbench.compare import Change, Compared, compare
 from gradbench.store import log
 
@@ -100,7 +99,7 @@ def _show(found: Compared, changes: list[Change]) -> None:
             if e.disagree:
                 note = "sessions disagree: " + ", ".join(f"{g.ratio:.2f}×" for g in e.groups)
             shown.add_row(
-                plain(_short(change.case)),
+                plain(short_case(change.case)),
                 plain(call_time(change.old)),
                 plain(call_time(change.new)),
                 plain(f"{e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"),
@@ -120,14 +119,3 @@ def _show(found: Compared, changes: list[Change]) -> None:
 
 
 _VERDICTS = ("slower", "faster", "same", "undecided")
-
-
-def _short(case: str) -> str:
-    """A case without the parts that nearly all have in common."""
-    c = Case.parse(case)
-    parts = [c.comparison.operator, c.comparison.function, c.comparison.size, c.comparison.dtype]
-    if c.comparison.device != "cpu":
-        parts.append(c.comparison.device)
-    if c.comparison.threads != 1:
-        parts.append(f"{c.comparison.threads} threads")
-    return " ".join([*parts, c.mode])

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gradbench.cases import Case
+
 if TYPE_CHECKING:
     from gradbench.run import Progress
 
@@ -112,6 +114,17 @@ def reading(value: float, unit: str) -> str:
             return f"{value:.3g} {prefix}{ends}".rstrip()
         value /= step
     return f"{value:.4g} {'Ti' if ends else 'G'}{ends}"
+
+
+def short_case(case: str) -> str:
+    """A case without the parts that nearly all have in common."""
+    c = Case.parse(case)
+    parts = [c.comparison.operator, c.comparison.function, c.comparison.size, c.comparison.dtype]
+    if c.comparison.device != "cpu":
+        parts.append(c.comparison.device)
+    if c.comparison.threads != 1:
+        parts.append(f"{c.comparison.threads} threads")
+    return " ".join([*parts, c.mode])
 
 
 class _Lines:

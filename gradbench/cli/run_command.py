@@ -112,14 +112,14 @@ def command(
             old = find(results, resumed)
             worker = replace(worker, files=files or tuple(old.started.files))
             found = discover(worker)
-            _require_instruments(old.started.settings.get("instruments", ()), found)
+            require_instruments(old.started.settings.get("instruments", ()), found)
             log, run, settings = resume(old)
             worker = replace(worker, memory_limit=settings.memory_limit)
         else:
             options.check_sizes(given["sizes"])
             found = discover(worker)
             options.require_devices(given["devices"], found.environment)
-            _require_instruments(instruments, found)
+            require_instruments(instruments, found)
             chosen = PROFILES[profile]
             given["dtypes"] = given["dtypes"] or chosen.dtypes
             entries = expand(found.offers, options.selection(chosen.sweep, **given))
@@ -156,7 +156,7 @@ def _settings(made: Settings, sessions: int | None, budget: float | None) -> Set
     return made
 
 
-def _require_instruments(names: Iterable[str], found: Discovery) -> None:
+def require_instruments(names: Iterable[str], found: Discovery) -> None:
     """Raises SelectionError where an instrument asked for cannot be used."""
     for name in names:
         reason = found.unavailable.get(name)

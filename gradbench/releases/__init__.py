@@ -1,1 +1,18 @@
-"""Torch releases: which there are, one environment each, and their history in asv's files."""
+"""Torch releases: which there are, one environment each, measured in turns, and their history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradbench.releases.frame import timeline
+
+__all__ = ["timeline"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "timeline":
+        from gradbench.releases import frame
+
+        return frame.timeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -191,9 +191,9 @@ class TrackLog(LineLog):
     go_on = "gradbench releases track --resume"
 
     @classmethod
-    def create(cls, results: Path, header: TrackStarted) -> LineLog:
-        """A new file with its first line. Raises StoreError where it cannot be written."""
-        log, _ = cls.opened(folder(results) / f"{header.track}{SUFFIX}", new=True)
+    def create(cls, place: Path, header: TrackStarted) -> LineLog:
+        """A new file in a folder. Raises StoreError where it cannot be written."""
+        log, _ = cls.opened(place / f"{header.track}{SUFFIX}", new=True)
         log.append(header)
         return log
 

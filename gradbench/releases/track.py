@@ -41,6 +41,7 @@ from gradbench.releases.log import (
     TrackEnded,
     TrackLog,
     TrackStarted,
+    find,
 )
 from gradbench.run import IDENTITY, Discovery, Profile, Progress, Report
 from gradbench.session import Settings, lost, prepare
@@ -102,6 +103,22 @@ def groups(baseline: str, names: Sequence[str], together: int = TOGETHER) -> lis
     return [[baseline, *others[i : i + each]] for i in range(0, len(others), each)] or [[baseline]]
 
 
+def choose_baseline(given: str, requests: Sequence[environments.Request], results: Path) -> str:
+    """The baseline's name: the one asked for, the last track's where it is there, the newest.
+
+    Raises ReleaseError where there is none to choose from.
+    """
+    if given:
+        return given.removeprefix("v")
+    with contextlib.suppress(StoreError):
+        last = find(results, "latest").baseline
+        if last in {r.name for r in requests} | {e.name for e in environments.installed()}:
+            return last
+    if not requests:
+        raise ReleaseError("name the releases to track ('gradbench releases list --all')")
+    return max(requests, key=lambda request: environments.order(request.what)).name
+
+
 def room() -> int:
     """How many workers the memory of this machine has room for, two at least."""
     import psutil
@@ -110,7 +127,7 @@ def room() -> int:
 
 
 def begin(
-    results: Path,
+    place: Path,
     entries: Sequence[Entry],
     settings: Settings,
     made: Sequence[Environment],
@@ -119,17 +136,19 @@ def begin(
     files: Sequence[str] = (),
     command: Sequence[str] = (),
     dates: Mapping[str, str] | None = None,
+    cpu_capability: str = "",
 ) -> tuple[LineLog, Track]:
-    """A new track's file with its plan, its environments, and what could not be installed.
+    """A new track's file in a folder, with its plan, its environments, and what could not be
+    installed.
 
-    `dates` of builds that are no known releases, by name; others have the day of today. Raises
-    StoreError where it cannot be written.
+    `dates` of builds that are no known releases, by name; others have the day of today.
+    `cpu_capability` is what all are held to. Raises StoreError where it cannot be written.
     """
     header = TrackStarted(
         schema=SCHEMA,
         track=new_id(),
         started=now(),
-        settings=asdict(settings),
+        settings={**asdict(settings), "cpu_capability": cpu_capability},
         machine=machine.facts(),
         plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
         baseline=baseline,
@@ -137,7 +156,7 @@ def begin(
         command=list(command),
         files=list(files),
     )
-    log = TrackLog.create(results, header)
+    log = TrackLog.create(place, header)
     track = Track(log.path, header)
     records: list[msgspec.Struct] = [
         EnvironmentUsed(e.name, e.what, _date(e, dates or {}), e.identity, e.arguments)
@@ -156,15 +175,14 @@ def _date(environment: Environment, dates: Mapping[str, str]) -> str:
 
 def resume(track: Track) -> tuple[LineLog, Settings]:
     """An interrupted track's file and its settings. Raises StoreError where it is finished, in
-    use, or an environment is not what it was."""
+    use, or an environment is gone; `measure` sees whether one is not what it was."""
     if track.finished:
         raise StoreError(f"{track.name} is finished: there is nothing to resume")
-    for used in track.environments.values():
+    for name in track.environments:
         try:
-            found = environments.find(used.name)
+            environments.find(name)
         except ReleaseError as error:
             raise StoreError(f"{track.name} cannot go on: {error}") from error
-        _require_same(used, found.identity)
     return TrackLog.reopen(track), msgspec.convert(track.started.settings, Settings)
 
 

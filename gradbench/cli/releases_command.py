@@ -1,0 +1,947 @@
+"""gradbench releases"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gradbench.cases import SelectionError
+from gradbench.cli import options
+from gradbench.cli.output import (
+    call_time,
+    console,
+    duration,
+    emit,
+    markdown,
+    plain,
+    progress,
+    short_case,
+    table,
+)
+from gradbench.cli.run_command import require_instruments, worker_options
+from gradbench.instruments import INSTRUMENTS, WALL_TIME
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
+CALLED = ("slower", "faster")
+
+
+@click.group()
+def command() -> None:
+    """Torch releases: install, measure in turns, compare, bisect.
+
+    A release is named by its version (2.9.0). NAME=WHAT gives an environment a name of its own:
+    WHAT is a version, a wheel, or a Python that has torch (mine=/path/to/bin/python).
+    """
+
+
+@contextlib.contextmanager
+def _clear() -> Iterator[None]:
+    """What the user can mend is one line and exit code 2."""
+    from gradbench.releases.known import ReleaseError
+    from gradbench.store.lines import StoreError
+    from gradbench.wire import WorkerError
+
+    try:
+        yield
+    except (ReleaseError, SelectionError, StoreError, WorkerError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def installer_options(command: F) -> F:
+    """How environments are made."""
+    made = [
+        click.option(
+            "--installer",
+            type=click.Choice(["auto", "uv", "pip"]),
+            default="auto",
+            show_default=True,
+            help="auto: uv where it is there, else venv and pip.",
+        ),
+        click.option(
+            "--python",
+            metavar="PYTHON",
+            help="The interpreter to build environments with, instead of this one.",
+        ),
+        click.option("--index-url", default="", help="Passed to the installer."),
+        click.option(
+            "--torch-backend",
+            default="",
+            metavar="BACKEND",
+            help="Passed to uv: cpu, cu128, auto …",
+        ),
+        click.option(
+            "--pip-arg",
+            "arguments",
+            multiple=True,
+            metavar="ARG",
+            help="A further argument for the installer, such as --pip-arg=--pre; may be repeated.",
+        ),
+        click.option(
+            "--yes", "-y", is_flag=True, help="Install even where the disk may be too small."
+        ),
+    ]
+    for option in reversed(made):
+        command = option(command)
+    return command
+
+
+# ── environments ──────────────────────────────────────────────────────────────────────────────
+
+
+@command.command("list")
+@click.option("--all", "everything", is_flag=True, help="Known releases that are not there too.")
+@options.format_option("json", "csv", "md")
+def list_(everything: bool, form: str) -> int:
+    """The environments that are installed, and the releases that are known."""
+    from gradbench.releases import environments, known
+
+    there = environments.installed()
+    rows = [
+        {
+            "name": e.name,
+            "torch": e.torch,
+            "released": str(known.build(e.torch).date),
+            "state": "installed" if e.ours else "pointed at",
+            "gib": round(e.size / environments.GIB, 1),
+            "numpy": e.identity.get("numpy"),
+            "cpu_capability": e.identity.get("cpu_capability"),
+            "reason": "",
+        }
+        for e in there
+    ]
+    rows += [
+        dict(zip(rows[0] if rows else _FIELDS, (f.name, "", "", "failed", 0, "", "", f.reason)))
+        for f in environments.failures()
+    ]
+    names = {row["name"] for row in rows}
+    if everything:
+        rows += [
+            dict(zip(_FIELDS, (r.version, "", str(r.date), "", 0, "", "", "")))
+            for r in known.RELEASES
+            if r.version not in names
+        ]
+    if form != "table":
+        emit(rows, form)
+        return 0
+    if rows:
+        shown = table("", [*_FIELDS[:4], ("GiB", "right"), "NumPy", "CPU capability", ""])
+        for row in rows:
+            cells = [row[field] or "" for field in _FIELDS]
+            shown.add_row(*(plain(cell) for cell in cells))
+        console().print(shown)
+    free = environments.free_bytes() / environments.GIB
+    size = sum(e.size for e in there) / environments.GIB
+    click.echo(
+        f"{len(there)} environments of {size:.1f} GiB in {environments.home()}, "
+        f"{free:.0f} GiB free there."
+    )
+    if not everything:
+        click.echo("'gradbench releases list --all' shows every known release")
+    return 0
+
+
+_FIELDS = ("name", "torch", "released", "state", "gib", "numpy", "cpu_capability", "reason")
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="RELEASE...")
+@installer_options
+def install(names: tuple[str, ...], yes: bool, **given: Any) -> int:
+    """Make one environment for each release. What is there already stays as it is."""
+    from gradbench.releases import environments
+
+    with _clear():
+        requests = [environments.parse(name) for name in names]
+        _, failed = _install(requests, yes, **given)
+        click.echo(f"{len(requests) - len(failed)} of {len(requests)} releases are installed")
+    return 1 if failed else 0
+
+
+def _install(
+    requests: Sequence[Any],
+    yes: bool,
+    installer: str,
+    python: str | None,
+    index_url: str,
+    torch_backend: str,
+    arguments: tuple[str, ...],
+) -> tuple[list[Any], list[Any]]:
+    """Installs what is missing and says what it takes beforehand."""
+    import sys
+
+    from gradbench.releases import environments
+    from gradbench.releases.known import ReleaseError
+
+    wanted = environments.missing(requests)
+    if not wanted:
+        return [], []
+    how = environments.Installer.choose(
+        installer, python or sys.executable, index_url, torch_backend, arguments
+    )
+    needed, free = environments.estimate(wanted), environments.free_bytes()
+    gib = environments.GIB
+    said = ", ".join(request.name for request in wanted)
+    click.echo(
+        f"Installing {said} by {how.name} into {environments.home()}: up to "
+        f"{needed / gib:.0f} GiB, {free / gib:.0f} GiB are free",
+        err=True,
+    )
+    if needed > free and not yes:
+        raise ReleaseError(
+            f"these may need {needed / gib:.0f} GiB and {free / gib:.0f} GiB are free: remove "
+            "some ('gradbench releases remove'), take CPU builds (--index-url or "
+            "--torch-backend cpu), or insist with --yes"
+        )
+    with progress("installing") as report:
+        made, failed = environments.install_all(wanted, how, report)
+    for failure in failed:
+        click.echo(f"{failure.name} could not be installed: {failure.reason}", err=True)
+    return made, failed
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[RELEASE]...")
+@click.option("--all", "everything", is_flag=True, help="Every environment that was installed.")
+def remove(names: tuple[str, ...], everything: bool) -> int:
+    """Remove environments. What was measured with them is kept."""
+    from gradbench.releases import environments
+
+    with _clear():
+        if everything:
+            names += tuple(e.name for e in environments.installed())
+            names += tuple(f.name for f in environments.failures())
+        if not names:
+            raise SelectionError("name the releases to remove, or say --all")
+        freed = 0
+        for name in dict.fromkeys(names):
+            freed += environments.remove(name.removeprefix("v"))
+    click.echo(f"Removed {len(set(names))}, {freed / environments.GIB:.1f} GiB")
+    return 0
+
+
+# ── measuring ─────────────────────────────────────────────────────────────────────────────────
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[RELEASE]...")
+@click.option(
+    "--baseline",
+    default="",
+    metavar="RELEASE",
+    help="The release that all are measured with; its results join those of other tracks.  "
+    "[default: the last track's, else the newest of these]",
+)
+@options.selection_options
+@click.option(
+    "--profile",
+    type=click.Choice(["quick", "standard", "full"]),
+    default="standard",
+    show_default=True,
+    help="quick: the documents' inputs, 4 rounds in 5 sessions; standard: 8 rounds in 10; full: "
+    "larger sizes too, 16 to 100 rounds in 10.",
+)
+@click.option("--sessions", type=click.IntRange(2, 100), help="Sessions, not the profile's number.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds of visits per case and session over all releases, instead of the profile's.",
+)
+@click.option(
+    "--instrument",
+    "instruments",
+    multiple=True,
+    type=click.Choice([WALL_TIME, *INSTRUMENTS]),
+    default=(WALL_TIME,),
+    show_default=True,
+    help="What is measured, may be repeated.",
+)
+@click.option(
+    "--cpu-capability",
+    metavar="NAME",
+    help="Hold all releases to these instructions (avx2, avx512, default), so that none owes a "
+    "difference to newer ones.",
+)
+@click.option(
+    "--date",
+    "dates",
+    multiple=True,
+    metavar="NAME=YYYY-MM-DD",
+    help="The day of a build that is no known release; today without it. May be repeated.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and orders.")
+@worker_options
+@installer_options
+@options.results_option
+@click.option(
+    "--resume",
+    "resumed",
+    metavar="TRACK",
+    help="Go on with an interrupted track ('latest', or its name or the beginning of it).",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
+def track(
+    names: tuple[str, ...],
+    baseline: str,
+    profile: str,
+    sessions: int | None,
+    budget: float | None,
+    instruments: tuple[str, ...],
+    cpu_capability: str | None,
+    dates: tuple[str, ...],
+    seed: int,
+    timeout: float,
+    memory_limit: float,
+    files: tuple[str, ...],
+    results: Path,
+    resumed: str | None,
+    dry_run: bool,
+    yes: bool,
+    installer: str,
+    python: str | None,
+    index_url: str,
+    torch_backend: str,
+    arguments: tuple[str, ...],
+    **selection: Any,
+) -> int:
+    """Measure the cases with workers of all releases taking turns, in several short sessions.
+
+    Missing releases are installed first. Every case is stored as soon as it is measured: Ctrl-C
+    stops, and --resume goes on. Without releases, the installed ones are tracked.
+    """
+    from gradbench.cases import expand
+    from gradbench.releases import environments, log
+    from gradbench.releases import track as tracking
+    from gradbench.run import discover
+    from gradbench.wire import WorkerOptions
+
+    base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
+    try:
+        with _clear():
+            if resumed is not None:
+                _reject_plan(names)
+                old = log.find(results, resumed)
+                base = replace(base, files=files or tuple(old.started.files))
+                opened, settings = tracking.resume(old)
+                base = replace(base, memory_limit=settings.memory_limit)
+                capability = old.started.settings.get("cpu_capability")
+                base = replace(base, environment=_held_to(capability))
+                first = environments.find(old.baseline)
+                found = discover(replace(base, python=first.python))
+                made = old
+            else:
+                options.check_sizes(selection["sizes"])
+                requests = [environments.parse(name) for name in names]
+                if not requests:
+                    requests = [
+                        environments.Request(e.name, e.what) for e in environments.installed()
+                    ]
+                baseline = tracking.choose_baseline(baseline, requests, results)
+                if baseline not in {request.name for request in requests}:
+                    requests.append(environments.parse(baseline))
+                given_dates = _dates(dates, [request.name for request in requests])
+                failed: list[Any] = []
+                if not dry_run:
+                    _, failed = _install(
+                        requests, yes, installer, python, index_url, torch_backend, arguments
+                    )
+                lost = {failure.name for failure in failed}
+                base = replace(base, environment=_held_to(cpu_capability))
+                there = [
+                    _as_measured(environments.find(request.name), base, bool(cpu_capability))
+                    for request in requests
+                    if request.name not in lost
+                ]
+                if baseline in lost:
+                    raise SelectionError(f"the baseline {baseline} could not be installed")
+                if len(there) < 2:
+                    raise SelectionError("there is nothing to compare: name two releases at least")
+                first = environments.find(baseline)
+                found = discover(replace(base, python=first.python))
+                options.require_devices(selection["devices"], found.environment)
+                require_instruments(instruments, found)
+                chosen = tracking.PROFILES[profile]
+                selection["dtypes"] = selection["dtypes"] or chosen.dtypes
+                entries = expand(found.offers, options.selection(chosen.sweep, **selection))
+                settings = replace(
+                    chosen.settings,
+                    sessions=sessions or chosen.settings.sessions,
+                    stopping=replace(
+                        chosen.settings.stopping, budget=budget or chosen.settings.stopping.budget
+                    ),
+                    instruments=instruments,
+                    seed=seed,
+                    timeout=timeout,
+                    memory_limit=base.memory_limit,
+                )
+                cases = sum(len(entry.modes) for entry in entries)
+                click.echo(
+                    f"Measuring {cases} cases in {len(there)} builds of torch, "
+                    f"{settings.sessions} sessions; baseline {baseline}",
+                    err=True,
+                )
+                if dry_run:
+                    return 0
+                opened, made = tracking.begin(
+                    log.folder(results),
+                    entries,
+                    settings,
+                    there,
+                    failed,
+                    baseline,
+                    files,
+                    options.given_command(),
+                    given_dates,
+                    cpu_capability or "",
+                )
+    except KeyboardInterrupt:
+        click.echo("Stopped before anything was measured; what is installed stays.", err=True)
+        return 130
+    try:
+        with opened, _clear(), progress("tracking") as report:
+            tracking.measure(opened, made, settings, base, found, report)
+    except KeyboardInterrupt:
+        click.echo(
+            f"Stopped; all that was measured is kept in {made.path}.\n"
+            f"Go on with: gradbench releases track --resume {made.name}",
+            err=True,
+        )
+        return 130
+    finally:
+        _write_asv(results, made)
+    _show_history(results, [made], top=20)
+    click.echo(f"{duration(made.elapsed)} in all. Stored in {made.path}")
+    click.echo("Next: 'gradbench releases compare A B', or 'show -f FUNCTION' for a course")
+    return 0
+
+
+def _reject_plan(names: tuple[str, ...]) -> None:
+    context = click.get_current_context()
+    for name in context.params:
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if names or (given and name not in ("resumed", "results", "files", "names")):
+            raise SelectionError(
+                "--resume goes on with the track's own plan: leave out what selects or sets "
+                f"({'RELEASE' if names else name})"
+            )
+
+
+def _held_to(capability: str | None) -> dict[str, str]:
+    return {"ATEN_CPU_CAPABILITY": capability} if capability else {}
+
+
+def _as_measured(environment: Any, base: Any, again: bool) -> Any:
+    """An environment with the identity that its workers will have."""
+    import msgspec
+
+    from gradbench.wire import Worker
+
+    if not again:
+        return environment
+    with Worker(replace(base, python=environment.python)) as worker:
+        identity = {k: v for k, v in worker.environment.items() if k != "pid"}
+    return msgspec.structs.replace(environment, identity=identity)
+
+
+def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, _, day = text.partition("=")
+        try:
+            found[name] = str(datetime.date.fromisoformat(day))
+        except ValueError:
+            raise SelectionError(f"--date {text!r} is not NAME=YYYY-MM-DD") from None
+        if name not in names:
+            raise SelectionError(f"--date {text!r}: {name!r} is none of the releases named")
+    return found
+
+
+def _write_asv(results: Path, made: Any) -> None:
+    """Has asv's files tell the same history; what cannot be written there is said, not raised."""
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────
+
+
+def judging_options(command: F) -> F:
+    """How changes are judged, and over what."""
+    made = [
+        click.option(
+            "--track",
+            "tracks",
+            multiple=True,
+            metavar="TRACK",
+            help="Only this track ('latest', or its name or the beginning of it); may be repeated.",
+        ),
+        options.filter_options,
+        click.option(
+            "--floor",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.02,
+            show_default=True,
+            help="Differences within this share count as the same.",
+        ),
+        options.confidence_option,
+        options.method_option,
+        click.option(
+            "--fail-on",
+            type=click.Choice(["slower", "faster", "any"]),
+            help="Exit with code 1 where a case is called so.",
+        ),
+        click.option("--all", "everything", is_flag=True, help="Undecided and unchanged ones too."),
+        options.results_option,
+        options.format_option("json", "csv", "md"),
+    ]
+    for option in reversed(made):
+        command = option(command)
+    return command
+
+
+@command.command()
+@judging_options
+@click.option("--top", default=20, show_default=True, help="Changes shown in the table.")
+def show(
+    tracks: tuple[str, ...],
+    floor: float,
+    confidence: float,
+    method: str,
+    fail_on: str | None,
+    everything: bool,
+    results: Path,
+    form: str,
+    top: int,
+    **filters: Any,
+) -> int:
+    """What changed between each measured release and the one before.
+
+    A selection of at most three cases is shown as their course over all releases.
+    """
+    options.check_sizes(filters["sizes"])
+    with _clear():
+        chosen = _tracks(results, tracks)
+        judged = _show_history(
+            results, chosen, top, floor, confidence, method, everything, form, filters
+        )
+    return _exit_code(judged, fail_on)
+
+
+@command.command()
+@click.argument("old")
+@click.argument("new")
+@judging_options
+def compare(
+    old: str,
+    new: str,
+    tracks: tuple[str, ...],
+    floor: float,
+    confidence: float,
+    method: str,
+    fail_on: str | None,
+    everything: bool,
+    results: Path,
+    form: str,
+    **filters: Any,
+) -> int:
+    """Hold release NEW against release OLD, case by case.
+
+    Where both were in one track they were measured in turns; else each is held against the
+    baseline that both tracks have.
+    """
+    from gradbench.releases.judge import History
+
+    options.check_sizes(filters["sizes"])
+    with _clear():
+        history = History.of(_tracks(results, tracks), filters)
+        before, after = history.find(old), history.find(new)
+        if before == after:
+            raise SelectionError(f"{old!r} and {new!r} are the same build")
+        judged = history.changes([(before, after)], floor, confidence, method)  # type: ignore[arg-type]
+        if not judged.changes:
+            raise SelectionError(
+                f"{old!r} and {new!r} have no case in common that was timed in both; measure them "
+                f"together: 'gradbench releases track {old} {new}'"
+            )
+    if form in ("json", "csv"):
+        emit([_record(c) for c in judged.changes], form)
+        return _exit_code(judged, fail_on)
+    changes = [c for c in judged.changes if everything or c.verdict in CALLED]
+    changes.sort(key=lambda c: -abs(c.estimate.ratio - 1))
+    title = f"{history.label(after)} against {history.label(before)}"
+    differs = history.differences(before, after)
+    unlike = _unlike(history, [(before, after)])
+    if form == "md":
+        lines = [f"### torch {title}", "", _counts(judged), ""]
+        lines += [f"> Also differs: {', '.join(differs)}.", ""] if differs else []
+        if changes:
+            lines += [markdown([_cells(c) for c in changes], _HEADINGS[1:]), ""]
+        lines += [f"- {line}" for line in unlike]
+        click.echo("\n".join(lines).rstrip())
+        return _exit_code(judged, fail_on)
+    out = console()
+    for what in differs:
+        out.print(plain(f"also differs: {what}", "yellow"))
+    _print_changes(title, changes, steps=False)
+    out.print(plain(_counts(judged)))
+    for line in unlike:
+        out.print(plain(line))
+    return _exit_code(judged, fail_on)
+
+
+def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
+    """The tracks of these names; without one, all that the newest one's machine measured."""
+    from gradbench.releases import log
+    from gradbench.store.lines import StoreError
+
+    if names:
+        return [log.find(results, name) for name in names]
+    found, problems = log.read_all(results)
+    for problem in problems + [p for t in found for p in t.problems]:
+        click.echo(f"note: {problem}", err=True)
+    if not found:
+        raise StoreError(
+            f"there are no tracks in {log.folder(results)}; 'gradbench releases track' makes one"
+        )
+    cpu = found[-1].started.machine.get("cpu")
+    mine = [t for t in found if t.started.machine.get("cpu") == cpu]
+    if len(mine) < len(found):
+        click.echo(
+            f"note: {len(found) - len(mine)} tracks of other machines are left out; --track "
+            "names them",
+            err=True,
+        )
+    return mine
+
+
+def _exit_code(judged: Any, fail_on: str | None) -> int:
+    calls = {change.verdict for change in judged.changes}
+    wanted = set(CALLED) if fail_on == "any" else {fail_on}
+    return 1 if fail_on and calls & wanted else 0
+
+
+def _record(change: Any) -> dict[str, Any]:
+    return {
+        "case": change.case,
+        "before": str(change.before),
+        "after": str(change.after),
+        "verdict": change.verdict,
+        "ratio": change.estimate.ratio,
+        "low": change.estimate.low,
+        "high": min(change.estimate.high, 1e308),
+        "before_seconds": change.old.seconds,
+        "after_seconds": change.new.seconds,
+        "sessions": change.estimate.sessions,
+        "in_turns": change.paired,
+        "groups": [group.ratio for group in change.estimate.groups]
+        if change.estimate.disagree
+        else [],
+        "instructions": _instructions(change),
+        "note": change.note,
+    }
+
+
+def _instructions(change: Any) -> float | None:
+    """Instructions after over before, where both were counted."""
+    ratio = change.new.instructions / change.old.instructions
+    return float(ratio) if ratio == ratio else None
+
+
+_HEADINGS = (
+    "between",
+    "case",
+    "before",
+    "after",
+    "after / before",
+    "verdict",
+    "instructions",
+    "note",
+)
+
+
+def _cells(change: Any) -> list[str]:
+    e = change.estimate
+    notes = [] if change.paired else ["through the baseline"]
+    if e.disagree:
+        notes.append("sessions disagree: " + ", ".join(f"{g.ratio:.2f}×" for g in e.groups))
+    counted = _instructions(change)
+    return [
+        short_case(change.case),
+        call_time(change.old.seconds),
+        call_time(change.new.seconds),
+        f"{e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]",
+        change.verdict,
+        "" if counted is None else f"{counted:.3f}×",
+        "; ".join(notes),
+    ]
+
+
+def _print_changes(title: str, changes: Sequence[Any], steps: bool) -> None:
+    if not changes:
+        return
+    counted = any(_instructions(c) is not None for c in changes)
+    keep = [i for i, name in enumerate(_HEADINGS[1:]) if name != "instructions" or counted]
+    headings: list[str | tuple[str, str]] = ["between"] if steps else []
+    right = ("before", "after", "after / before", "instructions")
+    headings += [
+        (name, "right") if name in right else name for name in (_HEADINGS[1:][i] for i in keep)
+    ]
+    shown = table(title, headings)
+    for change in changes:
+        cells = _cells(change)
+        row = [plain(f"{change.before} → {change.after}")] if steps else []
+        row += [
+            plain(cells[i], STYLES.get(change.verdict, "") if cells[i] == change.verdict else "")
+            for i in keep
+        ]
+        shown.add_row(*row)
+    console().print(shown)
+
+
+def _counts(judged: Any) -> str:
+    counts = judged.counts()
+    return (
+        f"{len(judged.changes)} cases compared: "
+        + ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        + f". Floor {judged.floor:.3g}, {judged.confidence:.0%} intervals between sessions, "
+        f"{judged.method}: at most {judged.expected_false_alarms:.1f} false calls expected."
+    )
+
+
+def _unlike(history: Any, steps: Sequence[tuple[Any, Any]]) -> list[str]:
+    """What one build can do and the other cannot, by reason."""
+    lines = []
+    for before, after in steps:
+        found: dict[str, int] = {}
+        for case in history.cases:
+            points = [history.point(build, case) for build in (before, after)]
+            for build, point, other in zip((before, after), points, points[::-1]):
+                if point and other and point.status != "ok" and other.status == "ok":
+                    key = f"{build}: {point.status}: {point.reason}"
+                    found[key] = found.get(key, 0) + 1
+        lines += [
+            f"{key} ({number} case{'s' if number > 1 else ''})" for key, number in found.items()
+        ]
+    return list(dict.fromkeys(lines))
+
+
+def _show_history(
+    results: Path,
+    tracks: Sequence[Any],
+    top: int,
+    floor: float = 0.02,
+    confidence: float = 0.95,
+    method: str = "benjamini-hochberg",
+    everything: bool = False,
+    form: str = "table",
+    filters: dict[str, Any] | None = None,
+) -> Any:
+    """Prints what changed from release to release."""
+    from gradbench.releases.judge import History
+
+    history = History.of(tracks, filters)
+    if not history.cases:
+        raise SelectionError("no tracked case fits the selection")
+    steps = history.steps()
+    judged = history.changes(steps, floor, confidence, method)  # type: ignore[arg-type]
+    if form in ("json", "csv"):
+        emit([_record(c) for c in judged.changes], form)
+        return judged
+    if len(history.cases) <= 3:
+        for case in history.cases:
+            _print_course(history, judged, case, form)
+        return judged
+    called = [c for c in judged.changes if everything or c.verdict in CALLED]
+    called.sort(key=lambda c: -abs(c.estimate.ratio - 1))
+    rows = [_step_cells(history, judged, before, after) for before, after in steps]
+    headings = ("between", "slower", "faster", "same", "undecided", "median", "also differs")
+    unlike = _unlike(history, steps)
+    failures = [
+        f"{failure.name} could not be installed: {failure.reason}"
+        for track in tracks
+        for failure in track.failures
+    ]
+    more = f"the {top} largest of {len(called)} changes" if len(called) > top else "changes"
+    if form == "md":
+        lines = ["### Torch releases", "", markdown(rows, headings), "", _counts(judged), ""]
+        if called:
+            cells = [[f"{c.before} → {c.after}", *_cells(c)] for c in called[:top]]
+            lines += [f"{more.capitalize()}:", "", markdown(cells, _HEADINGS), ""]
+        lines += [f"- {line}" for line in [*unlike, *failures]]
+        click.echo("\n".join(lines).rstrip())
+        return judged
+    right = headings[1:6]
+    shown = table("from release to release", [(h, "right") if h in right else h for h in headings])
+    for row in rows:
+        shown.add_row(*(plain(cell) for cell in row))
+    out = console()
+    out.print(shown)
+    _print_changes(more, called[:top], steps=True)
+    out.print(plain(_counts(judged)))
+    for line in [*unlike, *failures]:
+        out.print(plain(line))
+    return judged
+
+
+def _step_cells(history: Any, judged: Any, before: Any, after: Any) -> list[str]:
+    import numpy as np
+
+    mine = [c for c in judged.changes if (c.before, c.after) == (before, after)]
+    counts = {v: sum(c.verdict == v for c in mine) for v in ("slower", "faster", "same")}
+    undecided = len(mine) - sum(counts.values())
+    middle = f"{np.median([c.estimate.ratio for c in mine]):.3f}×" if mine else ""
+    return [
+        f"{before} → {after}",
+        *map(str, counts.values()),
+        str(undecided),
+        middle,
+        "; ".join(history.differences(before, after)),
+    ]
+
+
+def _print_course(history: Any, judged: Any, case: str, form: str) -> None:
+    """One case over all releases."""
+    changes = {c.after: c for c in judged.changes if c.case == case}
+    rows = []
+    for build in history.builds:
+        point = history.point(build, case)
+        if point is None:
+            continue
+        change = changes.get(build)
+        ratio = point.to_baseline
+        if build == history.baseline(build):
+            against = "baseline"
+        else:
+            against = f"{ratio.ratio:.3f}× [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
+        e = change.estimate if change else None
+        counted = point.instructions
+        rows.append(
+            [
+                history.label(build),
+                history.used[build].date,
+                call_time(point.seconds) if point.status == "ok" else point.status,
+                against,
+                f"{e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]" if e else "",
+                change.verdict if change else "",
+                f"{counted:,.0f}" if counted == counted else "",
+                change.note if change else point.reason,
+            ]
+        )
+    headings = [
+        "release",
+        "date",
+        "time",
+        "× baseline",
+        "× release before",
+        "verdict",
+        "instructions",
+        "also differs",
+    ]
+    keep = [i for i in range(len(headings)) if i < 6 or any(row[i] for row in rows)]
+    if form == "md":
+        cells = [[row[i] for i in keep] for row in rows]
+        click.echo(f"### {case}\n\n{markdown(cells, [headings[i] for i in keep])}\n")
+        return
+    right = ("time", "× baseline", "× release before", "instructions")
+    shown = table(case, [(h, "right") if h in right else h for h in (headings[i] for i in keep)])
+    for row in rows:
+        shown.add_row(*(plain(row[i], STYLES.get(row[i], "") if i == 5 else "") for i in keep))
+    console().print(shown)
+
+
+# ── bisecting ─────────────────────────────────────────────────────────────────────────────────
+
+
+@command.command()
+@click.argument("case", metavar="CASE")
+@click.option("--from", "old", metavar="RELEASE", help="The older end.")
+@click.option("--to", "new", metavar="RELEASE", help="The newer end.")
+@click.option(
+    "--among",
+    multiple=True,
+    metavar="RELEASE",
+    help="Search these builds only, in this order, from the first to the last; repeated.",
+)
+@click.option("--installed", is_flag=True, help="Search only releases that are there already.")
+@click.option("--sessions", type=click.IntRange(2, 100), default=10, show_default=True)
+@click.option(
+    "--floor",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.02,
+    show_default=True,
+    help="Differences within this share count as the same.",
+)
+@worker_options
+@installer_options
+@options.results_option
+def bisect(
+    case: str,
+    old: str | None,
+    new: str | None,
+    among: tuple[str, ...],
+    installed: bool,
+    sessions: int,
+    floor: float,
+    timeout: float,
+    memory_limit: float,
+    files: tuple[str, ...],
+    results: Path,
+    yes: bool,
+    **given: Any,
+) -> int:
+    """Find the release in which CASE changed, in the fewest installations.
+
+    CASE is a full name, as 'gradbench list cases' prints it, or OPERATOR/FUNCTION/MODE. Each step
+    measures one release between the two ends, in turns with both.
+    """
+    from gradbench.releases import bisect as searching
+    from gradbench.releases import environments, seeking
+    from gradbench.wire import WorkerOptions
+
+    base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
+    try:
+        with _clear():
+            ends, between = seeking.candidates(old, new, among, installed)
+            needed = seeking.most_installations(between)
+            click.echo(
+                f"{len(between)} releases between {ends[0].name} and {ends[1].name}; at most "
+                f"{needed} to install",
+                err=True,
+            )
+
+            def install(requests: Sequence[environments.Request]) -> str:
+                _, failed = _install(requests, yes, **given)
+                return "; ".join(failure.reason for failure in failed)
+
+            with progress("bisecting") as report:
+                seeker = seeking.Seeker(
+                    case, results, base, sessions, floor, timeout, install, report
+                )
+                ratio = seeker.ends(*ends)
+                click.echo(f"{ends[1].name} against {ends[0].name}: {ratio}", err=True)
+                found = searching.bisect(
+                    *ends,
+                    between,
+                    seeking.is_installed,
+                    seeker.measure,
+                    lambda request, said: click.echo(f"{request.name}: {said}", err=True),
+                )
+    except KeyboardInterrupt:
+        click.echo(
+            "Stopped; what was measured and installed is kept, and the same command goes on "
+            "with it.",
+            err=True,
+        )
+        return 130
+    before, after = found.before.name, found.after.name
+    if found.left:
+        names = ", ".join(request.name for request in found.left)
+        click.echo(f"Changed between {before} and {after}; not told apart in between: {names}")
+        return 1
+    click.echo(f"Changed in {after}: {before} is as before, {after} as after")
+    return 0

@@ -1,0 +1,113 @@
+"""Finds the release in which a case changed, with the fewest installations.
+
+The ends are measured first. Each further step measures one build between the two that hold the
+change, in turns with both, and asks to which end it belongs. A build that is there already costs
+no installation, so those come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from gradbench.releases.environments import Request
+from gradbench.statistics import Estimate
+
+Belongs = Literal["before", "after", "between", "unknown"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One build between two others: its ratios to the old end and to the new end."""
+
+    to_old: Estimate
+    to_new: Estimate
+
+    @property
+    def belongs(self) -> Belongs:
+        """To the old end or to the new one, by which side of their middle its interval lies.
+
+        *between* where the interval holds the middle and both ends lie outside it: then the change
+        was made in steps. *unknown* where it cannot be told at this effort.
+        """
+        whole = np.log(self.to_old.ratio) - np.log(self.to_new.ratio)
+        if not np.isfinite(whole) or whole == 0:
+            return "unknown"
+        # How far along the way from old (0) to new (1), from either side's interval.
+        a = np.log([self.to_old.low, self.to_old.high]) / whole
+        b = 1 + np.log([self.to_new.low, self.to_new.high]) / whole
+        low = max(min(a), min(b))
+        high = min(max(a), max(b))
+        if low > high:
+            low, high = min(*a, *b), max(*a, *b)
+        if high < 0.5:
+            return "before"
+        if low > 0.5:
+            return "after"
+        return "between" if low > 0.1 and high < 0.9 else "unknown"
+
+
+@dataclass
+class Found:
+    """Where the change lies: between two builds that follow each other, or not known closer."""
+
+    before: Request
+    after: Request
+    left: list[Request] = field(default_factory=list)
+    """Builds between the two that could not be told from either, or not installed."""
+    tried: list[tuple[Request, str]] = field(default_factory=list)
+    """What was measured on the way, and what was found."""
+
+
+def next_one(between: Sequence[Request], there: Callable[[Request], bool]) -> int:
+    """The position of the build to measure next: the middle of those that are there, if any."""
+    ready = [i for i, request in enumerate(between) if there(request)]
+    places = ready or list(range(len(between)))
+    return places[len(places) // 2]
+
+
+def bisect(
+    old: Request,
+    new: Request,
+    between: Sequence[Request],
+    there: Callable[[Request], bool],
+    measure: Callable[[Request, Request, Request], Measured | str],
+    told: Callable[[Request, str], None] = lambda request, said: None,
+) -> Found:
+    """Narrows the change down.
+
+    `between` lists the builds from old to new in order, without the two. `measure(before, one,
+    after)` gives what one build is like, or why it cannot be told: it is then passed over.
+    `told` hears of each step.
+    """
+    found = Found(old, new)
+    left = list(between)
+    passed: list[Request] = []
+    while left:
+        place = next_one(left, there)
+        request = left[place]
+        answer = measure(found.before, request, found.after)
+        said = answer if isinstance(answer, str) else answer.belongs
+        found.tried.append((request, said))
+        told(request, said)
+        if said == "before":
+            found.before, left = request, left[place + 1 :]
+        elif said == "after":
+            found.after, left = request, left[:place]
+        elif said == "between":
+            # In steps: the larger one is on the side that it is farther from.
+            assert isinstance(answer, Measured)
+            if abs(np.log(answer.to_old.ratio)) >= abs(np.log(answer.to_new.ratio)):
+                found.after, left = request, left[:place]
+            else:
+                found.before, left = request, left[place + 1 :]
+        else:
+            passed.append(request)
+            left = left[:place] + left[place + 1 :]
+    order = {request.name: i for i, request in enumerate([old, *between, new])}
+    low, high = order[found.before.name], order[found.after.name]
+    found.left = [request for request in passed if low < order[request.name] < high]
+    return found

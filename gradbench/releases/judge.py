@@ -1,0 +1,306 @@
+"""What is said of releases: each case's course over them, and what changed between which two.
+
+Everything is computed on reading. Two builds that were measured in turns are compared round by
+round; two that were not, through the baseline that both were measured with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradbench import statistics
+from gradbench.releases.known import ReleaseError, parse
+from gradbench.releases.log import EnvironmentUsed, Track
+from gradbench.statistics import Estimate
+from gradbench.store.lines import StoreError
+
+Array = npt.NDArray[np.float64]
+
+TOLD = ("cpu_capability", "numpy", "python", "mkl", "malloc")
+"""Facts of an environment that times depend on and that are not the release."""
+
+TERMS = {"cpu_capability": "CPU capability", "numpy": "NumPy", "python": "Python", "mkl": "MKL"}
+
+
+@dataclass(frozen=True)
+class Build:
+    """One environment of one track: what is told apart, whatever its release is called."""
+
+    track: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Point:
+    """One case in one build. `seconds` is the median over sessions of their median visit minima:
+    descriptive. `to_baseline` is the ratio to the build that all were measured in turns with."""
+
+    status: str
+    reason: str = ""
+    seconds: float = math.nan
+    to_baseline: Estimate | None = None
+    instructions: float = math.nan
+
+
+@dataclass(frozen=True)
+class Change:
+    """One case from one build to another: the ratio after over before, and what is said of it."""
+
+    case: str
+    before: Build
+    after: Build
+    estimate: Estimate
+    verdict: str
+    old: Point
+    new: Point
+    paired: bool
+    """Whether the two were measured in turns, rather than through the baseline."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A table of changes with the odds of the whole."""
+
+    changes: list[Change]
+    floor: float
+    confidence: float
+    method: str
+    expected_false_alarms: float
+
+    def counts(self) -> dict[str, int]:
+        return {
+            said: sum(change.verdict == said for change in self.changes)
+            for said in ("slower", "faster", "same", "undecided")
+        }
+
+
+@dataclass
+class _Times:
+    """The visit minima of one case, seconds by session, group and environment, where all is ok."""
+
+    sessions: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
+    wrong: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass
+class History:
+    """Every case of some tracks over the builds that they measured, in the releases' order."""
+
+    tracks: list[Track]
+    builds: list[Build] = field(default_factory=list)
+    used: dict[Build, EnvironmentUsed] = field(default_factory=dict)
+    cases: list[str] = field(default_factory=list)
+    _times: dict[tuple[str, str], _Times] = field(default_factory=dict)
+    _read: dict[tuple[Build, str], float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, tracks: Sequence[Track], filters: dict[str, Iterable[str]] | None = None
+    ) -> History:
+        """The history that tracks hold. Where one build is in several, each of them counts apart,
+        except that the baseline's course is told once."""
+        made = cls(list(tracks))
+        cases: dict[str, None] = {}
+        for track in tracks:
+            for name, used in track.environments.items():
+                made.used[Build(track.name, name)] = used
+            for entry in track.entries():
+                for mode in entry.modes:
+                    if not filters or entry.comparison.matches(mode, **filters):
+                        cases[str(entry.comparison.case(mode))] = None
+            made._take(track)
+        made.cases = list(cases)
+        made.builds = _ordered(made)
+        return made
+
+    def _take(self, track: Track) -> None:
+        for part in track.parts:
+            for case in part.cases:
+                name = f"{part.comparison}/{case.mode}"
+                times = self._times.setdefault((track.name, name), _Times())
+                own = times.sessions.setdefault((part.session, part.group), {})
+                for side in case.sides:
+                    if side.entrant.status == "ok":
+                        own[side.environment] = np.array(side.minima)
+                    else:
+                        found = (side.entrant.status, side.entrant.reason)
+                        times.wrong.setdefault(side.environment, found)
+        for made in track.readings:
+            if made.reading.instrument == "instructions":
+                for mode, values in made.reading.values.items():
+                    build = Build(track.name, made.environment)
+                    name = f"{made.reading.comparison}/{mode}"
+                    self._read[build, name] = float(np.median(values))
+
+    def baseline(self, build: Build) -> Build:
+        """The build that one was measured in turns with."""
+        track = next(t for t in self.tracks if t.name == build.track)
+        return Build(track.name, track.baseline)
+
+    def label(self, build: Build) -> str:
+        """A build's name; with its full version where the name does not tell."""
+        used = self.used[build]
+        return build.name if used.torch.startswith(build.name) else f"{build.name} ({used.torch})"
+
+    def find(self, text: str) -> Build:
+        """The build of an environment's name or of a release; the latest measured one.
+
+        Raises StoreError where there is none.
+        """
+        hits = [b for b in self.used if b.name == text]
+        if not hits:
+            try:
+                version = parse(text)
+            except ReleaseError:
+                version = None
+            hits = [b for b, e in self.used.items() if parse(e.torch) == version]
+        if not hits:
+            known = ", ".join(dict.fromkeys(b.name for b in self.builds))
+            raise StoreError(f"{text!r} has not been measured; measured are: {known or 'none'}")
+        return max(hits, key=lambda b: b.track)
+
+    def point(self, build: Build, case: str) -> Point | None:
+        """One case in one build; None where it was no part of that track."""
+        times = self._times.get((build.track, case))
+        if times is None:
+            return None
+        instructions = self._read.get((build, case), math.nan)
+        if build.name in times.wrong:
+            # Wrong in one session is wrong in all: what was timed there is not judged.
+            return Point(*times.wrong[build.name], instructions=instructions)
+        mine = [own[build.name] for own in times.sessions.values() if build.name in own]
+        if not mine:
+            return None
+        medians = [float(np.nanmedian(values)) for values in mine]
+        reference = self.baseline(build)
+        ratio = None
+        if build != reference and reference.name not in times.wrong:
+            pairs = _pairs(times, build.name, reference.name)
+            ratio = statistics.compare_paired(pairs) if pairs else None
+        return Point("ok", "", float(np.median(medians)), ratio, instructions)
+
+    def ratio(
+        self, case: str, before: Build, after: Build, floor: float, confidence: float
+    ) -> tuple[Estimate, bool] | None:
+        """The case in one build over the same in another, and whether they took turns; None where
+        one was not timed."""
+        old, new = (self._times.get((b.track, case)) for b in (before, after))
+        if old is None or new is None or before.name in old.wrong or after.name in new.wrong:
+            return None
+        if before.track == after.track:
+            pairs = _pairs(new, after.name, before.name)
+            if pairs:
+                return statistics.compare_paired(pairs, floor, confidence), True
+        through = [
+            [a / b for a, b in _pairs(times, build.name, self.baseline(build).name)]
+            for build, times in ((after, new), (before, old))
+        ]
+        if not all(through) or not self._same_baseline(before, after):
+            return None
+        return statistics.compare_runs(through[0], through[1], floor, confidence), False
+
+    def _same_baseline(self, one: Build, other: Build) -> bool:
+        a, b = (self.used[self.baseline(build)] for build in (one, other))
+        machines = [
+            next(t for t in self.tracks if t.name == build.track).started.machine.get("cpu")
+            for build in (one, other)
+        ]
+        keys = ("torch", "torch_git", *TOLD)
+        same = all(a.identity.get(key) == b.identity.get(key) for key in keys)
+        return same and machines[0] == machines[1]
+
+    def differences(self, before: Build, after: Build) -> list[str]:
+        """What differs between two builds besides the release, and may explain a change."""
+        old, new = self.used[before].identity, self.used[after].identity
+        found = [
+            f"{TERMS.get(key, key)} {old.get(key)} → {new.get(key)}"
+            for key in TOLD
+            if old.get(key) != new.get(key)
+        ]
+        if bool(old.get("torch_cuda")) != bool(new.get("torch_cuda")):
+            kinds = [
+                f"CUDA {i['torch_cuda']}" if i.get("torch_cuda") else "CPU" for i in (old, new)
+            ]
+            found.append(f"{kinds[0]} build → {kinds[1]} build")
+        if self.used[before].release == self.used[after].release:
+            builds = [str(i.get("torch")) for i in (old, new)]
+            if old.get("torch_git") != new.get("torch_git") or builds[0] != builds[1]:
+                found.append(f"one release, two builds: {builds[0]} → {builds[1]}")
+        return found
+
+    def changes(
+        self,
+        steps: Sequence[tuple[Build, Build]],
+        floor: float = statistics.RELEASE_FLOOR,
+        confidence: float = statistics.CONFIDENCE,
+        method: statistics.Method = "benjamini-hochberg",
+    ) -> Judged:
+        """Every case over every step, false alarms held down over the whole table."""
+        drafts = []
+        for before, after in steps:
+            note = "; ".join(self.differences(before, after))
+            for case in self.cases:
+                found = self.ratio(case, before, after, floor, confidence)
+                if found is not None:
+                    old, new = self.point(before, case), self.point(after, case)
+                    assert old is not None
+                    assert new is not None
+                    drafts.append((case, before, after, *found, old, new, note))
+        judgement = statistics.judge([d[3] for d in drafts], floor, confidence, method)
+        return Judged(
+            [
+                Change(case, before, after, estimate, said, old, new, paired, note)
+                for (case, before, after, estimate, paired, old, new, note), said in zip(
+                    drafts, judgement.verdicts
+                )
+            ],
+            floor,
+            confidence,
+            method,
+            judgement.expected_false_alarms,
+        )
+
+    def steps(self) -> list[tuple[Build, Build]]:
+        """Each build and the one before it, in the releases' order."""
+        return list(zip(self.builds, self.builds[1:]))
+
+
+def _pairs(times: _Times, first: str, second: str) -> list[tuple[Array, Array]]:
+    """The rounds of two builds in the sessions that had both."""
+    return [
+        (own[first], own[second])
+        for own in times.sessions.values()
+        if first in own and second in own
+    ]
+
+
+def _ordered(history: History) -> list[Build]:
+    """The builds by release and name; of one that is in several tracks the latest."""
+    latest: dict[tuple[Any, ...], Build] = {}
+    for build, used in history.used.items():
+        identity = tuple(used.identity.get(key) for key in ("torch", "torch_git", *TOLD))
+        key = (build.name, *identity)
+        if key not in latest or latest[key].track < build.track:
+            latest[key] = build
+    measured = {
+        (part_track.name, side.environment)
+        for part_track in history.tracks
+        for part in part_track.parts
+        for case in part.cases
+        for side in case.sides
+    }
+    found = [b for b in latest.values() if (b.track, b.name) in measured]
+    return sorted(
+        found,
+        key=lambda b: (parse(history.used[b].torch), history.used[b].date, b.name, b.track),
+    )

@@ -1,0 +1,219 @@
+"""Carries out a bisection: which releases there are in between, installing and measuring them.
+
+Each step is a track of three builds and one case, kept in a folder of its own beside the others,
+so that the same search goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gradbench import statistics
+from gradbench.cases import Case, Entry, Offer, Selection, SelectionError, expand
+from gradbench.releases import environments, known, log, track
+from gradbench.releases.bisect import Measured
+from gradbench.releases.environments import Request
+from gradbench.releases.judge import Build, History
+from gradbench.releases.known import ReleaseError
+from gradbench.run import Report, discover
+from gradbench.session import Settings
+from gradbench.statistics import Estimate, Stopping
+from gradbench.store.lines import StoreError
+from gradbench.wire import WorkerOptions
+
+STOPPING = Stopping(min_rounds=16, max_rounds=60, every=4, half_width=0.005, budget=1.5)
+"""One case is cheap: it is measured more closely than a whole track's."""
+
+WARM = 0.02
+
+
+def candidates(
+    old: str | None, new: str | None, among: Sequence[str], installed: bool
+) -> tuple[tuple[Request, Request], list[Request]]:
+    """The two ends and what lies between them, in order.
+
+    Between two releases that is every known one, or, with `installed`, every one that is there.
+    Raises ReleaseError where the ends or the order cannot be told.
+    """
+    if among:
+        if old or new or len(among) < 2:
+            raise ReleaseError("--among takes two builds at least, and no --from or --to")
+        requests = [_named(name) for name in among]
+        return (requests[0], requests[-1]), requests[1:-1]
+    if not old or not new:
+        raise ReleaseError("name both ends: --from A --to B, or --among for builds of your own")
+    ends = _named(old), _named(new)
+    first, last = (environments.order(end.what) for end in ends)
+    if not first < last:
+        raise ReleaseError(f"{ends[0].name} is not before {ends[1].name}")
+    there = [Request(e.name, e.what) for e in environments.installed() if e.name == e.what]
+    if not installed:
+        names = {request.name for request in there}
+        there += [Request(r.version, r.version) for r in known.RELEASES if r.version not in names]
+    between = [r for r in there if first < environments.order(r.what) < last]
+    return ends, sorted(between, key=lambda request: environments.order(request.what))
+
+
+def _named(text: str) -> Request:
+    """An environment that is there by its name, or what the text asks for."""
+    for found in environments.installed():
+        if found.name == text.removeprefix("v"):
+            return Request(found.name, found.what)
+    return environments.parse(text)
+
+
+def is_installed(request: Request) -> bool:
+    return not environments.missing([request])
+
+
+def most_installations(between: Sequence[Request]) -> int:
+    """How many installations halving needs at most: between two that are there, the widest gap."""
+    widest = gap = 0
+    for request in between:
+        gap = 0 if is_installed(request) else gap + 1
+        widest = max(widest, gap)
+    return widest.bit_length()
+
+
+class Seeker:
+    """Installs and measures what a bisection asks about.
+
+    `install` makes environments and gives the reason where one cannot be made.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        results: Path,
+        base: WorkerOptions,
+        sessions: int,
+        floor: float,
+        timeout: float,
+        install: Callable[[Sequence[Request]], str],
+        report: Report,
+    ) -> None:
+        self.text = case
+        self.place = log.folder(results) / "bisect"
+        self.base = base
+        self.floor = floor
+        self.settings = Settings(
+            sessions=sessions,
+            warm=WARM,
+            stopping=STOPPING,
+            timeout=timeout,
+            memory_limit=base.memory_limit,
+        )
+        self.install = install
+        self.report = report
+
+    def ends(self, old: Request, new: Request) -> str:
+        """What is said of the change between the two ends.
+
+        Raises ReleaseError where there is none to be found.
+        """
+        reason = self.install([old, new])
+        if reason:
+            raise ReleaseError(reason)
+        history = self._measured([old, new])
+        before, after = self._build(history, old), self._build(history, new)
+        judged = history.changes([(before, after)], self.floor)
+        if not judged.changes:
+            points = [history.point(build, history.cases[0]) for build in (before, after)]
+            said = "; ".join(
+                f"{build}: {point.status} {point.reason}".strip()
+                for build, point in zip((before, after), points)
+                if point is not None and point.status != "ok"
+            )
+            raise ReleaseError(f"the case was not timed in both ends: {said}")
+        change = judged.changes[0]
+        e = change.estimate
+        told = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
+        if change.verdict not in ("slower", "faster"):
+            raise ReleaseError(
+                f"{new.name} against {old.name} is {told}: there is no change to locate at a floor "
+                f"of {self.floor:.3g} (more --sessions tell smaller ones)"
+            )
+        return told
+
+    def measure(self, before: Request, one: Request, after: Request) -> Measured | str:
+        """One build between two others, or why it cannot be told."""
+        reason = self.install([one])
+        if reason:
+            return f"not installed: {reason}"
+        history = self._measured([before, one, after])
+        builds = [self._build(history, request) for request in (before, one, after)]
+        ratios: list[Estimate] = []
+        for other in (builds[0], builds[2]):
+            found = history.ratio(
+                history.cases[0], other, builds[1], self.floor, statistics.CONFIDENCE
+            )
+            if found is None:
+                point = history.point(builds[1], history.cases[0])
+                return f"{point.status}: {point.reason}" if point else "not timed"
+            ratios.append(found[0])
+        return Measured(*ratios)
+
+    def _build(self, history: History, request: Request) -> Build:
+        return history.find(request.name)
+
+    def _measured(self, requests: Sequence[Request]) -> History:
+        """The track of these builds: one that was made, one that is gone on with, or a new one."""
+        made = [environments.find(request.name) for request in requests]
+        first = replace(self.base, python=made[0].python)
+        found = discover(first)
+        entry = self._entry(found.offers)
+        for path in sorted(self.place.glob("*.jsonl")) if self.place.is_dir() else ():
+            try:
+                old = log.read(path)
+            except StoreError:
+                continue
+            same = {e.name: e.identity for e in made} == {
+                name: used.identity for name, used in old.environments.items()
+            }
+            settings = old.started.settings
+            if same and old.entries() == [entry] and settings["sessions"] == self.settings.sessions:
+                if old.finished:
+                    return History.of([old])
+                opened, resumed = track.resume(old)
+                with opened:
+                    return History.of(
+                        [track.measure(opened, old, resumed, self.base, found, self.report)]
+                    )
+        opened, new = track.begin(
+            self.place, [entry], self.settings, made, [], made[0].name, self.base.files
+        )
+        with opened:
+            return History.of(
+                [track.measure(opened, new, self.settings, self.base, found, self.report)]
+            )
+
+    def _entry(self, offers: Sequence[Offer]) -> Entry:
+        """The comparison with this case alone. Raises SelectionError where there is none."""
+        try:
+            case = Case.parse(self.text)
+        except ValueError:
+            operator, _, rest = self.text.partition("/")
+            function, _, mode = rest.partition("/")
+            if not mode or "/" in mode:
+                raise SelectionError(
+                    f"{self.text!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as "
+                    "'gradbench list cases' prints it"
+                ) from None
+            selection = Selection(functions=(function,), operators=(operator,), modes=(mode,))
+        else:
+            c = case.comparison
+            selection = Selection(
+                functions=(c.function,),
+                operators=(c.operator,),
+                modes=(case.mode,),
+                sizes=(c.size,),
+                dtypes=(c.dtype,),
+                devices=(c.device,),
+                threads=(c.threads,),
+            )
+        entries = expand(offers, selection)
+        if len(entries) > 1 or len(entries[0].modes) > 1:
+            raise SelectionError(f"{self.text!r} is more than one case; a search is for one")
+        return entries[0]
