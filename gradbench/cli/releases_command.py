@@ -13,24 +13,11 @@ import click
 
 from gradbench.cases import SelectionError
 from gradbench.cli import options
-from gradbench.cli.output import (
-    call_time,
-    console,
-    duration,
-    emit,
-    markdown,
-    plain,
-    progress,
-    short_case,
-    table,
-)
-from gradbench.cli.run_command import require_instruments, worker_options
+from gradbench.cli.output import console, duration, emit, plain, progress, table
+from gradbench.cli.run_command import limit_options, require_instruments, worker_options
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
-CALLED = ("slower", "faster")
 
 
 @click.group()
@@ -416,7 +403,10 @@ def track(
         return 130
     finally:
         _write_asv(results, made)
-    _show_history(results, [made], top=20)
+    from gradbench.cli.releases_tables import show_history
+
+    history = _history(results, [made.name])
+    show_history(history, history.changes(history.steps()), "table")
     click.echo(f"{duration(made.elapsed)} in all. Stored in {made.path}")
     click.echo("Next: 'gradbench releases compare A B', or 'show -f FUNCTION' for a course")
     return 0
@@ -523,12 +513,13 @@ def show(
 
     A selection of at most three cases is shown as their course over all releases.
     """
+    from gradbench.cli.releases_tables import show_history
+
     options.check_sizes(filters["sizes"])
     with _clear():
-        chosen = _tracks(results, tracks)
-        judged = _show_history(
-            results, chosen, top, floor, confidence, method, everything, form, filters
-        )
+        history = _history(results, tracks, filters)
+    judged = history.changes(history.steps(), floor, confidence, method)
+    show_history(history, judged, form, top, everything)
     return _exit_code(judged, fail_on)
 
 
@@ -554,48 +545,38 @@ def compare(
     Where both were in one track they were measured in turns; else each is held against the
     baseline that both tracks have.
     """
-    from gradbench.releases.judge import History
+    from gradbench.cli.releases_tables import show_comparison
 
     options.check_sizes(filters["sizes"])
     with _clear():
-        history = History.of(_tracks(results, tracks), filters)
+        history = _history(results, tracks, filters)
         before, after = history.find(old), history.find(new)
         if before == after:
             raise SelectionError(f"{old!r} and {new!r} are the same build")
-        judged = history.changes([(before, after)], floor, confidence, method)  # type: ignore[arg-type]
+        judged = history.changes([(before, after)], floor, confidence, method)
         if not judged.changes:
             raise SelectionError(
                 f"{old!r} and {new!r} have no case in common that was timed in both; measure them "
                 f"together: 'gradbench releases track {old} {new}'"
             )
-    if form in ("json", "csv"):
-        emit([_record(c) for c in judged.changes], form)
-        return _exit_code(judged, fail_on)
-    changes = [c for c in judged.changes if everything or c.verdict in CALLED]
-    changes.sort(key=lambda c: -abs(c.estimate.ratio - 1))
-    title = f"{history.label(after)} against {history.label(before)}"
-    differs = history.differences(before, after)
-    unlike = _unlike(history, [(before, after)])
-    if form == "md":
-        lines = [f"### torch {title}", "", _counts(judged), ""]
-        lines += [f"> Also differs: {', '.join(differs)}.", ""] if differs else []
-        if changes:
-            lines += [markdown([_cells(c) for c in changes], _HEADINGS[1:]), ""]
-        lines += [f"- {line}" for line in unlike]
-        click.echo("\n".join(lines).rstrip())
-        return _exit_code(judged, fail_on)
-    out = console()
-    for what in differs:
-        out.print(plain(f"also differs: {what}", "yellow"))
-    _print_changes(title, changes, steps=False)
-    out.print(plain(_counts(judged)))
-    for line in unlike:
-        out.print(plain(line))
+    show_comparison(history, judged, before, after, form, everything)
     return _exit_code(judged, fail_on)
 
 
+def _history(results: Path, names: Sequence[str], filters: dict[str, Any] | None = None) -> Any:
+    """The history of these tracks; without a name, of all that the newest one's machine measured.
+
+    Raises SelectionError where the selection fits nothing, StoreError where there is none.
+    """
+    from gradbench.releases.judge import History
+
+    history = History.of(_tracks(results, names), filters)
+    if not history.cases:
+        raise SelectionError("no tracked case fits the selection")
+    return history
+
+
 def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
-    """The tracks of these names; without one, all that the newest one's machine measured."""
     from gradbench.releases import log
     from gradbench.store.lines import StoreError
 
@@ -621,237 +602,8 @@ def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
 
 def _exit_code(judged: Any, fail_on: str | None) -> int:
     calls = {change.verdict for change in judged.changes}
-    wanted = set(CALLED) if fail_on == "any" else {fail_on}
+    wanted = {"slower", "faster"} if fail_on == "any" else {fail_on}
     return 1 if fail_on and calls & wanted else 0
-
-
-def _record(change: Any) -> dict[str, Any]:
-    return {
-        "case": change.case,
-        "before": str(change.before),
-        "after": str(change.after),
-        "verdict": change.verdict,
-        "ratio": change.estimate.ratio,
-        "low": change.estimate.low,
-        "high": min(change.estimate.high, 1e308),
-        "before_seconds": change.old.seconds,
-        "after_seconds": change.new.seconds,
-        "sessions": change.estimate.sessions,
-        "in_turns": change.paired,
-        "groups": [group.ratio for group in change.estimate.groups]
-        if change.estimate.disagree
-        else [],
-        "instructions": _instructions(change),
-        "note": change.note,
-    }
-
-
-def _instructions(change: Any) -> float | None:
-    """Instructions after over before, where both were counted."""
-    ratio = change.new.instructions / change.old.instructions
-    return float(ratio) if ratio == ratio else None
-
-
-_HEADINGS = (
-    "between",
-    "case",
-    "before",
-    "after",
-    "after / before",
-    "verdict",
-    "instructions",
-    "note",
-)
-
-
-def _cells(change: Any) -> list[str]:
-    e = change.estimate
-    notes = [] if change.paired else ["through the baseline"]
-    if e.disagree:
-        notes.append("sessions disagree: " + ", ".join(f"{g.ratio:.2f}×" for g in e.groups))
-    counted = _instructions(change)
-    return [
-        short_case(change.case),
-        call_time(change.old.seconds),
-        call_time(change.new.seconds),
-        f"{e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]",
-        change.verdict,
-        "" if counted is None else f"{counted:.3f}×",
-        "; ".join(notes),
-    ]
-
-
-def _print_changes(title: str, changes: Sequence[Any], steps: bool) -> None:
-    if not changes:
-        return
-    counted = any(_instructions(c) is not None for c in changes)
-    keep = [i for i, name in enumerate(_HEADINGS[1:]) if name != "instructions" or counted]
-    headings: list[str | tuple[str, str]] = ["between"] if steps else []
-    right = ("before", "after", "after / before", "instructions")
-    headings += [
-        (name, "right") if name in right else name for name in (_HEADINGS[1:][i] for i in keep)
-    ]
-    shown = table(title, headings)
-    for change in changes:
-        cells = _cells(change)
-        row = [plain(f"{change.before} → {change.after}")] if steps else []
-        row += [
-            plain(cells[i], STYLES.get(change.verdict, "") if cells[i] == change.verdict else "")
-            for i in keep
-        ]
-        shown.add_row(*row)
-    console().print(shown)
-
-
-def _counts(judged: Any) -> str:
-    counts = judged.counts()
-    return (
-        f"{len(judged.changes)} cases compared: "
-        + ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-        + f". Floor {judged.floor:.3g}, {judged.confidence:.0%} intervals between sessions, "
-        f"{judged.method}: at most {judged.expected_false_alarms:.1f} false calls expected."
-    )
-
-
-def _unlike(history: Any, steps: Sequence[tuple[Any, Any]]) -> list[str]:
-    """What one build can do and the other cannot, by reason."""
-    lines = []
-    for before, after in steps:
-        found: dict[str, int] = {}
-        for case in history.cases:
-            points = [history.point(build, case) for build in (before, after)]
-            for build, point, other in zip((before, after), points, points[::-1]):
-                if point and other and point.status != "ok" and other.status == "ok":
-                    key = f"{build}: {point.status}: {point.reason}"
-                    found[key] = found.get(key, 0) + 1
-        lines += [
-            f"{key} ({number} case{'s' if number > 1 else ''})" for key, number in found.items()
-        ]
-    return list(dict.fromkeys(lines))
-
-
-def _show_history(
-    results: Path,
-    tracks: Sequence[Any],
-    top: int,
-    floor: float = 0.02,
-    confidence: float = 0.95,
-    method: str = "benjamini-hochberg",
-    everything: bool = False,
-    form: str = "table",
-    filters: dict[str, Any] | None = None,
-) -> Any:
-    """Prints what changed from release to release."""
-    from gradbench.releases.judge import History
-
-    history = History.of(tracks, filters)
-    if not history.cases:
-        raise SelectionError("no tracked case fits the selection")
-    steps = history.steps()
-    judged = history.changes(steps, floor, confidence, method)  # type: ignore[arg-type]
-    if form in ("json", "csv"):
-        emit([_record(c) for c in judged.changes], form)
-        return judged
-    if len(history.cases) <= 3:
-        for case in history.cases:
-            _print_course(history, judged, case, form)
-        return judged
-    called = [c for c in judged.changes if everything or c.verdict in CALLED]
-    called.sort(key=lambda c: -abs(c.estimate.ratio - 1))
-    rows = [_step_cells(history, judged, before, after) for before, after in steps]
-    headings = ("between", "slower", "faster", "same", "undecided", "median", "also differs")
-    unlike = _unlike(history, steps)
-    failures = [
-        f"{failure.name} could not be installed: {failure.reason}"
-        for track in tracks
-        for failure in track.failures
-    ]
-    more = f"the {top} largest of {len(called)} changes" if len(called) > top else "changes"
-    if form == "md":
-        lines = ["### Torch releases", "", markdown(rows, headings), "", _counts(judged), ""]
-        if called:
-            cells = [[f"{c.before} → {c.after}", *_cells(c)] for c in called[:top]]
-            lines += [f"{more.capitalize()}:", "", markdown(cells, _HEADINGS), ""]
-        lines += [f"- {line}" for line in [*unlike, *failures]]
-        click.echo("\n".join(lines).rstrip())
-        return judged
-    right = headings[1:6]
-    shown = table("from release to release", [(h, "right") if h in right else h for h in headings])
-    for row in rows:
-        shown.add_row(*(plain(cell) for cell in row))
-    out = console()
-    out.print(shown)
-    _print_changes(more, called[:top], steps=True)
-    out.print(plain(_counts(judged)))
-    for line in [*unlike, *failures]:
-        out.print(plain(line))
-    return judged
-
-
-def _step_cells(history: Any, judged: Any, before: Any, after: Any) -> list[str]:
-    import numpy as np
-
-    mine = [c for c in judged.changes if (c.before, c.after) == (before, after)]
-    counts = {v: sum(c.verdict == v for c in mine) for v in ("slower", "faster", "same")}
-    undecided = len(mine) - sum(counts.values())
-    middle = f"{np.median([c.estimate.ratio for c in mine]):.3f}×" if mine else ""
-    return [
-        f"{before} → {after}",
-        *map(str, counts.values()),
-        str(undecided),
-        middle,
-        "; ".join(history.differences(before, after)),
-    ]
-
-
-def _print_course(history: Any, judged: Any, case: str, form: str) -> None:
-    """One case over all releases."""
-    changes = {c.after: c for c in judged.changes if c.case == case}
-    rows = []
-    for build in history.builds:
-        point = history.point(build, case)
-        if point is None:
-            continue
-        change = changes.get(build)
-        ratio = point.to_baseline
-        if build == history.baseline(build):
-            against = "baseline"
-        else:
-            against = f"{ratio.ratio:.3f}× [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
-        e = change.estimate if change else None
-        counted = point.instructions
-        rows.append(
-            [
-                history.label(build),
-                history.used[build].date,
-                call_time(point.seconds) if point.status == "ok" else point.status,
-                against,
-                f"{e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]" if e else "",
-                change.verdict if change else "",
-                f"{counted:,.0f}" if counted == counted else "",
-                change.note if change else point.reason,
-            ]
-        )
-    headings = [
-        "release",
-        "date",
-        "time",
-        "× baseline",
-        "× release before",
-        "verdict",
-        "instructions",
-        "also differs",
-    ]
-    keep = [i for i in range(len(headings)) if i < 6 or any(row[i] for row in rows)]
-    if form == "md":
-        cells = [[row[i] for i in keep] for row in rows]
-        click.echo(f"### {case}\n\n{markdown(cells, [headings[i] for i in keep])}\n")
-        return
-    right = ("time", "× baseline", "× release before", "instructions")
-    shown = table(case, [(h, "right") if h in right else h for h in (headings[i] for i in keep)])
-    for row in rows:
-        shown.add_row(*(plain(row[i], STYLES.get(row[i], "") if i == 5 else "") for i in keep))
-    console().print(shown)
 
 
 # ── bisecting ─────────────────────────────────────────────────────────────────────────────────
@@ -876,7 +628,14 @@ def _print_course(history: Any, judged: Any, case: str, form: str) -> None:
     show_default=True,
     help="Differences within this share count as the same.",
 )
-@worker_options
+@click.option(
+    "--suite",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    help="A Python file whose own functions and modes take part; elsewhere this is --from.",
+)
+@limit_options
 @installer_options
 @options.results_option
 def bisect(

@@ -22,8 +22,8 @@ from gradbench.wire import WorkerError, WorkerOptions
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def worker_options(command: F) -> F:
-    """What bounds and feeds a measuring process."""
+def limit_options(command: F) -> F:
+    """What bounds a measuring process."""
     made = [
         click.option(
             "--timeout",
@@ -39,11 +39,15 @@ def worker_options(command: F) -> F:
             show_default=True,
             help="GiB beyond which a case is refused, by estimate, before anything is allocated.",
         ),
-        options.files_option,
     ]
     for option in reversed(made):
         command = option(command)
     return command
+
+
+def worker_options(command: F) -> F:
+    """What bounds and feeds a measuring process."""
+    return limit_options(options.files_option(command))
 
 
 @click.command()

@@ -28,6 +28,9 @@ TOLD = ("cpu_capability", "numpy", "python", "mkl", "malloc")
 TERMS = {"cpu_capability": "CPU capability", "numpy": "NumPy", "python": "Python", "mkl": "MKL"}
 
 
+CALLED = ("slower", "faster")
+
+
 @dataclass(frozen=True)
 class Build:
     """One environment of one track: what is told apart, whatever its release is called."""
@@ -269,6 +272,23 @@ class History:
             method,
             judgement.expected_false_alarms,
         )
+
+    def unlike(self, steps: Sequence[tuple[Build, Build]]) -> dict[tuple[Build, str, str], int]:
+        """What one build of a step can do and the other cannot: the build that cannot, its status
+        and reason, and in how many cases."""
+        found: dict[tuple[Build, str, str], int] = {}
+        seen = set()
+        for before, after in steps:
+            for case in self.cases:
+                points = [self.point(build, case) for build in (before, after)]
+                for build, point, other in zip((before, after), points, points[::-1]):
+                    if not (point and other and point.status != "ok" and other.status == "ok"):
+                        continue
+                    if (build, case) not in seen:
+                        seen.add((build, case))
+                        key = (build, point.status, point.reason)
+                        found[key] = found.get(key, 0) + 1
+        return found
 
     def steps(self) -> list[tuple[Build, Build]]:
         """Each build and the one before it, in the releases' order."""

@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,12 @@ class Team:
         self.end(name)
         self.workers[name] = Worker(self.options[name])
         return self.workers[name]
+
+    def start(self, names: Sequence[str]) -> None:
+        """Starts the workers of these at once: importing torch is what takes long."""
+        with ThreadPoolExecutor(len(machine.usable_cores())) as pool:
+            for name, worker in zip(names, pool.map(lambda n: Worker(self.options[n]), names)):
+                self.workers[name] = worker
 
     def end(self, name: str) -> None:
         if name in self.workers:
@@ -443,6 +450,7 @@ def measure(
                 # A session is a process of its own in every environment.
                 team.end_all()
                 current = (group, session)
+                team.start(track.started.groups[group])
                 for member in track.started.groups[group]:
                     _require_same(track.environments[member], team.worker(member).environment)
             part = Part(
