@@ -55,11 +55,17 @@ class Worker:
     """One measuring process. Use it as a context manager, or `kill` it.
 
     `born` is told the process's number before the process is waited for, so that another thread
-    can end it at any time.
+    can end it at any time. Without `greet` it is not waited for: `greet` is then called later, so
+    that several can start at once. On Linux the process ends with the thread that started it.
     """
 
+    environment: dict[str, Any]
+
     def __init__(
-        self, options: WorkerOptions, born: Callable[[int], None] = lambda pid: None
+        self,
+        options: WorkerOptions,
+        born: Callable[[int], None] = lambda pid: None,
+        greet: bool = True,
     ) -> None:
         self.options = options
         command = [*options.prefix, options.python, "-m", "gradbench.worker"]
@@ -85,11 +91,16 @@ class Worker:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._buffer = b""
+        if greet:
+            self.greet()
+
+    def greet(self) -> None:
+        """Waits until the process has started. Raises WorkerError where it does not."""
         try:
-            hello = self.request("hello", options.start_timeout)
+            hello = self.request("hello", self.options.start_timeout)
         except WorkerDied as error:
             raise WorkerError(f"the measuring process did not start: {error}") from error
-        self.environment: dict[str, Any] = hello["environment"]
+        self.environment = hello["environment"]
 
     @property
     def lost(self) -> bool:

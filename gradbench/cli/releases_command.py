@@ -146,7 +146,7 @@ def install(names: tuple[str, ...], yes: bool, **given: Any) -> int:
     from gradbench.releases import environments
 
     with _clear():
-        requests = [environments.parse(name) for name in names]
+        requests = [environments.named(name) for name in names]
         _, failed = _install(requests, yes, **given)
         click.echo(f"{len(requests) - len(failed)} of {len(requests)} releases are installed")
     return 1 if failed else 0
@@ -325,14 +325,14 @@ def track(
                 made = old
             else:
                 options.check_sizes(selection["sizes"])
-                requests = [environments.parse(name) for name in names]
+                requests = [environments.named(name) for name in names]
                 if not requests:
                     requests = [
                         environments.Request(e.name, e.what) for e in environments.installed()
                     ]
                 baseline = tracking.choose_baseline(baseline, requests, results)
                 if baseline not in {request.name for request in requests}:
-                    requests.append(environments.parse(baseline))
+                    requests.append(environments.named(baseline))
                 given_dates = _dates(dates, [request.name for request in requests])
                 failed: list[Any] = []
                 if not dry_run:

@@ -109,5 +109,8 @@ def bisect(
             left = left[:place] + left[place + 1 :]
     order = {request.name: i for i, request in enumerate([old, *between, new])}
     low, high = order[found.before.name], order[found.after.name]
-    found.left = [request for request in passed if low < order[request.name] < high]
+    found.left = sorted(
+        (request for request in passed if low < order[request.name] < high),
+        key=lambda request: order[request.name],
+    )
     return found

@@ -84,7 +84,7 @@ def parse(text: str) -> Request:
             "NAME=WHEEL or NAME=PYTHON)"
         )
     path = Path(what)
-    if path.exists() or what.endswith(".whl") or os.sep in what:
+    if what and (path.exists() or what.endswith(".whl") or os.sep in what):
         if not equals:
             raise ReleaseError(f"{text!r}: give it a name, as in mine={text}")
         request = Request(name, str(path.absolute()))
@@ -101,6 +101,12 @@ def parse(text: str) -> Request:
     if version < OLDEST:
         raise ReleaseError(f"{text!r}: gradbench measures torch {OLDEST} and later")
     return Request(name, what)
+
+
+def named(text: str) -> Request:
+    """An environment that is there, by its name, or what `parse` makes of the text."""
+    there = _read(home() / text.removeprefix("v")) if "=" not in text else None
+    return Request(there.name, there.what) if there is not None else parse(text)
 
 
 class Environment(msgspec.Struct, frozen=True):

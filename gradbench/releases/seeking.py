@@ -40,11 +40,11 @@ def candidates(
     if among:
         if old or new or len(among) < 2:
             raise ReleaseError("--among takes two builds at least, and no --from or --to")
-        requests = [_named(name) for name in among]
+        requests = [environments.named(name) for name in among]
         return (requests[0], requests[-1]), requests[1:-1]
     if not old or not new:
         raise ReleaseError("name both ends: --from A --to B, or --among for builds of your own")
-    ends = _named(old), _named(new)
+    ends = environments.named(old), environments.named(new)
     first, last = (environments.order(end.what) for end in ends)
     if not first < last:
         raise ReleaseError(f"{ends[0].name} is not before {ends[1].name}")
@@ -54,14 +54,6 @@ def candidates(
         there += [Request(r.version, r.version) for r in known.RELEASES if r.version not in names]
     between = [r for r in there if first < environments.order(r.what) < last]
     return ends, sorted(between, key=lambda request: environments.order(request.what))
-
-
-def _named(text: str) -> Request:
-    """An environment that is there by its name, or what the text asks for."""
-    for found in environments.installed():
-        if found.name == text.removeprefix("v"):
-            return Request(found.name, found.what)
-    return environments.parse(text)
 
 
 def is_installed(request: Request) -> bool:

@@ -15,7 +15,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -215,9 +214,10 @@ class Team:
 
     def start(self, names: Sequence[str]) -> None:
         """Starts the workers of these at once: importing torch is what takes long."""
-        with ThreadPoolExecutor(len(machine.usable_cores())) as pool:
-            for name, worker in zip(names, pool.map(lambda n: Worker(self.options[n]), names)):
-                self.workers[name] = worker
+        for name in names:
+            self.workers[name] = Worker(self.options[name], greet=False)
+        for name in names:
+            self.workers[name].greet()
 
     def end(self, name: str) -> None:
         if name in self.workers:
