@@ -170,7 +170,7 @@ def test_builds_are_measured_in_turns_and_what_one_lacks_costs_the_others_nothin
     assert history.point(poor, f"{EXP}/dying").status == "crashed"
     # The worker that died is replaced: its other modes are timed all the same.
     assert history.point(poor, f"{EXP}/manual").status == "ok"
-    ratio, paired = history.ratio(f"{EXP}/paced", one, slow, 0.02, 0.95)
+    ratio, paired = history.ratios(f"{EXP}/paced", [(one, slow)], 0.02, 0.95)[one, slow]
     assert paired
     assert ratio.ratio == pytest.approx(2, rel=0.1)
     rounds = {
@@ -331,9 +331,8 @@ def test_two_tracks_join_through_the_baseline_they_share(tmp_path):
     written(tmp_path, {"base": 1.0, "old": 1.0}, same | {"old": {"torch": "2.0.0"}})
     written(tmp_path, {"base": 1.0, "new": 1.1}, same | {"new": {"torch": "2.2.0"}}, "t2", seed=1)
     history = History.of(log.read_all(tmp_path)[0])
-    estimate, paired = history.ratio(
-        f"{EXP}/jacrev", Build("t1", "old"), Build("t2", "new"), 0.02, 0.95
-    )
+    step = (Build("t1", "old"), Build("t2", "new"))
+    estimate, paired = history.ratios(f"{EXP}/jacrev", [step], 0.02, 0.95)[step]
     assert not paired
     assert st.verdict(estimate) == "slower"
     assert [str(b) for b in history.builds] == ["old", "base", "new"]
@@ -344,9 +343,8 @@ def test_tracks_with_unlike_baselines_are_not_joined(tmp_path):
     other = {"base": {"cpu_capability": "AVX2"}}
     written(tmp_path, {"base": 1.0, "new": 1.1}, other, "t2")
     history = History.of(log.read_all(tmp_path)[0])
-    assert (
-        history.ratio(f"{EXP}/jacrev", Build("t1", "old"), Build("t2", "new"), 0.02, 0.95) is None
-    )
+    step = (Build("t1", "old"), Build("t2", "new"))
+    assert history.ratios(f"{EXP}/jacrev", [step], 0.02, 0.95) == {}
 
 
 def test_two_of_the_same_build_are_hardly_ever_called_different(tmp_path):

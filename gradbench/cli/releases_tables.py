@@ -210,13 +210,14 @@ def _step_cells(history: History, judged: Judged, before: Build, after: Build) -
 def _course(history: History, judged: Judged, case: str, form: str) -> None:
     """One case over all releases."""
     changes = {c.after: c for c in judged.changes if c.case == case}
+    to_baseline = history.to_baseline(case)
     rows = []
     for build in history.builds:
         point = history.point(build, case)
         if point is None:
             continue
         change = changes.get(build)
-        ratio = point.to_baseline
+        ratio = to_baseline.get(build)
         if build == history.baseline(build):
             against = "baseline"
         else:

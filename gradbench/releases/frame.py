@@ -83,6 +83,7 @@ def frame(
     rows = []
     for name in history.cases:
         case = Case.parse(name)
+        to_baseline = history.to_baseline(name)
         for build in history.builds:
             point = history.point(build, name)
             if point is None:
@@ -102,7 +103,7 @@ def frame(
                 "status": point.status,
                 "reason": point.reason,
                 "seconds": point.seconds,
-                **_ratio("to_baseline", point.to_baseline),
+                **_ratio("to_baseline", to_baseline.get(build)),
                 **_ratio("change", change.estimate if change else None),
                 "verdict": change.verdict if change else "",
                 "baseline": history.baseline(build).name,

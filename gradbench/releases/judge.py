@@ -42,15 +42,18 @@ class Build:
         return self.name
 
 
+Step = tuple[Build, Build]
+"""Two builds, the earlier first."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One case in one build. `seconds` is the median over sessions of their median visit minima:
-    descriptive. `to_baseline` is the ratio to the build that all were measured in turns with."""
+    descriptive."""
 
     status: str
     reason: str = ""
     seconds: float = math.nan
-    to_baseline: Estimate | None = None
     instructions: float = math.nan
 
 
@@ -184,33 +187,58 @@ class History:
         mine = [own[build.name] for own in times.sessions.values() if build.name in own]
         if not mine:
             return None
-        medians = [float(np.nanmedian(values)) for values in mine]
-        reference = self.baseline(build)
-        ratio = None
-        if build != reference and reference.name not in times.wrong:
-            pairs = _pairs(times, build.name, reference.name)
-            ratio = statistics.compare_paired(pairs) if pairs else None
-        return Point("ok", "", float(np.median(medians)), ratio, instructions)
+        medians = [float(np.median(values)) for values in mine]
+        return Point("ok", "", float(np.median(medians)), instructions)
 
-    def ratio(
-        self, case: str, before: Build, after: Build, floor: float, confidence: float
-    ) -> tuple[Estimate, bool] | None:
-        """The case in one build over the same in another, and whether they took turns; None where
-        one was not timed."""
-        old, new = (self._times.get((b.track, case)) for b in (before, after))
-        if old is None or new is None or before.name in old.wrong or after.name in new.wrong:
+    def ratios(
+        self, case: str, steps: Sequence[Step], floor: float, confidence: float
+    ) -> dict[Step, tuple[Estimate, bool]]:
+        """The case in the second build of each step over the same in the first, and whether the
+        two took turns. A step is left out where one of them was not timed."""
+        found: dict[Step, tuple[Estimate, bool]] = {}
+        by_track: dict[str, list[Step]] = {}
+        for before, after in steps:
+            if before.track == after.track:
+                by_track.setdefault(before.track, []).append((before, after))
+        for track, own in by_track.items():
+            times = self._times.get((track, case))
+            if times is not None:
+                found |= {
+                    step: (estimate, True)
+                    for step, estimate in _in_turns(times, own, floor, confidence).items()
+                }
+        for step in steps:
+            if step not in found:
+                estimate = self._through_baseline(case, step, floor, confidence)
+                if estimate is not None:
+                    found[step] = (estimate, False)
+        return found
+
+    def to_baseline(self, case: str) -> dict[Build, Estimate]:
+        """The case in each build over the same in the one that all were measured in turns with."""
+        steps = [(self.baseline(build), build) for build in self.builds]
+        steps = [step for step in steps if step[0] != step[1]]
+        found = self.ratios(case, steps, statistics.RELEASE_FLOOR, statistics.CONFIDENCE)
+        return {build: estimate for (_, build), (estimate, _) in found.items()}
+
+    def _through_baseline(
+        self, case: str, step: Step, floor: float, confidence: float
+    ) -> Estimate | None:
+        through = []
+        for build in reversed(step):
+            times, reference = self._times.get((build.track, case)), self.baseline(build)
+            if times is None or build.name in times.wrong or reference.name in times.wrong:
+                return None
+            through.append(
+                [
+                    own[build.name] / own[reference.name]
+                    for own in times.sessions.values()
+                    if build.name in own and reference.name in own
+                ]
+            )
+        if not all(through) or not self._same_baseline(*step):
             return None
-        if before.track == after.track:
-            pairs = _pairs(new, after.name, before.name)
-            if pairs:
-                return statistics.compare_paired(pairs, floor, confidence), True
-        through = [
-            [a / b for a, b in _pairs(times, build.name, self.baseline(build).name)]
-            for build, times in ((after, new), (before, old))
-        ]
-        if not all(through) or not self._same_baseline(before, after):
-            return None
-        return statistics.compare_runs(through[0], through[1], floor, confidence), False
+        return statistics.compare_runs(through[0], through[1], floor, confidence)
 
     def _same_baseline(self, one: Build, other: Build) -> bool:
         a, b = (self.used[self.baseline(build)] for build in (one, other))
@@ -243,22 +271,20 @@ class History:
 
     def changes(
         self,
-        steps: Sequence[tuple[Build, Build]],
+        steps: Sequence[Step],
         floor: float = statistics.RELEASE_FLOOR,
         confidence: float = statistics.CONFIDENCE,
         method: statistics.Method = "benjamini-hochberg",
     ) -> Judged:
         """Every case over every step, false alarms held down over the whole table."""
+        notes = {step: "; ".join(self.differences(*step)) for step in steps}
         drafts = []
-        for before, after in steps:
-            note = "; ".join(self.differences(before, after))
-            for case in self.cases:
-                found = self.ratio(case, before, after, floor, confidence)
-                if found is not None:
-                    old, new = self.point(before, case), self.point(after, case)
-                    assert old is not None
-                    assert new is not None
-                    drafts.append((case, before, after, *found, old, new, note))
+        for case in self.cases:
+            for step, (estimate, paired) in self.ratios(case, steps, floor, confidence).items():
+                old, new = (self.point(build, case) for build in step)
+                assert old is not None
+                assert new is not None
+                drafts.append((case, *step, estimate, paired, old, new, notes[step]))
         judgement = statistics.judge([d[3] for d in drafts], floor, confidence, method)
         return Judged(
             [
@@ -273,7 +299,7 @@ class History:
             judgement.expected_false_alarms,
         )
 
-    def unlike(self, steps: Sequence[tuple[Build, Build]]) -> dict[tuple[Build, str, str], int]:
+    def unlike(self, steps: Sequence[Step]) -> dict[tuple[Build, str, str], int]:
         """What one build of a step can do and the other cannot: the build that cannot, its status
         and reason, and in how many cases."""
         found: dict[tuple[Build, str, str], int] = {}
@@ -290,18 +316,33 @@ class History:
                         found[key] = found.get(key, 0) + 1
         return found
 
-    def steps(self) -> list[tuple[Build, Build]]:
+    def steps(self) -> list[Step]:
         """Each build and the one before it, in the releases' order."""
         return list(zip(self.builds, self.builds[1:]))
 
 
-def _pairs(times: _Times, first: str, second: str) -> list[tuple[Array, Array]]:
-    """The rounds of two builds in the sessions that had both."""
-    return [
-        (own[first], own[second])
-        for own in times.sessions.values()
-        if first in own and second in own
-    ]
+def _in_turns(
+    times: _Times, steps: Sequence[Step], floor: float, confidence: float
+) -> dict[Step, Estimate]:
+    """Ratios inside rounds, of all steps at once: each is a contestant of which the reference is
+    always 1."""
+    steps = [s for s in steps if not any(build.name in times.wrong for build in s)]
+    tables = []
+    for own in times.sessions.values():
+        rounds = max(map(len, own.values()), default=0)
+        missing = np.full(rounds, math.nan)
+        columns = [
+            own[after.name] / own[before.name]
+            if before.name in own and after.name in own
+            else missing
+            for before, after in steps
+        ]
+        if rounds:
+            tables.append(np.array([*columns, np.ones(rounds)]).T)
+    if not tables or not steps:
+        return {}
+    estimates = statistics.relative_to(tables, len(steps), floor, confidence)
+    return {step: e for step, e in zip(steps, estimates) if e.sessions}
 
 
 def _ordered(history: History) -> list[Build]:

@@ -19,7 +19,7 @@ from gradbench.releases.judge import Build, History
 from gradbench.releases.known import ReleaseError
 from gradbench.run import Report, discover
 from gradbench.session import Settings
-from gradbench.statistics import Estimate, Stopping
+from gradbench.statistics import Stopping
 from gradbench.store.lines import StoreError
 from gradbench.wire import WorkerOptions
 
@@ -135,17 +135,14 @@ class Seeker:
         if reason:
             return f"not installed: {reason}"
         history = self._measured([before, one, after])
-        builds = [self._build(history, request) for request in (before, one, after)]
-        ratios: list[Estimate] = []
-        for other in (builds[0], builds[2]):
-            found = history.ratio(
-                history.cases[0], other, builds[1], self.floor, statistics.CONFIDENCE
-            )
-            if found is None:
-                point = history.point(builds[1], history.cases[0])
-                return f"{point.status}: {point.reason}" if point else "not timed"
-            ratios.append(found[0])
-        return Measured(*ratios)
+        before_, one_, after_ = (self._build(history, r) for r in (before, one, after))
+        case = history.cases[0]
+        steps = [(before_, one_), (after_, one_)]
+        found = history.ratios(case, steps, self.floor, statistics.CONFIDENCE)
+        if len(found) < len(steps):
+            point = history.point(one_, case)
+            return f"{point.status}: {point.reason}" if point else "not timed"
+        return Measured(*(found[step][0] for step in steps))
 
     def _build(self, history: History, request: Request) -> Build:
         return history.find(request.name)
