@@ -232,7 +232,7 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
     type=click.Choice(["quick", "standard", "full"]),
     default="standard",
     show_default=True,
-    help="quick: the documents' inputs, 4 rounds in 5 sessions; standard: 8 rounds in 10; full: "
+    help="quick: the documents' inputs, 4 rounds in 5 sessions; standard: 5 rounds in 10; full: "
     "larger sizes too, 16 to 100 rounds in 10.",
 )
 @click.option("--sessions", type=click.IntRange(2, 100), help="Sessions, not the profile's number.")

@@ -68,12 +68,12 @@ PROFILES = {
         ),
     ),
     "standard": Profile(
-        "the documents' inputs, 8 rounds in 10 sessions",
+        "the documents' inputs, 5 rounds in 10 sessions",
         "documents",
         Settings(
             sessions=10,
             warm=0.003,
-            stopping=Stopping(min_rounds=8, max_rounds=8, every=8, half_width=0.005, budget=0.5),
+            stopping=Stopping(min_rounds=5, max_rounds=5, every=5, half_width=0.005, budget=0.5),
         ),
     ),
     "full": Profile(
