@@ -48,7 +48,7 @@ CASES = (
 )
 
 BUDGETS = {"gradbench 0.2 s": 0.2, "gradbench 1 s": 1.0}
-IN_PROCESS = ("timeit", "blocked", "adaptive", "asv")
+IN_PROCESS = ("timeit", "blocked", "adaptive", "blocked, longer", "adaptive, longer", "asv")
 LEVEL = "gradbench 1 s"
 """The method whose power the others are levelled to."""
 METHODS = (*BUDGETS, *IN_PROCESS, "pytest-benchmark")
@@ -363,6 +363,18 @@ RULES: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
     ("timeit", "timeit", "least of 5 beyond 2 %", _threshold_rule("min")),
     ("blocked", "torch blocked_autorange", "median beyond 2 %", _threshold_rule("median")),
     ("adaptive", "torch adaptive_autorange", "median beyond 2 %", _threshold_rule("median")),
+    (
+        "blocked, longer",
+        "torch blocked_autorange, 0.5 s an arm",
+        "median beyond 2 %",
+        _threshold_rule("median"),
+    ),
+    (
+        "adaptive, longer",
+        "torch adaptive_autorange, 0.5 s an arm",
+        "median beyond 2 %",
+        _threshold_rule("median"),
+    ),
     ("pytest-benchmark", "pytest-benchmark", "median beyond 2 %", _threshold_rule("median")),
     ("pytest-benchmark", "pytest-benchmark", "mean beyond 2 %", _threshold_rule("mean")),
     ("asv", "asv", "its own: factor 1.1 and Mann–Whitney", _asv(1.1, True)),

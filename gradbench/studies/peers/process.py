@@ -24,19 +24,31 @@ def with_timeit(call: Callable[[], Any]) -> dict[str, Any]:
     return {"min": min(timer.repeat(5, number)) / number}
 
 
-def with_blocked(call: Callable[[], Any]) -> dict[str, Any]:
+def with_blocked(call: Callable[[], Any], seconds: float = 0.2) -> dict[str, Any]:
     from torch.utils.benchmark import Timer
 
-    return {"median": Timer("call()", globals={"call": call}).blocked_autorange().median}
+    timer = Timer("call()", globals={"call": call})
+    return {"median": timer.blocked_autorange(min_run_time=seconds).median}
 
 
-def with_adaptive(call: Callable[[], Any]) -> dict[str, Any]:
+def with_adaptive(call: Callable[[], Any], seconds: float = 0.01) -> dict[str, Any]:
     from torch.utils.benchmark import Timer
 
-    return {"median": Timer("call()", globals={"call": call}).adaptive_autorange().median}
+    timer = Timer("call()", globals={"call": call})
+    return {"median": timer.adaptive_autorange(min_run_time=seconds).median}
 
 
-METHODS = {"timeit": with_timeit, "blocked": with_blocked, "adaptive": with_adaptive}
+LONGER = 0.5
+"""Seconds an arm: more than five times what gradbench takes for a comparison of two."""
+
+METHODS = {
+    "timeit": with_timeit,
+    "blocked": with_blocked,
+    "adaptive": with_adaptive,
+    "blocked, longer": lambda call: with_blocked(call, LONGER),
+    "adaptive, longer": lambda call: with_adaptive(call, LONGER),
+}
+"""The defaults of torch's own are written out above: 0.2 s, and 0.01 s at least."""
 
 
 def with_asv(subjects: subject.Subjects, turns: int) -> dict[str, Any]:
