@@ -12,6 +12,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gradbench.studies.peers import subject
@@ -41,12 +42,12 @@ def with_adaptive(call: Callable[[], Any], seconds: float = 0.01) -> dict[str, A
 LONGER = 0.5
 """Seconds an arm: more than five times what gradbench takes for a comparison of two."""
 
-METHODS = {
+METHODS: dict[str, Callable[[Callable[[], Any]], dict[str, Any]]] = {
     "timeit": with_timeit,
     "blocked": with_blocked,
     "adaptive": with_adaptive,
-    "blocked, longer": lambda call: with_blocked(call, LONGER),
-    "adaptive, longer": lambda call: with_adaptive(call, LONGER),
+    "blocked, longer": partial(with_blocked, seconds=LONGER),
+    "adaptive, longer": partial(with_adaptive, seconds=LONGER),
 }
 """The defaults of torch's own are written out above: 0.2 s, and 0.01 s at least."""
 
