@@ -100,7 +100,9 @@ def test_an_environment_that_others_keep_is_pointed_at_and_stays(home, tmp_path)
         environments.find("mine")
 
 
-def test_a_failed_installation_is_recorded_and_the_rest_goes_on(home, tmp_path):
+def test_a_failed_installation_is_recorded_and_the_rest_goes_on(
+    home, tmp_path, monkeypatch, capsys
+):
     """uv is a script here: it makes the environment, and one release cannot be had."""
     uv = script(
         tmp_path,

@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import msgspec
 from packaging.version import InvalidVersion, Version
 
 from gradbench.releases.known import ReleaseError as ReleaseError
+from gradbench.run import Progress, Report
 from gradbench.store.lines import now
 from gradbench.wire import Worker, WorkerError, WorkerOptions
 
@@ -430,15 +432,16 @@ def remove(name: str) -> int:
 def install_all(
     requests: Sequence[Request],
     installer: Installer,
-    report: Callable[[int, int, str], None],
+    report: Report,
 ) -> tuple[list[Environment], list[Failure]]:
     """Installs one after the other; one that fails is recorded and the rest goes on."""
+    began = time.perf_counter()
     made, failed = [], []
     for position, request in enumerate(requests):
-        report(position, len(requests), request.name)
+        report(Progress(position, len(requests), request.name, time.perf_counter() - began))
         try:
             made.append(install(request, installer))
         except ReleaseError as error:
             failed.append(Failure(request.name, request.what, str(error), now()))
-    report(len(requests), len(requests), "")
+    report(Progress(len(requests), len(requests), "", time.perf_counter() - began))
     return made, failed
