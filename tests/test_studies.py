@@ -323,7 +323,7 @@ def test_a_small_study_from_end_to_end(tmp_path: Path) -> None:
     [
         (["aa", "-c", "vjp/nothing/backward"], "no function matches"),
         (["aa", "-c", "vjp"], "is not operator/function/mode"),
-        (["aa", "--resume", "none-such"], "there is no aa study"),
+        (["aa", "--resume", "none-such"], "no aa study named 'none-such'"),
         (["report"], "no finished studies"),
     ],
 )

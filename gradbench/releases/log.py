@@ -7,7 +7,6 @@ documents the fields.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 
 from gradbench.cases import Comparison, Entry
 from gradbench.releases.known import Release, build
-from gradbench.store.lines import SUFFIX, Kind, LineLog, StoreError, now, pick
+from gradbench.store.lines import SUFFIX, Kind, LineLog, locate, now, read_each
 from gradbench.store.log import Entrant, PlanEntry, Reading, minima
 
 SCHEMA = 1
@@ -221,13 +220,7 @@ def paths(results: Path) -> list[Path]:
 
 def read_all(results: Path) -> tuple[list[Track], list[str]]:
     """Every readable track, oldest first, and what was wrong with the others."""
-    tracks, problems = [], []
-    for path in paths(results):
-        try:
-            tracks.append(read(path))
-        except StoreError as error:
-            problems.append(f"{error}, skipped")
-    return tracks, problems
+    return read_each(paths(results), read, KIND.what)
 
 
 def find(results: Path, name: str) -> Track:
@@ -235,19 +228,5 @@ def find(results: Path, name: str) -> Track:
 
     Raises StoreError where there is none, or more than one.
     """
-    if name.endswith(SUFFIX) and Path(name).is_file():
-        return read(Path(name))
-    known = paths(results)
-    if name == "latest":
-        for path in reversed(known):
-            with contextlib.suppress(StoreError):
-                return read(path)
-        raise StoreError(
-            f"there are no tracks in {folder(results)}; 'gradbench releases track' makes one"
-        )
-    hits = list(pick(known, name))
-    if len(hits) == 1:
-        return read(hits[0])
-    if hits:
-        raise StoreError(f"{name!r} fits {len(hits)} tracks: {', '.join(p.stem for p in hits)}")
-    raise StoreError(f"no track named {name!r} in {folder(results)}")
+    hint = "'gradbench releases track' makes one"
+    return read(locate(paths(results), name, "track", folder(results), hint))

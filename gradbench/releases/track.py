@@ -43,7 +43,8 @@ from gradbench.releases.log import (
     TrackStarted,
     find,
 )
-from gradbench.run import IDENTITY, Discovery, Profile, Progress, Report
+from gradbench.run import IDENTITY, Discovery, Progress, Report
+from gradbench.run import PROFILES as RUN
 from gradbench.session import Settings, lost, prepare
 from gradbench.statistics import Stopping, enough
 from gradbench.store.lines import LineLog, StoreError, new_id, now
@@ -58,32 +59,20 @@ from gradbench.wire import (
 )
 
 PROFILES = {
-    "quick": Profile(
-        "the documents' inputs, 4 rounds in 5 sessions",
-        "documents",
-        Settings(
-            sessions=5,
-            warm=0.003,
-            stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=0.25),
-        ),
-    ),
-    "standard": Profile(
-        "the documents' inputs, 5 rounds in 10 sessions",
-        "documents",
-        Settings(
+    "quick": replace(RUN["quick"], summary="the documents' inputs, 4 rounds in 5 sessions"),
+    "standard": replace(
+        RUN["quick"],
+        summary="the documents' inputs, 5 rounds in 10 sessions",
+        settings=replace(
+            RUN["quick"].settings,
             sessions=10,
-            warm=0.003,
             stopping=Stopping(min_rounds=5, max_rounds=5, every=5, half_width=0.005, budget=0.5),
         ),
     ),
-    "full": Profile(
-        "sizes beyond the documents' too, 16 to 100 rounds in 10 sessions",
-        "standard",
-        Settings(
-            sessions=10,
-            warm=0.02,
-            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=1.0),
-        ),
+    "full": replace(
+        RUN["standard"],
+        summary="sizes beyond the documents' too, 16 to 100 rounds in 10 sessions",
+        settings=replace(RUN["standard"].settings, sessions=10),
     ),
 }
 

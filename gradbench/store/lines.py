@@ -11,7 +11,7 @@ import contextlib
 import datetime
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -114,6 +114,7 @@ class LineLog:
 
 
 H = TypeVar("H")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,40 @@ class Kind(Generic[H]):
         return header
 
 
-def pick(paths: Sequence[Path], name: str) -> Iterator[Path]:
-    """The files that a name, or the beginning of one, stands for."""
-    hits = [path for path in paths if path.stem.startswith(name)]
-    yield from [path for path in hits if path.stem == name] or hits
+def locate(known: Sequence[Path], name: str, what: str, place: Path, hint: str) -> Path:
+    """The file of a name or of the beginning of one, 'latest', or a path that ends in `SUFFIX`.
+
+    `known` are the files, oldest first; `what` names one and `place` their folder in the
+    message, `hint` says how to make or list them. Raises StoreError where there is none, or more
+    than one.
+    """
+    if name.endswith(SUFFIX) and Path(name).is_file():
+        return Path(name)
+    if name == "latest":
+        if known:
+            return known[-1]
+        raise StoreError(f"there are no {what}s in {place}; {hint}")
+    hits = [path for path in known if path.stem.startswith(name)]
+    hits = [path for path in hits if path.stem == name] or hits
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        names = ", ".join(path.stem for path in hits)
+        raise StoreError(f"{name!r} fits {len(hits)} {what}s: {names}")
+    raise StoreError(f"no {what} named {name!r} in {place}; {hint}")
+
+
+def read_each(
+    paths: Iterable[Path], reader: Callable[[Path], R], what: str
+) -> tuple[list[R], list[str]]:
+    """What a reader makes of every file, and the files that had to be skipped."""
+    found, problems = [], []
+    for path in paths:
+        if path.suffix != SUFFIX:
+            problems.append(f"{path.name}: not a {what}, skipped")
+            continue
+        try:
+            found.append(reader(path))
+        except StoreError as error:
+            problems.append(f"{error}, skipped")
+    return found, problems

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from gradbench.cases import Comparison, Entry
-from gradbench.store.lines import SUFFIX, Kind, LineLog, pick
+from gradbench.store import lines
+from gradbench.store.lines import SUFFIX, Kind, LineLog, read_each
 from gradbench.store.lines import StoreError as StoreError
 from gradbench.store.lines import now as now
 
@@ -227,26 +227,9 @@ def paths(results: Path) -> list[Path]:
     return sorted(path for path in place.iterdir() if path.is_file())
 
 
-Read = TypeVar("Read")
-
-
-def _each(results: Path, reader: Callable[[Path], Read]) -> tuple[list[Read], list[str]]:
-    """What a reader makes of every log, oldest first, and the files that had to be skipped."""
-    found, problems = [], []
-    for path in paths(results):
-        if path.suffix != SUFFIX:
-            problems.append(f"{path.name}: not a run log, skipped")
-            continue
-        try:
-            found.append(reader(path))
-        except StoreError as error:
-            problems.append(f"{error}, skipped")
-    return found, problems
-
-
 def read_all(results: Path) -> tuple[list[Run], list[str]]:
     """Every run of a results folder, oldest first, and the files that had to be skipped."""
-    return _each(results, read)
+    return read_each(paths(results), read, KIND.what)
 
 
 def locate(results: Path, name: str) -> Path:
@@ -254,23 +237,19 @@ def locate(results: Path, name: str) -> Path:
 
     Raises StoreError where there is none, or more than one.
     """
-    if name.endswith(SUFFIX) and Path(name).is_file():
-        return Path(name)
     known = [path for path in paths(results) if path.suffix == SUFFIX]
     if name == "latest":
-        for path in reversed(known):
-            with contextlib.suppress(StoreError):
-                _read_header(path)
-                return path
-        raise StoreError(f"there are no runs in {folder(results)}; 'gradbench run' makes one")
-    hits = list(pick(known, name))
-    if len(hits) == 1:
-        return hits[0]
-    if hits:
-        raise StoreError(f"{name!r} fits {len(hits)} runs: {', '.join(p.stem for p in hits)}")
-    raise StoreError(
-        f"no run named {name!r} in {folder(results)}; 'gradbench show --runs' lists them"
-    )
+        known = [path for path in known[::-1] if _readable(path)][:1]
+    hint = "'gradbench run' makes one, 'gradbench show --runs' lists them"
+    return lines.locate(known, name, "run", folder(results), hint)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        _read_header(path)
+    except StoreError:
+        return False
+    return True
 
 
 def find(results: Path, name: str) -> Run:
@@ -290,7 +269,7 @@ class Header:
 
 def read_headers(results: Path) -> tuple[list[Header], list[str]]:
     """Every run's header, oldest first, and the files that had to be skipped."""
-    return _each(results, _read_header)
+    return read_each(paths(results), _read_header, KIND.what)
 
 
 def _read_header(path: Path) -> Header:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gradbench.store.lines import SUFFIX, Kind, LineLog, StoreError, new_id, now, pick
+from gradbench.store.lines import SUFFIX, Kind, LineLog, StoreError, locate, new_id, now, read_each
 
 SCHEMA = 1
 
@@ -155,21 +155,11 @@ def paths(results: Path) -> list[Path]:
 
 def read_all(results: Path) -> tuple[list[Study], list[str]]:
     """Every readable study, oldest first, and what was wrong with the others."""
-    studies, problems = [], []
-    for path in paths(results):
-        try:
-            studies.append(read(path))
-        except StoreError as error:
-            problems.append(f"{error}, skipped")
-    return studies, problems
+    return read_each(paths(results), read, KIND.what)
 
 
 def find(results: Path, name: str, study: str) -> Study:
     """The study of a name or of the beginning of one, or the latest of its kind."""
     known = [path for path in paths(results) if path.stem.startswith(f"{study}-")]
-    hits = known[-1:] if name == "latest" else list(pick(known, name))
-    if len(hits) == 1:
-        return read(hits[0])
-    if hits:
-        raise StoreError(f"{name!r} fits {len(hits)} studies: {', '.join(p.stem for p in hits)}")
-    raise StoreError(f"there is no {study} study named {name!r} in {folder(results)}")
+    hint = f"'gradbench study {study}' makes one"
+    return read(locate(known, name, f"{study} study", folder(results), hint))
