@@ -14,6 +14,7 @@ import torch
 
 from gradbench import cases, machine, registry
 from gradbench.cases import Case, Offer, Selection
+from gradbench.cli.options import DTYPES, require_devices
 from gradbench.gate import Contestant
 from gradbench.instruments.wall import Visit
 from gradbench.store.pytest_json import SCHEMA
@@ -23,7 +24,7 @@ MEMORY_LIMIT = 4 << 30
 SEED = 0
 WARM = 3_000_000
 
-GLOBS = {
+FIELDS = {
     "function": "functions",
     "operator": "operators",
     "mode": "modes",
@@ -32,16 +33,19 @@ GLOBS = {
     "dtype": "dtypes",
     "device": "devices",
 }
+NAMES = {"dtype": "NAME", "device": "NAME"}
+"""What is no glob."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gradbench", "which cases of gradbench's catalogue are measured")
-    for what in GLOBS:
+    for what in FIELDS:
         group.addoption(
             f"--gradbench-{what}",
             action="append",
-            metavar="GLOB",
-            help=f"Only cases whose {what} matches; may be repeated.",
+            choices=DTYPES if what == "dtype" else None,
+            metavar=NAMES.get(what, "GLOB"),
+            help=f"Only cases of this {what}; may be repeated.",
         )
     group.addoption(
         "--gradbench-sweep",
@@ -78,16 +82,19 @@ class Engine:
             except Exception as error:
                 raise pytest.UsageError(f"--gradbench-from {path}: {error}") from error
         self.seconds = config.getoption("--gradbench-seconds")
+        if not self.seconds > 0:
+            raise pytest.UsageError("--gradbench-seconds must be more than 0")
         self.session = Session(MEMORY_LIMIT)
         found = self.session.discover()
         self.offers = [Offer(**offer) for offer in found["offers"]]
         self.by_hand = sorted({mode["mode"] for mode in found["modes"] if mode["by_hand"]})
         given = {
             field: tuple(config.getoption(f"--gradbench-{what}") or ())
-            for what, field in GLOBS.items()
+            for what, field in FIELDS.items()
         }
         given["devices"] = given["devices"] or ("cpu",)
         try:
+            require_devices(given["devices"], environment())
             selection = Selection(
                 **given,
                 sweep=config.getoption("--gradbench-sweep"),

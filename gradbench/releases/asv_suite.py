@@ -75,6 +75,8 @@ def described(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
     if comparison.threads != 1:
         title += f", {comparison.threads} threads"
     return {
+        # Twice, as asv itself writes it of a function that says under which name it goes.
+        "benchmark_name": name(comparison),
         "code": code,
         "name": name(comparison),
         "param_names": ["mode"],
@@ -145,12 +147,19 @@ def callables(listed: Iterable[dict[str, Any]]) -> dict[str, Callable[..., Any]]
             return measure(parse(benchmark, os.environ.get(DEVICE, "cpu")), mode)
 
         given = {
-            "benchmark_name": one["name"],
             "pretty_source": one["code"],
             # asv writes a parameter as Python would.
             "params": [ast.literal_eval(mode) for mode in one["params"][0]],
         }
-        shared = ("param_names", "pretty_name", "rounds", "timeout", "unit", "version")
+        shared = (
+            "benchmark_name",
+            "param_names",
+            "pretty_name",
+            "rounds",
+            "timeout",
+            "unit",
+            "version",
+        )
         track.__dict__.update({key: one[key] for key in shared} | given)
         made[f"track_{position}"] = track
     return made
@@ -165,6 +174,17 @@ def discover() -> list[dict[str, Any]]:
         registry.load_builtin()
     offers = Session(MEMORY_LIMIT).discover()["offers"]
     return of_offers(Offer(**offer) for offer in offers)
+
+
+def _right(found: dict[str, Any]) -> dict[str, Any]:
+    """What the gate found, where it lets the mode pass; for what it raises see `measure`."""
+    from asv_runner.benchmarks.mark import SkipNotImplemented
+
+    if found["status"] in ("unsupported", "refused"):
+        raise SkipNotImplemented(f"{found['status']}: {found['reason']}")
+    if found["status"] != "ok":
+        raise NotRight(f"{found['status']}: {found['reason']}")
+    return found
 
 
 class NotRight(Exception):
@@ -188,25 +208,25 @@ def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
 
     if not registry.FUNCTIONS:
         registry.load_builtin()
-    torch.set_num_interop_threads(1)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
     session = Session(MEMORY_LIMIT)
-    session.close()
-    gc.disable()
     try:
         session.open(str(comparison), 0, [1, 2])
     except Refused as error:
         raise SkipNotImplemented(str(error)) from None
-    found = session.prepare(mode, 0, WARM, [0])
-    if found["status"] in ("unsupported", "refused"):
-        raise SkipNotImplemented(f"{found['status']}: {found['reason']}")
-    if found["status"] != "ok":
-        raise NotRight(f"{found['status']}: {found['reason']}")
-    visit = found["visit"]
-    calls = visit["untimed"] + visit["blocks"] * visit["number"]
-    rounds = max(1, min(ROUNDS, BUDGET // (calls * visit["call"])))
-    blocks = session.visit([0] * rounds)["blocks"]
-    after = session.check(0, [1])
-    if after["status"] != "ok":
-        raise NotRight(f"{after['status']}: {after['reason']}")
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        found = _right(session.prepare(mode, 0, WARM, [0]))
+        visit = found["visit"]
+        calls = visit["untimed"] + visit["blocks"] * visit["number"]
+        rounds = max(1, min(ROUNDS, BUDGET // (calls * visit["call"])))
+        blocks = session.visit([0] * rounds)["blocks"]
+        _right(session.check(0, [1]))
+    finally:
+        if collecting:
+            gc.enable()
     seconds = statistics.median(min(block) for block in blocks) / visit["number"] * 1e-9
     return {"samples": [seconds], "number": 1}

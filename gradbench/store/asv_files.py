@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from gradbench import machine as machines
 from gradbench.cases import Case, Offer
@@ -53,11 +54,21 @@ class AsvRow:
 
     @property
     def statistics(self) -> dict[str, Any] | None:
+        """asv's statistics; None where there is no value. Without samples the quartiles, which
+        asv shows as ±, are the interval's ends."""
         if math.isnan(self.seconds):
             return None
+        if self.samples:
+            q_25, q_75 = (float(q) for q in np.quantile(self.samples, [0.25, 0.75]))
+        else:
+            q_25, q_75 = (
+                end if math.isfinite(end) else self.seconds for end in (self.low, self.high)
+            )
         return {
             "ci_99_a": self.low,
             "ci_99_b": self.high,
+            "q_25": q_25,
+            "q_75": q_75,
             "number": self.number,
             "repeat": self.repeat,
         }
