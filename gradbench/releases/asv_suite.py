@@ -40,6 +40,12 @@ nanoseconds."""
 
 MEMORY_LIMIT = 4 << 30
 
+SHARED = (
+    *("benchmark_name", "param_names", "pretty_name", "pretty_source"),
+    *("rounds", "timeout", "unit", "version"),
+)
+"""What asv takes from attributes of a benchmark's function."""
+
 
 def name(comparison: Comparison) -> str:
     """The name of a comparison's benchmark."""
@@ -75,13 +81,14 @@ def described(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
     if comparison.threads != 1:
         title += f", {comparison.threads} threads"
     return {
-        # Twice, as asv itself writes it of a function that says under which name it goes.
+        # Name and code twice, as asv itself writes them of a function that tells them.
         "benchmark_name": name(comparison),
         "code": code,
         "name": name(comparison),
         "param_names": ["mode"],
         "params": [[repr(mode) for mode in modes]],
         "pretty_name": title,
+        "pretty_source": code,
         "rounds": PROCESSES,
         "timeout": TIMEOUT,
         "type": "track",
@@ -146,21 +153,9 @@ def callables(listed: Iterable[dict[str, Any]]) -> dict[str, Callable[..., Any]]
         def track(mode: str, benchmark: str = one["name"]) -> dict[str, Any]:
             return measure(parse(benchmark, os.environ.get(DEVICE, "cpu")), mode)
 
-        given = {
-            "pretty_source": one["code"],
-            # asv writes a parameter as Python would.
-            "params": [ast.literal_eval(mode) for mode in one["params"][0]],
-        }
-        shared = (
-            "benchmark_name",
-            "param_names",
-            "pretty_name",
-            "rounds",
-            "timeout",
-            "unit",
-            "version",
-        )
-        track.__dict__.update({key: one[key] for key in shared} | given)
+        # asv writes a parameter as Python would.
+        modes = [ast.literal_eval(mode) for mode in one["params"][0]]
+        track.__dict__.update({key: one[key] for key in SHARED} | {"params": modes})
         made[f"track_{position}"] = track
     return made
 
