@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from asv import util
 from asv.benchmarks import Benchmarks
@@ -16,11 +17,20 @@ from asv.repo import NoSuchNameError
 from asv.results import Results
 
 from gradbench.cases import Comparison, Offer
-from gradbench.releases import asv_suite, known
+from gradbench.releases import asv_history, asv_suite, known
+from gradbench.releases.environments import Environment
 from gradbench.releases.known import RELEASES, Release, ReleaseError
+from gradbench.releases.log import (
+    CaseMeasured,
+    EnvironmentUsed,
+    PartMeasured,
+    Side,
+    Track,
+    TrackStarted,
+)
 from gradbench.store import asv_files
 from gradbench.store.asv_files import AsvRow
-from gradbench.store.log import StoreError
+from gradbench.store.log import Entrant, PlanEntry, StoreError
 from gradbench.studies import asv_steps
 
 ROOT = Path(__file__).parent.parent
@@ -209,6 +219,61 @@ def conf(folder):
     return made
 
 
+class TestTracks:
+    """What `gradbench releases track` measured, in asv's files."""
+
+    @staticmethod
+    def track(results, builds, sessions=5):
+        """A track in which build number i takes (i + 1) · 10 µs, and 1 % more each session."""
+        names = list(builds)
+        plan = [PlanEntry(str(EXP), ["grad", "jvp", "manual"])]
+        header = TrackStarted(1, "t", "2026-11-20T00:00:00Z", {}, MACHINE, plan, names[0], [names])
+        found = Track(results / "t.jsonl", header)
+        for name, torch in builds.items():
+            found.take([EnvironmentUsed(name, name, "2026-11-20", {"torch": torch} | ENVIRONMENT)])
+        for session in range(sessions):
+            cases = []
+            for mode in ("grad", "jvp", "manual"):
+                sides = []
+                for position, name in enumerate(names):
+                    time = round(1e5 * (position + 1) * 1.01**session)
+                    status = {"jvp": "unsupported", "manual": "wrong"}.get(mode, "ok")
+                    samples = [[time], [time + 10]] if status == "ok" else []
+                    sides.append(Side(name, Entrant(mode, status, number=10, samples=samples)))
+                cases.append(CaseMeasured(mode, sides, "rounds"))
+            found.take([PartMeasured(str(EXP), session, 0, cases, 1.0, 1.0, 0.0)])
+        return found
+
+    def test_each_release_has_its_median_and_the_interval_between_sessions(self, tmp_path):
+        track = self.track(tmp_path, {"2.12.0": "2.12.0+cpu", "2.13.0": "2.13.0+cpu"})
+        paths, left = asv_history.write(tmp_path, track, [OFFER])
+        assert [path.name[:7] for path in paths] == ["v2.12.0", "v2.13.0"]
+        assert not left
+        results = Results.load(str(paths[1]), machine_name=NAME)
+        params = [["'grad'", "'jvp'", "'manual'"]]
+        value, skipped, wrong = results.get_result_value("vjp.exp.track_float32", params)
+        assert value == pytest.approx(2e-5 * 1.01**2, rel=1e-3)
+        assert math.isnan(skipped)
+        assert wrong is None
+        stats = results.get_result_stats("vjp.exp.track_float32", params)[0]
+        # Five logarithms 0.00995 apart: mean ± 4.604 · 0.01573 / √5.
+        assert stats["ci_99_b"] / value == pytest.approx(math.exp(0.0324), rel=1e-3)
+        assert value / stats["ci_99_a"] == pytest.approx(math.exp(0.0324), rel=1e-3)
+        assert stats["repeat"] == 5
+
+    def test_of_two_builds_of_a_release_the_one_with_its_name_is_shown(self, tmp_path):
+        track = self.track(tmp_path, {"cuda": "2.13.0+cu130", "2.13.0": "2.13.0+cpu"})
+        (path,), left = asv_history.write(tmp_path, track)
+        assert [used.name for used in left] == ["cuda"]
+        value = Results.load(str(path)).get_result_value("vjp.exp.track_float32", [["'grad'"]])
+        assert value[0] == pytest.approx(2e-5, rel=0.05)
+
+    def test_one_session_has_no_interval_and_can_still_be_read(self, tmp_path):
+        (path,), _ = asv_history.write(tmp_path, self.track(tmp_path, {"2.13.0": "2.13.0"}, 1))
+        stats = Results.load(str(path)).get_result_stats("vjp.exp.track_float32", [["'grad'"]])[0]
+        assert math.isinf(stats["ci_99_b"])
+
+
 class TestHistory:
     @pytest.fixture
     def history(self, tmp_path, monkeypatch):
@@ -261,14 +326,10 @@ def project(tmp_path_factory):
     settings |= {"benchmark_dir": str(ROOT / "benchmarks"), "version": 1}
     (place / "asv.conf.json").write_text(json.dumps(settings))
     for version in ("2.12.1", "2.13.0"):
-        python = place / "environments" / version / "bin" / "python"
-        python.parent.mkdir(parents=True)
-        python.write_text(
-            "#!/bin/sh\n"
-            f'case "$2" in *"print(torch.__version__)"*) echo {version}; exit;; esac\n'
-            f'exec {sys.executable} "$@"\n'
-        )
-        python.chmod(0o755)
+        folder = place / "environments" / version
+        folder.mkdir(parents=True)
+        made = Environment(1, version, version, sys.executable, {"torch": version}, "", 0)
+        (folder / "environment.json").write_bytes(msgspec.json.encode(made))
     return place
 
 

@@ -455,6 +455,17 @@ def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 def _write_asv(results: Path, made: Any) -> None:
     """Has asv's files tell the same history; what cannot be written there is said, not raised."""
+    from gradbench.releases import asv_history
+    from gradbench.store.lines import StoreError
+
+    try:
+        _, left = asv_history.write(results, made)
+    except StoreError as error:
+        click.echo(f"note: asv's files were left as they are: {error}", err=True)
+        return
+    if left:
+        names = ", ".join(used.name for used in left)
+        click.echo(f"note: asv shows one build a release; {names} left out there", err=True)
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────

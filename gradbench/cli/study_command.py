@@ -262,8 +262,8 @@ def asv_steps(
     from gradbench.run import Progress
     from gradbench.studies import asv_steps as room
 
-    shares = [[percent / 100 for percent in given] for given in (noises, steps)]
-    chosen = room.settings(*shares, before, afters)
+    noise, step = ([percent / 100 for percent in given] for given in (noises, steps))
+    chosen = room.settings(noise, step, before, afters)
     began = time.perf_counter()
     with progress("asv-steps") as report:
 
@@ -275,7 +275,7 @@ def asv_steps(
         emit([room.row(one) for one in found], form)
         return 0
     shown = table(
-        "Slowdowns that asv reports, and reports that nothing stands behind",
+        "Reported on asv's regressions page",
         ["noise", "step", *((f"{after} after", "right") for after in afters)],
     )
     for cells in room.cells(found, afters):

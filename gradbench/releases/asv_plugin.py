@@ -25,6 +25,8 @@ from gradbench.releases import environments
 from gradbench.releases.known import RELEASES, Release, ReleaseError, parse, remembered
 
 BRANCH = "releases"
+INSTALL_TIMEOUT = 3600.0
+
 INSTALLED = "installed"
 """The range of all releases that have an environment here."""
 
@@ -77,7 +79,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
             raise NoSuchNameError(tag) from None
 
     def _installed(self) -> list[str]:
-        return [tag for tag, build in self._builds.items() if _python(build) is not None]
+        return [tag for tag, build in self._builds.items() if _installed(build) is not None]
 
     def pull(self) -> None:
         """There is nothing to fetch."""
@@ -159,12 +161,10 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
         return chosen[::-1]
 
 
-def _python(release: Release) -> Path | None:
-    """The Python of a release's environment; None where there is none."""
-    try:
-        return Path(environments.python(release.version))
-    except ReleaseError:
-        return None
+def _installed(release: Release) -> environments.Environment | None:
+    """The environment that holds a release; of several the one that goes by its name."""
+    hits = [one for one in environments.installed() if parse(one.torch) == parse(release.version)]
+    return min(hits, key=lambda one: one.name != release.version, default=None)
 
 
 class ReleaseEnvironment(Environment):  # type: ignore[misc]
@@ -208,23 +208,18 @@ class ReleaseEnvironment(Environment):  # type: ignore[misc]
     def install_project(self, conf: Any, repo: ReleaseHistory, commit_hash: str) -> None:
         """Turns to the environment of a release, installing it where there is none.
 
-        Raises ProcessError where it cannot be installed, UserError where it holds another torch.
+        Raises ProcessError where it cannot be installed.
         """
         release = repo.release(commit_hash)
-        executable = _python(release)
-        if executable is None:
+        found = _installed(release)
+        if found is None:
             log.info(f"Installing torch {release}")
             install = [sys.executable, "-m", "gradbench", "releases", "install", release.version]
-            util.check_call(install, timeout=3600)
-            executable = Path(environments.python(release.version))
-        ask = "import torch; print(torch.__version__)"
-        told = util.check_output([str(executable), "-c", ask], timeout=600).strip()
-        if parse(told) != parse(release.version):
-            raise util.UserError(
-                f"the environment of torch {release} holds torch {told}: "
-                f"'gradbench releases remove {release}', then install it again"
-            )
-        self._release, self._executable = release, executable
+            util.check_call(install, timeout=INSTALL_TIMEOUT)
+            found = _installed(release)
+        if found is None:
+            raise util.UserError(f"'gradbench releases install {release}' did not install it")
+        self._release, self._executable = release, Path(found.python)
         self._set_commit_hash(release.tag)
 
     def run(self, args: list[str], **kwargs: Any) -> Any:

@@ -30,7 +30,16 @@ from gradbench.releases.known import Release, ReleaseError, remembered
 from gradbench.store.log import StoreError
 
 LOCK_TIMEOUT = 60.0
-FIELDS = ("machine", "os", "arch", "cpu", "num_cpu", "ram")
+FACTS = {
+    "os": "system",
+    "arch": "architecture",
+    "cpu": "cpu",
+    "num_cpu": "logical_cores",
+    "ram": "memory",
+}
+"""asv's words for what `machine.facts` tells."""
+
+FIELDS = ("machine", *FACTS)
 MADE_UP = re.compile(r"[^a-z0-9]+")
 
 
@@ -82,16 +91,10 @@ def asv_machine(facts: dict[str, Any]) -> dict[str, Any]:
     """
     if all(field in facts for field in FIELDS):
         return {field: facts[field] for field in FIELDS}
-    memory = f"{facts['memory'] / (1 << 30):.0f}gib"
-    made_up = f"{facts['cpu']} {facts['logical_cores']} cores {memory}".lower()
-    return {
-        "machine": facts.get("machine") or MADE_UP.sub("-", made_up).strip("-"),
-        "os": str(facts["system"]),
-        "arch": str(facts["architecture"]),
-        "cpu": str(facts["cpu"]),
-        "num_cpu": str(facts["logical_cores"]),
-        "ram": str(facts["memory"]),
-    }
+    told = {field: str(facts.get(key, "unknown")) for field, key in FACTS.items()}
+    memory = f" {facts['memory'] / (1 << 30):.0f}gib" if "memory" in facts else ""
+    made_up = f"{told['cpu']} {told['num_cpu']} cores{memory}".lower()
+    return {"machine": facts.get("machine") or MADE_UP.sub("-", made_up).strip("-"), **told}
 
 
 def this_machine() -> dict[str, Any]:

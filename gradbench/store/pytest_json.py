@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from gradbench.cases import Case
-from gradbench.run import Settings
+from gradbench.session import Settings
 from gradbench.store.log import (
     SCHEMA as LOG_SCHEMA,
 )
