@@ -70,6 +70,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # torch's own code calls what it calls deprecated; the reader of the table cannot mend it.
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
+
+
 class Engine:
     """The open comparison, its contestants, and what was left out of the timing and why."""
 
