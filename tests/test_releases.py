@@ -134,6 +134,14 @@ def test_an_environment_without_torch_is_no_environment(home, tmp_path):
     assert [f.name for f in environments.failures()] == ["empty"]
 
 
+def test_the_command_installs_and_lists(home, tmp_path):
+    place = script(tmp_path, "python", f'exec {sys.executable} "$@"')
+    command = [sys.executable, "-m", "gradbench", "releases", "install", f"mine={place}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [found.name for found in environments.installed()] == ["mine"]
+
+
 def test_no_host_of_a_registry_gets_into_a_reason():
     said = environments._last_words("error: cannot get https://example.org/simple/torch now", 1)
     assert "example" not in said

@@ -15,6 +15,7 @@ COMMANDS = {
     "show": "Show a stored run, or one comparison of it in full.",
     "compare": "Hold two stored runs against each other, case by case.",
     "releases": "Torch releases: install, measure in turns, compare, bisect.",
+    "import": "Take what 'pytest benchmarks/' measured into the results.",
     "export": "Write stored runs as CSV, Parquet or JSON.",
     "study": "Prove the verdicts: false alarms, power, coverage, and the peers' beside them.",
     "doctor": "Say whether this machine is fit to measure on, and why not.",

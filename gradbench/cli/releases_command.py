@@ -163,9 +163,11 @@ def _install(
 ) -> tuple[list[Any], list[Any]]:
     """Installs what is missing and says what it takes beforehand."""
     import sys
+    import time
 
     from gradbench.releases import environments
     from gradbench.releases.known import ReleaseError
+    from gradbench.run import Progress
 
     wanted = environments.missing(requests)
     if not wanted:
@@ -187,8 +189,13 @@ def _install(
             "some ('gradbench releases remove'), take CPU builds (--index-url or "
             "--torch-backend cpu), or insist with --yes"
         )
+    began = time.perf_counter()
     with progress("installing") as report:
-        made, failed = environments.install_all(wanted, how, report)
+
+        def told(done: int, total: int, label: str) -> None:
+            report(Progress(done, total, label, time.perf_counter() - began))
+
+        made, failed = environments.install_all(wanted, how, told)
     for failure in failed:
         click.echo(f"{failure.name} could not be installed: {failure.reason}", err=True)
     return made, failed
@@ -402,7 +409,7 @@ def track(
         )
         return 130
     finally:
-        _write_asv(results, made)
+        _write_asv(results, made, found.offers)
     from gradbench.cli.releases_tables import show_history
 
     history = _history(results, [made.name])
@@ -453,8 +460,19 @@ def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _write_asv(results: Path, made: Any) -> None:
+def _write_asv(results: Path, made: Any, offers: Sequence[Any]) -> None:
     """Has asv's files tell the same history; what cannot be written there is said, not raised."""
+    from gradbench.releases import asv_history
+    from gradbench.store.lines import StoreError
+
+    try:
+        _, left = asv_history.write(results, made, offers)
+    except StoreError as error:
+        click.echo(f"note: asv's files were left as they are: {error}", err=True)
+        return
+    if left:
+        names = ", ".join(used.name for used in left)
+        click.echo(f"note: asv shows one build a release; {names} left out there", err=True)
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────

@@ -193,6 +193,104 @@ def peers(**given: Any) -> int:
     return _study("peers", **given)
 
 
+def _percents(name: str, default: tuple[float, ...], what: str) -> Callable[[F], F]:
+    return click.option(
+        f"--{name}",
+        f"{name}s",
+        type=click.FloatRange(min=0),
+        multiple=True,
+        default=default,
+        show_default=True,
+        help=f"{what}, in percent; may be repeated.",
+    )
+
+
+@command.command("asv-steps")
+@_trials(400, "Histories of each kind.")
+@_percents("noise", (1.0, 3.0, 8.0), "Scatter of one process's times, their standard deviation")
+@_percents("step", (0.0, 5.0, 10.0, 20.0, 30.0, 50.0), "Planted slowdown; 0 plants none")
+@click.option(
+    "--before",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Releases before the slowdown.",
+)
+@click.option(
+    "--after",
+    "afters",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1, 2, 3),
+    show_default=True,
+    help="Releases from it on; may be repeated.",
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Processes behind each point.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Steps below this are not reported, in percent, as regressions_thresholds in "
+    "asv.conf.json.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@options.format_option("json", "csv", "md")
+def asv_steps(
+    trials: int,
+    noises: tuple[float, ...],
+    steps: tuple[float, ...],
+    before: int,
+    afters: tuple[int, ...],
+    sessions: int,
+    threshold: float,
+    seed: int,
+    form: str,
+) -> int:
+    """Which planted slowdowns asv's regressions page reports, on made-up histories.
+
+    Nothing is measured or stored: the numbers follow from the seed.
+    """
+    import time
+
+    from gradbench.run import Progress
+    from gradbench.studies import asv_steps as room
+
+    noise, step = ([percent / 100 for percent in given] for given in (noises, steps))
+    chosen = room.settings(noise, step, before, afters)
+    began = time.perf_counter()
+    with progress("asv-steps") as report:
+
+        def told(done: int, total: int, label: str) -> None:
+            report(Progress(done, total, label, time.perf_counter() - began))
+
+        found = list(room.study(chosen, trials, sessions, threshold / 100, seed, told))
+    if form != "table":
+        emit([room.row(one) for one in found], form)
+        return 0
+    shown = table(
+        "Reported on asv's regressions page",
+        ["noise", "step", *((f"{after} after", "right") for after in afters)],
+    )
+    for cells in room.cells(found, afters):
+        shown.add_row(*(plain(cell) for cell in cells))
+    console().print(shown)
+    console().print(
+        plain(
+            f"{trials} histories each: {before} releases before the step; a point is the median "
+            f"of {sessions} processes.\nReported at the step, and (behind +) anywhere else, with "
+            f"a threshold of {threshold:g} %."
+        )
+    )
+    return 0
+
+
 @command.command()
 @click.argument("names", nargs=-1, metavar="[STUDY]...")
 @click.option(

@@ -1,0 +1,15 @@
+"""Every comparison of the catalogue as a benchmark of asv's, timed by gradbench's own visits.
+
+What is stored already is listed too: asv overwrites its list of benchmarks with what one
+environment discovers.
+"""
+
+import os
+from pathlib import Path
+
+from gradbench.releases import asv_suite as _suite
+from gradbench.releases.asv_suite import listed as _listed
+
+_stored = Path(os.environ.get("ASV_CONF_DIR", "."), "results", "asv")
+
+globals().update(_suite.callables(_suite.merged([_suite.discover(), _listed(_stored)]).values()))

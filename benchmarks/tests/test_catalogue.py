@@ -1,0 +1,35 @@
+"""`pytest benchmarks/`: a test per case, a group per comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gradbench.cases import Case
+
+MOST_ROUNDS = 1000
+
+
+@pytest.mark.benchmark(disable_gc=True)
+def test_mode(case: Case, engine: Any, benchmark: Any) -> None:
+    """Passes the gate, is timed, and is checked once more."""
+    benchmark.group = str(case.comparison)
+    benchmark.name = case.mode
+    contestant, how, found = engine.enter(case)
+    block = how.number * how.call * 1e-9
+    benchmark.extra_info.update(
+        case=str(case), untimed=how.number, error=found["error"], ulps=found["ulps"]
+    )
+    benchmark.pedantic(
+        contestant.call,
+        args=contestant.arguments,
+        iterations=how.number,
+        rounds=max(how.blocks, min(MOST_ROUNDS, int(engine.seconds / block))),
+        warmup_rounds=1,
+    )
+    wrong = engine.check(case)
+    if wrong:
+        # Its times stay out of the table and out of the file.
+        benchmark.has_error = True
+        pytest.fail(wrong, pytrace=False)

@@ -1,0 +1,40 @@
+"""gradbench import"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gradbench.cli import options
+
+
+@click.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)
+@options.results_option
+def command(files: tuple[Path, ...], results: Path) -> None:
+    """Take what 'pytest benchmarks/ --benchmark-json FILE' measured into the results.
+
+    Each file becomes a run that 'show' and 'export' can read. It is one session of one process,
+    whose modes were timed one after the other: no verdict can rest on it.
+    """
+    from gradbench.store import pytest_json
+    from gradbench.store.log import StoreError
+
+    for path in files:
+        try:
+            run = pytest_json.store(results, path)
+        except StoreError as error:
+            raise click.ClickException(str(error)) from error
+        timed = sum(bool(e.samples) for session in run.sessions for e in session.entrants)
+        click.echo(
+            f"{timed} cases of {len(run.sessions)} comparisons in {run.path}\n"
+            "One session of one process, not interleaved: every verdict on it stays undecided.\n"
+            f"Show it with: gradbench show {run.name}"
+        )
