@@ -163,11 +163,9 @@ def _install(
 ) -> tuple[list[Any], list[Any]]:
     """Installs what is missing and says what it takes beforehand."""
     import sys
-    import time
 
     from gradbench.releases import environments
     from gradbench.releases.known import ReleaseError
-    from gradbench.run import Progress
 
     wanted = environments.missing(requests)
     if not wanted:
@@ -189,13 +187,8 @@ def _install(
             "some ('gradbench releases remove'), take CPU builds (--index-url or "
             "--torch-backend cpu), or insist with --yes"
         )
-    began = time.perf_counter()
     with progress("installing") as report:
-
-        def told(done: int, total: int, label: str) -> None:
-            report(Progress(done, total, label, time.perf_counter() - began))
-
-        made, failed = environments.install_all(wanted, how, told)
+        made, failed = environments.install_all(wanted, how, report)
     for failure in failed:
         click.echo(f"{failure.name} could not be installed: {failure.reason}", err=True)
     return made, failed
@@ -311,6 +304,7 @@ def track(
     stops, and --resume goes on. Without releases, the installed ones are tracked.
     """
     from gradbench.cases import expand
+    from gradbench.cli.releases_tables import show_history
     from gradbench.releases import environments, log
     from gradbench.releases import track as tracking
     from gradbench.run import discover
@@ -410,8 +404,6 @@ def track(
         return 130
     finally:
         _write_asv(results, made, found.offers)
-    from gradbench.cli.releases_tables import show_history
-
     history = _history(results, [made.name])
     show_history(history, history.changes(history.steps()), "table")
     click.echo(f"{duration(made.elapsed)} in all. Stored in {made.path}")
