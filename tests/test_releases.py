@@ -475,3 +475,11 @@ def test_show_and_compare_name_the_change_and_gate_on_it(tmp_path, capsys):
     assert {row["case"]: row["verdict"] for row in rows}[f"{EXP}/jacrev"] == "slower"
     cli.main([*words, "--format", "md"], standalone_mode=False)
     assert "| jacobian exp documents float32 jacrev |" in capsys.readouterr().out
+
+
+def test_a_stored_track_can_be_told_in_asv_s_files_again(tmp_path, capsys):
+    written(tmp_path, {"2.0.0": 1.0, "2.1.0": 1.08})
+    assert cli.main(["releases", "asv", "--results", str(tmp_path)], standalone_mode=False) == 0
+    found = {path.name.split("-")[0] for path in (tmp_path / "asv").glob("*/v*.json")}
+    assert found == {"v2.0.0", "v2.1.0"}
+    assert (tmp_path / "asv" / "benchmarks.json").is_file()

@@ -616,6 +616,31 @@ def _exit_code(judged: Any, fail_on: str | None) -> int:
     return 1 if fail_on and calls & wanted else 0
 
 
+@command.command()
+@click.argument("names", nargs=-1, metavar="[TRACK]...")
+@options.results_option
+def asv(names: tuple[str, ...], results: Path) -> int:
+    """Write stored tracks into asv's files, for 'asv publish'. 'track' does so by itself.
+
+    Without a name, all of them, oldest first.
+    """
+    from gradbench.releases import log
+    from gradbench.run import discover
+    from gradbench.store.lines import StoreError
+    from gradbench.wire import WorkerOptions
+
+    with _clear():
+        tracks = [log.find(results, name) for name in names] or log.read_all(results)[0]
+        if not tracks:
+            raise StoreError(f"there are no tracks in {log.folder(results)}")
+        offers = discover(WorkerOptions()).offers
+        for track in tracks:
+            _write_asv(results, track, offers)
+            click.echo(f"{track.name}: {len(track.environments)} builds, {len(track.parts)} parts")
+    click.echo("Next: 'asv publish' writes the site, 'asv preview' shows it")
+    return 0
+
+
 # ── bisecting ─────────────────────────────────────────────────────────────────────────────────
 
 
