@@ -287,7 +287,8 @@ def written(results: Path, paces: dict[str, float], identity=None, name="t1", se
     opened = log.TrackLog.create(log.folder(results), header)
     with opened:
         for place, build_name in enumerate(names):
-            facts = {"torch": f"2.{place}.0", "cpu_capability": "AVX512", "numpy": "2.0"}
+            facts = {"torch": f"2.{place}.0", "cpu_capability": "AVX512"}
+            facts |= {"numpy": "2.0", "python": "3.11.7"}
             facts |= (identity or {}).get(build_name, {})
             opened.append(log.EnvironmentUsed(build_name, build_name, "2026-01-01", facts))
         for session in range(sessions):
