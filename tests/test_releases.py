@@ -467,6 +467,8 @@ def test_show_and_compare_name_the_change_and_gate_on_it(tmp_path, capsys):
     place = ["--results", str(tmp_path)]
     assert cli.main(["releases", "show", *place], standalone_mode=False) == 0
     assert "× release before" in capsys.readouterr().out, "two cases are shown as courses"
+    assert cli.main(["releases", "show", "--by", "mode", *place], standalone_mode=False) == 0
+    assert "1.08× 1↑ 0↓" in capsys.readouterr().out
     words = ["releases", "compare", "2.0.0", "2.1.0", *place]
     assert cli.main([*words, "--fail-on", "slower"], standalone_mode=False) == 1
     assert cli.main([*words, "--fail-on", "faster"], standalone_mode=False) == 0

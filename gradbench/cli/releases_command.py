@@ -507,6 +507,11 @@ def judging_options(command: F) -> F:
 @command.command()
 @judging_options
 @click.option("--top", default=20, show_default=True, help="Changes shown in the table.")
+@click.option(
+    "--by",
+    type=click.Choice(["mode", "operator", "function"]),
+    help="A line for each of these, over all releases, in place of single cases.",
+)
 def show(
     tracks: tuple[str, ...],
     floor: float,
@@ -517,19 +522,23 @@ def show(
     results: Path,
     form: str,
     top: int,
+    by: str | None,
     **filters: Any,
 ) -> int:
     """What changed between each measured release and the one before.
 
     A selection of at most three cases is shown as their course over all releases.
     """
-    from gradbench.cli.releases_tables import show_history
+    from gradbench.cli.releases_tables import show_groups, show_history
 
     options.check_sizes(filters["sizes"])
     with _clear():
         history = _history(results, tracks, filters)
     judged = history.changes(history.steps(), floor, confidence, method)
-    show_history(history, judged, form, top, everything)
+    if by is None:
+        show_history(history, judged, form, top, everything)
+    else:
+        show_groups(history, judged, by, form)
     return _exit_code(judged, fail_on)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from gradbench.cases import Case
 from gradbench.cli.output import call_time, console, emit, markdown, plain, short_case, table
 from gradbench.releases.judge import CALLED, Build, Change, History, Judged
 
@@ -54,6 +55,44 @@ def _steps(history: History, judged: Judged, form: str, top: int, everything: bo
     out.print(plain(_counts(judged)))
     for note in notes:
         out.print(plain(note))
+
+
+def show_groups(history: History, judged: Judged, by: str, form: str) -> None:
+    """For each mode, operator or function, what a release did to its cases as a whole."""
+    groups: dict[str, list[Change]] = {}
+    for change in judged.changes:
+        case = Case.parse(change.case)
+        name = case.mode if by == "mode" else getattr(case.comparison, by)
+        groups.setdefault(name, []).append(change)
+    steps = history.steps()
+    rows = []
+    for name, changes in sorted(groups.items()):
+        cells = []
+        for step in steps:
+            mine = [c for c in changes if (c.before, c.after) == step]
+            ratios = [c.estimate.ratio for c in mine]
+            said = {v: sum(c.verdict == v for c in mine) for v in CALLED}
+            cells.append(
+                f"{np.median(ratios):.2f}× {said['slower']}↑ {said['faster']}↓" if mine else ""
+            )
+        count = len({change.case for change in changes})
+        rows.append([name, str(count), *cells])
+    headings = [by, "cases", *(f"{before} → {after}" for before, after in steps)]
+    if form in ("json", "csv"):
+        emit([dict(zip(headings, row)) for row in rows], form)
+        return
+    legend = (
+        "median ratio after / before, cases called slower (↑) and faster (↓)"
+        f" at a floor of {judged.floor:.3g}"
+    )
+    if form == "md":
+        click.echo(f"### Torch releases by {by}\n\n{markdown(rows, headings)}\n\n{legend}.")
+        return
+    shown = table(f"by {by}", [headings[0], *((h, "right") for h in headings[1:])])
+    for row in rows:
+        shown.add_row(*(plain(cell) for cell in row))
+    console().print(shown)
+    console().print(plain(legend))
 
 
 def show_comparison(
