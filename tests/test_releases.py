@@ -17,6 +17,7 @@ from gradbench import statistics as st
 from gradbench.cases import Comparison, Entry
 from gradbench.cli import cli
 from gradbench.releases import bisect, environments, log, seeking, track
+from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Installer, Request, install, parse
 from gradbench.releases.frame import COLUMNS, frame, timeline
 from gradbench.releases.judge import Build, History
@@ -158,7 +159,7 @@ def entry(*modes: str) -> Entry:
 def tracked(results, made, *entries, settings=SHORT, **given):
     found = discover(BASE)
     opened, new = track.begin(
-        log.folder(results), entries, settings, made, [], made[0].name, [SUITE], **given
+        log.folder(results), entries, settings, Builds(made, [], made[0].name, {}), [SUITE], **given
     )
     with opened:
         return track.measure(opened, new, settings, BASE, found)
@@ -222,7 +223,7 @@ def test_a_track_goes_on_where_it_was_cut_off(home, tmp_path):
 def test_a_build_that_changed_under_a_track_is_not_mixed_in(home, tmp_path):
     made = [build(tmp_path, "a"), build(tmp_path, "b")]
     found = discover(BASE)
-    opened, new = track.begin(tmp_path, [entry("manual")], SHORT, made, [], "a")
+    opened, new = track.begin(tmp_path, [entry("manual")], SHORT, Builds(made, [], "a", {}))
     other = msgspec.structs.replace(
         new.environments["b"], identity={**new.environments["b"].identity, "torch": "0.0"}
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,12 @@ import click
 from gradbench.cases import SelectionError
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, emit, plain, progress, table
-from gradbench.cli.run_command import limit_options, require_instruments, worker_options
+from gradbench.cli.run_command import (
+    adjusted,
+    limit_options,
+    require_instruments,
+    worker_options,
+)
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -252,6 +256,7 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
 )
 @click.option(
     "--cpu-capability",
+    default="",
     metavar="NAME",
     help="Hold all releases to these instructions (avx2, avx512, default), so that none owes a "
     "difference to newer ones.",
@@ -281,7 +286,7 @@ def track(
     sessions: int | None,
     budget: float | None,
     instruments: tuple[str, ...],
-    cpu_capability: str | None,
+    cpu_capability: str,
     dates: tuple[str, ...],
     seed: int,
     timeout: float,
@@ -305,53 +310,37 @@ def track(
     """
     from gradbench.cases import expand
     from gradbench.cli.releases_tables import show_history
-    from gradbench.releases import environments, log
+    from gradbench.releases import builds, environments, log
     from gradbench.releases import track as tracking
     from gradbench.run import discover
     from gradbench.wire import WorkerOptions
 
     base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
+
+    def install(requests: Sequence[environments.Request]) -> list[environments.Failure]:
+        if dry_run:
+            return []
+        return _install(requests, yes, installer, python, index_url, torch_backend, arguments)[1]
+
     try:
         with _clear():
             if resumed is not None:
                 _reject_plan(names)
-                old = log.find(results, resumed)
-                base = replace(base, files=files or tuple(old.started.files))
-                opened, settings = tracking.resume(old)
-                base = replace(base, memory_limit=settings.memory_limit)
-                capability = old.started.settings.get("cpu_capability")
-                base = replace(base, environment=_held_to(capability))
-                first = environments.find(old.baseline)
+                made = log.find(results, resumed)
+                opened, settings = tracking.resume(made)
+                base = replace(
+                    base,
+                    files=files or tuple(made.started.files),
+                    memory_limit=settings.memory_limit,
+                )
+                base = builds.held_to(base, made.started.settings.get("cpu_capability", ""))
+                first = environments.find(made.baseline)
                 found = discover(replace(base, python=first.python))
-                made = old
             else:
                 options.check_sizes(selection["sizes"])
-                requests = [environments.named(name) for name in names]
-                if not requests:
-                    requests = [
-                        environments.Request(e.name, e.what) for e in environments.installed()
-                    ]
-                baseline = tracking.choose_baseline(baseline, requests, results)
-                if baseline not in {request.name for request in requests}:
-                    requests.append(environments.named(baseline))
-                given_dates = _dates(dates, [request.name for request in requests])
-                failed: list[Any] = []
-                if not dry_run:
-                    _, failed = _install(
-                        requests, yes, installer, python, index_url, torch_backend, arguments
-                    )
-                lost = {failure.name for failure in failed}
-                base = replace(base, environment=_held_to(cpu_capability))
-                there = [
-                    _as_measured(environments.find(request.name), base, bool(cpu_capability))
-                    for request in requests
-                    if request.name not in lost
-                ]
-                if baseline in lost:
-                    raise SelectionError(f"the baseline {baseline} could not be installed")
-                if len(there) < 2:
-                    raise SelectionError("there is nothing to compare: name two releases at least")
-                first = environments.find(baseline)
+                base = builds.held_to(base, cpu_capability)
+                those = builds.gather(names, baseline, dates, results, base, install)
+                first = environments.find(those.baseline)
                 found = discover(replace(base, python=first.python))
                 options.require_devices(selection["devices"], found.environment)
                 require_instruments(instruments, found)
@@ -359,11 +348,7 @@ def track(
                 selection["dtypes"] = selection["dtypes"] or chosen.dtypes
                 entries = expand(found.offers, options.selection(chosen.sweep, **selection))
                 settings = replace(
-                    chosen.settings,
-                    sessions=sessions or chosen.settings.sessions,
-                    stopping=replace(
-                        chosen.settings.stopping, budget=budget or chosen.settings.stopping.budget
-                    ),
+                    adjusted(chosen.settings, sessions, budget),
                     instruments=instruments,
                     seed=seed,
                     timeout=timeout,
@@ -371,8 +356,8 @@ def track(
                 )
                 cases = sum(len(entry.modes) for entry in entries)
                 click.echo(
-                    f"Measuring {cases} cases in {len(there)} builds of torch, "
-                    f"{settings.sessions} sessions; baseline {baseline}",
+                    f"Measuring {cases} cases in {len(those.made)} builds of torch, "
+                    f"{settings.sessions} sessions; baseline {those.baseline}",
                     err=True,
                 )
                 if dry_run:
@@ -381,13 +366,10 @@ def track(
                     log.folder(results),
                     entries,
                     settings,
-                    there,
-                    failed,
-                    baseline,
+                    those,
                     files,
                     options.given_command(),
-                    given_dates,
-                    cpu_capability or "",
+                    cpu_capability,
                 )
     except KeyboardInterrupt:
         click.echo("Stopped before anything was measured; what is installed stays.", err=True)
@@ -420,36 +402,6 @@ def _reject_plan(names: tuple[str, ...]) -> None:
                 "--resume goes on with the track's own plan: leave out what selects or sets "
                 f"({'RELEASE' if names else name})"
             )
-
-
-def _held_to(capability: str | None) -> dict[str, str]:
-    return {"ATEN_CPU_CAPABILITY": capability} if capability else {}
-
-
-def _as_measured(environment: Any, base: Any, again: bool) -> Any:
-    """An environment with the identity that its workers will have."""
-    import msgspec
-
-    from gradbench.wire import Worker
-
-    if not again:
-        return environment
-    with Worker(replace(base, python=environment.python)) as worker:
-        identity = {k: v for k, v in worker.environment.items() if k != "pid"}
-    return msgspec.structs.replace(environment, identity=identity)
-
-
-def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for text in given:
-        name, _, day = text.partition("=")
-        try:
-            found[name] = str(datetime.date.fromisoformat(day))
-        except ValueError:
-            raise SelectionError(f"--date {text!r} is not NAME=YYYY-MM-DD") from None
-        if name not in names:
-            raise SelectionError(f"--date {text!r}: {name!r} is none of the releases named")
-    return found
 
 
 def _write_asv(results: Path, made: Any, offers: Sequence[Any]) -> None:

@@ -128,7 +128,7 @@ def command(
             given["dtypes"] = given["dtypes"] or chosen.dtypes
             entries = expand(found.offers, options.selection(chosen.sweep, **given))
             settings = replace(
-                _settings(chosen.settings, sessions, budget),
+                adjusted(chosen.settings, sessions, budget),
                 instruments=instruments,
                 baseline=baseline,
                 seed=seed,
@@ -151,7 +151,7 @@ def command(
     return _go(log, run, settings, worker, found)
 
 
-def _settings(made: Settings, sessions: int | None, budget: float | None) -> Settings:
+def adjusted(made: Settings, sessions: int | None, budget: float | None) -> Settings:
     """The profile's settings with what the user set instead."""
     if sessions is not None:
         made = replace(made, sessions=sessions)

@@ -14,6 +14,7 @@ from gradbench import statistics
 from gradbench.cases import Case, Entry, Offer, Selection, SelectionError, expand
 from gradbench.releases import environments, known, log, track
 from gradbench.releases.bisect import Measured
+from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Request
 from gradbench.releases.judge import Build, History
 from gradbench.releases.known import ReleaseError
@@ -170,9 +171,8 @@ class Seeker:
                     return History.of(
                         [track.measure(opened, old, resumed, self.base, found, self.report)]
                     )
-        opened, new = track.begin(
-            self.place, [entry], self.settings, made, [], made[0].name, self.base.files
-        )
+        those = Builds(made, [], made[0].name, {})
+        opened, new = track.begin(self.place, [entry], self.settings, those, self.base.files)
         with opened:
             return History.of(
                 [track.measure(opened, new, self.settings, self.base, found, self.report)]

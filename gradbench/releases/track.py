@@ -27,6 +27,7 @@ from gradbench.cases import Entry
 from gradbench.instruments import WALL_TIME
 from gradbench.readings import Readings, missing
 from gradbench.releases import environments
+from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Environment
 from gradbench.releases.known import ReleaseError, build
 from gradbench.releases.log import (
@@ -41,7 +42,6 @@ from gradbench.releases.log import (
     TrackEnded,
     TrackLog,
     TrackStarted,
-    find,
 )
 from gradbench.run import IDENTITY, Discovery, Progress, Report
 from gradbench.run import PROFILES as RUN
@@ -92,22 +92,6 @@ def groups(baseline: str, names: Sequence[str], together: int = TOGETHER) -> lis
     return [[baseline, *others[i : i + each]] for i in range(0, len(others), each)] or [[baseline]]
 
 
-def choose_baseline(given: str, requests: Sequence[environments.Request], results: Path) -> str:
-    """The baseline's name: the one asked for, the last track's where it is there, the newest.
-
-    Raises ReleaseError where there is none to choose from.
-    """
-    if given:
-        return given.removeprefix("v")
-    with contextlib.suppress(StoreError):
-        last = find(results, "latest").baseline
-        if last in {r.name for r in requests} | {e.name for e in environments.installed()}:
-            return last
-    if not requests:
-        raise ReleaseError("name the releases to track ('gradbench releases list --all')")
-    return max(requests, key=lambda request: environments.order(request.what)).name
-
-
 def room() -> int:
     """How many workers the memory of this machine has room for, two at least."""
     import psutil
@@ -119,19 +103,16 @@ def begin(
     place: Path,
     entries: Sequence[Entry],
     settings: Settings,
-    made: Sequence[Environment],
-    failed: Sequence[environments.Failure],
-    baseline: str,
+    those: Builds,
     files: Sequence[str] = (),
     command: Sequence[str] = (),
-    dates: Mapping[str, str] | None = None,
     cpu_capability: str = "",
 ) -> tuple[LineLog, Track]:
     """A new track's file in a folder, with its plan, its environments, and what could not be
     installed.
 
-    `dates` of builds that are no known releases, by name; others have the day of today.
-    `cpu_capability` is what all are held to. Raises StoreError where it cannot be written.
+    Builds that are no known releases and have no date get the day of today. `cpu_capability` is
+    what all are held to. Raises StoreError where it cannot be written.
     """
     header = TrackStarted(
         schema=SCHEMA,
@@ -140,18 +121,18 @@ def begin(
         settings={**asdict(settings), "cpu_capability": cpu_capability},
         machine=machine.facts(),
         plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
-        baseline=baseline,
-        groups=groups(baseline, [e.name for e in made], room()),
+        baseline=those.baseline,
+        groups=groups(those.baseline, [e.name for e in those.made], room()),
         command=list(command),
         files=list(files),
     )
     log = TrackLog.create(place, header)
     track = Track(log.path, header)
     records: list[msgspec.Struct] = [
-        EnvironmentUsed(e.name, e.what, _date(e, dates or {}), e.identity, e.arguments)
-        for e in made
+        EnvironmentUsed(e.name, e.what, _date(e, those.dates), e.identity, e.arguments)
+        for e in those.made
     ]
-    records += [NotInstalled(f.name, f.what, f.reason, f.when) for f in failed]
+    records += [NotInstalled(f.name, f.what, f.reason, f.when) for f in those.failed]
     for record in records:
         log.append(record)
     track.take(records)

@@ -1,0 +1,102 @@
+"""Which builds take part in a track: named, installed, dated, and asked what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from gradbench.releases import environments, log
+from gradbench.releases.environments import Environment, Failure, Request
+from gradbench.releases.known import ReleaseError
+from gradbench.store.lines import StoreError
+from gradbench.wire import Worker, WorkerOptions
+
+
+@dataclass(frozen=True)
+class Builds:
+    """The environments of a track, those that could not be made, and the days of some."""
+
+    made: list[Environment]
+    failed: list[Failure]
+    baseline: str
+    dates: dict[str, str]
+
+
+def gather(
+    names: Sequence[str],
+    baseline: str,
+    dates: Sequence[str],
+    results: Path,
+    base: WorkerOptions,
+    install: Callable[[Sequence[Request]], list[Failure]],
+) -> Builds:
+    """The builds of these names, or all installed ones, and the baseline.
+
+    `install` makes what is missing and gives what could not be made. `base` is how workers are
+    started: where it holds them to some instructions, each is asked anew what it is. Raises
+    ReleaseError where there are not two builds to compare.
+    """
+    requests = [environments.named(name) for name in names]
+    if not requests:
+        requests = [Request(e.name, e.what) for e in environments.installed()]
+    baseline = choose_baseline(baseline, requests, results)
+    if baseline not in {request.name for request in requests}:
+        requests.append(environments.named(baseline))
+    days = _dates(dates, [request.name for request in requests])
+    failed = install(requests)
+    lost = {failure.name for failure in failed}
+    if baseline in lost:
+        raise ReleaseError(f"the baseline {baseline} could not be installed")
+    made = [environments.find(request.name) for request in requests if request.name not in lost]
+    if len(made) < 2:
+        raise ReleaseError("there is nothing to compare: name two releases at least")
+    if base.environment:
+        made = [_asked(environment, base) for environment in made]
+    return Builds(made, failed, baseline, days)
+
+
+def choose_baseline(given: str, requests: Sequence[Request], results: Path) -> str:
+    """The baseline's name: the one asked for, the last track's where it is there, the newest.
+
+    Raises ReleaseError where there is none to choose from.
+    """
+    if given:
+        return given.removeprefix("v")
+    with contextlib.suppress(StoreError):
+        last = log.find(results, "latest").baseline
+        if last in {r.name for r in requests} | {e.name for e in environments.installed()}:
+            return last
+    if not requests:
+        raise ReleaseError("name the releases to track ('gradbench releases list --all')")
+    return max(requests, key=lambda request: environments.order(request.what)).name
+
+
+def held_to(base: WorkerOptions, capability: str) -> WorkerOptions:
+    """Workers that use these instructions at most (`avx2`); empty: whatever each takes."""
+    if not capability:
+        return base
+    return replace(base, environment={**base.environment, "ATEN_CPU_CAPABILITY": capability})
+
+
+def _asked(environment: Environment, base: WorkerOptions) -> Environment:
+    with Worker(replace(base, python=environment.python)) as worker:
+        identity = {key: value for key, value in worker.environment.items() if key != "pid"}
+    return msgspec.structs.replace(environment, identity=identity)
+
+
+def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, _, day = text.partition("=")
+        try:
+            found[name] = str(datetime.date.fromisoformat(day))
+        except ValueError:
+            raise ReleaseError(f"--date {text!r} is not NAME=YYYY-MM-DD") from None
+        if name not in names:
+            raise ReleaseError(f"--date {text!r}: {name!r} is none of the releases named")
+    return found
