@@ -1,4 +1,4 @@
-# make bench   measure the documents' functions, show the table
+# make bench   measure the documents' functions, show the table, write results/report/report.html
 # make test    run all tests
 #
 # Both set up a virtual environment in .venv first. PYTHON names the interpreter to build it with.
@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
+	$(BIN)/gradbench report
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -50,6 +50,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     where: str = ""
     seconds: float | None = None
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    """The sessions' lowest and highest median."""
     verdict: str = ""
     to_fastest: Ratio | None = None
     to_forward: Ratio | None = None
@@ -284,6 +287,8 @@ def _judge_comparison(
         row = msgspec.structs.replace(
             row,
             seconds=math.exp(float(np.median(known))) if known else None,
+            seconds_low=math.exp(min(known)) if known else None,
+            seconds_high=math.exp(max(known)) if known else None,
             verdict=verdict,
             to_fastest=_ratio(estimate),
             groups=[group.ratio for group in estimate.groups] if estimate.disagree else [],
@@ -317,6 +322,8 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "status": row.status,
         "reason": row.reason,
         "seconds": row.seconds,
+        "seconds_low": row.seconds_low,
+        "seconds_high": row.seconds_high,
         "verdict": row.verdict,
     }
     for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):

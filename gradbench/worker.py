@@ -303,6 +303,18 @@ class Session:
         contestant.call = slowed(contestant.call, dose.turns)
         return asdict(dose)
 
+    def curve(self, function: str, points: list[float]) -> dict[str, Any]:
+        """An elementwise function at points, its derivative by reverse mode and by hand."""
+        declared = registry.FUNCTIONS.get(function)
+        if declared is None or "diagonal" not in declared.derivatives:
+            raise Refused(f"there is no elementwise function {function!r} here")
+        x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
+        value = declared.forward(x)
+        (slope,) = torch.autograd.grad(value.sum(), x)
+        by_hand = declared.derivatives["diagonal"](x.detach())
+        found = {"value": value.detach(), "automatic": slope, "by_hand": by_hand}
+        return {"formula": declared.formula, **{n: t.tolist() for n, t in found.items()}}
+
     def close(self) -> dict[str, Any]:
         self.contestants.clear()
         self.gate = None
@@ -317,7 +329,7 @@ class Session:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
         known = {"hello", "discover", "open", "prepare", "visit", "check", "close"}
-        known |= {"trust", "read", "slow"}
+        known |= {"trust", "read", "slow", "curve"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
         answer: dict[str, Any] = getattr(self, kind)(**request)

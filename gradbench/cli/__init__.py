@@ -16,6 +16,8 @@ COMMANDS = {
     "compare": "Hold two stored runs against each other, case by case.",
     "releases": "Torch releases: install, measure in turns, compare, bisect.",
     "import": "Take what 'pytest benchmarks/' measured into the results.",
+    "report": "Make a page of stored runs: findings, figures, all cases, the code of each mode.",
+    "plot": "Draw one figure of stored runs to a file.",
     "export": "Write stored runs as CSV, Parquet or JSON.",
     "study": "Prove the verdicts: false alarms, power, coverage, and the peers' beside them.",
     "doctor": "Say whether this machine is fit to measure on, and why not.",

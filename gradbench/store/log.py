@@ -246,7 +246,7 @@ def locate(results: Path, name: str) -> Path:
 
 def _readable(path: Path) -> bool:
     try:
-        _read_header(path)
+        read_header(path)
     except StoreError:
         return False
     return True
@@ -263,26 +263,33 @@ class Header:
 
     path: Path
     started: RunStarted
-    torch: str
+    environment: dict[str, Any]
+    """Of the first measuring process; empty where there was none."""
     finished: bool
+
+    @property
+    def torch(self) -> str:
+        return str(self.environment.get("torch", ""))
 
 
 def read_headers(results: Path) -> tuple[list[Header], list[str]]:
     """Every run's header, oldest first, and the files that had to be skipped."""
-    return read_each(paths(results), _read_header, KIND.what)
+    return read_each(paths(results), read_header, KIND.what)
 
 
-def _read_header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
+    """A run's header. Raises StoreError where the file is no run log."""
     with path.open("rb") as file:
         started = KIND.decode_header(path, file.readline())
         second = file.readline()
         file.seek(max(0, path.stat().st_size - 4096))
         last = file.read().splitlines()[-1]
-    torch, finished = "", False
+    environment: dict[str, Any] = {}
+    finished = False
     with contextlib.suppress(msgspec.MsgspecError):
         worker = _decoder.decode(second)
         if isinstance(worker, WorkerStarted):
-            torch = str(worker.environment.get("torch", ""))
+            environment = worker.environment
         end = _decoder.decode(last)
         finished = isinstance(end, RunEnded) and end.finished
-    return Header(path, started, torch, finished)
+    return Header(path, started, environment, finished)

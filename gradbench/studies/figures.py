@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradbench.report.style import save, settings
 from gradbench.studies.rules import logs
 from gradbench.studies.store import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
@@ -24,33 +28,30 @@ def _plain(axis: Any) -> None:
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
-    """One figure for each kind of study that is there; the PNG files."""
+def figures(studies: Sequence[Study]) -> Iterator[tuple[str, Figure]]:
+    """One figure for each kind of study that is there, by the kind."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    settings: dict[Any, Any] = {
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "svg.hashsalt": "gradbench",
-        "font.size": 10,
-    }
+    for kind, make in _FIGURES.items():
+        own = [s for s in studies if s.started.study == kind]
+        with settings():
+            figure = make(own) if own else None
+        if figure is not None:
+            yield kind, figure
+            pyplot.close(figure)
+
+
+def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
+    """Writes each figure as PNG and SVG; the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with pyplot.rc_context(settings):
-        for kind, make in _FIGURES.items():
-            own = [s for s in studies if s.started.study == kind]
-            figure = make(own) if own else None
-            if figure is None:
-                continue
-            for suffix, metadata in (("png", None), ("svg", {"Date": None})):
-                figure.savefig(folder / f"{kind}.{suffix}", dpi=160, metadata=metadata)
-            pyplot.close(figure)
-            written.append(folder / f"{kind}.png")
+    for kind, figure in figures(studies):
+        for suffix in (".svg", ".png"):
+            save(figure, folder / f"{kind}{suffix}")
+        written.append(folder / f"{kind}.png")
     return written
 
 

@@ -1,0 +1,124 @@
+"""gradbench plot"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradbench.cli import options
+from gradbench.store.log import StoreError
+from gradbench.wire import WorkerError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = {
+    "heatmap": "function × mode of one operator, as multiples of the fastest",
+    "dots": "the modes of one comparison with intervals",
+    "forward": "the fastest as a multiple of the forward pass",
+    "scaling": "time over size with crossovers",
+    "memory": "peak memory against time, with the Pareto front",
+    "correctness": "errors in units in the last place",
+    "releases": "ratios over torch releases",
+    "derivatives": "a documents' function with its derivative by AD and by hand",
+}
+ENDINGS = (".svg", ".png", ".pdf")
+
+
+@click.command(
+    epilog="Kinds: " + "; ".join(f"{kind}: {what}" for kind, what in KINDS.items()) + "."
+)
+@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("runs", nargs=-1, shell_complete=options.complete_run)
+@click.option(
+    "-t",
+    "--to",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; its ending (.svg, .png, .pdf) says the format.",
+)
+@options.filter_options
+@options.floor_option
+@options.confidence_option
+@options.method_option
+@options.results_option
+def command(
+    kind: str,
+    runs: tuple[str, ...],
+    target: Path,
+    floor: float,
+    confidence: float,
+    method: str,
+    results: Path,
+    **filters: tuple[str, ...],
+) -> None:
+    """Draw one figure of stored RUNS (all without any, the newest of each comparison) to a file."""
+    if target.suffix.lower() not in ENDINGS:
+        raise click.UsageError(f"{target.name}: the ending must be one of {', '.join(ENDINGS)}")
+    from gradbench.report.style import NothingToDraw, save
+
+    try:
+        if kind == "derivatives":
+            figure = _derivatives(filters["functions"])
+        elif kind == "releases":
+            figure = _releases(results, runs, filters)
+        else:
+            figure = _measured(kind, results, runs, floor, confidence, method, filters)
+        save(figure, target)
+    except (NothingToDraw, StoreError, WorkerError) as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
+    click.echo(target)
+
+
+def _measured(
+    kind: str,
+    results: Path,
+    runs: tuple[str, ...],
+    floor: float,
+    confidence: float,
+    method: str,
+    filters: dict[str, tuple[str, ...]],
+) -> Figure:
+    from gradbench import report
+    from gradbench.report.data import selected
+
+    draw: Any = {
+        "heatmap": report.heat_map,
+        "dots": report.dots,
+        "forward": report.forward,
+        "scaling": report.scaling,
+        "memory": report.memory,
+        "correctness": report.errors,
+    }[kind]
+    frame = report.table(results, runs, floor, confidence, method)
+    frame = selected(frame[frame["newest"]], **filters)
+    if frame.empty:
+        raise StoreError("no stored case is selected; 'gradbench show' lists what there is")
+    made: Figure = draw(frame).figure
+    return made
+
+
+def _releases(results: Path, tracks: tuple[str, ...], filters: Any) -> Figure:
+    from gradbench.releases import timeline
+    from gradbench.report import history
+    from gradbench.report.data import selected
+
+    frame = timeline(results, tracks or None)
+    return history.figure(selected(frame, **filters) if len(frame) else frame)
+
+
+def _derivatives(functions: tuple[str, ...]) -> Figure:
+    from gradbench.report import curves, derivatives
+    from gradbench.report.style import NothingToDraw
+    from gradbench.wire import Worker, WorkerOptions
+
+    if len(functions) != 1 or functions[0] not in curves.CURVES:
+        raise NothingToDraw(f"name one function with -f: {' or '.join(curves.CURVES)}")
+    with Worker(WorkerOptions()) as worker:
+        made: Figure = derivatives(curves.computed(worker, functions[0])).figure  # type: ignore[assignment]
+    return made

@@ -1,0 +1,133 @@
+"""What a report is made of: the judged rows of one or many runs, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradbench import statistics
+from gradbench.judge import Judged, judged, record
+from gradbench.store import log
+
+PROBLEM = ("operator", "function", "size", "dtype", "device", "threads")
+"""The columns that name a comparison."""
+MACHINE = ("cpu", "torch", "cpu_capability", "python", "numpy", "gradbench")
+"""Of the run, in each of its rows."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run as the report needs it: its header and its judged rows."""
+
+    header: log.Header
+    judged: Judged
+
+    @property
+    def name(self) -> str:
+        return self.judged.run
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where it was measured, by the names a reader looks for."""
+        machine, worker = self.header.started.machine, self.header.environment
+        return {
+            "cpu": str(machine.get("cpu") or "unknown"),
+            "cores": machine.get("usable_cores") or machine.get("cores"),
+            "system": machine.get("system", ""),
+            "load at start": machine.get("load"),
+            **{k: worker.get(k) for k in ("torch", "cpu_capability", "python", "numpy")},
+            "gradbench": worker.get("gradbench"),
+            "devices": ", ".join(worker.get("device_names") or worker.get("devices") or []),
+        }
+
+
+def read(
+    results: Path,
+    runs: Iterable[str] = (),
+    floor: float = statistics.FLOOR,
+    confidence: float = statistics.CONFIDENCE,
+    method: str = "benjamini-hochberg",
+    told: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> tuple[list[Stored], list[str]]:
+    """The runs named, or all of a results folder, oldest first; and what had to be skipped.
+
+    `told` hears how many of how many runs are judged. Raises StoreError for a name that there is
+    not.
+    """
+    names = list(runs)
+    headers, problems = log.read_headers(results)
+    if names:
+        chosen = {log.locate(results, name).resolve() for name in names}
+        there = {h.path.resolve() for h in headers}
+        headers = [h for h in headers if h.path.resolve() in chosen]
+        headers += [log.read_header(path) for path in sorted(chosen - there)]
+        problems = []
+    found = []
+    for number, header in enumerate(headers):
+        told(number, len(headers), header.path.stem)
+        found.append(Stored(header, judged(header.path, floor, confidence, method)))
+    told(len(headers), len(headers), "")
+    return found, problems
+
+
+def rows(stored: Iterable[Stored]) -> pd.DataFrame:
+    """A row per case and run, as `gradbench.verdicts` has them, with the run's machine and build.
+
+    `comparison` is the comparison's name, `newest` whether no later run on the same machine, build
+    and device has the comparison, `by_hand` whether the mode needs a derivative written by hand.
+    """
+    made: list[dict[str, Any]] = []
+    for run in stored:
+        environment = run.environment
+        extra = {name: environment[name] for name in MACHINE}
+        by_hand = set(run.judged.by_hand)
+        for row in run.judged.rows:
+            made.append(
+                record(row, run.judged)
+                | extra
+                | {"comparison": row.comparison, "by_hand": row.mode in by_hand}
+            )
+    frame = pd.DataFrame(made)
+    if frame.empty:
+        return frame
+    numbers = [str(c) for c in frame if str(c).startswith(("to_", "seconds")) or c in _READ]
+    frame[numbers] = frame[numbers].astype(float)
+    last = frame.groupby(["comparison", "cpu", "torch"], dropna=False)["run"].transform("max")
+    frame["newest"] = frame["run"] == last
+    return frame
+
+
+_READ = ("peak_memory", "instructions", "dispatches", "device_time", "ulps")
+
+
+def table(
+    results: str | Path = "results",
+    runs: Iterable[str] = (),
+    floor: float = statistics.FLOOR,
+    confidence: float = statistics.CONFIDENCE,
+    method: str = "benjamini-hochberg",
+) -> pd.DataFrame:
+    """The frame that the figures take: see `rows`. Raises StoreError where there are no runs."""
+    found, _ = read(Path(results), runs, floor, confidence, method)
+    if not found:
+        raise log.StoreError(
+            f"there are no runs in {log.folder(Path(results))}; 'gradbench run' makes one"
+        )
+    return rows(found)
+
+
+def selected(frame: pd.DataFrame, **globs: Iterable[str]) -> pd.DataFrame:
+    """The rows that fit globs of every kind (functions, operators, modes, sizes, dtypes)."""
+    import fnmatch
+
+    for kind, patterns in globs.items():
+        patterns = tuple(patterns)
+        if patterns and len(frame):
+            column = frame[kind.removesuffix("s")].astype(str)
+            fits = column.map(lambda v, p=patterns: any(fnmatch.fnmatchcase(v, one) for one in p))
+            frame = frame[fits]
+    return frame

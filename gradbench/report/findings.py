@@ -1,0 +1,216 @@
+"""What the runs say, in plain sentences with their numbers and where the evidence stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gradbench.cases import FORWARD
+from gradbench.cli.output import reading
+from gradbench.report import pareto, sizes
+from gradbench.report.data import Stored
+from gradbench.report.ratios import multiple
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence, and the id of the part of the page that shows why."""
+
+    text: str
+    evidence: str
+
+
+def anchor(*parts: str) -> str:
+    """An id for a part of the page, whatever is in the names."""
+    kept = ["".join(c if c.isascii() and c.isalnum() else "-" for c in part) for part in parts]
+    return "-".join(kept)
+
+
+def scaling_anchor(row: Mapping[Any, Any]) -> str:
+    """The id of the figure of time over size that a row belongs to."""
+    names = ("operator", "function", "dtype", "device", "threads", "torch", "cpu")
+    return anchor("scaling", *(str(row[name]) for name in names))
+
+
+def _ratio(low: float, high: float, confidence: str) -> str:
+    end = "more" if high > 1e300 else f"{multiple(high)}×"
+    return f"[{multiple(low)}×, {end}] at {confidence}"
+
+
+def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFrame) -> list[Note]:
+    """What a reader should know first, of the newest run of each comparison."""
+    if frame.empty:
+        return []
+    frame = frame[frame["newest"]]
+    made = _odds(frame, stored)
+    for operator, rows in frame.groupby("operator", sort=False):
+        made += _operator(str(operator), rows, f"{stored[-1].judged.confidence:.0%}")
+    for rows in sizes.families(frame):
+        first: dict[Any, Any] = rows.iloc[0].to_dict()
+        _, name = sizes.sized(rows)
+        at = scaling_anchor(first)
+        where = "{operator} of {function} ({dtype}, {device})".format(**first)
+        for cross in sizes.crossovers(rows):
+            about = f"{float(f'{cross.n:.2g}'):.0f}"
+            text = (
+                f"{where}: above {name} ≈ {about}, {cross.after} is faster than {cross.before} "
+                f"(measured at {cross.low} and {cross.high}, interpolated between)."
+            )
+            made.append(Note(text, at))
+    for rows in pareto.readable(frame)[:6]:
+        made += _memory(rows)
+    made += _changes(changes)
+    return made
+
+
+def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
+    judged = frame[~frame["verdict"].isin(("", "fastest"))]
+    made = []
+    if len(judged):
+        counts = judged["verdict"].value_counts()
+        each = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("slower", "faster", "same"))
+        expected = sum(run.judged.expected_false_alarms for run in stored)
+        calls = sum(run.judged.calls for run in stored)
+        made.append(
+            Note(
+                f"{len(judged)} modes against the fastest of their comparison: {each}; undecided: "
+                f"{counts.get('undecided', 0)} of {len(judged)}. Among the {calls} calls of all "
+                f"{len(stored)} runs, at most {expected:.1f} are expected to be false.",
+                "cases",
+            )
+        )
+    bad = frame[~frame["status"].isin(("ok", "unsupported"))]
+    counts = frame["status"].value_counts()
+    said = ", ".join(f"{n} {status}" for status, n in counts.items())
+    text = f"{len(frame)} cases: {said}."
+    if len(bad):
+        names = list(dict.fromkeys(bad["mode"]))
+        text += f" Not measurable: {', '.join(names[:6])}{'…' if len(names) > 6 else ''}."
+    made.append(Note(text, "cases"))
+    return made
+
+
+def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
+    at = anchor("operator", operator)
+    best = rows[(rows["verdict"] == "fastest") & ~rows["by_hand"]]
+    if best.empty:
+        return []
+    comparisons = len(best)
+    counts = best["mode"].value_counts()
+    mode, times = str(counts.index[0]), int(counts.iloc[0])
+    ties = rows[(rows["mode"] == mode) & rows["verdict"].isin(("undecided", "same"))]
+    text = (
+        f"{operator}: {mode} is the fastest automatic mode in {times} of {comparisons} comparisons"
+    )
+    if len(ties):
+        text += f", and not told from the fastest in {len(ties)} more"
+    gain = best[best["to_baseline"].notna() & (best["to_baseline"] < 0.999)]
+    if len(gain):
+        top = gain.sort_values("to_baseline").iloc[0]
+        text += (
+            f". Against what people usually write first, the fastest gains a factor of "
+            f"{multiple(float(np.median(1 / gain['to_baseline'])))} in the median of {len(gain)}; "
+            f"most for {top['function']} ({top['size']}): {top['mode']} is "
+            f"{multiple(1 / top['to_baseline'])}× faster"
+        )
+        if top["sessions"] > 1:
+            low, high = 1 / top["to_baseline_high"], 1 / max(top["to_baseline_low"], 1e-300)
+            text += " " + _ratio(low, high, confidence)
+    if best["to_forward"].notna().any():
+        text += (
+            f". It costs {multiple(float(best['to_forward'].median()))} evaluations of the "
+            f"function in the median"
+        )
+    return [Note(text + ".", at)]
+
+
+def _memory(rows: pd.DataFrame) -> list[Note]:
+    timed = rows[(rows["mode"] != FORWARD) & ~rows["by_hand"]]
+    if timed.empty:
+        return []
+    fast = timed.sort_values("seconds").iloc[0]
+    lean = timed.sort_values(["peak_memory", "seconds"]).iloc[0]
+    first = rows.iloc[0]
+    where = f"{first.operator} of {first.function} at {first['size']}"
+    if fast["peak_memory"] <= lean["peak_memory"]:
+        text = f"{where}: the fastest mode, {fast['mode']}, also needs the least memory"
+        text += f" ({reading(fast['peak_memory'], 'bytes')})."
+    else:
+        text = (
+            f"{where}: the fastest mode, {fast['mode']}, peaks at "
+            f"{reading(fast['peak_memory'], 'bytes')}; {lean['mode']} at "
+            f"{reading(lean['peak_memory'], 'bytes')} takes "
+            f"{multiple(lean['seconds'] / fast['seconds'])}× its time."
+        )
+    return [Note(text, anchor("memory", first.comparison, first.run))]
+
+
+def _changes(changes: pd.DataFrame) -> list[Note]:
+    if changes.empty:
+        return []
+    counts = changes["verdict"].value_counts()
+    names = list(dict.fromkeys(changes["release"]))
+    return [
+        Note(
+            f"Over {len(names)} torch builds ({names[0]} to {names[-1]}): "
+            f"{counts.get('slower', 0)} changes called slower, {counts.get('faster', 0)} faster, "
+            f"{counts.get('undecided', 0)} undecided.",
+            "releases",
+        )
+    ]
+
+
+def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[str]) -> list[str]:
+    """What a careful reader must know before believing the rest."""
+    said = list(problems)
+    for run in stored:
+        found, environment = run.judged, run.environment
+        said += found.problems
+        if not found.finished:
+            said.append(
+                f"Run {run.name} is not finished; 'gradbench run --resume' goes on with it."
+            )
+        if found.sessions == 1:
+            said.append(f"Run {run.name} has a single session: nothing can be decided from it.")
+        voided = sum(row.voided > 0 for row in found.rows)
+        if voided:
+            said.append(f"Run {run.name}: the control differed in sessions of {voided} cases.")
+        load, cores = environment["load at start"], environment["cores"]
+        if load is not None and cores and load > 0.5 * cores:
+            said.append(
+                f"Run {run.name}: the machine was busy when it began (load {load:.1f} on "
+                f"{cores} cores). Intervals are wider for it; absolute times are larger."
+            )
+    if frame.empty:
+        return said
+    apart = frame[frame["groups"].map(bool)]
+    if len(apart):
+        said.append(
+            f"Sessions disagree in {len(apart)} cases: processes fall into groups with different "
+            "ratios. Their rows list the groups."
+        )
+    for name, what in (
+        ("torch", "torch builds"),
+        ("cpu", "processors"),
+        ("cpu_capability", "CPU capabilities"),
+        ("python", "Python versions"),
+    ):
+        values = sorted({str(v) for v in frame[name]})
+        if len(values) > 1:
+            said.append(
+                f"Several {what} are in this report ({', '.join(values)}): compare absolute times "
+                "only within one."
+            )
+    called = frame[frame["verdict"].isin(("slower", "faster", "fastest"))]
+    key = ["comparison", "mode", "cpu", "torch"]
+    both = called.groupby(key, dropna=False)["verdict"].nunique()
+    if (both > 1).any():
+        said.append(
+            f"{int((both > 1).sum())} cases have different verdicts in different runs of one "
+            "build. The figures show the newest run."
+        )
+    return said

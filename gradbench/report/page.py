@@ -1,0 +1,432 @@
+"""The report: one self-contained HTML page, or Markdown with a folder of figures."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from gradbench import __version__
+from gradbench.cases import FORWARD
+from gradbench.report import correctness, curves, history, pareto, ratios, sizes, style
+from gradbench.report.data import Stored, rows
+from gradbench.report.findings import Note, anchor, findings, scaling_anchor, warnings
+from gradbench.store.log import StoreError, now
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_DOTS, MOST_SCALING, MOST_MEMORY = 24, 12, 6
+"""Figures of a kind in one page; `gradbench plot` draws any other."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the page with its text alternative, made when it is written."""
+
+    id: str
+    described: str
+    make: Callable[[], Figure]
+    folded: bool = False
+
+
+@dataclass
+class Section:
+    id: str
+    title: str
+    intro: str
+    figures: list[Shown] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page says, before it is written in one form or the other."""
+
+    stored: Sequence[Stored]
+    frame: pd.DataFrame
+    findings: list[Note]
+    warnings: list[str]
+    sections: list[Section]
+    sources: list[dict[str, Any]]
+    sources_of: str
+
+
+def releases(results: Path) -> pd.DataFrame:
+    """The tracked releases of a results folder; empty where there are none."""
+    from gradbench.releases import timeline
+
+    return timeline(results)
+
+
+def assemble(
+    stored: Sequence[Stored],
+    problems: Sequence[str],
+    keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
+    changes: pd.DataFrame | None = None,
+    studies: Sequence[Any] = (),
+    code: tuple[list[dict[str, Any]], str] = ([], ""),
+    drawn: Sequence[pd.DataFrame] = (),
+) -> Report:
+    """The report of runs. `keep` narrows the rows; `changes` is a `releases.timeline`; `code` the
+    modes that a worker told of and the sentence that says of which version; `drawn` what
+    `curves.computed` gave. Raises StoreError where nothing is left to report."""
+    frame = rows(stored)
+    frame = keep(frame) if len(frame) else frame
+    changes = pd.DataFrame() if changes is None else changes
+    if frame.empty and changes.empty:
+        raise StoreError("there is nothing to report: no stored case is selected")
+    newest = frame[frame["newest"]] if len(frame) else frame
+    sections = [*_operators(newest), _scaling(newest), _memory(newest), _releases(changes)]
+    sections += [_correctness(newest), _curves(drawn), _studies(studies)]
+    there = set() if frame.empty else set(zip(frame["operator"], frame["mode"]))
+    return Report(
+        stored,
+        frame,
+        findings(frame, stored, changes),
+        warnings(frame, stored, problems),
+        [s for s in sections if s.figures],
+        [m for m in code[0] if (m["operator"], m["mode"]) in there and m["mode"] != FORWARD],
+        code[1],
+    )
+
+
+def _figure(draw: Callable[..., Any], frame: pd.DataFrame) -> Callable[[], Figure]:
+    def make() -> Figure:
+        made: Figure = draw(frame).figure
+        return made
+
+    return make
+
+
+def _operators(frame: pd.DataFrame) -> list[Section]:
+    found: list[Section] = []
+    if frame.empty:
+        return found
+    timed = frame[frame["to_fastest"].notna()]
+    operators = list(dict.fromkeys(timed["operator"]))
+    each = max(1, MOST_DOTS // max(1, len(operators)))
+    for operator in operators:
+        own = frame[frame["operator"] == operator]
+        section = Section(
+            anchor("operator", operator),
+            str(operator),
+            "Bold is the fastest; ? cannot be told from it at this effort; – unsupported, W wrong, "
+            "C crashed, F failed, T timed out, R refused. Empty: not in that comparison.",
+        )
+        # A machine or build more is a table of its own; a table has a page's height at most.
+        for (cpu, torch), part in own.groupby(["cpu", "torch"], dropna=False, sort=False):
+            names = list(dict.fromkeys(part["comparison"]))
+            for start in range(0, len(names), 45):
+                some = part[part["comparison"].isin(names[start : start + 45])]
+                if some["to_fastest"].notna().any():
+                    section.figures.append(
+                        Shown(
+                            anchor("heat", operator, str(cpu), str(torch), str(start)),
+                            f"{operator}: multiple of the fastest by function and mode, on {cpu} "
+                            f"with torch {torch}; the numbers are in the table of cases",
+                            _figure(ratios.heat_map, some),
+                        )
+                    )
+        with_forward = own[(own["verdict"] == "fastest") & own["to_forward"].notna()]
+        if len(with_forward):
+            section.figures.append(
+                Shown(
+                    anchor("forward", operator),
+                    f"{operator}: the fastest mode as a multiple of the forward pass",
+                    _figure(ratios.forward, own),
+                    folded=True,
+                )
+            )
+        for (name, run), part in _telling(own, each):
+            section.figures.append(
+                Shown(
+                    anchor("dots", name, run),
+                    f"{name}: each mode's ratio to the fastest with its interval",
+                    _figure(ratios.dots, part),
+                    folded=True,
+                )
+            )
+        found.append(section)
+    return found
+
+
+def _telling(frame: pd.DataFrame, most: int) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """The comparisons worth a figure: those with undecided modes first, then those with most."""
+    groups: list[Any] = [
+        (key, part)
+        for key, part in frame.groupby(["comparison", "run"], sort=False)
+        if part["to_fastest"].notna().sum() > 1
+    ]
+    groups.sort(key=lambda g: (-(g[1]["verdict"] == "undecided").sum(), -len(g[1]), g[0]))
+    return groups[:most]
+
+
+def _scaling(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "scaling",
+        "Time over size",
+        "Bands reach from the lowest to the highest session. Dotted lines mark the sizes at which "
+        "another mode becomes the fastest, interpolated between measured sizes, and only where "
+        "both sides are decided.",
+    )
+    families = sorted(sizes.families(frame), key=lambda rows: -len(rows))
+    for part in families[:MOST_SCALING]:
+        first = part.iloc[0].to_dict()
+        section.figures.append(
+            Shown(
+                scaling_anchor(first),
+                f"time of one call over size: {first['operator']} of {first['function']}",
+                _figure(sizes.scaling, part),
+            )
+        )
+    return section
+
+
+def _memory(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "memory",
+        "Memory against time",
+        "Down and to the left is better. Nothing automatic beats the modes on the dashed line in "
+        "both. Bars reach from the lowest to the highest session.",
+    )
+    for part in pareto.readable(frame)[:MOST_MEMORY]:
+        first = part.iloc[0]
+        section.figures.append(
+            Shown(
+                anchor("memory", first.comparison, first.run),
+                f"peak memory against time: {first.comparison}",
+                _figure(pareto.memory, part),
+            )
+        )
+    return section
+
+
+def _releases(changes: pd.DataFrame) -> Section:
+    section = Section(
+        "releases",
+        "Torch releases",
+        "Ratios to the release that all were measured in turns with. ▲ called slower than the "
+        "release before, ▼ faster; at most 12 cases, those with the largest called change first.",
+    )
+    if len(changes) and history.shown(changes):
+        described = "time over torch releases as a ratio to the baseline release"
+        section.figures.append(Shown("timelines", described, lambda: history.figure(changes)))
+    return section
+
+
+def _correctness(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "correctness",
+        "Correctness",
+        "Every mode is held against the analytic derivative in float64 before and after it is "
+        "timed. A mark is a case: its worst entry over all checks.",
+    )
+    if len(frame) and frame.loc[frame["mode"] != FORWARD, "ulps"].notna().any():
+        checked = frame[frame["status"].isin(("ok", "wrong")) & (frame["mode"] != FORWARD)]
+        if len(checked):
+            described = "worst error in units in the last place by mode and dtype"
+            section.figures.append(Shown("errors", described, _figure(correctness.errors, frame)))
+    return section
+
+
+def _curves(drawn: Sequence[pd.DataFrame]) -> Section:
+    section = Section(
+        "curves",
+        "The documents' plots",
+        "A function, its derivative by hand and by reverse mode, computed anew for this page.",
+    )
+    for part in drawn:
+        name = str(part["function"].iloc[0])
+        described = f"{name} with its derivative by autograd and by hand, which coincide"
+        section.figures.append(
+            Shown(anchor("curve", name), described, _figure(curves.derivatives, part))
+        )
+    return section
+
+
+def _studies(studies: Sequence[Any]) -> Section:
+    section = Section(
+        "studies",
+        "How far to trust the verdicts",
+        "The same code against itself, and slowdowns of known size: the newest stored studies.",
+    )
+    if studies:
+        from gradbench.studies import figures
+
+        for kind, figure in figures.figures(studies):
+            section.figures.append(
+                Shown(anchor("study", kind), f"study {kind}", lambda made=figure: made)  # type: ignore[misc]
+            )
+    return section
+
+
+# ── writing ───────────────────────────────────────────────────────────────────────────────────
+
+_COLUMNS = (
+    *("operator", "function", "size", "dtype", "device", "threads", "mode", "seconds"),
+    *("to_fastest", "to_fastest_low", "to_fastest_high", "verdict", "to_forward", "to_baseline"),
+    *("peak_memory", "ulps", "sessions", "status", "reason", "torch", "run"),
+)
+
+
+def packed(frame: pd.DataFrame) -> str:
+    """The table of cases as JSON for the page's script: columns; texts once each, then numbers.
+
+    Numbers have 4 digits. Nothing in it can end a script element.
+    """
+    columns: dict[str, Any] = {}
+    for name in _COLUMNS:
+        if frame.empty:
+            columns[name] = {"texts": [], "at": []}
+        elif frame[name].dtype.kind == "f":
+            columns[name] = [
+                None if math.isnan(v) else float(f"{v:.4g}") for v in frame[name].tolist()
+            ]
+        else:
+            codes, texts = pd.factorize(frame[name].astype(str))
+            columns[name] = {"texts": list(texts), "at": codes.tolist()}
+    text = json.dumps(columns, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gradbench", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["markdown"] = _markdown
+    return environment
+
+
+def _text(path: str) -> str:
+    return Path(__file__).with_name(path).read_text(encoding="utf-8")
+
+
+def write_html(
+    report: Report, path: Path, told: Callable[[int, int, str], None] = lambda *at: None
+) -> None:
+    """Writes the page whole or not at all. Raises StoreError where it cannot be written."""
+    from markupsafe import Markup
+
+    total, done = sum(len(s.figures) for s in report.sections), 0
+    drawings: dict[str, Any] = {}
+    for section in report.sections:
+        for shown in section.figures:
+            told(done, total, shown.id)
+            drawings[shown.id] = Markup(style.inline(shown.make(), shown.id, shown.described))
+            done += 1
+    page = (
+        _template()
+        .get_template("page.html.jinja")
+        .render(
+            report=report,
+            drawings=drawings,
+            environments=environments(report),
+            rows=Markup(packed(report.frame)),
+            script=Markup(_text("page.js")),
+            looks=Markup(_text("page.css")),
+            version=__version__,
+            made=now(),
+        )
+    )
+    _replace(path, page)
+
+
+def write_markdown(
+    report: Report, path: Path, told: Callable[[int, int, str], None] = lambda *at: None
+) -> None:
+    """Writes Markdown and, in a folder `figures` beside it, each figure as PNG and SVG.
+
+    The table has what is not plainly slower: at most 500 rows. Raises StoreError where it cannot
+    be written.
+    """
+    folder = path.with_name("figures")
+    total, done = sum(len(s.figures) for s in report.sections), 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for section in report.sections:
+            for shown in section.figures:
+                told(done, total, shown.id)
+                figure = shown.make()
+                for ending in (".svg", ".png"):
+                    style.save(figure, folder / f"{shown.id}{ending}")
+                done += 1
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
+    frame = report.frame
+    if len(frame):
+        frame = frame[frame["verdict"].ne("slower") & frame["mode"].ne(FORWARD)]
+    template = _template().get_template("page.md.jinja")
+    page = template.render(
+        report=report,
+        environments=environments(report),
+        cases=list(_cells(frame.head(500))) if len(frame) else [],
+        left_out=len(report.frame) - min(len(frame), 500),
+        version=__version__,
+        made=now(),
+    )
+    _replace(path, page)
+
+
+def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
+    """Rows of the Markdown table, as text that no renderer takes for markup."""
+    from gradbench.cli.output import call_time
+
+    for row in frame.to_dict("records"):
+        cells = [str(row["comparison"]), str(row["mode"])]
+        cells.append("" if math.isnan(row["seconds"]) else call_time(row["seconds"]))
+        held = ""
+        if not math.isnan(row["to_fastest"]):
+            held = f"{row['to_fastest']:.3g}"
+            if row["sessions"] > 1:
+                held += f" [{row['to_fastest_low']:.3g}, {row['to_fastest_high']:.3g}]"
+        cells += [held, str(row["verdict"]), str(row["status"]), str(row["reason"])]
+        yield [_markdown(cell) for cell in cells]
+
+
+def _markdown(text: str) -> str:
+    escaped = html.escape(" ".join(text.split()))
+    for sign in "\\`*_[]|~":
+        escaped = escaped.replace(sign, "\\" + sign)
+    return escaped
+
+
+def environments(report: Report) -> list[dict[str, str]]:
+    """A row per run: where, with what and when it was measured."""
+    return [
+        {
+            "run": run.name,
+            "started": run.header.started.started,
+            "command": "gradbench " + " ".join(run.header.started.command),
+            "sessions": str(run.judged.sessions),
+            "cases": str(len(run.judged.rows)),
+            "finished": "yes" if run.judged.finished else "no",
+            **{k: "" if v is None else str(v) for k, v in run.environment.items()},
+        }
+        for run in report.stored
+    ]
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)

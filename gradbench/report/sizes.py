@@ -1,0 +1,171 @@
+"""Time over size, and the sizes at which another mode becomes the fastest."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from gradbench.cases import DOCUMENTS, FORWARD, parse_size
+from gradbench.report.style import (
+    FAINT,
+    NothingToDraw,
+    axes,
+    beside,
+    look,
+    seconds_axis,
+    settings,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FAMILY = ["operator", "function", "dtype", "device", "threads", "cpu", "torch"]
+"""What the points of one figure have in common."""
+
+
+def sized(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of known size with the number that varies as column `n`, and that number's name.
+
+    Where several numbers vary, n is their product.
+    """
+    sizes = {s: _parsed(s) for s in frame["size"].unique()}
+    known = {s: size for s, size in sizes.items() if size}
+    names = list(dict.fromkeys(name for size in known.values() for name in size))
+    varying = [n for n in names if len({size.get(n) for size in known.values()}) > 1]
+    frame = frame[frame["size"].isin(known)]
+    number = {s: math.prod(size.get(n, 1) for n in varying) for s, size in known.items()}
+    return frame.assign(n=frame["size"].map(number)), " · ".join(varying)
+
+
+def _parsed(label: str) -> dict[str, int]:
+    if label == DOCUMENTS:
+        return {}
+    try:
+        return parse_size(label)
+    except ValueError:
+        return {}
+
+
+def families(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each function that was timed at three sizes or more, newest runs only."""
+    found: list[pd.DataFrame] = []
+    if frame.empty:
+        return found
+    timed = frame[frame["newest"] & frame["seconds"].notna() & (frame["size"] != DOCUMENTS)]
+    for _, rows in timed.groupby(FAMILY, sort=False, dropna=False):
+        made, _ = sized(rows)
+        if made["n"].nunique() >= 3:
+            found.append(rows)
+    return found
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Where the fastest mode changes: between two measured sizes, at `n` by interpolation."""
+
+    before: str
+    after: str
+    low: int
+    high: int
+    n: float
+
+
+def crossovers(frame: pd.DataFrame) -> list[Crossover]:
+    """The sizes at which another mode becomes the fastest, where both sides are decided.
+
+    Between two neighbouring sizes the lines of time on logarithmic axes are taken as straight.
+    """
+    made, _ = sized(frame)
+    sizes: list[int] = sorted(int(n) for n in made["n"].unique())
+    points: list[Any] = list(made.itertuples())
+    at: dict[tuple[int, str], Any] = {(r.n, r.mode): r for r in points}
+    first = {
+        n: next((r for (m, _), r in at.items() if m == n and r.verdict == "fastest"), None)
+        for n in sizes
+    }
+    found = []
+    known = [n for n in sizes if first[n] is not None]
+    for low, high in itertools.pairwise(known):
+        a, b = first[low].mode, first[high].mode  # type: ignore[union-attr]
+        if a == b or (low, b) not in at or (high, a) not in at:
+            continue
+        rival, old = at[low, b], at[high, a]
+        if rival.verdict != "slower" or old.verdict != "slower":
+            continue
+        left = math.log(rival.seconds / at[low, a].seconds)
+        right = math.log(old.seconds / at[high, b].seconds)
+        if left <= 0 or right <= 0:
+            continue
+        share = left / (left + right)
+        n = math.exp(math.log(low) + share * math.log(high / low))
+        found.append(Crossover(a, b, int(low), int(high), n))
+    return found
+
+
+def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Seconds per call over size for each mode of one function, on logarithmic axes.
+
+    Bands reach from the lowest to the highest session. Dotted lines mark crossovers. `frame` has
+    rows of one operator, function, dtype, device, build; sizes of the documents are left out.
+    Raises NothingToDraw for fewer than two sizes.
+    """
+    timed = frame[frame["seconds"].notna()]
+    many = [c for c in FAMILY if timed[c].nunique(dropna=False) > 1]
+    if many:
+        raise NothingToDraw(f"the scaling figure shows one {many[0]}; narrow the selection to it")
+    made, name = sized(timed)
+    if made["n"].nunique() < 2:
+        raise NothingToDraw("the scaling figure needs a function timed at two sizes or more")
+    made = made.sort_values("run").drop_duplicates(["n", "mode"], keep="last")
+    sizes: list[int] = sorted(int(n) for n in made["n"].unique())
+    groups = {str(m): rows.sort_values("n") for m, rows in made.groupby("mode", sort=True)}
+    order = sorted(groups, key=lambda m: -groups[m]["seconds"].iloc[-1])
+    number = {mode: i for i, mode in enumerate(sorted(groups))}
+    ax = axes(ax, 9.0, max(4.6, 1.2 + 0.24 * len(order)))
+    with settings():
+        for mode in order:
+            rows = groups[mode]
+            style: dict[str, Any] = look(number[str(mode)])
+            if mode == FORWARD:
+                style = {"color": FAINT, "marker": ".", "linestyle": ":"}
+            ax.fill_between(
+                rows["n"],
+                rows["seconds_low"],
+                rows["seconds_high"],
+                color=style["color"],
+                alpha=0.22,
+                lw=0,
+            )
+            ax.plot(
+                rows["n"], rows["seconds"], lw=1.5, ms=5, label=shortened(str(mode), 28), **style
+            )
+        ax.set(xscale="log", yscale="log")
+        ax.set_xticks(sizes, [f"{n:g}" for n in sizes])
+        ax.minorticks_off()
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high * 1.5)
+        for cross in crossovers(made):
+            ax.axvline(cross.n, color=FAINT, lw=1, ls=":")
+            ax.text(
+                cross.n,
+                0.99,
+                f" {name} ≈ {cross.n:.2g}"
+                if cross.n < 100
+                else f" {name} ≈ {float(f'{cross.n:.2g}'):.0f}",
+                transform=ax.get_xaxis_transform(),
+                va="top",
+                fontsize=8,
+            )
+        seconds_axis(ax.yaxis)
+        ax.grid(axis="y")
+        c = made.iloc[0]
+        ax.set_xlabel(f"size, {name} (numbers; logarithmic)")
+        ax.set_ylabel("time of one call (logarithmic)")
+        ax.set_title(shortened(f"{c.operator} of {c.function}, {c.dtype} on {c.device}", 90))
+        beside(ax)
+    return ax

@@ -1,0 +1,156 @@
+"""What all figures share: colours, marks, axes, and how a figure becomes a file or part of a page.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; a mark and a line style go with
+each, so that no colour is needed to read a figure.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, PAPER = "#1a1a1b", "#fdfdfe"
+"""Text and background; a page puts its own in their place, light or dark."""
+FAINT = "#8a8a8c"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MARKS = "osD^vPX<>*hp"
+_LINES = ("-", "--", "-.", ":")
+
+
+class NothingToDraw(ValueError):
+    """The frame holds nothing that the figure could show; the message says what it needs."""
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour, mark and line style of the series of a number, distinct up to 60."""
+    return {
+        "color": SERIES[number % len(SERIES)],
+        "marker": _MARKS[number % len(_MARKS)],
+        "linestyle": _LINES[number // len(SERIES) % len(_LINES)],
+    }
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """matplotlib's settings for the figures of this package, without a display."""
+    import matplotlib
+
+    rc: dict[Any, Any] = {
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11,
+        "font.size": 9.5,
+        "svg.hashsalt": "gradbench",
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "figure.facecolor": PAPER,
+        "axes.facecolor": PAPER,
+        "savefig.facecolor": PAPER,
+        "legend.frameon": False,
+        "grid.color": FAINT,
+        "grid.alpha": 0.3,
+        **dict.fromkeys(
+            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+        ),
+    }
+    with matplotlib.rc_context(rc):
+        yield
+
+
+def axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """The axes given, or new ones of a figure of this size in inches."""
+    if ax is not None:
+        return ax
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with settings():
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        return figure.subplots()
+
+
+def decades(axis: Any) -> None:
+    """A logarithmic axis with plain numbers, closer ticks where it spans little."""
+    from matplotlib import ticker
+
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high / low < 150 else (1,)
+    axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def seconds_axis(axis: Any) -> None:
+    """A logarithmic axis of seconds, told in units that people say."""
+    from matplotlib import ticker
+
+    from gradbench.cli.output import call_time
+
+    decades(axis)
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: call_time(value)))
+
+
+def beside(ax: Axes, **given: Any) -> None:
+    """The legend to the right of the axes, where it covers nothing."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, **given)
+
+
+def shortened(name: str, most: int = 40) -> str:
+    """A name that fits beside an axis; its middle gives way."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as its ending says (.svg, .png or .pdf)."""
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with settings():
+        figure.savefig(path, dpi=150, metadata=metadata)
+
+
+_VARIABLES = {INK: "--ink", PAPER: "--paper", FAINT: "--faint", "#666666": "--faint"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+
+
+def inline(figure: Figure, name: str, described: str) -> str:
+    """A figure as an SVG element for a page: its colours are the page's, light or dark.
+
+    `described` is the text alternative; `name` keeps ids of several figures apart.
+    """
+    from html import escape
+
+    text = io.StringIO()
+    with settings():
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # The description is escaped and put in last, so that nothing in it is taken for a colour.
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
+    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    width = re.search(r'width="([\d.]+)pt"', svg)
+    least = f"{float(width[1]) * 0.95:.0f}" if width else "600"
+    svg = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
+    svg = re.sub(r' width="[\d.]+pt"', "", svg, count=1)
+    head = f'<svg role="img" aria-label="{escape(described)}" style="min-width:{least}px;'
+    head += f'max-width:{float(least) * 1.6:.0f}px"'
+    return svg.replace("<svg", head, 1)
+
+
+def several(values: Sequence[str]) -> str:
+    """Names as people list them."""
+    return values[0] if len(values) == 1 else ", ".join(values[:-1]) + " and " + values[-1]
