@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,28 @@ CASE = ["operator", "function", "size", "dtype", "device", "threads", "mode"]
 
 
 def shown(frame: pd.DataFrame, most: int = 12) -> list[tuple[str, pd.DataFrame]]:
-    """The cases worth showing: those with called changes first, the largest change first."""
-    cases = []
+    """The cases worth showing: those with called changes first, the largest change first; of a
+    mode no second one before every mode has its first."""
+    cases: list[tuple[int, float, str, pd.DataFrame]] = []
     for key, rows in frame.groupby(CASE, sort=False):
         called = rows[rows["verdict"].isin(("slower", "faster"))]
         size = float(np.abs(np.log(called["change"])).max()) if len(called) else -1.0
-        cases.append((size, "/".join(map(str, key)), rows))
-    cases.sort(key=lambda c: (-c[0], c[1]))
-    return [(name, rows) for _, name, rows in cases[:most] if rows["to_baseline"].notna().any()]
+        if rows["to_baseline"].notna().any():
+            cases.append((0, size, "/".join(map(str, key)), rows))
+    cases.sort(key=lambda c: (-c[1], c[2]))
+    turns: dict[str, int] = {}
+    for place, (_, size, name, rows) in enumerate(cases):
+        mode = name.rpartition("/")[2]
+        turn = turns[mode] = turns.get(mode, -1) + 1
+        cases[place] = (turn if size >= 0 else len(cases), size, name, rows)
+    cases.sort(key=lambda c: (c[0], -c[1], c[2]))
+    return [(name, rows) for _, _, name, rows in cases[:most]]
+
+
+def also_differs(frame: pd.DataFrame) -> dict[str, str]:
+    """What changed with a release besides torch, by release."""
+    noted = frame[frame["note"].astype(bool)].drop_duplicates("release")
+    return {str(r): str(n) for r, n in zip(noted["release"], noted["note"])}
 
 
 def figure(frame: pd.DataFrame, most: int = 12, columns: int = 2) -> Figure:
@@ -50,6 +65,13 @@ def figure(frame: pd.DataFrame, most: int = 12, columns: int = 2) -> Figure:
         ax.set_title(shortened(name, 58), fontsize=8)
     for ax in places[len(chosen) :]:
         ax.set_visible(False)
+    legend = "▲ called slower than the release before, ▼ faster. Bars: interval between sessions."
+    others = also_differs(frame)
+    if others:
+        legend += "\n* also differs from the one before: "
+        legend += "; ".join(f"{release}: {what}" for release, what in others.items())
+    with settings():
+        made.supxlabel("\n".join(textwrap.wrap(legend, 64 * columns)), fontsize=8, ha="center")
     return made
 
 
@@ -112,7 +134,7 @@ def timelines(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         crowded = len(rows) > 8
         ax.set_xticks(
             x,
-            [str(r.release) for r in rows],
+            [f"{r.release}*" if r.note else str(r.release) for r in rows],
             rotation=45 if crowded else 0,
             ha="right" if crowded else "center",
         )

@@ -166,6 +166,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         c = made.iloc[0]
         ax.set_xlabel(f"size, {name} (numbers; logarithmic)")
         ax.set_ylabel("time of one call (logarithmic)")
-        ax.set_title(shortened(f"{c.operator} of {c.function}, {c.dtype} on {c.device}", 90))
+        where = f"{c['operator']} of {c['function']}, {c['dtype']} on {c['device']}"
+        ax.set_title(shortened(where, 90))
         beside(ax)
     return ax
