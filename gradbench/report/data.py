@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pandas as pd
 
 from gradbench import statistics
 from gradbench.judge import Judged, judged, record
+from gradbench.machine import usable_cores
 from gradbench.store import log
 
 PROBLEM = ("operator", "function", "size", "dtype", "device", "threads")
@@ -67,9 +71,15 @@ def read(
         headers += [log.read_header(path) for path in sorted(chosen - there)]
         problems = []
     found = []
-    for number, header in enumerate(headers):
-        told(number, len(headers), header.path.stem)
-        found.append(Stored(header, judged(header.path, floor, confidence, method)))
+    judge = partial(judged, floor=floor, confidence=confidence, method=method)
+    # Judging a run that is not in the cache takes a second or two: several are shared out.
+    lanes = min(len(usable_cores()), len(headers) // 2)
+    with ProcessPoolExecutor(lanes) if lanes > 1 else nullcontext() as pool:
+        paths = [header.path for header in headers]
+        rows = pool.map(judge, paths) if pool else map(judge, paths)
+        for number, header in enumerate(headers):
+            told(number, len(headers), header.path.stem)
+            found.append(Stored(header, next(rows)))
     told(len(headers), len(headers), "")
     return found, problems
 

@@ -1,0 +1,431 @@
+"""Reports and figures: from made-up runs with holes, odd names and known answers."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradbench import report
+from gradbench.cases import Comparison
+from gradbench.cli import cli
+from gradbench.report import data, findings, history, pareto, sizes, style
+from gradbench.report.style import NothingToDraw
+from gradbench.store import log
+
+NAME = "20260101-000000-00000{}"
+
+
+def entrant(mode, microseconds, rng, status="ok", reason="", rounds=8):
+    if status != "ok":
+        return log.Entrant(mode, status, reason)
+    times = 1e3 * microseconds * rng.lognormal(0, 0.004) * rng.lognormal(0, 0.003, rounds)
+    samples = [[int(t)] for t in times]
+    return log.Entrant(mode, "ok", number=1, samples=samples, error=0.1, ulps=0.5)
+
+
+def stored(results, comparisons, number=0, sessions=5, finished=True, schema=1, **identity):
+    """A run: comparisons map a name to modes, those to µs or to a status and a reason."""
+    rng = np.random.default_rng(number)
+    name = NAME.format(number)
+    plan = [log.PlanEntry(c, list(modes)) for c, modes in comparisons.items()]
+    machine = {"cpu": "test", "usable_cores": 2, "load": 0.1}
+    header = log.RunStarted(schema, name, "2026-01-01T00:00:00Z", {}, machine, plan)
+    facts = {"torch": "2.9.0+cpu", "cpu_capability": "AVX2", "python": "3.11", "numpy": "2.0"}
+    with log.RunLog.create(results, header) as opened:
+        opened.append(log.WorkerStarted(1, facts | {"gradbench": "0.1.0"} | identity, "now"))
+        for session in range(sessions):
+            for comparison, modes in comparisons.items():
+                entrants = [
+                    entrant(mode, 0, rng, *said)
+                    if isinstance(said, tuple)
+                    else entrant(mode, said, rng)
+                    for mode, said in modes.items()
+                ]
+                order = [list(range(len(entrants)))] * 8
+                opened.append(
+                    log.SessionMeasured(
+                        comparison, session, 1, "loop_grad", entrants, order, "rounds", 1, 2, 0.1
+                    )
+                )
+        if finished:
+            opened.append(log.RunEnded("2026-01-01T00:01:00Z", True, 60, 50))
+    return opened.path
+
+
+def jacobian(function="exp", size="documents", dtype="float32"):
+    return str(Comparison("jacobian", function, size, dtype))
+
+
+PLAIN = {
+    jacobian(): {
+        "forward": 2.0,
+        "loop_grad": 100.0,
+        "jacrev": 50.0,
+        "jacfwd": 50.1,
+        "vmapped": ("unsupported", "no such thing in torch"),
+        "dying": ("crashed", "ended by SIGSEGV"),
+    }
+}
+
+
+def page_of(results, *words):
+    """The report of a folder, as its reader's browser gets it."""
+    words = ["report", "--results", str(results), "--no-code", *words]
+    cli.main(words, standalone_mode=False)
+    return (results / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def rows_of(page):
+    """The rows of the page's table, unpacked as its script does."""
+    text = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)[1]
+    packed = json.loads(text)
+    columns = {
+        name: c if isinstance(c, list) else [c["texts"][i] for i in c["at"]]
+        for name, c in packed.items()
+    }
+    return pd.DataFrame(columns)
+
+
+def test_the_page_says_first_what_was_found_with_its_odds_and_evidence(tmp_path, capsys):
+    stored(tmp_path, PLAIN)
+    page = page_of(tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("report.html")
+    assert page.index('id="findings"') < page.index("<svg")
+    said = re.search(r'<section id="findings">(.*?)</section>', page, re.S)[1]
+    assert "undecided: 1 of" in said
+    assert "expected to be false" in said
+    assert "2.0× faster [" in said
+    anchors = set(re.findall(r'href="#([^"]+)"', said))
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+    rows = rows_of(page).set_index("mode")
+    assert rows.loc["dying", "status"] == "crashed"
+    assert rows.loc["vmapped", "reason"] == "no such thing in torch"
+    assert rows.loc["jacrev", "verdict"] == "fastest"
+
+
+def test_the_page_needs_no_network_and_has_text_for_its_figures(tmp_path):
+    stored(tmp_path, PLAIN)
+    page = page_of(tmp_path)
+    loaded = re.findall(r'(?:src|href)="(?!#|data:)([^"]+)"', page)
+    assert not [address for address in loaded if not address.startswith("#")]
+    assert "@import" not in page
+    figures = page.count("<svg")
+    assert figures >= 4
+    assert page.count('role="img" aria-label="') == figures
+
+
+def test_names_and_messages_with_markup_are_shown_as_text(tmp_path):
+    evil = "<script>alert(1)</script>"
+    stored(
+        tmp_path,
+        {
+            jacobian("f<script><b>"): {
+                "loop_grad": 10.0,
+                f'{evil}"quoted"': 20.0,
+                "微分": 30.0,
+                "m" * 300: 40.0,
+                "dying": ("failed", f"{evil} & \u2028 'quotes' | `ticks`"),
+            }
+        },
+    )
+    page = page_of(tmp_path, "--format", "html", "--format", "md")
+    assert evil not in page
+    rows = rows_of(page)
+    assert f'{evil}"quoted"' in set(rows["mode"])
+    assert "微分" in set(rows["mode"])
+    assert page.count("<script") == page.count("</script>") == 2
+    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "<script>" not in markdown
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "sessions", "said"),
+    [
+        ({jacobian(): {"jacrev": 5.0}}, 5, "1 cases: 1 ok"),
+        (PLAIN, 1, "has a single session: nothing can be decided"),
+        ({jacobian(): {"jacrev": ("failed", "x"), "jacfwd": ("refused", "y")}}, 2, "1 failed"),
+    ],
+)
+def test_runs_with_holes_give_a_page_that_says_so(tmp_path, comparisons, sessions, said):
+    stored(tmp_path, comparisons, sessions=sessions)
+    assert said in page_of(tmp_path)
+
+
+def test_what_a_careful_reader_must_know_is_said(tmp_path):
+    stored(tmp_path, PLAIN)
+    stored(tmp_path, PLAIN, 1, finished=False, torch="2.10.0+cpu", cpu_capability="AVX512")
+    page = page_of(tmp_path)
+    assert "Several torch builds are in this report (2.10.0+cpu, 2.9.0+cpu)" in page
+    assert "is not finished" in page
+
+
+def test_a_run_of_a_newer_gradbench_is_left_out_and_named(tmp_path):
+    stored(tmp_path, PLAIN)
+    stored(tmp_path, PLAIN, 1, schema=99)
+    assert "written by a newer gradbench" in page_of(tmp_path)
+
+
+def test_no_results_at_all_are_one_line(tmp_path):
+    import click
+
+    with pytest.raises(click.UsageError, match="there are no runs in"):
+        page_of(tmp_path)
+
+
+def test_the_markdown_report_stands_on_its_own(tmp_path):
+    stored(tmp_path, PLAIN)
+    page_of(tmp_path, "--format", "md", "--format", "html")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (tmp_path / "report" / name).stat().st_size > 1000
+        assert (tmp_path / "report" / name).with_suffix(".svg").is_file()
+
+
+# ── figures ───────────────────────────────────────────────────────────────────────────────────
+
+
+def crowd(functions=36, modes=13):
+    """A frame as `report.table` makes them, with as many names as the catalogue has."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for f in range(functions):
+        times = np.sort(rng.lognormal(1, 1, modes))
+        for m in range(modes):
+            rows.append(
+                {
+                    "operator": "jacobian",
+                    "function": f"a_function_of_the_catalogue_{f}",
+                    "size": "documents",
+                    "dtype": "float32",
+                    "device": "cpu",
+                    "threads": 1,
+                    "mode": f"a_way_of_differentiating_{m}",
+                    "status": "ok",
+                    "verdict": "fastest" if m == 0 else "slower",
+                    "to_fastest": times[m] / times[0],
+                    "cpu": "test",
+                    "torch": "2.9.0",
+                    "run": "r",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def boxes(labels, figure):
+    renderer = figure.canvas.get_renderer()
+    return [label.get_window_extent(renderer) for label in labels if label.get_text()]
+
+
+def test_no_labels_of_the_heat_map_collide_with_36_functions_and_13_modes():
+    ax = report.heat_map(crowd())
+    figure = ax.figure
+    figure.canvas.draw()
+    rows = boxes(ax.get_yticklabels(), figure)
+    assert len(rows) == 36
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(rows))
+    # Slanted names may share a box's corner, never a line: their ends lie apart.
+    ends = [box.x1 for box in boxes(ax.get_xticklabels(), figure)]
+    assert min(np.diff(ends)) > 10
+    everything = figure.bbox
+    for box in (*rows, *boxes(ax.get_xticklabels(), figure)):
+        assert everything.x0 <= box.x0
+        assert everything.y0 <= box.y0, "nothing is cut off"
+
+
+def scaled(seconds):
+    """Rows over n of modes with given seconds; the least at each n is called the fastest."""
+    rows = []
+    for n, modes in seconds.items():
+        best = min(modes, key=modes.get)
+        for mode, s in modes.items():
+            rows.append(
+                {
+                    **dict.fromkeys(("cpu", "torch", "run"), "x"),
+                    "operator": "jacobian",
+                    "function": "exp",
+                    "size": f"n={n}",
+                    "dtype": "float32",
+                    "device": "cpu",
+                    "threads": 1,
+                    "mode": mode,
+                    "newest": True,
+                    "seconds": s,
+                    "seconds_low": 0.9 * s,
+                    "seconds_high": 1.1 * s,
+                    "verdict": "fastest" if mode == best else "slower",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def test_a_crossover_lies_where_the_lines_meet():
+    # a is linear in n and b constant; they meet at n = 100.
+    frame = scaled({n: {"a": n * 1e-6, "b": 1e-4} for n in (10, 50, 200, 1000)})
+    (found,) = sizes.crossovers(frame)
+    assert (found.before, found.after, found.low, found.high) == ("a", "b", 50, 200)
+    assert found.n == pytest.approx(100, rel=0.01)
+    frame.loc[(frame["mode"] == "a") & (frame["size"] == "n=200"), "verdict"] = "undecided"
+    assert sizes.crossovers(frame) == [], "none where a side is not decided"
+
+
+def test_the_scaling_figure_names_its_units_and_draws_its_bands():
+    ax = report.scaling(scaled({n: {"a": n * 1e-6, "b": 1e-4} for n in (10, 50, 200, 1000)}))
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert "logarithmic" in ax.get_xlabel()
+    assert "time" in ax.get_ylabel()
+    assert "float32" in ax.get_title(loc="left")
+    assert len(ax.collections) >= 2, "a band for each mode"
+
+
+def test_nothing_on_the_pareto_front_is_beaten_in_both():
+    frame = pd.DataFrame(
+        {"seconds": [1.0, 2.0, 3.0, 2.5], "peak_memory": [100.0, 50.0, 10.0, 60.0]}
+    )
+    assert list(pareto.front(frame).index) == [0, 1, 2]
+
+
+def test_figures_say_what_they_lack():
+    with pytest.raises(NothingToDraw, match="one operator and 2"):
+        report.heat_map(pd.concat([crowd(2, 2), crowd(2, 2).assign(operator="vjp")]))
+    with pytest.raises(NothingToDraw, match="two sizes"):
+        report.scaling(scaled({4: {"a": 1e-6, "b": 2e-6}}))
+
+
+def course(verdicts, note="", mode="grad"):
+    ratios = np.cumprod([1.3 if v == "slower" else 0.8 if v == "faster" else 1 for v in verdicts])
+    return pd.DataFrame(
+        {
+            "operator": "vjp",
+            "function": "exp",
+            "size": "documents",
+            "dtype": "float32",
+            "device": "cpu",
+            "threads": 1,
+            "mode": mode,
+            "release": [f"2.{i}.0" for i in range(len(verdicts))],
+            "status": "ok",
+            "to_baseline": ratios,
+            "to_baseline_low": 0.98 * ratios,
+            "to_baseline_high": 1.02 * ratios,
+            "change": [np.nan, *(ratios[1:] / ratios[:-1])],
+            "verdict": verdicts,
+            "baseline": "2.0.0",
+            "note": ["", note, *[""] * (len(verdicts) - 2)],
+        }
+    )
+
+
+def test_a_timeline_marks_what_was_called_and_what_else_changed():
+    frame = course(["", "slower", "same", "faster"], "CPU capability AVX2 → AVX512")
+    ax = report.timelines(frame)
+    marks = [line.get_marker() for line in ax.lines]
+    assert "^" in marks
+    assert "v" in marks
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["2.0.0", "2.1.0*", "2.2.0", "2.3.0"]
+    figure = history.figure(frame)
+    assert "AVX2 → AVX512" in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_the_cases_with_changes_come_first_and_no_mode_takes_all_places():
+    frames = [course(["", "slower"], mode=f"grad {i}") for i in range(3)]
+    many = [course(["", "slower"]).assign(function=f"f{i}") for i in range(5)]
+    quiet = course(["", "same"], mode="calm")
+    names = [name for name, _ in history.shown(pd.concat([quiet, *many, *frames]), most=5)]
+    assert len({name.rpartition("/")[2] for name in names}) == 4
+    assert "calm" not in " ".join(names)
+
+
+def test_a_figure_in_a_page_takes_the_page_s_colours():
+    text = style.inline(report.heat_map(crowd(3, 3)).figure, "heat", 'it says "<b>"')
+    assert text.startswith("<svg")
+    assert "var(--ink)" in text
+    assert style.INK not in text
+    assert "&lt;b&gt;" in text
+
+
+def test_ids_are_safe_whatever_is_in_a_name():
+    assert findings.anchor('a"<b>', "c/d 微") == "a--b--c-d--"
+
+
+def test_the_newest_run_of_a_comparison_is_marked(tmp_path):
+    stored(tmp_path, PLAIN)
+    stored(tmp_path, PLAIN, 1)
+    frame = report.table(tmp_path)
+    assert set(frame.loc[frame["newest"], "run"]) == {NAME.format(1)}
+    assert data.selected(frame, modes=("jac*",))["mode"].nunique() == 2
+
+
+# ── gradbench plot ────────────────────────────────────────────────────────────────────────────
+
+
+def plotted(results, target, *words):
+    return cli.main(
+        ["plot", *words, "-t", str(target), "--results", str(results)], standalone_mode=False
+    )
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_plot_writes_one_figure(tmp_path, capsys, ending):
+    stored(tmp_path, PLAIN)
+    target = tmp_path / f"dots.{ending}"
+    plotted(tmp_path, target, "dots", "-f", "exp")
+    assert target.stat().st_size > 1000
+    assert capsys.readouterr().out.strip() == str(target)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "said"),
+    [
+        (["dots"], "x.gif", "must be one of .svg, .png, .pdf"),
+        (["dots", "-f", "nix"], "x.svg", "no stored case is selected"),
+        (["memory"], "x.svg", "--instrument peak_memory"),
+        (["scaling"], "x.svg", "two sizes"),
+        (["releases"], "x.svg", "releases track"),
+        (["derivatives"], "x.svg", "name one function"),
+    ],
+)
+def test_plot_says_what_it_lacks_in_one_line(tmp_path, words, name, said):
+    import click
+
+    stored(tmp_path, PLAIN)
+    with pytest.raises(click.UsageError, match=re.escape(said)) as caught:
+        plotted(tmp_path, tmp_path / name, *words)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / name).exists()
+
+
+def test_the_documents_curves_lie_on_each_other(tmp_path):
+    plotted(tmp_path, tmp_path / "sine.svg", "derivatives", "-f", "sine")
+    text = (tmp_path / "sine.svg").read_text()
+    apart = float(re.search(r"differ by at most ([\d.e+-]+)", text)[1])
+    assert apart < 1e-12
+
+
+def test_the_code_of_the_modes_is_in_the_page(tmp_path):
+    stored(tmp_path, PLAIN)
+    cli.main(["report", "--results", str(tmp_path)], standalone_mode=False)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "torch.func.jacrev" in page or "jacrev(" in page
+    assert "As installed when this report was made" in page
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    import click
+
+    stored(tmp_path, PLAIN)
+    before = page_of(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(click.UsageError, match="No space left"):
+        page_of(tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "report" / "report.html").read_text(encoding="utf-8") == before
