@@ -57,6 +57,8 @@ class Report:
     sections: list[Section]
     sources: list[dict[str, Any]]
     sources_of: str
+    changes: pd.DataFrame
+    """The tracked builds: a `releases.timeline`, perhaps empty."""
 
 
 def releases(results: Path) -> pd.DataFrame:
@@ -95,6 +97,7 @@ def assemble(
         [s for s in sections if s.figures],
         [m for m in code[0] if (m["operator"], m["mode"]) in there and m["mode"] != FORWARD],
         code[1],
+        changes,
     )
 
 
@@ -404,8 +407,8 @@ def _markdown(text: str) -> str:
 
 
 def environments(report: Report) -> list[dict[str, str]]:
-    """A row per run: where, with what and when it was measured."""
-    return [
+    """A row per run, and per build of the tracks: where, with what and when it was measured."""
+    runs = [
         {
             "run": run.name,
             "started": run.header.started.started,
@@ -416,6 +419,18 @@ def environments(report: Report) -> list[dict[str, str]]:
             **{k: "" if v is None else str(v) for k, v in run.environment.items()},
         }
         for run in report.stored
+    ]
+    if report.changes.empty:
+        return runs
+    told = ["release", "date", "track", "torch", "torch_git", "cpu_capability", "python", "numpy"]
+    builds = report.changes[[*told, "note"]].drop_duplicates(["track", "release"])
+    return runs + [
+        {
+            "run": f"torch {build['release']}, tracked",
+            **{name: "" if build[name] is None else str(build[name]) for name in told[1:]},
+            "also differs from the one before": str(build["note"]),
+        }
+        for build in builds.to_dict("records")
     ]
 
 

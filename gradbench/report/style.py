@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,14 @@ def settings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _letters() -> Iterator[None]:
+    """Letters that matplotlib's font lacks are no news: a page shows them in the reader's fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
 def axes(ax: Axes | None, width: float, height: float) -> Axes:
     """The axes given, or new ones of a figure of this size in inches."""
     if ax is not None:
@@ -115,7 +124,7 @@ def shortened(name: str, most: int = 40) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as its ending says (.svg, .png or .pdf)."""
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with settings():
+    with settings(), _letters():
         figure.savefig(path, dpi=150, metadata=metadata)
 
 
@@ -132,7 +141,7 @@ def inline(figure: Figure, name: str, described: str) -> str:
     from html import escape
 
     text = io.StringIO()
-    with settings():
+    with settings(), _letters():
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
