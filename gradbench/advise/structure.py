@@ -1,9 +1,9 @@
 """The structure of a jacobian, found from what its products show, never from shapes alone.
 
 Entries are located by bisection: a tangent of random numbers on some columns shows in which rows
-these have entries. Columns whose rows are known to be apart share a pass, so a banded jacobian of n
-columns takes some multiple of log n passes. Only exact zeros count as zeros there: rounding can make
-a pattern fuller than it is, never emptier. What is an entry at one point only is an entry. A
+these have entries. Columns whose rows are known to be apart share a pass, so a banded jacobian of
+n columns takes some multiple of log n passes. Only exact zeros count as zeros there: rounding can
+make a pattern fuller than it is, never emptier. What is an entry at one point only is an entry. A
 diagonal is recognised by fewer passes, up to `TOLERANCE`.
 """
 
