@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
@@ -19,12 +20,51 @@ MODES: dict[tuple[str, str], Mode] = {}
 """By operator and name, in the order of their registration."""
 
 
-def function(declared: Function) -> Function:
-    """Registers a function. Raises ValueError where its name is taken."""
-    if declared.name in FUNCTIONS:
-        raise ValueError(f"a function named {declared.name!r} is registered already")
-    FUNCTIONS[declared.name] = declared
-    return declared
+def function(declared: Function | None = None, /, **fields: Any) -> Any:
+    """Registers a function: a `Function` itself, or the decorated map with the fields given.
+
+    The fields are those of `gradbench.catalogue.function.Function` without `forward`; the name is
+    the map's own unless `name` is given, `formula` the first line of its docstring, `document` and
+    `derivative` are empty unless given. Returns what was registered or decorated. Raises ValueError
+    where the name is taken, TypeError where a field is missing or unknown.
+
+    ```python
+    @gradbench.function(
+        example=lambda: (torch.ones(4, dtype=torch.float64),),
+        example_size={"n": 4},
+        draw=lambda size, generator: (normal(generator, size["n"]),),
+        derivatives=elementwise(lambda x: 3 * x**2),
+    )
+    def cube(x):
+        'xᵢ³'
+        return x**3
+    ```
+    """
+    if declared is not None:
+        if fields:
+            raise TypeError("function() takes a Function, or the fields of one, not both")
+        if declared.name in FUNCTIONS:
+            raise ValueError(f"a function named {declared.name!r} is registered already")
+        FUNCTIONS[declared.name] = declared
+        return declared
+
+    from gradbench.catalogue.function import Function
+
+    def register(forward: Callable[..., Any]) -> Callable[..., Any]:
+        told: dict[str, Any] = {
+            "name": forward.__name__,
+            "document": "",
+            "formula": _first_line(forward),
+            "derivative": "",
+        }
+        function(Function(**{**told, **fields, "forward": forward}))
+        return forward
+
+    return register
+
+
+def _first_line(declared: Any) -> str:
+    return ((declared.__doc__ or "").strip().splitlines() or [""])[0]
 
 
 def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -37,12 +77,11 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
     from gradbench.modes.mode import Mode
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
-        summary = (build.__doc__ or "").strip().splitlines()
         declared = Mode(
             name=fields.pop("name", build.__name__),
             operators=operators,
             build=build,
-            summary=summary[0] if summary else "",
+            summary=_first_line(build),
             **fields,
         )
         for operator in operators:
@@ -78,3 +117,37 @@ def load_file(path: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+
+
+GROUPS = ("gradbench.functions", "gradbench.modes")
+"""The entry points by which an installed package brings functions and modes of its own."""
+
+
+def load_entry_points() -> list[str]:
+    """Imports what installed packages declare under `GROUPS`, whose declarations join the registry.
+
+    An entry point names a module, or anything in one; a `Function` that it names and that is not
+    registered yet is registered. Returns one line for each that failed; such a one leaves nothing
+    behind.
+    """
+    from gradbench.catalogue.function import Function
+
+    broken = []
+    for group in GROUPS:
+        for entry in sorted(importlib.metadata.entry_points(group=group)):
+            functions, modes = dict(FUNCTIONS), dict(MODES)
+            try:
+                loaded = entry.load()
+                if isinstance(loaded, Function) and FUNCTIONS.get(loaded.name) is not loaded:
+                    function(loaded)
+            except (Exception, SystemExit) as error:
+                for kept, now in ((functions, FUNCTIONS), (modes, MODES)):
+                    now.clear()  # type: ignore[attr-defined]
+                    now.update(kept)  # type: ignore[attr-defined]
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                package = entry.dist.name if entry.dist else "a package"
+                broken.append(
+                    f"{package} is left out: its entry point {entry.name} = {entry.value} of "
+                    f"{group} does not load ({what})"
+                )
+    return broken

@@ -94,6 +94,8 @@ class Discovery:
     environment: dict[str, Any]
     unavailable: dict[str, str | None] = field(default_factory=dict)
     """Why an instrument cannot be used here; None where it can."""
+    broken: tuple[str, ...] = ()
+    """A line for each entry point of an installed package that could not be loaded."""
 
     @property
     def by_hand(self) -> list[str]:
@@ -118,6 +120,7 @@ def discover(options: WorkerOptions) -> Discovery:
             answer["modes"],
             worker.environment,
             answer["unavailable"],
+            tuple(answer["broken"]),
         )
 
 

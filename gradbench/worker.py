@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -104,8 +105,11 @@ def _where(error: BaseException) -> str:
 class Session:
     """The state of one worker: the open comparison and its contestants."""
 
-    def __init__(self, memory_limit: int, clock: Any = time.perf_counter_ns) -> None:
+    def __init__(
+        self, memory_limit: int, clock: Any = time.perf_counter_ns, broken: Sequence[str] = ()
+    ) -> None:
         self.memory_limit = memory_limit
+        self.broken = tuple(broken)
         self.clock = clock
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
@@ -156,7 +160,12 @@ class Session:
             for (operator, _), mode in registry.MODES.items()
         ]
         unavailable = {name: i.unavailable() for name, i in self.instruments.items()}
-        return {"offers": offers, "modes": modes_told, "unavailable": unavailable}
+        return {
+            "offers": offers,
+            "modes": modes_told,
+            "unavailable": unavailable,
+            "broken": self.broken,
+        }
 
     def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
         """Poses the problem: the timed arguments and the fresh sets of the numbers given."""
@@ -377,6 +386,7 @@ def main() -> None:
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     registry.load_builtin()
+    broken = registry.load_entry_points()
     try:
         for path in options.files:
             registry.load_file(path)
@@ -385,7 +395,7 @@ def main() -> None:
         answers.write(json.dumps(reason) + "\n")
         answers.flush()
         return
-    session = Session(options.memory_limit)
+    session = Session(options.memory_limit, broken=broken)
     session.close()
     gc.disable()
     serve(requests, answers, session)

@@ -7,6 +7,7 @@ within pytest's own process, and timed by pytest-benchmark.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import pytest
@@ -81,6 +82,8 @@ class Engine:
     def __init__(self, config: pytest.Config) -> None:
         torch.set_num_interop_threads(1)
         registry.load_builtin()
+        for line in registry.load_entry_points():
+            warnings.warn(line, stacklevel=1)
         for path in config.getoption("--gradbench-from"):
             try:
                 registry.load_file(path)

@@ -9,7 +9,7 @@ import click
 from gradbench.cases import SelectionError, expand
 from gradbench.cli import options
 from gradbench.cli.output import console, emit, plain, table
-from gradbench.run import Discovery, discover
+from gradbench.run import Discovery
 from gradbench.wire import WorkerError, WorkerOptions
 
 WHAT = ("functions", "operators", "modes", "cases")
@@ -37,7 +37,7 @@ def command(
     """
     try:
         options.check_sizes(given["sizes"])
-        found = discover(WorkerOptions(files=files))
+        found = options.offered(WorkerOptions(files=files))
         options.require_devices(given["devices"], found.environment)
         if what == "modes" or what == "operators":
             # All modes are listed, those that compile too.

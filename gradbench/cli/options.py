@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from gradbench.cases import Selection, SelectionError, parse_size
+
+if TYPE_CHECKING:
+    from gradbench.run import Discovery
+    from gradbench.wire import WorkerOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -201,3 +205,16 @@ def check_sizes(sizes: tuple[str, ...]) -> None:
                 parse_size(size)
             except ValueError as error:
                 raise SelectionError(str(error)) from error
+
+
+def offered(worker: WorkerOptions) -> Discovery:
+    """What a worker offers. Packages whose entry points do not load are named on stderr.
+
+    Raises WorkerError where the worker cannot be started.
+    """
+    from gradbench.run import discover
+
+    found = discover(worker)
+    for line in found.broken:
+        click.echo(line, err=True)
+    return found

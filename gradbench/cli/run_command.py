@@ -13,7 +13,7 @@ from gradbench.cases import SelectionError, expand
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, progress
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
-from gradbench.run import PROFILES, Discovery, discover, measure, resume, start
+from gradbench.run import PROFILES, Discovery, measure, resume, start
 from gradbench.session import Settings
 from gradbench.store.lines import LineLog
 from gradbench.store.log import Run, StoreError, find
@@ -115,13 +115,13 @@ def command(
             _reject_selection()
             old = find(results, resumed)
             worker = replace(worker, files=files or tuple(old.started.files))
-            found = discover(worker)
+            found = options.offered(worker)
             require_instruments(old.started.settings.get("instruments", ()), found)
             log, run, settings = resume(old)
             worker = replace(worker, memory_limit=settings.memory_limit)
         else:
             options.check_sizes(given["sizes"])
-            found = discover(worker)
+            found = options.offered(worker)
             options.require_devices(given["devices"], found.environment)
             require_instruments(instruments, found)
             chosen = PROFILES[profile]

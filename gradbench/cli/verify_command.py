@@ -10,7 +10,7 @@ from gradbench.cases import Entry, SelectionError, expand
 from gradbench.cli import options
 from gradbench.cli.output import console, emit, plain, progress, table
 from gradbench.cli.run_command import worker_options
-from gradbench.run import discover, verify
+from gradbench.run import verify
 from gradbench.session import Settings
 from gradbench.store.log import Entrant
 from gradbench.wire import WorkerError, WorkerOptions
@@ -51,7 +51,7 @@ def command(
     worker = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
     try:
         options.check_sizes(given["sizes"])
-        found = discover(worker)
+        found = options.offered(worker)
         options.require_devices(given["devices"], found.environment)
         entries = expand(found.offers, options.selection(sweep, **given))
         with progress("verifying") as report:

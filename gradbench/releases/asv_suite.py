@@ -167,6 +167,7 @@ def discover() -> list[dict[str, Any]]:
 
     if not registry.FUNCTIONS:
         registry.load_builtin()
+        registry.load_entry_points()
     offers = Session(MEMORY_LIMIT).discover()["offers"]
     return of_offers(Offer(**offer) for offer in offers)
 
@@ -203,6 +204,7 @@ def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
 
     if not registry.FUNCTIONS:
         registry.load_builtin()
+        registry.load_entry_points()
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
     session = Session(MEMORY_LIMIT)

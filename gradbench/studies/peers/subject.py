@@ -27,6 +27,7 @@ def load(files: list[str]) -> None:
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     registry.load_builtin()
+    registry.load_entry_points()
     for path in files:
         registry.load_file(path)
 

@@ -1,0 +1,127 @@
+"""Builds docs/api.md from the docstrings: ``python docs/build_api.py``."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import gradbench
+from gradbench.advise import colouring, cost, structure
+from gradbench.catalogue import function as functions
+from gradbench.modes import mode as modes
+from gradbench.modes import structured
+
+PAGE = Path(__file__).parent / "api.md"
+
+OPENING = """# API reference
+
+Built from the docstrings by `python docs/build_api.py`; a test holds that the two are in step.
+[Adding a function or a mode](../CONTRIBUTING.md) has whole examples.
+
+A package of yours can bring functions and modes. It names the modules that declare them, in its
+`pyproject.toml`:
+
+```toml
+[project.entry-points."gradbench.functions"]
+my_functions = "my_package.functions"
+
+[project.entry-points."gradbench.modes"]
+my_modes = "my_package.modes"
+```
+
+They are imported in the worker, after the catalogue. A package whose entry point does not load is
+left out and named in one line on standard error; everything else goes on. For a single file
+`gradbench run --from my_suite.py` does the same without installing anything, and there a file that
+does not load ends the command.
+"""
+
+SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
+    (
+        "Stored runs",
+        (
+            ("gradbench.load", gradbench.load),
+            ("gradbench.samples", gradbench.samples),
+            ("gradbench.verdicts", gradbench.verdicts),
+        ),
+    ),
+    (
+        "Registering",
+        (
+            ("gradbench.function", gradbench.function),
+            ("gradbench.mode", gradbench.mode),
+            ("gradbench.catalogue.function.Function", functions.Function),
+            ("gradbench.catalogue.function.scalar_valued", functions.scalar_valued),
+            ("gradbench.catalogue.function.elementwise", functions.elementwise),
+            ("gradbench.catalogue.function.vector_valued", functions.vector_valued),
+            ("gradbench.catalogue.function.normal", functions.normal),
+            ("gradbench.catalogue.function.uniform", functions.uniform),
+            ("gradbench.catalogue.function.vector", functions.vector),
+            ("gradbench.modes.mode.Mode", modes.Mode),
+            ("gradbench.modes.mode.Unsupported", modes.Unsupported),
+        ),
+    ),
+    (
+        "Structure of a jacobian",
+        (
+            ("gradbench.advise.structure.products", structure.products),
+            ("gradbench.advise.structure.detect", structure.detect),
+            ("gradbench.advise.structure.Structure", structure.Structure),
+            ("gradbench.advise.colouring.colour", colouring.colour),
+            ("gradbench.modes.structured.register", structured.register),
+            ("gradbench.advise.cost.explain", cost.explain),
+            ("gradbench.advise.cost.refuse", cost.refuse),
+        ),
+    ),
+)
+
+
+def build() -> str:
+    """The page as Markdown."""
+    parts = [OPENING]
+    for title, entries in SECTIONS:
+        parts.append(f"## {title}\n")
+        parts += [_entry(name, of) for name, of in entries]
+    return "\n".join(parts)
+
+
+def _entry(name: str, of: Any) -> str:
+    told = inspect.getdoc(of) or ""
+    lines = [f"### `{name}`", ""]
+    if inspect.isclass(of):
+        lines += [told, "", *_fields(of)]
+    else:
+        # Annotations are strings; their quotes are of no use to a reader.
+        signature = str(inspect.signature(of)).replace("'", "")
+        lines += [f"```python\n{name.rpartition('.')[2]}{signature}\n```", "", told, ""]
+    return "\n".join(lines)
+
+
+def _fields(of: type) -> list[str]:
+    """A line per field and property, with the docstring that stands below it."""
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(of))).body
+    assert isinstance(declared, ast.ClassDef)
+    lines = []
+    for node, below in zip(declared.body, [*declared.body[1:], ast.Pass()]):
+        if isinstance(node, ast.AnnAssign):
+            told = ""
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                told = inspect.cleandoc(str(below.value.value))
+            default = f" = {ast.unparse(node.value)}" if node.value else ""
+            text = f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}{default}"
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            told = inspect.cleandoc(ast.get_docstring(node) or "")
+            text = f"{node.name}{'' if node.decorator_list else '()'}"
+            if node.returns and node.decorator_list:
+                text += f": {ast.unparse(node.returns)}"
+        else:
+            continue
+        told = " ".join(told.split())
+        lines.append(f"- `{text}`" + (f" – {told}" if told else ""))
+    return [*lines, ""] if lines else []
+
+
+if __name__ == "__main__":
+    PAGE.write_text(build(), encoding="utf-8")

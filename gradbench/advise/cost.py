@@ -1,0 +1,88 @@
+"""The cost of a jacobian by theory, in words: passes, memory, chunks."""
+
+from __future__ import annotations
+
+from gradbench.advise.structure import Structure
+
+PASS_MEMORY = 4
+"""A batched pass keeps a few times its seeds alive: the seeds, the results, what lies between."""
+
+
+def size(number: float) -> str:
+    """Bytes in words, as ``3.05 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1000:
+            return f"{_short(number)} {unit}"
+        number /= 1024
+    return f"{_short(number)} TiB"
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def chunk(outputs: int, coordinates: int, width: int, limit: int) -> int:
+    """How many rows or columns can be computed at once within `limit` bytes; 0 for none.
+
+    `width` is the bytes of one number.
+    """
+    return limit // (PASS_MEMORY * max(outputs + coordinates, 1) * width)
+
+
+def explain(
+    outputs: int,
+    coordinates: int,
+    width: int,
+    limit: int,
+    structure: Structure | None = None,
+) -> tuple[str, ...]:
+    """Sentences about the jacobian of `outputs` numbers by `coordinates` numbers.
+
+    `width` is the bytes of one number, `limit` the bytes of memory that may be used.
+    """
+    dense = outputs * coordinates * width
+    few, way = min((outputs, "reverse"), (coordinates, "forward"))
+    sentences = [
+        f"{outputs} outputs by {coordinates} inputs: reverse mode takes "
+        f"{_passes(outputs)} (one a row), forward mode {_passes(coordinates)} (one a column)."
+    ]
+    if outputs == coordinates:
+        sentences.append("By passes neither is ahead; what a pass costs decides.")
+    else:
+        sentences.append(f"{way.capitalize()} mode needs the fewer passes.")
+    sentences.append(f"The dense result takes {size(dense)}.")
+    at_once = chunk(outputs, coordinates, width, limit - dense)
+    if dense <= limit and at_once < few:
+        sentences.append(
+            f"All passes at once would not fit in {size(limit)}: "
+            + (f"chunk_size={at_once} would." if at_once > 0 else "one pass at a time would.")
+        )
+    if structure is not None and structure.kind != "dense":
+        forward, reverse = structure.passes
+        least = min(forward, reverse)
+        kept = structure.entries * width
+        sentences.append(
+            f"It is {structure.kind}: {_passes(reverse)} in reverse or {forward} in forward mode "
+            f"hold all {structure.entries} entries, {_short(few / least)} times fewer than dense."
+        )
+        if kept < dense:
+            sentences.append(
+                f"Kept as entries it takes {size(kept)} instead of {size(dense)}: "
+                "do not form the dense result where you can do without."
+            )
+    return tuple(sentences)
+
+
+def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
+    """Why the dense jacobian must not be formed, or nothing where it fits in `limit` bytes."""
+    dense = outputs * coordinates * width
+    if dense <= limit:
+        return ""
+    return (
+        f"a dense jacobian of {outputs} outputs by {coordinates} inputs takes {size(dense)}, "
+        f"more than the limit of {size(limit)}: ask for products (vjp, jvp), or use its structure"
+    )
+
+
+def _passes(number: int) -> str:
+    return f"{number} pass" if number == 1 else f"{number} passes"

@@ -1,0 +1,159 @@
+"""Functions and modes of the user's own: decorators, files, and installed packages."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradbench
+from gradbench import registry
+from gradbench.catalogue.function import elementwise, normal
+from gradbench.run import discover
+from gradbench.wire import WorkerOptions
+
+ROOT = Path(__file__).parent.parent
+
+SUITE = '''
+import torch
+import gradbench
+from gradbench.catalogue.function import elementwise, normal
+
+@gradbench.function(
+    example=lambda: (torch.ones(4, dtype=torch.float64),),
+    example_size={"n": 4},
+    draw=lambda size, generator: (normal(generator, size["n"]),),
+    derivatives=elementwise(lambda x: 3 * x**2),
+)
+def packaged_cube(x):
+    """the cube of each number"""
+    return x**3
+
+@gradbench.mode("diagonal")
+def packaged_ones(problem):
+    """a pullback of ones, packaged"""
+    def call(inputs):
+        (x,) = inputs
+        return torch.func.vjp(problem.forward, x)[1](torch.ones_like(x))[0]
+    return call
+'''
+
+
+@pytest.fixture
+def empty_registry(monkeypatch):
+    monkeypatch.setattr(registry, "FUNCTIONS", {})
+    monkeypatch.setattr(registry, "MODES", {})
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a throwaway distribution of one module with the entry points given."""
+
+    def installed(package, source, *lines):
+        (tmp_path / f"{package}.py").write_text(source, encoding="utf-8")
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+
+    return installed
+
+
+def gradbench_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "gradbench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def fields():
+    return {
+        "example": lambda: (torch.ones(4, dtype=torch.float64),),
+        "example_size": {"n": 4},
+        "draw": lambda size, generator: (normal(generator, size["n"]),),
+        "derivatives": elementwise(lambda x: 3 * x**2),
+    }
+
+
+def test_a_decorated_map_stays_itself_and_is_registered(empty_registry):
+    @gradbench.function(**fields())
+    def cube(x):
+        """xᵢ³"""
+        return x**3
+
+    assert float(cube(torch.tensor(2.0))) == 8
+    declared = registry.FUNCTIONS["cube"]
+    assert (declared.formula, declared.forward) == ("xᵢ³", cube)
+
+
+def test_what_a_declaration_lacks_or_repeats_is_an_error(empty_registry):
+    with pytest.raises(TypeError, match="derivatives"):
+        gradbench.function(example=None, example_size={}, draw=None)(lambda x: x)
+    gradbench.function(**fields(), name="cube")(lambda x: x**3)
+    with pytest.raises(ValueError, match="registered already"):
+        gradbench.function(**fields(), name="cube")(lambda x: x**3)
+
+
+def test_registering_names_do_not_import_torch():
+    code = (
+        "import sys, gradbench; gradbench.function; gradbench.mode; print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "False", ran.stderr
+
+
+def test_an_installed_package_brings_functions_and_modes(install):
+    install(
+        "gb_suite",
+        SUITE,
+        "[gradbench.functions]",
+        "mine = gb_suite",
+        "[gradbench.modes]",
+        "mine = gb_suite:packaged_ones",
+    )
+    ran = gradbench_command("verify", "-f", "packaged_cube", "-o", "diagonal", "--all")
+    assert ran.returncode == 0, ran.stderr
+    assert "packaged_ones" in ran.stdout
+    assert "0 wrong" in ran.stdout
+
+
+def test_a_broken_package_is_named_in_one_line_and_costs_only_itself(install):
+    # It fails after it has declared its function and mode, which go with it.
+    install(
+        "gb_broken", SUITE + "\nraise RuntimeError('no luck')", "[gradbench.modes]", "b = gb_broken"
+    )
+    install("gb_whole", SUITE.replace("packaged", "whole"), "[gradbench.functions]", "w = gb_whole")
+    found = discover(WorkerOptions())
+    (line,) = found.broken
+    assert "gb_broken" in line
+    assert "no luck" in line
+    functions = {offer.function for offer in found.offers}
+    assert "whole_cube" in functions
+    assert "packaged_cube" not in functions
+    assert "packaged_ones" not in {mode["mode"] for mode in found.modes}
+    ran = gradbench_command("list", "functions", "-f", "whole_cube")
+    assert ran.returncode == 0
+    assert ran.stderr.count("gb_broken is left out") == 1
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_file_declares_by_the_public_names(tmp_path):
+    suite = tmp_path / "my_suite.py"
+    suite.write_text(SUITE, encoding="utf-8")
+    ran = gradbench_command("verify", "-f", "packaged_cube", "-o", "diagonal", "--from", str(suite))
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_api_reference_is_in_step_with_the_docstrings():
+    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs" / "build_api.py")
+    build_api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build_api)
+    written = build_api.PAGE.read_text(encoding="utf-8")
+    assert written == build_api.build(), "run: python docs/build_api.py"

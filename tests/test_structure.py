@@ -1,0 +1,246 @@
+"""The structure of jacobians: what is found, by which evidence, and what uses it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gradbench import registry
+from gradbench.advise import cost
+from gradbench.advise.colouring import colour, fewest
+from gradbench.advise.structure import detect, products
+from gradbench.catalogue.function import Function, normal
+from gradbench.gate import Gate, draw, pose
+from gradbench.modes import structured
+from gradbench.modes.mode import Unsupported
+
+WEIGHTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def batch(x):
+    return torch.sin(x @ WEIGHTS.to(x.dtype))
+
+
+def stencil(x):
+    return x[2:] - 2 * x[1:-1] ** 2 + x[:-2]
+
+
+def laplacian(x):
+    inner = x[1:-1, 1:-1]
+    return x[2:, 1:-1] + x[:-2, 1:-1] + x[1:-1, 2:] + x[1:-1, :-2] - 4 * inner**2
+
+
+def found(f, *shape, points=3, forward=True, **limits):
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(points)]
+    jvp, vjp = products(f, drawn)
+    output = f(drawn[0]).shape
+    return detect(jvp if forward else None, vjp, shape, output, generator, points=points, **limits)
+
+
+@pytest.mark.parametrize(
+    ("f", "shape", "kind", "passes"),
+    [
+        (torch.exp, (1000,), "diagonal", (1, 1)),
+        (torch.exp, (30, 10), "diagonal", (1, 1)),
+        (batch, (64, 4), "batched", (4, 3)),
+        (stencil, (300,), "banded", (3, 3)),
+        (lambda x: torch.softmax(x, 1), (50, 6), "batched", (6, 6)),
+        (lambda x: x.flip(0) ** 2, (90,), "sparse", (1, 1)),
+        (lambda x: torch.softmax(x, 0), (50,), "dense", (50, 50)),
+        (lambda x: x - x.mean(0), (30, 3), "sparse", (30, 30)),
+        (lambda x: (x**2).sum(), (30,), "dense", (30, 1)),
+    ],
+)
+def test_the_structure_is_found_with_the_passes_that_it_takes(f, shape, kind, passes):
+    structure = found(f, *shape)
+    assert (structure.kind, structure.passes) == (kind, passes), structure.evidence
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_every_entry_is_located_and_no_other(forward):
+    for f, shape in ((stencil, (40,)), (laplacian, (9, 11)), (batch, (8, 4))):
+        structure = found(f, *shape, forward=forward)
+        x = torch.randn(shape, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(f, x)
+        there = jacobian.reshape(structure.outputs, structure.coordinates) != 0
+        assert structure.entries == int(there.sum())
+        assert there[structure.rows, structure.columns].all()
+
+
+def test_the_same_shape_is_not_taken_for_a_diagonal_and_rows_are_not_taken_for_samples():
+    assert found(lambda x: x.roll(1) ** 2 + x, 20).kind != "diagonal"
+    mixed = found(lambda x: x + x.flip(0) ** 2, 16, 300)
+    assert mixed.kind == "sparse"
+
+
+def test_an_entry_that_only_some_points_have_is_an_entry():
+    # The first point takes one branch, a later one the other.
+    def f(x):
+        return x * x.sum() if x.sum() > 0 else x**2
+
+    generator = torch.Generator().manual_seed(0)
+    negative = -torch.rand(40, generator=generator, dtype=torch.float64)
+    jvp, vjp = products(f, [negative, -negative])
+    assert detect(jvp, vjp, (40,), (40,), generator, points=1).kind == "diagonal"
+    assert detect(jvp, vjp, (40,), (40,), generator, points=2).kind == "dense"
+
+
+def test_nan_is_no_zero():
+    assert found(lambda x: torch.sqrt(-x.abs()) * x.sum(), 40).kind == "dense"
+
+
+def test_a_large_batch_is_found_though_its_entries_are_too_many_to_locate():
+    structure = found(lambda x: torch.cumsum(x, 1), 16, 60, most_passes=40)
+    assert structure.kind == "batched"
+    assert structure.passes == (60, 60)
+    assert structure.entries == 16 * 60 * 60
+
+
+def test_detection_stays_within_its_passes():
+    spent = 0
+    jvp, vjp = products(lambda x: torch.softmax(x, 0), [torch.ones(400, dtype=torch.float64)])
+
+    def counted(product):
+        def count(point, seed):
+            nonlocal spent
+            spent += 1
+            return product(point, seed)
+
+        return count
+
+    generator = torch.Generator().manual_seed(0)
+    structure = detect(
+        counted(jvp), counted(vjp), (400,), (400,), generator, points=1, most_passes=50
+    )
+    assert structure.kind == "dense"
+    assert "50 passes" in structure.evidence
+    assert spent <= 50 + 3 + 2 * 9
+
+
+def test_a_function_without_forward_mode_is_probed_in_reverse():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx, v):
+            return 2 * v * ctx.saved_tensors[0]
+
+    points = [torch.randn(50, dtype=torch.float64)]
+    jvp, vjp = products(Square.apply, points)
+    assert jvp is None
+    generator = torch.Generator().manual_seed(0)
+    assert detect(jvp, vjp, (50,), (50,), generator, points=1).kind == "diagonal"
+
+
+def test_columns_of_one_colour_share_no_row():
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.rand(60, 80, generator=generator) < 0.05
+    supports = [pattern[:, j].nonzero().flatten().tolist() for j in range(80)]
+    colours = torch.tensor(colour(supports))
+    for k in range(int(colours.max()) + 1):
+        assert int(pattern[:, colours == k].sum(1).max()) <= 1
+    assert colours.max() + 1 >= fewest(supports)
+
+
+@pytest.mark.parametrize(
+    ("supports", "colours"),
+    [
+        ([[i] for i in range(9)], 1),
+        ([[i, i + 1, i + 2] for i in range(9)], 3),
+        ([[0, i] for i in range(1, 10)], 9),
+        # An arrow: one full column beside a diagonal.
+        ([list(range(9)), *[[i] for i in range(1, 9)]], 2),
+        ([[], []], 1),
+    ],
+)
+def test_known_patterns_have_their_fewest_colours(supports, colours):
+    assert max(colour(supports)) + 1 == colours == fewest(supports)
+
+
+FUNCTIONS = {
+    "batch": (batch, (64, 4)),
+    "stencil": (stencil, (30,)),
+    "laplacian": (laplacian, (7, 6)),
+}
+
+
+@pytest.fixture(params=sorted(FUNCTIONS))
+def problem(request, monkeypatch):
+    f, shape = FUNCTIONS[request.param]
+    monkeypatch.setattr(registry, "MODES", {})
+    function = Function(
+        name=request.param,
+        document="",
+        formula="",
+        derivative="",
+        forward=f,
+        example=lambda: (torch.ones(shape, dtype=torch.float64),),
+        example_size={"n": 1},
+        draw=lambda size, generator: (normal(generator, *shape),),
+        derivatives={"jacobian": lambda x: torch.autograd.functional.jacobian(f, x)},
+    )
+    problem, arguments = pose(function, "jacobian", {"n": 1}, "float32", "cpu", 3)
+    return problem, Gate(problem, arguments, [draw(problem, {"n": 1}, 4)])
+
+
+def test_structured_modes_pass_the_gate_in_the_layout_of_the_others(problem):
+    problem, gate = problem
+    structure = found(problem.forward, *problem.inputs[0])
+    names = structured.register(problem.function.name, [structure])
+    assert len(names) == 4
+    for name in names:
+        build = registry.MODES["jacobian", name].build
+        contestant = gate.enter(name, build(problem), False)
+        finding = contestant.check([0], again=True)
+        assert finding.right, finding.reason
+
+
+def test_a_wrong_pattern_does_not_pass_the_gate(problem):
+    problem, gate = problem
+    right = found(problem.forward, *problem.inputs[0])
+    wrong = replace(right, rows=right.rows[1:], columns=right.columns[1:])
+    name = structured.register(problem.function.name, [wrong])[0]
+    contestant = gate.enter(name, registry.MODES["jacobian", name].build(problem), False)
+    assert not contestant.check([0], again=True).right
+
+
+def test_a_structure_serves_its_own_function_and_size_alone(problem):
+    problem, _ = problem
+    structure = found(torch.exp, 5)
+    of_it = structured.register(problem.function.name, [structure])[0]
+    with pytest.raises(Unsupported, match="another size"):
+        registry.MODES["jacobian", of_it].build(problem)
+    of_another = structured.register("another", [structure])[0]
+    with pytest.raises(Unsupported, match="another"):
+        registry.MODES["jacobian", of_another].build(problem)
+
+
+def test_a_dense_jacobian_gets_no_structured_modes():
+    assert structured.register("dense", [found(lambda x: torch.softmax(x, 0), 20)]) == ()
+
+
+def test_the_cost_is_told_in_passes_and_bytes():
+    told = " ".join(cost.explain(3, 1000, 4, 1 << 30))
+    assert "3 outputs by 1000 inputs" in told
+    assert "Reverse mode needs the fewer passes" in told
+    assert "11.7 KiB" in told
+    assert "chunk_size" not in told
+    told = " ".join(cost.explain(20_000, 20_000, 4, 2 << 30))
+    assert "chunk_size=" in told
+
+
+def test_the_cost_of_a_structure_says_what_it_saves():
+    told = " ".join(cost.explain(298, 300, 8, 1 << 30, found(stencil, 300)))
+    assert "It is banded: 3 passes in reverse or 3 in forward mode" in told
+    assert "do not form the dense result" in told
+
+
+def test_what_does_not_fit_is_refused_with_its_size():
+    assert cost.refuse(1000, 1000, 4, 1 << 30) == ""
+    reason = cost.refuse(10**6, 10**6, 4, 1 << 32)
+    assert "3.64 TiB" in reason
+    assert "vjp" in reason
