@@ -141,9 +141,10 @@ def load_entry_points() -> list[str]:
                 if isinstance(loaded, Function) and FUNCTIONS.get(loaded.name) is not loaded:
                     function(loaded)
             except (Exception, SystemExit) as error:
-                for kept, now in ((functions, FUNCTIONS), (modes, MODES)):
-                    now.clear()  # type: ignore[attr-defined]
-                    now.update(kept)  # type: ignore[attr-defined]
+                FUNCTIONS.clear()
+                FUNCTIONS.update(functions)
+                MODES.clear()
+                MODES.update(modes)
                 what = " ".join(f"{type(error).__name__}: {error}".split())
                 package = entry.dist.name if entry.dist else "a package"
                 broken.append(

@@ -90,7 +90,8 @@ def products(
     """
 
     def jvp(point: int, tangent: Tensor) -> Tensor:
-        return torch.func.jvp(f, (points[point],), (tangent,))[1].detach()
+        pushed: Tensor = torch.func.jvp(f, (points[point],), (tangent,))[1]
+        return pushed.detach()
 
     def vjp(point: int, cotangent: Tensor) -> Tensor:
         x = points[point].detach().clone().requires_grad_()

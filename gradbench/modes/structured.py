@@ -86,9 +86,9 @@ def rows_batched(problem: Problem, structures: Sequence[Structure]) -> Call:
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
-        _, pullback = torch.func.vjp(f, *wrt)
+        pullback = torch.func.vjp(f, *wrt)[1]
         return tuple(
-            place(torch.func.vmap(lambda v, i=i: pullback(v)[i])(v))  # type: ignore[misc]
+            place(torch.func.vmap(lambda v, i=i: pullback(v)[i])(v))
             for i, (place, v) in enumerate(zip(places, seeds))
         )
 

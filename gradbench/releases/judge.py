@@ -108,6 +108,7 @@ class History:
     cases: list[str] = field(default_factory=list)
     _times: dict[tuple[str, str], _Times] = field(default_factory=dict)
     _read: dict[tuple[Build, str], float] = field(default_factory=dict)
+    _points: dict[tuple[Build, str], Point | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -177,6 +178,11 @@ class History:
 
     def point(self, build: Build, case: str) -> Point | None:
         """One case in one build; None where it was no part of that track."""
+        if (build, case) not in self._points:
+            self._points[build, case] = self._point(build, case)
+        return self._points[build, case]
+
+    def _point(self, build: Build, case: str) -> Point | None:
         times = self._times.get((build.track, case))
         if times is None:
             return None
