@@ -94,6 +94,13 @@ def _logs(times: Array) -> Array:
     return np.log(times, where=usable, out=np.full(times.shape, math.nan))
 
 
+def middle(values: Sequence[float] | Array) -> float:
+    """The median of a few numbers: what numpy's costs ten times as much for."""
+    found = sorted(values)
+    half = len(found) // 2
+    return float(found[half]) if len(found) % 2 else float(found[half - 1] + found[half]) / 2
+
+
 def _exp(log: float) -> float:
     """exp that answers infinity where math.exp raises."""
     return math.exp(log) if log < 700 else math.inf
@@ -192,7 +199,7 @@ def _columns(values: Array, confidence: float) -> list[SessionEstimate]:
             if x[n - 1] - x[0] > n * _ROUNDING:
                 # The median is only known to a step of the clock, evenly spread over it. Without
                 # a coarse clock the smallest step is far below the error.
-                steps = np.diff(x[:n])
+                steps = x[1:n] - x[: n - 1]
                 error = max(error, float(steps[steps > _ROUNDING].min()) / math.sqrt(12))
         coverage = _rank(n, confidence)[1]
         estimates.append(SessionEstimate(median, low, high, coverage, error, n))
@@ -313,7 +320,7 @@ def clusters(
     # A session of one round does not know its error: it can neither be told from its neighbours
     # nor widen its group.
     half_widths = _quantile(math.inf, confidence) * np.array([estimates[i].error for i in seen])
-    gaps = np.diff(medians)
+    gaps = medians[1:] - medians[:-1]
     required = np.maximum(2 * math.log1p(floor), SEPARATION * (half_widths[:-1] + half_widths[1:]))
     count, bounds = len(seen), [0, len(seen)]
     widest = np.argsort(-gaps, kind="stable")
@@ -330,7 +337,7 @@ def clusters(
     for i, j in pairwise(bounds):
         known = half_widths[i:j][~np.isnan(half_widths[i:j])]
         # The typical half-width: one session with a burst must not stretch its group.
-        reach = float(np.median(known)) if known.size else 0.0
+        reach = middle(known) if known.size else 0.0
         ratio = _exp(float(medians[i:j].mean()))
         low, high = _exp(float(medians[i]) - reach), _exp(float(medians[j - 1]) + reach)
         found.append(Group(ratio, low, high, tuple(sorted(seen[i:j]))))
@@ -477,7 +484,7 @@ def _centre(estimates: Sequence[SessionEstimate]) -> _Centre:
     share = len(kept) / count
     between = float(winsorized.var(ddof=1)) / (share**2 * count) if count > 1 else math.nan
     known = [e.error for e in estimates if not math.isnan(e.error)]
-    within = float(np.median(known)) ** 2 / count if known else math.nan
+    within = middle(known) ** 2 / count if known else math.nan
     return _Centre(float(kept.mean()), between, len(kept) - 1, within)
 
 
@@ -941,7 +948,7 @@ def fastest(
     fewest = min(2, max(len(own) for own in medians))
     candidates = sorted(
         (column for column, own in enumerate(medians) if own and len(own) >= fewest),
-        key=lambda column: (float(np.median(medians[column])), column),
+        key=lambda column: (middle(medians[column]), column),
     )
     if not candidates:
         estimates, verdicts = relative(reference)

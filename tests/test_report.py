@@ -429,3 +429,22 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
         page_of(tmp_path)
     monkeypatch.undo()
     assert (tmp_path / "report" / "report.html").read_text(encoding="utf-8") == before
+
+
+def test_the_study_of_pages_gives_both_tools_the_same_history():
+    from gradbench.cases import Selection, expand
+    from gradbench.run import discover
+    from gradbench.studies import pages
+    from gradbench.wire import WorkerOptions
+
+    found = discover(WorkerOptions())
+    entries = expand(found.offers, Selection(functions=("exp",), operators=("vjp",)))
+    rows = list(pages.study(entries, found, 80, 0, lambda what: None))
+    assert [row["command"] for row in rows] == [
+        "gradbench report",
+        "asv publish",
+        "gradbench report",
+        "gradbench report",
+    ]
+    assert rows[0]["rows"] == rows[1]["rows"] == 80
+    assert all(row["written_bytes"] > 10_000 for row in rows)

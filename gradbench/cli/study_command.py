@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cli import options
-from gradbench.cli.output import console, duration, emit, plain, progress, table
+from gradbench.cli.output import console, duration, emit, plain, progress, reading, table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -288,6 +288,44 @@ def asv_steps(
             f"a threshold of {threshold:g} %."
         )
     )
+    return 0
+
+
+@command.command()
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Rows of the made-up history: cases, releases and sessions.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@options.format_option("json", "csv", "md")
+def pages(rows: int, seed: int, form: str) -> int:
+    """How long 'gradbench report' takes on a large history, beside 'asv publish' on the same."""
+    from gradbench.cases import Selection, expand
+    from gradbench.run import discover
+    from gradbench.studies import pages as room
+    from gradbench.wire import WorkerError, WorkerOptions
+
+    try:
+        found = discover(WorkerOptions())
+        entries = expand(found.offers, Selection())
+        told = lambda what: click.echo(f"pages: {what}", err=True)  # noqa: E731
+        measured = list(room.study(entries, found, rows, seed, told))
+    except (WorkerError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    if form != "table":
+        emit(measured, form)
+        return 0
+    shown = table(
+        "", ["command", "of", ("rows", "right"), ("seconds", "right"), ("written", "right")]
+    )
+    for row in measured:
+        size = reading(row["written_bytes"], "bytes")
+        cells = (row["command"], row["of"], f"{row['rows']:,}", f"{row['seconds']:.1f}", size)
+        shown.add_row(*map(plain, cells))
+    console().print(shown)
     return 0
 
 

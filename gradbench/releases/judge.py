@@ -193,8 +193,8 @@ class History:
         mine = [own[build.name] for own in times.sessions.values() if build.name in own]
         if not mine:
             return None
-        medians = [float(np.median(values)) for values in mine]
-        return Point("ok", "", float(np.median(medians)), instructions)
+        medians = [statistics.middle(values) for values in mine]
+        return Point("ok", "", statistics.middle(medians), instructions)
 
     def ratios(
         self, case: str, steps: Sequence[Step], floor: float, confidence: float
