@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from gradbench.cli.output import reading
 from gradbench.report import pareto, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
+from gradbench.statistics import FLOOR
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,14 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
     )
     if len(ties):
         text += f", and not told from the fastest in {len(ties)} more"
-    gain = best[best["to_baseline"].notna() & (best["to_baseline"] < 0.999)]
+    # A gain is one where the whole interval says so.
+    gain = best[best["to_baseline_high"] < 1 / (1 + FLOOR)]
     if len(gain):
         top = gain.sort_values("to_baseline").iloc[0]
         text += (
             f". Against what people usually write first, the fastest gains a factor of "
-            f"{multiple(float(np.median(1 / gain['to_baseline'])))} in the median of {len(gain)}; "
+            f"{multiple(float(np.median(1 / gain['to_baseline'])))} in the median of the "
+            f"{len(gain)} where it gains; "
             f"most for {top['function']} ({top['size']}): {top['mode']} is "
             f"{multiple(1 / top['to_baseline'])}× faster"
         )
@@ -158,10 +162,29 @@ def _changes(changes: pd.DataFrame) -> list[Note]:
         Note(
             f"Over {len(names)} torch builds ({names[0]} to {names[-1]}): "
             f"{counts.get('slower', 0)} changes called slower, {counts.get('faster', 0)} faster, "
-            f"{counts.get('undecided', 0)} undecided.",
+            f"{counts.get('undecided', 0)} undecided. {_largest(changes)}",
             "releases",
         )
     ]
+
+
+def _largest(changes: pd.DataFrame) -> str:
+    """The release with most calls, and the mode whose cases it changed most."""
+    called = changes[changes["verdict"].isin(("slower", "faster"))]
+    if called.empty:
+        return "No release changed anything that can be told at this effort."
+    release = called["release"].value_counts().index[0]
+    here = changes[(changes["release"] == release) & changes["change"].notna()]
+    typical = here.groupby("mode")["change"].agg(lambda c: float(np.log(c).median()))
+    mode = str(typical.abs().idxmax())
+    mine = here[here["mode"] == mode]
+    said = mine["verdict"].value_counts()
+    note = next((str(n) for n in here["note"] if n), "")
+    return (
+        f"Most changed with {release}: there {mode} takes {multiple(math.exp(typical[mode]))}× the "
+        f"time in the median of {len(mine)} cases ({said.get('slower', 0)} called slower, "
+        f"{said.get('faster', 0)} faster)" + (f"; besides torch, {note}." if note else ".")
+    )
 
 
 def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[str]) -> list[str]:
