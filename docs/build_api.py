@@ -88,14 +88,17 @@ def build() -> str:
 
 
 def _entry(name: str, of: Any) -> str:
-    told = inspect.getdoc(of) or ""
+    told = (inspect.getdoc(of) or "").replace("``(", "`(").replace(")``", ")`")
     lines = [f"### `{name}`", ""]
     if inspect.isclass(of):
         lines += [told, "", *_fields(of)]
     else:
-        # Annotations are strings; their quotes are of no use to a reader.
-        signature = str(inspect.signature(of)).replace("'", "")
-        lines += [f"```python\n{name.rpartition('.')[2]}{signature}\n```", "", told, ""]
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(of))).body
+        assert isinstance(declared, ast.FunctionDef)
+        told_of = f"{declared.name}({ast.unparse(declared.args)})"
+        if declared.returns:
+            told_of += f" -> {ast.unparse(declared.returns)}"
+        lines += [f"```python\n{told_of}\n```", "", told, ""]
     return "\n".join(lines)
 
 

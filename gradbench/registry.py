@@ -36,7 +36,7 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
         derivatives=elementwise(lambda x: 3 * x**2),
     )
     def cube(x):
-        'xᵢ³'
+        "xᵢ³"
         return x**3
     ```
     """
