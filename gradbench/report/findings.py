@@ -114,11 +114,16 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
     gain = best[best["to_baseline_high"] < 1 / (1 + FLOOR)]
     if len(gain):
         top = gain.sort_values("to_baseline").iloc[0]
+        text += ". Against what people usually write first, "
+        if len(gain) > 1:
+            factor = multiple(float(np.median(1 / gain["to_baseline"])))
+            text += (
+                f"the fastest gains a factor of {factor} in the median of {len(gain)}, most for "
+            )
+        else:
+            text += "it pays for "
         text += (
-            f". Against what people usually write first, the fastest gains a factor of "
-            f"{multiple(float(np.median(1 / gain['to_baseline'])))} in the median of the "
-            f"{len(gain)} where it gains; "
-            f"most for {top['function']} ({top['size']}): {top['mode']} is "
+            f"{top['function']} ({top['size']}): {top['mode']} is "
             f"{multiple(1 / top['to_baseline'])}× faster"
         )
         if top["sessions"] > 1:
