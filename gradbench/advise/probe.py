@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.advise.structure import blocks, colouring, describe
-from gradbench.advise.subject import Subject
+from gradbench.advise.cost import explain
+from gradbench.advise.subject import Subject, Unusable, structures
 
 DENSE = 4_000_000
 """Entries beyond which a jacobian is not formed as a reference."""
 
-PROBES = 3
 STEP = 1e-3
 TOLERANCE = 1e-6
 
@@ -100,7 +99,9 @@ def _evidence(subject: Subject, inputs: tuple[Tensor, ...], reverse: Any) -> lis
         said.append(f"forward mode could not be asked ({type(error).__name__})")
         return said
     product = torch.stack([b @ t.reshape(-1) for b, t in zip(reverse, tangents)]).sum(0)
-    if torch.allclose(pushed.reshape(-1), product, rtol=1e-8, atol=1e-8 * float(product.abs().max())):
+    if torch.allclose(
+        pushed.reshape(-1), product, rtol=1e-8, atol=1e-8 * float(product.abs().max())
+    ):
         said.append("forward mode agrees with reverse mode along a random tangent")
     else:
         said.append("forward mode DISAGREES with reverse mode: its modes will be found wrong")
@@ -127,50 +128,21 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     if not all(bool(torch.isfinite(b).all()) for b in reverse):
         raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
     evidence = _evidence(subject, inputs, reverse)
-    answer: dict[str, Any] = {
-        "outputs": outputs,
-        "coordinates": coordinates,
-        "evidence": evidence,
-        "operators": ["gradient"] if y.dim() == 0 else ["jacobian"],
+    operators = ["gradient"] if y.dim() == 0 else ["jacobian"]
+    found = structures(subject) if y.dim() else []
+    if len(found) == 1 and found[0].kind == "diagonal" and y.shape == wrt[0].shape:
+        operators.append("diagonal")
+    if len(found) == 1 and found[0].kind == "batched":
+        operators.append("batch_jacobian")
+    width = torch.finfo(subject.dtype).bits // 8
+    shared = found[0] if len(found) == 1 else None
+    return {
+        "operators": operators,
         "wrt": subject.names[: subject.differentiated],
-        "structure": None,
-        "shape": "",
-    }
-    if y.dim() and len(wrt) == 1:
-        _structure(subject, reverse[0], y, wrt[0], answer)
-    return answer
-
-
-def _structure(
-    subject: Subject, first: Tensor, y: Tensor, x: Tensor, answer: dict[str, Any]
-) -> None:
-    pattern = first != 0
-    for seed in range(1, PROBES):
-        drawn = subject.draw(None, torch.Generator().manual_seed(seed))
-        pattern = pattern | (subject.rows(*drawn)[1][0] != 0)
-    rows, columns = pattern.shape
-    entries = [(int(i), int(j)) for i, j in pattern.nonzero().tolist()]
-    kind, said = describe(entries, rows, columns)
-    answer["shape"] = f"{said}, at {PROBES} random inputs"
-    samples = y.shape[0]
-    if x.dim() and x.shape[0] == samples and blocks(entries, samples, rows, columns):
-        if kind != "diagonal":
-            answer["shape"] += f"; block-diagonal: {samples} samples that do not mix"
-        answer["operators"].append("batch_jacobian")
-    if kind == "diagonal" and y.shape == x.shape:
-        answer["operators"].append("diagonal")
-    if kind == "dense":
-        return
-    by_row: list[list[int]] = [[] for _ in range(rows)]
-    by_column: list[list[int]] = [[] for _ in range(columns)]
-    for i, j in entries:
-        by_row[i].append(j)
-        by_column[j].append(i)
-    answer["structure"] = {
-        "i": [i for i, _ in entries],
-        "j": [j for _, j in entries],
-        "row_colours": colouring(by_column, rows),
-        "column_colours": colouring(by_row, columns),
+        "evidence": evidence,
+        "structured": bool(found) and all(s.kind != "dense" for s in found),
+        "structure": [f"{s.kind}: {s.evidence}" for s in found],
+        "cost": list(explain(outputs, coordinates, width, spec["memory_limit"], shared)),
     }
 
 
@@ -198,11 +170,10 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         answer = probe(spec)
-    except (Refused, ValueError) as error:
-        theirs = isinstance(error, ValueError) and error.__traceback__ is not None
-        answer = {"refused": _line(error) if theirs else str(error)}
+    except (Refused, Unusable) as error:
+        answer = {"refused": str(error)}
     except BaseException as error:
-        answer = {"refused": _line(error)}
+        answer = {"refused": "it raises " + _line(error)}
     out.write(json.dumps(answer))
     out.flush()
 

@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,25 +15,29 @@ from torch.utils._pytree import tree_flatten
 
 from gradbench import registry
 from gradbench.advise.expressions import evaluate
+from gradbench.advise.structure import POINTS, Structure, detect, products
 from gradbench.catalogue.function import Formula, Function, Tensors
-from gradbench.modes.mode import Call, Unsupported
-from gradbench.operators import Problem
+from gradbench.modes import structured
 
 NAME = "yours"
 """The name under which the user's function takes part in its run."""
 
 
+class Unusable(Exception):
+    """The function or an input is not there, or is not what it should be; the message says how."""
+
+
 def resolve(target: str) -> Any:
-    """The object that ``module:name`` or ``file.py:name`` names. Raises ValueError where there
+    """The object that ``module:name`` or ``file.py:name`` names. Raises Unusable where there
     is none, and whatever importing the module raises."""
     place, colon, name = target.rpartition(":")
     if not (colon and place and name):
-        raise ValueError(f"{target!r} is not of the form module:function or file.py:function")
+        raise Unusable(f"{target!r} is not of the form module:function or file.py:function")
     sys.path.insert(0, os.getcwd())
     if place.endswith(".py"):
         spec = importlib.util.spec_from_file_location("gradbench_subject", place)
         if spec is None or spec.loader is None or not os.path.exists(place):
-            raise ValueError(f"there is no file {place}")
+            raise Unusable(f"there is no file {place}")
         module = importlib.util.module_from_spec(spec)
         sys.modules["gradbench_subject"] = module
         spec.loader.exec_module(module)
@@ -43,7 +46,7 @@ def resolve(target: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"{place} has no {part!r}")
+            raise Unusable(f"{place} has no {part!r}")
         found = getattr(found, part)
     return found
 
@@ -52,16 +55,19 @@ class Subject:
     """The function with its inputs: differentiated ones first, then the other tensors.
 
     A module is differentiated by its parameters unless `wrt` names inputs. Outputs that are
-    pytrees are flattened into one vector. Raises ValueError where an input cannot be used.
+    pytrees are flattened into one vector. Raises Unusable where an input cannot be used.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.target = resolve(spec["target"])
         if not callable(self.target):
-            raise ValueError(f"{spec['target']} is a {type(self.target).__name__}, no function")
+            raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
         torch.manual_seed(spec["seed"])
         kind = getattr(torch, spec["dtype"])
-        given = {name: evaluate(text) for name, text in spec["inputs"]}
+        try:
+            given = {name: evaluate(text) for name, text in spec["inputs"]}
+        except ValueError as error:
+            raise Unusable(f"--input: {error}") from error
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         self.plain = {name: value for name, value in given.items() if name not in tensors}
         self.order = list(given)
@@ -74,9 +80,9 @@ class Subject:
         wrt = wrt or [name for name, value in tensors.items() if value.is_floating_point()]
         for name in wrt:
             if name not in tensors or not tensors[name].is_floating_point():
-                raise ValueError(f"--wrt {name}: there is no floating-point input of that name")
+                raise Unusable(f"--wrt {name}: there is no floating-point input of that name")
         if not wrt:
-            raise ValueError("there is no floating-point input to differentiate by")
+            raise Unusable("there is no floating-point input to differentiate by")
         self.names = wrt + [name for name in tensors if name not in wrt]
         self.differentiated = len(wrt)
         self.dtype = kind
@@ -140,8 +146,6 @@ class Subject:
 
 
 def _formulas(subject: Subject) -> dict[str, Formula]:
-    n = subject.differentiated
-
     def jacobian(*inputs: Tensor) -> Tensors:
         y, blocks = subject.rows(*inputs)
         return tuple(b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
@@ -165,13 +169,6 @@ def _formulas(subject: Subject) -> dict[str, Formula]:
         parts = [b @ s.reshape(-1) for b, s in zip(blocks, t)]
         return torch.stack(parts).sum(0).reshape(y.shape)
 
-    def hessian(*inputs: Tensor) -> Tensors:
-        with torch.enable_grad():
-            found = torch.autograd.functional.hessian(
-                lambda *wrt: subject.forward(*wrt, *inputs[n:]), inputs[:n]
-            )
-        return tuple(block for row in found for block in row)
-
     return {
         "gradient": jacobian,
         "jacobian": jacobian,
@@ -179,51 +176,28 @@ def _formulas(subject: Subject) -> dict[str, Formula]:
         "batch_jacobian": batch_jacobian,
         "vjp": vjp,
         "jvp": jvp,
-        "hessian": hessian,
     }
 
 
-def _compressed(spec: dict[str, Any], rows: bool) -> Callable[[Problem], Call]:
-    """The builder of a mode that pulls back (pushes) one seed per colour of the pattern."""
-    found = spec["structure"]
-    i, j = (torch.tensor(found[key], dtype=torch.int64) for key in ("i", "j"))
-    colours = torch.tensor(found["row_colours" if rows else "column_colours"], dtype=torch.int64)
-    count = int(colours.max()) + 1 if len(colours) else 0
+def structures(subject: Subject) -> list[Structure]:
+    """The structure of the jacobian by each differentiated input, at points near the given ones.
 
-    def build(problem: Problem) -> Call:
-        if problem.differentiated != 1 or not count:
-            raise Unsupported("compression is made for one differentiated input")
-        f, shape = problem.forward, problem.result[0]
-        seeds = torch.nn.functional.one_hot(colours, count).T.to(problem.device, problem.dtype)
-        at, into = (i, j) if rows else (j, i)
-        at, into = at.to(problem.device), into.to(problem.device)
-        place = (i * problem.coordinates + j).to(problem.device)
-        colour = colours.to(problem.device)[at]
+    The same in every process: the seeds are fixed. Raises what the function raises.
+    """
+    drawn = [subject.draw(None, torch.Generator().manual_seed(s)) for s in range(POINTS)]
+    y = subject.forward(*subject.values)
+    found = []
+    for number in range(subject.differentiated):
 
-        def spread(short: Tensor) -> Tensor:
-            dense = short.new_zeros(problem.outputs * problem.coordinates)
-            dense[place] = short[colour, into]
-            return dense.reshape(shape)
+        def of_one(x: Tensor, number: int = number) -> Tensor:
+            inputs = subject.values
+            return subject.forward(*inputs[:number], x, *inputs[number + 1 :])
 
-        def pull(inputs: Tensors) -> Tensor:
-            y = f(*inputs)
-            parts = [
-                torch.autograd.grad(y, inputs[0], seed.reshape(y.shape), retain_graph=True)[0]
-                for seed in seeds
-            ]
-            return spread(torch.stack(parts).reshape(count, -1))
-
-        def push(inputs: Tensors) -> Tensor:
-            x, rest = inputs[0], inputs[1:]
-            parts = [
-                torch.func.jvp(lambda x: f(x, *rest), (x,), (seed.reshape(x.shape),))[1]
-                for seed in seeds
-            ]
-            return spread(torch.stack(parts).reshape(count, -1))
-
-        return pull if rows else push
-
-    return build
+        jvp, vjp = products(of_one, [inputs[number] for inputs in drawn])
+        shape = tuple(subject.values[number].shape)
+        generator = torch.Generator().manual_seed(number)
+        found.append(detect(jvp, vjp, shape, tuple(y.shape), generator))
+    return found
 
 
 def register(spec: dict[str, Any]) -> Subject:
@@ -233,7 +207,7 @@ def register(spec: dict[str, Any]) -> Subject:
     registry.function(
         Function(
             name=NAME,
-            document="U",
+            document="",
             formula=spec["target"],
             derivative="float64 reverse mode, held against finite differences",
             forward=subject.forward,
@@ -246,12 +220,6 @@ def register(spec: dict[str, Any]) -> Subject:
             dtype=spec["dtype"],
         )
     )
-    if spec.get("structure"):
-        pull, push = _compressed(spec, True), _compressed(spec, False)
-        pull.__doc__ = "one pulled-back seed per colour of the jacobian's rows, then spread"
-        push.__doc__ = "one pushed tangent per colour of the jacobian's columns, then spread"
-        registry.mode("jacobian", name="compressed_rows", leaves=True)(pull)
-        registry.mode("jacobian", name="compressed_columns", needs=("torch.func.jvp",))(push)
+    if spec["structured"]:
+        structured.register(NAME, structures(subject))
     return subject
-
-
