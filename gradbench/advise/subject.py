@@ -132,17 +132,25 @@ class Subject:
         with torch.enable_grad():
             wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: self.differentiated])
             y = self.forward(*wrt, *inputs[self.differentiated :])
-            found: list[list[Tensor]] = [[] for _ in wrt]
-            for i in range(y.numel()):
-                grads: Any = [None] * len(wrt)
-                if y.requires_grad:
-                    grads = torch.autograd.grad(
-                        y.reshape(-1)[i], wrt, retain_graph=True, allow_unused=True
-                    )
-                for column, g, x in zip(found, grads, wrt):
-                    column.append((torch.zeros_like(x) if g is None else g).reshape(-1))
-        blocks = tuple(torch.stack(c).detach() for c in found)
-        return y.detach(), blocks
+            blocks = tuple(x.new_zeros(y.numel(), x.numel()) for x in wrt)
+            if not y.requires_grad:
+                return y, blocks
+            seeds = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
+            try:
+                # Far faster than one by one, where vmap can.
+                pulled: Any = torch.autograd.grad(
+                    y, wrt, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True
+                )
+            except RuntimeError:
+                rows = [
+                    torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
+                    for seed in seeds
+                ]
+                pulled = [None if c[0] is None else torch.stack(c) for c in zip(*rows)]
+            found = tuple(
+                block if g is None else g.reshape(block.shape) for g, block in zip(pulled, blocks)
+            )
+        return y.detach(), tuple(g.detach() for g in found)
 
 
 def _formulas(subject: Subject) -> dict[str, Formula]:
