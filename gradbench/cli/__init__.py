@@ -12,6 +12,7 @@ COMMANDS = {
     "list": "What can be measured: functions, operators, modes, sizes.",
     "verify": "Put every case through the correctness gate, timing nothing.",
     "run": "Measure, store and show which way of differentiating is fastest.",
+    "advise": "Find the fastest correct way to differentiate a function of your own.",
     "show": "Show a stored run, or one comparison of it in full.",
     "compare": "Hold two stored runs against each other, case by case.",
     "releases": "Torch releases: install, measure in turns, compare, bisect.",

@@ -1,0 +1,121 @@
+"""gradbench advise"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gradbench.advise.advice import Advice, Question, Refusal, advise
+from gradbench.cases import FORWARD, Comparison
+from gradbench.cli import options
+from gradbench.cli.output import call_time, console, plain, progress, table
+from gradbench.store.log import StoreError
+from gradbench.wire import WorkerError
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:FUNCTION")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="NAME=EXPR",
+    help="An input in the function's order: randn(3,4), load(w.pt), tensor([1.,2.]) or a literal.",
+)
+@click.option("--wrt", multiple=True, metavar="NAME", help="Differentiate by this input only.")
+@click.option("--operator", default="", metavar="NAME", help="Such as jacobian or vjp.")
+@click.option("--dtype", type=click.Choice(options.DTYPES), default="float32", show_default=True)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds that the timed calls may take together; starting and checking come on top.",
+)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0)
+@options.results_option
+def command(
+    target: str,
+    inputs: tuple[str, ...],
+    wrt: tuple[str, ...],
+    operator: str,
+    dtype: str,
+    budget: float,
+    timeout: float,
+    results: Path,
+) -> int:
+    """Find the fastest correct way to differentiate a function of your own.
+
+    MODULE:FUNCTION is imported from the current folder or as installed; FILE.py:FUNCTION works too.
+    """
+    pairs = []
+    for given in inputs:
+        name, equals, text = given.partition("=")
+        if not (equals and name.isidentifier() and text.strip()):
+            raise click.UsageError(f"--input {given!r} is not of the form name=expression")
+        pairs.append((name, text))
+    question = Question(target, tuple(pairs), wrt, operator, dtype, budget, timeout)
+    try:
+        with progress("measuring") as report:
+            advice = advise(question, results, report, options.given_command())
+    except Refusal as error:
+        click.echo(f"gradbench: {target}: {error}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        click.echo("Stopped; 'gradbench run --resume latest' goes on measuring.", err=True)
+        return 130
+    except (StoreError, WorkerError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    _show(target, advice)
+    return 0
+
+
+def _show(target: str, advice: Advice) -> None:
+    out = console()
+    for heading, lines in (
+        ("Evidence", advice.found["evidence"]),
+        ("Structure", advice.found["structure"]),
+        ("Cost by theory", advice.found["cost"]),
+    ):
+        if lines:
+            out.print(plain(heading, "bold"))
+            for line in lines:
+                out.print(plain("  " + line))
+    for name, first in advice.judged.baselines.items():
+        rows = [r for r in advice.judged.rows if r.comparison == name and r.mode != FORWARD]
+        timed = sorted((r for r in rows if r.seconds is not None), key=lambda r: r.seconds or 0.0)
+        operator = Comparison.parse(name).operator
+        made = table(
+            f"{operator} of {target}, by {', '.join(advice.found['wrt'])}",
+            ["mode", ("time", "right"), ("× fastest", "right"), "verdict"],
+        )
+        for row in timed:
+            ratio = row.to_fastest
+            made.add_row(
+                row.mode,
+                call_time(row.seconds or 0.0),
+                f"{ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]" if ratio else "",
+                row.verdict,
+            )
+        out.print(made)
+        for row in rows:
+            if row.status != "ok":
+                out.print(plain(f"  {row.mode}: {row.status}: {row.reason}"))
+        winner = next((r for r in timed if r.verdict == "fastest"), None)
+        if winner is None:
+            out.print(plain("No mode could be timed."))
+            continue
+        usual = next((r for r in timed if r.mode == first), None)
+        if usual is not None and usual.to_fastest and usual.mode != winner.mode:
+            ratio = usual.to_fastest
+            out.print(
+                plain(
+                    f"{winner.mode} takes 1/{ratio.value:.3g} of the time of {first}, which people "
+                    f"usually write first (95 % interval {ratio.low:.3g} to {ratio.high:.3g})."
+                )
+            )
+        out.print(plain(f"The code of {winner.mode}:", "bold"))
+        click.echo(advice.sources[operator, winner.mode])
+    out.print(plain(f"Stored in {advice.path}; 'gradbench show' shows all of it."))

@@ -1,0 +1,78 @@
+"""Functions of a user's that behave, and others that do not."""
+
+import os
+
+import torch
+
+
+class OffInOneEntry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        wrong = 2 * x * g
+        factor = torch.ones_like(wrong)
+        factor[..., 2] = 1.5
+        return wrong * factor
+
+
+def elementwise(x):
+    return torch.sin(x) * x
+
+
+def scaled(x, index, power=2):
+    return {"a": x[index] ** power, "b": (x.sum(), x.prod())}
+
+
+def wrong_backward(x):
+    return OffInOneEntry.apply(x)
+
+
+def detached(x):
+    return x * x.detach()
+
+
+def all_detached(x):
+    return x.detach() * 2
+
+
+def not_a_number(x):
+    return torch.log(-(x**2))
+
+
+def random(x):
+    return x * torch.rand_like(x)
+
+
+def mutating(x):
+    x += 1
+    return x * 2
+
+
+def raising(x):
+    raise KeyError("no such key")
+
+
+def dying(x):
+    os._exit(3)
+
+
+def endless(x):
+    while True:
+        pass
+
+
+def eating(x):
+    return x + torch.ones(1 << 40)[0]
+
+
+def chatty(x):
+    print("chatter\n" * 10_000)
+    return x**3
+
+
+module = torch.nn.Linear(3, 2)

@@ -1,0 +1,108 @@
+"""Advice on functions of a user's own, from the first look to the answer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradbench.advise.advice import Question, Refusal, examine
+from gradbench.advise.expressions import evaluate
+
+SUBJECTS = str(Path(__file__).parent / "suites" / "subjects.py")
+
+
+def question(name, *inputs, **fields):
+    return Question(f"{SUBJECTS}:{name}", inputs or (("x", "randn(5)"),), **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wrong_backward", "output 2 by x entry 2"),
+        ("detached", "finite differences"),
+        ("all_detached", "is it detached?"),
+        ("not_a_number", "NaN or infinity in 5 of 5"),
+        ("random", "two calls with the same input differ"),
+        ("mutating", "changes its input x in place"),
+        ("raising", "raise KeyError"),
+        ("dying", "exit code 3"),
+        ("eating", "not enough memory|can't allocate memory|out of memory"),
+        ("missing", "has no 'missing'"),
+    ],
+)
+def test_a_function_that_misbehaves_gets_one_line_that_says_how(name, said):
+    with pytest.raises(Refusal, match=said) as refusal:
+        examine(question(name))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_function_that_never_ends_is_stopped():
+    with pytest.raises(Refusal, match="did not end within 8 s"):
+        examine(question("endless", timeout=8.0))
+
+
+def test_what_the_function_prints_does_not_reach_the_answer():
+    assert examine(question("chatty"))["operators"] == ["jacobian", "diagonal"]
+
+
+def test_a_diagonal_jacobian_is_found_and_offered():
+    found = examine(question("elementwise"))
+    assert found["structured"]
+    assert found["structure"][0].startswith("diagonal")
+    assert "agrees with float64 finite differences" in found["evidence"][0]
+
+
+def test_integers_plain_values_and_nested_outputs_take_part():
+    given = (("x", "randn(4)"), ("index", "tensor([0, 2])"), ("power", "3"))
+    found = examine(question("scaled", *given))
+    assert found["wrt"] == ["x"]
+    assert found["operators"] == ["jacobian"]
+
+
+def test_a_module_is_differentiated_by_its_parameters():
+    found = examine(question("module", ("input", "randn(2, 3)")))
+    assert found["wrt"] == ["weight", "bias"]
+
+
+def test_only_floating_point_inputs_can_be_differentiated_by():
+    given = (("x", "randn(4)"), ("index", "tensor([0, 2])"))
+    with pytest.raises(Refusal, match="--wrt index"):
+        examine(question("scaled", *given, wrt=("index",)))
+
+
+def test_inputs_are_made_without_running_code(tmp_path):
+    torch.save(torch.ones(2), tmp_path / "w.pt")
+    assert evaluate(f"load({tmp_path / 'w.pt'})").tolist() == [1, 1]
+    assert evaluate("zeros(2, 3, dtype=float64)").dtype == torch.float64
+    assert evaluate("[1, 2]") == [1, 2]
+    for bad in ("__import__('os')", "open('x')", "randn(2).sum()", "x", "randn("):
+        with pytest.raises(ValueError, match=r"\S"):
+            evaluate(bad)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "gradbench", "advise", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_answer_names_a_winner_and_its_code_and_is_stored(tmp_path):
+    made = run(
+        f"{SUBJECTS}:elementwise", "--input", "x=randn(6)", "--operator", "diagonal",
+        "--budget", "0.5", "--results", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "fastest" in made.stdout
+    assert "The code of" in made.stdout
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1
+
+
+def test_bad_input_is_one_line_and_no_traceback(tmp_path):
+    usage = run("m:f", "--input", "randn(3)", "--results", str(tmp_path))
+    assert usage.returncode == 2
+    assert "not of the form name=expression" in usage.stderr
+    absent = run("no_such_module:f", "--input", "x=randn(3)", "--results", str(tmp_path))
+    assert absent.returncode == 1
+    assert "No module named 'no_such_module'" in absent.stderr
+    assert "Traceback" not in usage.stderr + absent.stderr
