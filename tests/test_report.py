@@ -12,6 +12,7 @@ import pytest
 from gradbench import report
 from gradbench.cases import Comparison
 from gradbench.cli import cli
+from gradbench.cli.output import reading
 from gradbench.report import data, findings, history, pareto, sizes, style
 from gradbench.report.style import NothingToDraw
 from gradbench.store import log
@@ -448,3 +449,21 @@ def test_the_study_of_pages_gives_both_tools_the_same_history():
     ]
     assert rows[0]["rows"] == rows[1]["rows"] == 80
     assert all(row["written_bytes"] > 10_000 for row in rows)
+
+
+def test_a_gain_that_was_not_called_is_no_finding(tmp_path):
+    stored(tmp_path, {jacobian(): {"forward": 2.0, "loop_grad": 100.2, "jacrev": 100.0}})
+    assert "write first" not in page_of(tmp_path)
+
+
+def test_a_gain_over_the_baseline_is_told_with_its_factor_and_interval(tmp_path):
+    stored(tmp_path, {jacobian(): {"forward": 2.0, "loop_grad": 100.0, "jacrev": 50.0}})
+    said = "write first is called slower in 1 of 1 for exp .documents.: jacrev is 2.0× faster"
+    assert re.search(said + r" \[\S+×, \S+×\] at 95%", page_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(999, "999 B"), (1020, "1020 B"), (1020 * 1024, "1020 KiB"), (2048, "2 KiB")]
+)
+def test_bytes_need_no_exponent(size, said):
+    assert reading(size, "bytes") == said

@@ -111,7 +111,8 @@ def reading(value: float, unit: str) -> str:
     ends = "B" if unit == "bytes" else ""
     for prefix in prefixes:
         if value < step - 0.5:
-            return f"{value:.3g} {prefix}{ends}".rstrip()
+            # From 1000 to 1023 three digits would need an exponent.
+            return f"{value:.{4 if value >= 999.5 else 3}g} {prefix}{ends}".rstrip()
         value /= step
     return f"{value:.4g} {'Ti' if ends else 'G'}{ends}"
 

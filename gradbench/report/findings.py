@@ -15,7 +15,6 @@ from gradbench.cli.output import reading
 from gradbench.report import pareto, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
-from gradbench.statistics import FLOOR
 
 
 @dataclass(frozen=True)
@@ -110,30 +109,28 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
     )
     if len(ties):
         text += f", and not told from the fastest in {len(ties)} more"
-    # A gain is one where the whole interval says so.
-    gain = best[best["to_baseline_high"] < 1 / (1 + FLOOR)]
+    # Only what was called: a gain within the floor, or one that may be chance, is none.
+    own = np.isclose(rows["to_baseline_low"], 1) & np.isclose(rows["to_baseline_high"], 1)
+    beaten = rows[own & (rows["verdict"] == "slower")]
+    gain = best.merge(beaten[["comparison", "run"]], on=["comparison", "run"])
     if len(gain):
         top = gain.sort_values("to_baseline").iloc[0]
-        text += ". Against what people usually write first, "
+        text += (
+            f". What people usually write first is called slower in {len(gain)} of {comparisons}"
+        )
         if len(gain) > 1:
             factor = multiple(float(np.median(1 / gain["to_baseline"])))
-            text += (
-                f"the fastest gains a factor of {factor} in the median of {len(gain)}, most for "
-            )
-        else:
-            text += "it pays for "
+            text += f", by a factor of {factor} in their median; most"
         text += (
-            f"{top['function']} ({top['size']}): {top['mode']} is "
+            f" for {top['function']} ({top['size']}): {top['mode']} is "
             f"{multiple(1 / top['to_baseline'])}× faster"
         )
         if top["sessions"] > 1:
             low, high = 1 / top["to_baseline_high"], 1 / max(top["to_baseline_low"], 1e-300)
             text += " " + _ratio(low, high, confidence)
     if best["to_forward"].notna().any():
-        text += (
-            f". It costs {multiple(float(best['to_forward'].median()))} evaluations of the "
-            f"function in the median"
-        )
+        costs = multiple(float(best["to_forward"].median()))
+        text += f". The fastest costs {costs} evaluations of the function in the median"
     return [Note(text + ".", at)]
 
 
@@ -218,8 +215,8 @@ def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[s
     apart = frame[frame["groups"].map(bool)]
     if len(apart):
         said.append(
-            f"Sessions disagree in {len(apart)} cases: processes fall into groups with different "
-            "ratios. Their rows list the groups."
+            f"Sessions disagree in {len(apart)} case{'s' * (len(apart) > 1)}: processes fall "
+            "into groups with different ratios. Their rows list the groups."
         )
     for name, what in (
         ("torch", "torch builds"),

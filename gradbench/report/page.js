@@ -19,11 +19,11 @@
     if (low === null || Number(get("sessions", i)) < 2) return digits(v);
     return digits(v) + " [" + digits(low) + ", " + (high > 1e300 ? "∞" : digits(high)) + "]";
   };
-  const columns = [["operator"], ["function"], ["size"], ["dtype"], ["device"], ["threads"],
-    ["mode"], ["seconds", "time", time], ["to_fastest", "× fastest", held], ["verdict"],
+  const columns = [["operator"], ["function"], ["mode"], ["size"], ["seconds", "time", time],
+    ["to_fastest", "× fastest", held], ["verdict"], ["status"], ["reason"],
     ["to_forward", "× forward", digits], ["to_baseline", "× baseline", digits],
     ["peak_memory", "peak memory", bytes], ["ulps", "error (ulp)", digits], ["sessions"],
-    ["status"], ["reason"], ["torch"], ["run"]];
+    ["dtype"], ["device"], ["threads"], ["torch"], ["run"]];
   const form = document.getElementById("filter");
   for (const name of ["operator", "verdict", "status"]) {
     const values = packed[name].texts || [];
