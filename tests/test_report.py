@@ -119,6 +119,16 @@ def test_the_page_needs_no_network_and_has_text_for_its_figures(tmp_path):
     assert page.count('role="img" aria-label="') == figures
 
 
+def test_a_reader_without_scripts_gets_a_table_of_what_is_not_slower(tmp_path):
+    comparison = jacobian()
+    stored(tmp_path, {comparison: {**PLAIN[comparison], "<i>odd</i>": ("failed", "a | <b>b</b>")}})
+    table = re.search(r"<noscript><p>(.*?)</noscript>", page_of(tmp_path), re.S)[1]
+    assert "5 of 7 rows" in table
+    for said in ("jacrev", "fastest", "ended by SIGSEGV", "&lt;i&gt;odd", "a | &lt;b&gt;b"):
+        assert said in table
+    assert "loop_grad" not in table
+
+
 def test_names_and_messages_with_markup_are_shown_as_text(tmp_path):
     evil = "<script>alert(1)</script>"
     stored(
@@ -449,6 +459,7 @@ def test_the_study_of_pages_gives_both_tools_the_same_history():
     ]
     assert rows[0]["rows"] == rows[1]["rows"] == 80
     assert all(row["written_bytes"] > 10_000 for row in rows)
+    assert all(row["processor_seconds"] > 0 for row in rows)
 
 
 def test_a_gain_that_was_not_called_is_no_finding(tmp_path):

@@ -318,12 +318,12 @@ def pages(rows: int, seed: int, form: str) -> int:
     if form != "table":
         emit(measured, form)
         return 0
-    shown = table(
-        "", ["command", "of", ("rows", "right"), ("seconds", "right"), ("written", "right")]
-    )
+    numbers = ("rows", "seconds", "on processors", "written")
+    shown = table("", ["command", "of", *((name, "right") for name in numbers)])
     for row in measured:
         size = reading(row["written_bytes"], "bytes")
-        cells = (row["command"], row["of"], f"{row['rows']:,}", f"{row['seconds']:.1f}", size)
+        spent = f"{row['seconds']:.1f}", f"{row['processor_seconds']:.1f} s"
+        cells = (row["command"], row["of"], f"{row['rows']:,}", *spent, size)
         shown.add_row(*map(plain, cells))
     console().print(shown)
     return 0

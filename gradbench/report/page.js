@@ -93,6 +93,15 @@
     if (part && part.tagName === "DETAILS") part.open = true;
   };
   window.addEventListener("hashchange", open);
+  let unfolded = [];
+  window.addEventListener("beforeprint", () => {
+    unfolded = [...document.querySelectorAll("details:not([open])")]
+      .filter((part) => part.querySelector("figure"));
+    for (const part of unfolded) part.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const part of unfolded) part.open = false;
+  });
   open();
   show();
 })();

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_DOTS, MOST_SCALING, MOST_MEMORY = 24, 12, 6
 """Figures of a kind in one page; `gradbench plot` draws any other."""
+MOST_PLAIN = 500
+"""Rows of a table that no script sorts."""
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,7 @@ def write_html(
             drawings=drawings,
             environments=environments(report),
             rows=Markup(packed(report.frame)),
+            plain=plain(report.frame),
             script=Markup(_text("page.js")),
             looks=Markup(_text("page.css")),
             version=__version__,
@@ -352,8 +355,7 @@ def write_markdown(
 ) -> None:
     """Writes Markdown and, in a folder `figures` beside it, each figure as PNG and SVG.
 
-    The table has what is not plainly slower: at most 500 rows. Raises StoreError where it cannot
-    be written.
+    Raises StoreError where it cannot be written.
     """
     folder = path.with_name("figures")
     total, done = sum(len(s.figures) for s in report.sections), 0
@@ -368,23 +370,31 @@ def write_markdown(
                 done += 1
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
-    frame = report.frame
-    if len(frame):
-        frame = frame[frame["verdict"].ne("slower") & frame["mode"].ne(FORWARD)]
+    cases = plain(report.frame)
     template = _template().get_template("page.md.jinja")
     page = template.render(
         report=report,
         environments=environments(report),
-        cases=list(_cells(frame.head(500))) if len(frame) else [],
-        left_out=len(report.frame) - min(len(frame), 500),
+        plain=cases,
+        left_out=len(report.frame) - len(cases),
         version=__version__,
         made=now(),
     )
     _replace(path, page)
 
 
+def plain(frame: pd.DataFrame) -> list[list[str]]:
+    """The table where no script runs: what is not called slower, `MOST_PLAIN` rows at most.
+
+    A row has comparison, mode, time, ratio to the fastest, verdict, status and reason, unescaped.
+    """
+    if frame.empty:
+        return []
+    kept = frame[frame["verdict"].ne("slower") & frame["mode"].ne(FORWARD)]
+    return list(_cells(kept.head(MOST_PLAIN)))
+
+
 def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
-    """Rows of the Markdown table, as text that no renderer takes for markup."""
     from gradbench.cli.output import call_time
 
     for row in frame.to_dict("records"):
@@ -395,8 +405,7 @@ def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
             held = f"{row['to_fastest']:.3g}"
             if row["sessions"] > 1:
                 held += f" [{row['to_fastest_low']:.3g}, {row['to_fastest_high']:.3g}]"
-        cells += [held, str(row["verdict"]), str(row["status"]), str(row["reason"])]
-        yield [_markdown(cell) for cell in cells]
+        yield [*cells, held, str(row["verdict"]), str(row["status"]), str(row["reason"])]
 
 
 def _markdown(text: str) -> str:

@@ -8,6 +8,7 @@ runs, a row a case and session, is timed too; asv has nothing to hold against th
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -125,7 +126,8 @@ def study(
     seed: int,
     told: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """A row for each command: what it read, its seconds from start to end, and what it wrote."""
+    """A row for each command: what it read, its seconds from start to end and on the processors
+    (which other work on the machine changes less), and what it wrote."""
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
         history, stored = Path(scratch, "history"), Path(scratch, "stored")
         told("making up a history")
@@ -154,9 +156,11 @@ def study(
 def _timed(
     command: str, what: str, rows: int, words: Sequence[str | Path], place: Path
 ) -> dict[str, Any]:
-    began = time.perf_counter()
+    began, before = time.perf_counter(), os.times()
     done = subprocess.run([str(w) for w in words], capture_output=True, text=True)
-    seconds = time.perf_counter() - began
+    seconds, after = time.perf_counter() - began, os.times()
+    busy = after.children_user + after.children_system
+    busy -= before.children_user + before.children_system
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(f"{command}: {said[-1][:200]}")
@@ -166,6 +170,7 @@ def _timed(
         "of": what,
         "rows": rows,
         "seconds": round(seconds, 1),
+        "processor_seconds": round(busy, 1),
         "written_bytes": size,
     }
 
