@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradbench
-from gradbench.advise import colouring, cost, structure
+from gradbench.advise import advice, colouring, cost, structure
 from gradbench.catalogue import function as functions
 from gradbench.modes import mode as modes
 from gradbench.modes import structured
@@ -45,6 +45,14 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
             ("gradbench.load", gradbench.load),
             ("gradbench.samples", gradbench.samples),
             ("gradbench.verdicts", gradbench.verdicts),
+        ),
+    ),
+    (
+        "Advice",
+        (
+            ("gradbench.compare", gradbench.compare),
+            ("gradbench.advise.advice.Advice", advice.Advice),
+            ("gradbench.advise.advice.Refusal", advice.Refusal),
         ),
     ),
     (

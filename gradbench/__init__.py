@@ -1,8 +1,8 @@
 """Measuring derivatives in PyTorch.
 
-The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`) and registers
-functions and modes (`function`, `mode`). Importing this package imports neither torch nor pandas;
-each name is loaded when it is first used.
+The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`), registers
+functions and modes (`function`, `mode`) and advises on a function of yours (`compare`). Importing
+this package imports neither torch nor pandas; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradbench.advise.advice import compare
     from gradbench.registry import function, mode
     from gradbench.store.frame import load, samples, verdicts
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "function", "load", "mode", "samples", "verdicts"]
+__all__ = ["__version__", "compare", "function", "load", "mode", "samples", "verdicts"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from gradbench.store import frame
 
         return getattr(frame, name)
+    if name == "compare":
+        from gradbench.advise import advice
+
+        return advice.compare
     if name in ("function", "mode"):
         from gradbench import registry
 

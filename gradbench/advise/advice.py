@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
+import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gradbench.cases import Selection, expand
-from gradbench.judge import Judged, judged
+from gradbench.advise.code import snippet
+from gradbench.cases import FORWARD, Comparison, Selection, expand
+from gradbench.judge import Judged, Row, judged, record
 from gradbench.run import PROFILES, Report, discover, measure, start
+from gradbench.store.lines import new_id
 from gradbench.wire import WorkerOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 NAME = "yours"
 SESSIONS = 3
@@ -30,6 +42,8 @@ class Question:
     """What is asked. `inputs` are pairs of a name and an expression; times in seconds.
 
     `budget` is what all visits may take together; starting processes and checking come on top.
+    `passed` is the file that the function and its inputs were written to, where they are objects
+    of the caller's; `inputs` is empty then.
     """
 
     target: str
@@ -41,8 +55,10 @@ class Question:
     timeout: float = 60.0
     memory_limit: int = 4 << 30
     seed: int = 0
+    passed: str = ""
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self, pattern: str = "") -> dict[str, Any]:
+        """What the processes that load the function are told."""
         return {
             "target": self.target,
             "inputs": list(self.inputs),
@@ -50,24 +66,185 @@ class Question:
             "dtype": self.dtype,
             "memory_limit": self.memory_limit,
             "seed": self.seed,
+            "passed": self.passed,
+            "pattern": pattern,
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
-    """What was found of a function, and the judged run. `sources` is the code of each mode."""
+    """What was found of a function, and the judged run.
 
+    In a notebook it shows itself as a table and a figure for each operator.
+    """
+
+    target: str
     found: dict[str, Any]
+    """The evidence, the structure and the cost by theory, in sentences, and the inputs."""
     judged: Judged
-    sources: dict[tuple[str, str], str]
     path: Path
+    """The stored run."""
+
+    @property
+    def name(self) -> str:
+        """The function's own name, without where it is from."""
+        return self.target.rpartition(":")[2].rpartition(".")[2]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per way of differentiating, the columns those of `gradbench.verdicts`."""
+        import pandas as pd
+
+        return pd.DataFrame([record(row, self.judged) for row in self.judged.rows])
+
+    @property
+    def operators(self) -> list[str]:
+        """The kinds of derivative that were measured."""
+        return [Comparison.parse(name).operator for name in self.judged.baselines]
+
+    def winner(self, operator: str = "") -> str:
+        """The fastest mode of an operator, by default of the first; empty where none was timed."""
+        row = _winner(self.rows(operator))
+        return row.mode if row else ""
+
+    def rows(self, operator: str = "") -> list[Row]:
+        """The derivatives of an operator, the fastest first, what was not timed last.
+
+        Raises ValueError where the operator was not measured.
+        """
+        operator = operator or self.operators[0]
+        if operator not in self.operators:
+            raise ValueError(f"{operator!r} was not measured, but {', '.join(self.operators)}")
+        mine = [
+            row
+            for row in self.judged.rows
+            if Comparison.parse(row.comparison).operator == operator and row.mode != FORWARD
+        ]
+        return sorted(mine, key=lambda r: math.inf if r.seconds is None else r.seconds)
+
+    def code(self, operator: str = "", mode: str = "") -> str:
+        """The code to paste of a mode, by default of the fastest.
+
+        Raises ValueError where there is none of that name.
+        """
+        operator, mode = operator or self.operators[0], mode or self.winner(operator)
+        try:
+            return snippet(self.found["form"], operator, mode)
+        except KeyError:
+            raise ValueError(f"there is no code of a mode {mode!r} of {operator}") from None
+
+    def gain(self, operator: str = "") -> str:
+        """How far the fastest mode is ahead of the one that people usually write first, in a
+        sentence; empty where the two are the same."""
+        rows = self.rows(operator)
+        best = _winner(rows)
+        first = self.judged.baselines[rows[0].comparison] if rows else ""
+        usual = next((row for row in rows if row.mode == first), None)
+        if best is None or usual is None or usual is best or usual.to_fastest is None:
+            return ""
+        ratio = usual.to_fastest
+        return (
+            f"{best.mode} takes 1/{ratio.value:.3g} of the time of {first}, which people usually "
+            f"write first (95 % interval {ratio.low:.3g} to {ratio.high:.3g})."
+        )
+
+    def figure(self, operator: str = "") -> Figure:
+        """A dot for each mode's time as a multiple of the fastest's, with its interval.
+
+        Raises NothingToDraw where no mode was timed.
+        """
+        from matplotlib.figure import Figure
+
+        from gradbench.report.ratios import dots
+
+        name = self.rows(operator)[0].comparison
+        frame = self.frame.assign(
+            comparison=[row.comparison for row in self.judged.rows], by_hand=False
+        )
+        # Not of pyplot: a notebook would show it a second time.
+        drawn = Figure(figsize=(8.6, 1.5 + 0.27 * len(self.rows(operator))))
+        ax = drawn.add_subplot()
+        dots(frame[frame["comparison"] == name], ax)
+        ax.set_title(f"{Comparison.parse(name).operator} of {self.name}", fontsize=9.5)
+        return drawn
+
+    def __repr__(self) -> str:
+        told = [f"{operator}: {self.winner(operator) or 'none'}" for operator in self.operators]
+        return f"<Advice on {self.name}: {', '.join(told)}>"
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
 
-def examine(question: Question) -> dict[str, Any]:
-    """What the probing process finds. Raises Refusal, also where that process dies or hangs."""
+def _winner(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row.verdict == "fastest"), None)
+
+
+_PAGE = """
+{% for part in parts %}
+<h4>{{ part.title }}</h4>
+<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in part.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>
+{% if part.picture %}<img src="data:image/png;base64,{{ part.picture }}"
+  alt="{{ part.title }}: time as a multiple of the fastest" style="max-width: 100%">{% endif %}
+{% if part.gain %}<p>{{ part.gain }}</p>{% endif %}
+{% if part.code %}<pre>{{ part.code }}</pre>{% endif %}
+{% endfor %}
+<details><summary>Evidence, structure and cost</summary><ul>
+{% for line in said %}<li>{{ line }}</li>{% endfor %}</ul></details>
+"""
+
+
+def html(advice: Advice) -> str:
+    """The advice as a piece of a page: a table, a figure and the code for each operator."""
+    import base64
+    import io
+
+    import jinja2
+
+    from gradbench.report.style import NothingToDraw
+
+    parts = []
+    for operator in advice.operators:
+        rows = advice.rows(operator)
+        picture = io.BytesIO()
+        with contextlib.suppress(NothingToDraw):
+            advice.figure(operator).savefig(picture, format="png", dpi=110, bbox_inches="tight")
+        parts.append(
+            {
+                "title": f"{operator} of {advice.name}, by {', '.join(advice.found['wrt'])}",
+                "rows": [
+                    (
+                        row.mode,
+                        f"{row.seconds * 1e6:.4g}" if row.seconds is not None else "",
+                        f"{row.to_fastest.value:.3g}" if row.to_fastest else "",
+                        row.verdict or f"{row.status}: {row.reason}",
+                    )
+                    for row in rows
+                ],
+                "picture": base64.b64encode(picture.getvalue()).decode(),
+                "gain": advice.gain(operator),
+                "code": advice.code(operator) if _winner(rows) else "",
+            }
+        )
+    found = advice.found
+    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
+    return page.render(
+        parts=parts,
+        columns=("mode", "µs a call", "× fastest", "verdict"),
+        said=[*found["evidence"], *found["structure"], *found["cost"]],
+    )
+
+
+def examine(question: Question, pattern: str = "") -> dict[str, Any]:
+    """What the probing process finds. Raises Refusal, also where that process dies or hangs.
+
+    `pattern` is the file to keep the places of a sparse jacobian's entries in.
+    """
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
         spec = Path(scratch) / "spec.json"
-        spec.write_text(json.dumps(question.spec()))
+        spec.write_text(json.dumps(question.spec(pattern)))
         process = subprocess.Popen(
             [sys.executable, "-m", "gradbench.advise.probe", str(spec)],
             stdout=subprocess.PIPE,
@@ -99,7 +276,11 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
 
     Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
     """
-    found = examine(question)
+    # What the run needs stays beside the runs, so that an interrupted one can be resumed.
+    suites = results.resolve() / "advise"
+    suites.mkdir(parents=True, exist_ok=True)
+    name = new_id()
+    found = examine(question, str(suites / f"pattern_{name}.pt"))
     operators = found["operators"]
     if question.operator:
         known = [*operators, "vjp", "jvp"]
@@ -109,14 +290,9 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
             )
         operators = [question.operator]
     spec = question.spec() | {"operators": operators, "structured": found["structured"]}
-    # It stays beside the runs, so that an interrupted run can be resumed.
-    suites = results.resolve() / "advise"
-    suites.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=suites, prefix="suite_", suffix=".py", delete=False
-    ) as file:
-        file.write(f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
-    options = WorkerOptions(files=(file.name,), memory_limit=question.memory_limit)
+    suite = suites / f"suite_{name.replace('-', '_')}.py"
+    suite.write_text(f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
+    options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
     discovery = discover(options)
     by_hand = set(discovery.by_hand)
     entries = [
@@ -138,5 +314,94 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     log, run = start(results, entries, settings, discovery, options.files, command)
     with log:
         run = measure(log, run, settings, options, discovery, report)
-    sources = {(m["operator"], m["mode"]): m["source"] for m in discovery.modes}
-    return Advice(found, judged(run.path), sources, run.path)
+    return Advice(question.target, found, judged(run.path), run.path)
+
+
+def compare(
+    function: Callable[..., Any],
+    *inputs: Any,
+    wrt: str | Sequence[str] = (),
+    operator: str = "",
+    dtype: str = "",
+    budget: float = 10.0,
+    timeout: float = 60.0,
+    memory_limit: int = 4 << 30,
+    seed: int = 0,
+    results: str | Path = "results",
+) -> Advice:
+    """Measures every way of differentiating `function` at `inputs` and says which is fastest.
+
+    The function may be any that cloudpickle can send to another process, closures, lambdas, cells
+    of a notebook and modules included: it is called in processes of its own, so that a crash or a
+    hang costs the answer and not the caller. `inputs` are tensors on the CPU and plain values, in
+    the function's order. `wrt` names the inputs to differentiate by; without it these are all
+    floating-point ones, or a module's parameters. `dtype` is by default that of the first
+    floating-point input. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
+    `gradbench advise`. The run is stored in the folder `results`.
+
+    Raises Refusal with one line where no advice can be given on the function, StoreError where
+    the run cannot be stored, WorkerError where no process can be started.
+    """
+    import cloudpickle
+    import torch
+
+    tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+    if isinstance(function, torch.nn.Module):
+        tensors += function.parameters()
+    for x in tensors:
+        if x.device.type != "cpu":
+            raise Refusal(f"an input is on {x.device}: it is measured on the CPU, so pass x.cpu()")
+    if not dtype:
+        kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
+        dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
+    names = _names(function, len(inputs))
+    given = {
+        name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in zip(names, inputs)
+    }
+    try:
+        content = cloudpickle.dumps((function, given))
+    except Exception as error:
+        raise Refusal(
+            f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"
+        ) from error
+    place = Path(results).resolve() / "advise"
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"passed_{new_id()}.pickle"
+    path.write_bytes(pickle.dumps((sys.path, content)))
+    question = Question(
+        _target(function),
+        (),
+        (wrt,) if isinstance(wrt, str) else tuple(wrt),
+        operator,
+        dtype,
+        budget,
+        timeout,
+        memory_limit,
+        seed,
+        str(path),
+    )
+    return advise(question, Path(results), lambda progress: None, [])
+
+
+def _names(function: Callable[..., Any], count: int) -> list[str]:
+    """What the inputs are called: as in the function's signature, else x0, x1, …"""
+    with contextlib.suppress(TypeError, ValueError):
+        called = getattr(function, "forward", function)
+        known = [
+            p.name
+            for p in inspect.signature(called).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(known) >= count:
+            return known[:count]
+    return [f"x{i}" for i in range(count)]
+
+
+def _target(function: Callable[..., Any]) -> str:
+    """The function as ``module:name`` where it can be imported, else ``:name``."""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    module = getattr(function, "__module__", "") or ""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is function and module != "__main__" else f":{name}"

@@ -136,11 +136,18 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         operators.append("batch_jacobian")
     width = torch.finfo(subject.dtype).bits // 8
     shared = found[0] if len(found) == 1 else None
+    structured = bool(found) and all(s.kind != "dense" for s in found)
+    pattern = ""
+    if structured and any(s.kind != "diagonal" for s in found) and spec["pattern"]:
+        pattern = spec["pattern"]
+        fields = ("rows", "columns", "row_colours", "column_colours")
+        torch.save([{f: getattr(s, f) for f in fields} for s in found], pattern)
     return {
+        "form": subject.form(spec["target"], pattern),
         "operators": operators,
         "wrt": subject.names[: subject.differentiated],
         "evidence": evidence,
-        "structured": bool(found) and all(s.kind != "dense" for s in found),
+        "structured": structured,
         "structure": [f"{s.kind}: {s.evidence}" for s in found],
         "cost": list(explain(outputs, coordinates, width, spec["memory_limit"], shared)),
     }

@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pickle
 import sys
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -14,10 +16,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from gradbench import registry
+from gradbench.advise.code import literal
 from gradbench.advise.expressions import evaluate
 from gradbench.advise.structure import POINTS, Structure, detect, products
 from gradbench.catalogue.function import Formula, Function, Tensors
 from gradbench.modes import structured
+
+POSITIONAL_OR_KEYWORD = Parameter.POSITIONAL_OR_KEYWORD
+KEYWORD_ONLY = Parameter.KEYWORD_ONLY
 
 NAME = "yours"
 """The name under which the user's function takes part in its run."""
@@ -51,6 +57,25 @@ def resolve(target: str) -> Any:
     return found
 
 
+def passed(path: str) -> tuple[Any, dict[str, Any]]:
+    """The function and the inputs by name that `gradbench.compare` wrote to a file.
+
+    Raises Unusable where they cannot be made again in this process.
+    """
+    with open(path, "rb") as file:
+        folders, content = pickle.load(file)
+    # What the caller could import can be imported here.
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    try:
+        target, given = pickle.loads(content)
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise Unusable(
+            f"it cannot be sent to the measuring process: {type(error).__name__}: {line}"
+        ) from error
+    return target, given
+
+
 class Subject:
     """The function with its inputs: differentiated ones first, then the other tensors.
 
@@ -59,15 +84,18 @@ class Subject:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self.target = resolve(spec["target"])
+        kind = getattr(torch, spec["dtype"])
+        if spec["passed"]:
+            self.target, given = passed(spec["passed"])
+        else:
+            self.target = resolve(spec["target"])
+            torch.manual_seed(spec["seed"])
+            try:
+                given = {name: evaluate(text) for name, text in spec["inputs"]}
+            except ValueError as error:
+                raise Unusable(f"--input: {error}") from error
         if not callable(self.target):
             raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
-        torch.manual_seed(spec["seed"])
-        kind = getattr(torch, spec["dtype"])
-        try:
-            given = {name: evaluate(text) for name, text in spec["inputs"]}
-        except ValueError as error:
-            raise Unusable(f"--input: {error}") from error
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         self.plain = {name: value for name, value in given.items() if name not in tensors}
         self.order = list(given)
@@ -94,26 +122,53 @@ class Subject:
             known = inspect.signature(
                 self.target.forward if isinstance(self.target, torch.nn.Module) else self.target
             ).parameters
-            self.by_name = all(name in known for name in self.order)
+            self.by_name = all(
+                name in known and known[name].kind in (POSITIONAL_OR_KEYWORD, KEYWORD_ONLY)
+                for name in self.order
+            )
         except (TypeError, ValueError):
             self.by_name = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The function's value as one tensor."""
-        bound = dict(zip(self.names, inputs)) | self.plain
-        args = () if self.by_name else tuple(bound[name] for name in self.order)
-        named = {name: bound[name] for name in self.order} if self.by_name else {}
-        if self.parameters:
-            parameters = {name: bound[name] for name in self.parameters}
-            value = torch.func.functional_call(self.target, parameters, args, named)
-        else:
-            value = self.target(*args, **named)
+        value = self.value(*inputs)
         if isinstance(value, Tensor):
             return value
         leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
         if not leaves:
             raise TypeError(f"it returns a {type(value).__name__} without any tensor in it")
         return torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+    def value(self, *inputs: Tensor) -> Any:
+        """What the function returns, as it is."""
+        bound = dict(zip(self.names, inputs)) | self.plain
+        args = () if self.by_name else tuple(bound[name] for name in self.order)
+        named = {name: bound[name] for name in self.order} if self.by_name else {}
+        if self.parameters:
+            parameters = {name: bound[name] for name in self.parameters}
+            return torch.func.functional_call(self.target, parameters, args, named)
+        return self.target(*args, **named)
+
+    def form(self, target: str, pattern: str) -> dict[str, Any]:
+        """What `gradbench.advise.code` needs to write the function down.
+
+        `pattern` is the file that the places of a sparse jacobian's entries are kept in, empty
+        where there is none.
+        """
+        value = self.value(*self.values)
+        return {
+            "target": target,
+            "names": self.names,
+            "differentiated": self.differentiated,
+            "order": self.order,
+            "by_name": self.by_name,
+            "plain": {name: literal(given) for name, given in self.plain.items()},
+            "parameters": self.parameters,
+            "tree": not isinstance(value, Tensor),
+            "shapes": [list(x.shape) for x in self.values],
+            "output": list(self.forward(*self.values).shape),
+            "pattern": pattern,
+        }
 
     def draw(self, size: Any, generator: torch.Generator) -> Tensors:
         """Inputs near the given ones, so that they stay in the function's domain."""

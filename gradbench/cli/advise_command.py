@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from gradbench.advise.advice import Advice, Question, Refusal, advise
-from gradbench.cases import FORWARD, Comparison
 from gradbench.cli import options
 from gradbench.cli.output import call_time, console, plain, progress, table
+from gradbench.cli.show_command import times
 from gradbench.store.log import StoreError
 from gradbench.wire import WorkerError
 
@@ -83,39 +83,25 @@ def _show(target: str, advice: Advice) -> None:
             out.print(plain(heading, "bold"))
             for line in lines:
                 out.print(plain("  " + line))
-    for name, first in advice.judged.baselines.items():
-        rows = [r for r in advice.judged.rows if r.comparison == name and r.mode != FORWARD]
-        timed = sorted((r for r in rows if r.seconds is not None), key=lambda r: r.seconds or 0.0)
-        operator = Comparison.parse(name).operator
+    for operator in advice.operators:
+        rows = advice.rows(operator)
         made = table(
             f"{operator} of {target}, by {', '.join(advice.found['wrt'])}",
             ["mode", ("time", "right"), ("× fastest", "right"), "verdict"],
         )
-        for row in timed:
-            ratio = row.to_fastest
-            made.add_row(
-                row.mode,
-                call_time(row.seconds or 0.0),
-                f"{ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]" if ratio else "",
-                row.verdict,
-            )
+        for row in rows:
+            if row.seconds is not None:
+                made.add_row(row.mode, call_time(row.seconds), times(row.to_fastest), row.verdict)
         out.print(made)
         for row in rows:
             if row.status != "ok":
                 out.print(plain(f"  {row.mode}: {row.status}: {row.reason}"))
-        winner = next((r for r in timed if r.verdict == "fastest"), None)
-        if winner is None:
+        winner = advice.winner(operator)
+        if not winner:
             out.print(plain("No mode could be timed."))
             continue
-        usual = next((r for r in timed if r.mode == first), None)
-        if usual is not None and usual.to_fastest and usual.mode != winner.mode:
-            ratio = usual.to_fastest
-            out.print(
-                plain(
-                    f"{winner.mode} takes 1/{ratio.value:.3g} of the time of {first}, which people "
-                    f"usually write first (95 % interval {ratio.low:.3g} to {ratio.high:.3g})."
-                )
-            )
-        out.print(plain(f"The code of {winner.mode}:", "bold"))
-        click.echo(advice.sources[operator, winner.mode])
+        if gain := advice.gain(operator):
+            out.print(plain(gain))
+        out.print(plain(f"The code of {winner}, to paste:", "bold"))
+        click.echo(advice.code(operator))
     out.print(plain(f"Stored in {advice.path}; 'gradbench show' shows all of it."))

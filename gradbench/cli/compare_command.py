@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from gradbench.changes import Change, Compared, compare
 from gradbench.cli import options
 from gradbench.cli.output import call_time, console, emit, plain, short_case, table
-from gradbench.compare import Change, Compared, compare
 from gradbench.store import log
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}

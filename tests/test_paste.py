@@ -1,0 +1,149 @@
+"""The code to paste computes what the mode that it stands for computes; and advice as an object."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradbench
+from gradbench import registry
+from gradbench.advise.advice import Refusal
+from gradbench.advise.code import BODIES, identifiers, snippet
+from gradbench.advise.subject import Subject, structures
+from gradbench.cases import FORWARD
+from gradbench.catalogue.function import as_tuple
+from gradbench.modes import structured
+from gradbench.operators import OPERATORS, Problem
+
+SUBJECTS = Path(__file__).parent / "suites" / "subjects.py"
+registry.load_builtin()
+
+CASES = {
+    # name: inputs in the function's order, what to differentiate by, operators
+    "elementwise": ((("x", "randn(5)"),), (), ("jacobian", "diagonal", "vjp", "jvp")),
+    "stencil": ((("u", "randn(9)"), ("k", "tensor(0.5)")), ("u",), ("jacobian", "vjp")),
+    "affine": ((("w", "randn(3, 4)"), ("x", "randn(4)")), (), ("jacobian", "vjp", "jvp")),
+    "pendulum": ((("c", "randn(3)"), ("x", "randn(4, 3)")), ("x",), ("batch_jacobian",)),
+    "loss": ((("x", "randn(4)"), ("scale", "2.0")), (), ("gradient", "vjp", "jvp")),
+    "scaled": ((("x", "randn(4)"), ("index", "tensor([0, 2])")), (), ("jacobian", "jvp")),
+    "module": ((("input", "randn(2, 3)"),), (), ("jacobian",)),
+}
+
+
+def posed(name, tmp_path):
+    inputs, wrt, operators = CASES[name]
+    target = f"{SUBJECTS}:{name}"
+    spec = {
+        "target": target, "inputs": inputs, "wrt": wrt, "dtype": "float64", "seed": 0, "passed": "",
+    }  # fmt: skip
+    subject = Subject(spec)
+    found = structures(subject) if "jacobian" in operators else []
+    pattern = ""
+    if found and any(s.kind not in ("dense", "diagonal") for s in found):
+        pattern = str(tmp_path / "pattern.pt")
+        fields = ("rows", "columns", "row_colours", "column_colours")
+        torch.save([{f: getattr(s, f) for f in fields} for s in found], pattern)
+    return subject, found, subject.form(target, pattern), operators
+
+
+def run(code, operator):
+    room = {}
+    exec(compile(code, "<pasted>", "exec"), room)
+    return room[operator]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SUBJECTS.parent))
+    subject, found, form, operators = posed(name, tmp_path)
+    y = subject.forward(*subject.values)
+
+    class AsFunction:
+        forward = staticmethod(subject.forward)
+        differentiated = subject.differentiated
+        name = "yours"
+
+    tried = 0
+    for operator in operators:
+        problem = Problem(
+            AsFunction(), operator, tuple(tuple(x.shape) for x in subject.values),
+            tuple(y.shape), torch.float64, torch.device("cpu"),
+        )  # fmt: skip
+        modes = [m for m in registry.modes_of(operator) if not (m.opt_in or m.by_hand)]
+        builds = {m.name: (m.build, m.leaves) for m in modes if m.name != FORWARD}
+        if operator == "jacobian" and found and all(s.kind != "dense" for s in found):
+            for way, make in (
+                ("compressed_rows", structured.rows_batched),
+                ("compressed_rows_loop", structured.rows_loop),
+                ("compressed_columns", structured.columns_batched),
+                ("compressed_columns_loop", structured.columns_loop),
+            ):
+                builds[f"{way}_of_yours"] = (lambda p, make=make: make(p, found), False)
+        seed = OPERATORS[operator].seed
+        extra = () if seed is None else (seed(problem, torch.Generator().manual_seed(1)),)
+        for mode, (build, leaves) in builds.items():
+            # A mode of which there is no code would be offered without one.
+            code = snippet(form, operator, mode)
+            inputs = tuple(
+                x.clone().requires_grad_(leaves and i < subject.differentiated)
+                for i, x in enumerate(subject.values)
+            )
+            wanted = as_tuple(build(problem)(inputs, *extra))
+            first = extra
+            if operator == "jvp" and subject.differentiated == 1:
+                first = (extra[0][0],)
+            got = as_tuple(run(code, operator)(*first, *subject.values))
+            assert len(got) == len(wanted), (operator, mode)
+            for a, b in zip(got, wanted):
+                assert torch.allclose(a, b, rtol=1e-12, atol=1e-12), (operator, mode)
+            tried += 1
+    assert tried >= 4
+
+
+def test_there_is_code_for_every_mode_that_advice_may_name():
+    for operator, bodies in BODIES.items():
+        offered = {m.name for m in registry.modes_of(operator) if not (m.opt_in or m.by_hand)}
+        assert offered - {FORWARD} <= set(bodies)
+
+
+def test_names_of_parameters_become_python_names():
+    assert identifiers(["0.weight", "lambda", "f", "x"]) == ["p0_weight", "plambda", "f_", "x"]
+
+
+def test_compare_advises_on_a_closure_and_shows_itself(tmp_path):
+    weights = torch.arange(1.0, 7.0)
+    advice = gradbench.compare(
+        lambda x: torch.sin(weights * x), torch.randn(6), operator="jacobian",
+        budget=0.5, results=tmp_path,
+    )  # fmt: skip
+    assert set(advice.frame["operator"]) == {"jacobian"}
+    assert advice.winner() in set(advice.frame["mode"])
+    assert "def jacobian(x):" in advice.code()
+    assert "compressed_rows_of_yours" in set(advice.frame["mode"])
+    page = advice._repr_html_()
+    assert "<table>" in page
+    assert "data:image/png;base64," in page
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1
+    with pytest.raises(ValueError, match="'hessian' was not measured, but jacobian"):
+        advice.rows("hessian")
+
+
+def test_compare_says_in_one_line_what_cannot_be_sent(tmp_path):
+    held = sys._getframe()  # a frame is nothing that another process can have
+
+    def holding(x):
+        return x if held else -x
+
+    with pytest.raises(Refusal, match="cannot be sent to the measuring process"):
+        gradbench.compare(holding, torch.randn(3), results=tmp_path)
+
+
+def test_a_function_that_kills_its_process_does_not_take_the_caller_down(tmp_path):
+    def dying(x):
+        import os
+
+        os._exit(3)
+
+    with pytest.raises(Refusal, match="exit code 3"):
+        gradbench.compare(dying, torch.randn(3), results=tmp_path)
