@@ -145,12 +145,8 @@ class Advice:
         ratio = usual.to_fastest
         return (
             f"{best.mode} takes 1/{ratio.value:.3g} of the time of {first}, which people usually "
-<<<<<<< HEAD
-            f"write first (95 % interval {ratio.low:.3g} to {ratio.high:.3g})."
-=======
             f"write first (95 % interval {ratio.low:.3g} to {ratio.high:.3g}"
             f"{', undecided at this effort' if usual.verdict == 'undecided' else ''})."
->>>>>>> adv
         )
 
     def figure(self, operator: str = "") -> Figure:
@@ -170,12 +166,8 @@ class Advice:
         drawn = Figure(figsize=(8.6, 1.5 + 0.27 * len(self.rows(operator))))
         ax = drawn.add_subplot()
         dots(frame[frame["comparison"] == name], ax)
-<<<<<<< HEAD
-        ax.set_title(f"{Comparison.parse(name).operator} of {self.name}", fontsize=9.5)
-=======
         ax.set_title(f"{Comparison.parse(name).operator} of {self.name}", loc="left", fontsize=9.5)
         ax.set_title("")
->>>>>>> adv
         return drawn
 
     def __repr__(self) -> str:
@@ -206,14 +198,11 @@ _PAGE = """
 """
 
 
-<<<<<<< HEAD
-=======
 def _figures(number: float) -> str:
     """A number with three figures at least, and no exponent."""
     return f"{number:,.0f}" if number >= 99.5 else f"{number:.3g}"
 
 
->>>>>>> adv
 def html(advice: Advice) -> str:
     """The advice as a piece of a page: a table, a figure and the code for each operator."""
     import base64
@@ -235,13 +224,8 @@ def html(advice: Advice) -> str:
                 "rows": [
                     (
                         row.mode,
-<<<<<<< HEAD
-                        f"{row.seconds * 1e6:.4g}" if row.seconds is not None else "",
-                        f"{row.to_fastest.value:.3g}" if row.to_fastest else "",
-=======
                         _figures(row.seconds * 1e6) if row.seconds is not None else "",
                         _figures(row.to_fastest.value) if row.to_fastest else "",
->>>>>>> adv
                         row.verdict or f"{row.status}: {row.reason}",
                     )
                     for row in rows
