@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,13 +127,16 @@ def test_every_format_has_every_case(results, form):
         assert done.stdout.startswith("| run | operator")
 
 
-def test_another_floor_judges_an_old_run_again(results):
-    def verdicts(floor):
-        done = gradbench("show", "--results", results, "--format", "json", "--floor", floor)
-        return {row["mode"]: row["verdict"] for row in json.loads(done.stdout)}
+def test_another_floor_judges_an_old_run_again():
+    # A stored run: what a run of this moment decides depends on what else the machine does.
+    stored = Path(__file__).parents[1] / "results"
+    words = ["show", "20261122-052809", "--results", stored, "--format", "json", "--floor"]
 
-    close, wide = verdicts(0.01), verdicts(0.9)
-    assert list(close.values()).count("slower") > list(wide.values()).count("slower")
+    def slower(floor):
+        rows = json.loads(gradbench(*words, floor).stdout)
+        return sum(row["verdict"] == "slower" for row in rows)
+
+    assert slower(0.01) > slower(0.9) > 0
 
 
 def test_what_is_damaged_is_named_on_the_way(results, tmp_path):

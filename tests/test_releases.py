@@ -243,6 +243,8 @@ def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(home, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Where the tests run in the background, Ctrl-C is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 90
     place = log.folder(tmp_path)
