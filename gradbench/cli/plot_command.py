@@ -23,7 +23,12 @@ KINDS = {
     "correctness": "errors in units in the last place",
     "releases": "ratios over torch releases",
     "derivatives": "a documents' function with its derivative by AD and by hand",
+    "aa": "the study of the same code against itself",
+    "power": "the study of slowdowns of known size",
+    "coverage": "the study of how often intervals hold",
+    "peers": "the study of other tools on the same pairs",
 }
+STUDIES = ("aa", "power", "coverage", "peers")
 ENDINGS = (".svg", ".png", ".pdf")
 
 
@@ -55,7 +60,10 @@ def command(
     results: Path,
     **filters: tuple[str, ...],
 ) -> None:
-    """Draw one figure of stored RUNS (all without any, the newest of each comparison) to a file."""
+    """Draw one figure of stored RUNS (all without any, the newest of each comparison) to a file.
+
+    For releases RUNS name tracks, for aa, power, coverage and peers studies.
+    """
     if target.suffix.lower() not in ENDINGS:
         raise click.UsageError(f"{target.name}: the ending must be one of {', '.join(ENDINGS)}")
     from gradbench.report.style import NothingToDraw, save
@@ -65,6 +73,8 @@ def command(
             figure = _derivatives(filters["functions"])
         elif kind == "releases":
             figure = _releases(results, runs, filters)
+        elif kind in STUDIES:
+            figure = _study(kind, results, runs)
         else:
             figure = _measured(kind, results, runs, floor, confidence, method, filters)
         save(figure, target)
@@ -110,6 +120,26 @@ def _releases(results: Path, tracks: tuple[str, ...], filters: Any) -> Figure:
 
     frame = timeline(results, tracks or None)
     return history.figure(selected(frame, **filters) if len(frame) else frame)
+
+
+def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
+    from gradbench.report.style import NothingToDraw
+    from gradbench.studies import evidence, figures, store
+
+    if names:
+        chosen = [store.find(results, name, kind) for name in names]
+    else:
+        studies, problems = store.read_all(results)
+        for problem in problems:
+            click.echo(f"note: {problem}", err=True)
+        chosen = evidence.newest(studies)
+    drawn = dict(figures.figures([study for study in chosen if study.started.study == kind]))
+    if kind not in drawn:
+        raise NothingToDraw(
+            f"there is no finished {kind} study in {store.folder(results)}; "
+            f"'gradbench study {kind}' makes one"
+        )
+    return drawn[kind]
 
 
 def _derivatives(functions: tuple[str, ...]) -> Figure:

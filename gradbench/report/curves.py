@@ -63,6 +63,7 @@ def derivatives(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )
         ax.set_xlabel("x (dimensionless)")
         ax.set_ylabel("value (dimensionless)")
-        ax.set_title(f"{name}: {formula}\nautograd and by hand differ by at most {apart:.1e}")
+        differ = f"differ by at most {apart:.1e}" if apart else "are equal at every point"
+        ax.set_title(f"{name}: {formula}\nautograd and by hand {differ}")
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return ax

@@ -123,8 +123,7 @@ def _operators(frame: pd.DataFrame) -> list[Section]:
         section = Section(
             anchor("operator", operator),
             str(operator),
-            "Bold is the fastest; ? cannot be told from it at this effort; – unsupported, W wrong, "
-            "C crashed, F failed, T timed out, R refused. Empty: not in that comparison.",
+            "The time of each way as a multiple of the fastest that needs no derivative by hand.",
         )
         # A machine or build more is a table of its own; a table has a page's height at most.
         for (cpu, torch), part in own.groupby(["cpu", "torch"], dropna=False, sort=False):
@@ -267,8 +266,9 @@ def _studies(studies: Sequence[Any]) -> Section:
         from gradbench.studies import figures
 
         for kind, figure in figures.figures(studies):
+            described = " ".join(f"study {kind}: {figures.headline(figure)}".split())
             section.figures.append(
-                Shown(anchor("study", kind), f"study {kind}", lambda made=figure: made)  # type: ignore[misc]
+                Shown(anchor("study", kind), described, lambda made=figure: made)  # type: ignore[misc]
             )
     return section
 

@@ -13,6 +13,7 @@ from gradbench.report.style import (
     axes,
     beside,
     look,
+    mode_label,
     seconds_axis,
     settings,
     shortened,
@@ -68,7 +69,7 @@ def memory(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             style: dict[str, Any] = look(number) | {"linestyle": ""}
             y = max(row["peak_memory"], 1)
             error = [[row["seconds"] - row["seconds_low"]], [row["seconds_high"] - row["seconds"]]]
-            name = shortened(row["mode"], 28) + (" (by hand)" if row["by_hand"] else "")
+            name = mode_label(row["mode"], row["by_hand"], 28)
             ax.errorbar(row["seconds"], y, xerr=error, ms=7, lw=1, label=name, **style)
         best = front(frame[~frame["by_hand"]])
         ax.plot(
@@ -91,7 +92,7 @@ def memory(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: reading(v, "bytes")))
         ax.yaxis.set_minor_locator(ticker.NullLocator())
         ax.grid()
-        ax.set_xlabel("time of one call (logarithmic)")
+        ax.set_xlabel("time of one call (logarithmic; bar: lowest to highest session)")
         ax.set_ylabel("peak memory of one call (logarithmic)")
         ax.set_title(shortened(str(frame["comparison"].iloc[0]), 90), fontsize=9.5)
         beside(ax)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from gradbench.report.style import (
     NothingToDraw,
     axes,
     decades,
+    mode_label,
     settings,
     shortened,
 )
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MARKS = {"fastest": "*", "slower": "o", "faster": "s", "same": "D", "undecided": "X"}
 STATUS = {"unsupported": "–", "refused": "R", "wrong": "W", "failed": "F"}
 STATUS |= {"crashed": "C", "timed out": "T"}
+OTHER = "·"
+"""What a cell of the heat map shows that was not timed and has a status not in `STATUS`."""
 
 
 def problem_labels(frame: pd.DataFrame) -> pd.Series[str]:
@@ -61,7 +65,8 @@ def heat_map(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Function × mode: the time as a multiple of the comparison's fastest mode, written in cells.
 
     `frame` has the rows of one operator, as `gradbench.report.table` makes them. A cell that was
-    not timed has a letter for its status; ? marks undecided. Raises NothingToDraw for several
+    not timed has a letter for its status; ? marks undecided. A line below says what the signs that
+    occur mean. Raises NothingToDraw for several
     operators, or where nothing was timed.
     """
     operator = _one(frame, "operator", "the heat map") if len(frame) else ""
@@ -75,9 +80,12 @@ def heat_map(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     order = frame.groupby("mode")["to_fastest"].median().sort_values(na_position="last")
     modes = list(order.index)
     cells = {(r.label, r.mode): r for r in frame.itertuples()}
+    by_hand = set(frame.loc[frame["by_hand"].astype(bool), "mode"])
+    names = [mode_label(mode, mode in by_hand) for mode in modes]
     width = 1.6 + 0.075 * max(map(len, functions)) + 0.58 * len(modes)
-    height = 1.3 + 0.27 * len(functions) + 0.06 * max(map(len, modes))
-    ax = axes(ax, max(width, 6.0), height)
+    width = max(width, 6.0)
+    height = 1.6 + 0.27 * len(functions) + 0.06 * max(map(len, names))
+    ax = axes(ax, width, height)
     ramp = LinearSegmentedColormap.from_list(
         "multiple", ["#d7ecf9", "#56b4e9", "#0072b2", "#00263d"]
     )
@@ -90,8 +98,8 @@ def heat_map(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 if row is None:
                     continue
                 if np.isnan(row.to_fastest):
-                    said = STATUS.get(row.status, "·")
-                    ax.text(x, y, said, ha="center", va="center", color=FAINT, fontsize=8)
+                    sign = STATUS.get(row.status, OTHER)
+                    ax.text(x, y, sign, ha="center", va="center", color=FAINT, fontsize=8)
                     continue
                 values[y, x] = row.to_fastest
                 dark = norm(row.to_fastest) > 0.45
@@ -113,7 +121,10 @@ def heat_map(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             linewidth=1,
         )
         ax.invert_yaxis()
-        ax.set_xticks(range(len(modes)), [shortened(m, 30) for m in modes], rotation=40, ha="right")
+        ax.set_xticks(range(len(modes)), names, rotation=40, ha="right")
+        # At the left, where a phone shows it without scrolling.
+        said = textwrap.fill(_signs(frame), int(7 * width))
+        ax.set_xlabel(said, fontsize=8, labelpad=8, loc="left")
         ax.set_yticks(range(len(functions)), functions)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
@@ -123,6 +134,20 @@ def heat_map(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bar.minorticks_off()
         bar.outline.set_visible(False)
     return ax
+
+
+def _signs(frame: pd.DataFrame) -> str:
+    """What the signs in the cells of these rows mean."""
+    said = ["bold: the fastest"]
+    if (frame["verdict"] == "undecided").any():
+        said.append("?: cannot be told from it at this effort")
+    missing = frame[frame["to_fastest"].isna()]
+    for status in dict.fromkeys(missing["status"]):
+        said.append(f"{STATUS.get(status, OTHER)}: {'not timed' if status == 'ok' else status}")
+    cells = frame["label"].nunique() * frame["mode"].nunique()
+    if len(frame.drop_duplicates(["label", "mode"])) < cells:
+        said.append("empty: not in that comparison")
+    return "; ".join(said)
 
 
 def multiple(value: float) -> str:
@@ -173,10 +198,7 @@ def dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     frame = frame[frame["to_fastest"].notna()].sort_values("to_fastest")
     if frame.empty:
         raise NothingToDraw("the dot plot needs a comparison that was timed")
-    labels = [
-        shortened(m, 36) + (" (by hand)" if hand else "")
-        for m, hand in zip(frame["mode"], frame["by_hand"])
-    ]
+    labels = [mode_label(m, hand, 36) for m, hand in zip(frame["mode"], frame["by_hand"])]
     ax = axes(ax, 8.6, 1.5 + 0.27 * len(frame))
     with settings():
         _dots(frame, "to_fastest", ax, labels, marks=True)

@@ -16,6 +16,7 @@ from gradbench.report.style import (
     axes,
     beside,
     look,
+    mode_label,
     seconds_axis,
     settings,
     shortened,
@@ -141,9 +142,8 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 alpha=0.22,
                 lw=0,
             )
-            ax.plot(
-                rows["n"], rows["seconds"], lw=1.5, ms=5, label=shortened(str(mode), 28), **style
-            )
+            name_of_mode = mode_label(mode, bool(rows["by_hand"].iloc[0]), 28)
+            ax.plot(rows["n"], rows["seconds"], lw=1.5, ms=5, label=name_of_mode, **style)
         ax.set(xscale="log", yscale="log")
         ax.set_xticks(sizes, [f"{n:g}" for n in sizes])
         ax.minorticks_off()
@@ -165,7 +165,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.grid(axis="y")
         c = made.iloc[0]
         ax.set_xlabel(f"size, {name} (numbers; logarithmic)")
-        ax.set_ylabel("time of one call (logarithmic)")
+        ax.set_ylabel("time of one call (logarithmic)\nband: lowest to highest session")
         where = f"{c['operator']} of {c['function']}, {c['dtype']} on {c['device']}"
         ax.set_title(shortened(where, 90))
         beside(ax)

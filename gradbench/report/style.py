@@ -94,7 +94,7 @@ def decades(axis: Any) -> None:
     from matplotlib import ticker
 
     low, high = axis.get_view_interval()
-    subs = (1, 2, 5) if high / low < 150 else (1,)
+    subs = (1, 2, 5) if high / low < 400 else (1,)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())
@@ -119,6 +119,11 @@ def shortened(name: str, most: int = 40) -> str:
     """A name that fits beside an axis; its middle gives way."""
     name = " ".join(name.split())
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+
+
+def mode_label(mode: str, by_hand: bool, most: int = 30) -> str:
+    """A mode's name in a figure, which says where its derivative had to be written by hand."""
+    return shortened(mode, most) + (" (by hand)" if by_hand else "")
 
 
 def save(figure: Figure, path: Path) -> None:
