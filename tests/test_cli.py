@@ -88,6 +88,14 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(results, arguments, says):
     assert says in lines[0]
 
 
+def test_a_function_without_the_sizes_asked_for_is_named():
+    done = gradbench("list", "-f", "exp", "-f", "softmax", "--size", "n=4")
+    assert done.returncode == 0
+    assert "exp" in done.stdout
+    assert "softmax" not in done.stdout
+    assert "no size n=4: softmax" in done.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -159,7 +159,7 @@ def test_names_and_messages_with_markup_are_shown_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("comparisons", "sessions", "said"),
     [
-        ({jacobian(): {"jacrev": 5.0}}, 5, "1 cases: 1 ok"),
+        ({jacobian(): {"jacrev": 5.0}}, 5, "1 case: 1 ok"),
         (PLAIN, 1, "has a single session: nothing can be decided"),
         ({jacobian(): {"jacrev": ("failed", "x"), "jacfwd": ("refused", "y")}}, 2, "1 failed"),
     ],
@@ -299,7 +299,12 @@ def test_a_crossover_lies_where_the_lines_meet():
     (found,) = sizes.crossovers(frame)
     assert (found.before, found.after, found.low, found.high) == ("a", "b", 50, 200)
     assert found.n == pytest.approx(100, rel=0.01)
-    frame.loc[(frame["mode"] == "a") & (frame["size"] == "n=200"), "verdict"] = "undecided"
+    a = frame["mode"] == "a"
+    frame.loc[a & (frame["size"] == "n=200"), "verdict"] = "undecided"
+    (found,) = sizes.crossovers(frame)
+    assert (found.low, found.high) == (50, 1000), "an undecided size between widens what is said"
+    assert found.n == pytest.approx(100, rel=0.01)
+    frame.loc[a & (frame["size"] == "n=1000"), "verdict"] = "undecided"
     assert sizes.crossovers(frame) == [], "none where a side is not decided"
 
 

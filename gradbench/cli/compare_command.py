@@ -11,6 +11,7 @@ from gradbench.changes import Change, Compared, compare
 from gradbench.cli import options
 from gradbench.cli.output import call_time, console, emit, plain, short_case, table
 from gradbench.store import log
+from gradbench.wording import counted
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
@@ -109,7 +110,7 @@ def _show(found: Compared, changes: list[Change]) -> None:
         out.print(shown)
     counts = {v: sum(c.verdict == v for c in found.changes) for v in _VERDICTS}
     out.print(
-        f"{len(found.changes)} cases in both: "
+        f"{counted(len(found.changes), 'case')} in both: "
         + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         + f" (floor {found.floor:.3g}; at most {found.expected_false_alarms:.1f} false calls "
         "expected)"

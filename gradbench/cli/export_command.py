@@ -9,6 +9,7 @@ import click
 
 from gradbench.cli import options
 from gradbench.store.log import StoreError
+from gradbench.wording import counted
 
 WHAT = ("cases", "samples", "verdicts")
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
@@ -80,4 +81,4 @@ def command(
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
-    click.echo(f"{len(data)} rows in {target}")
+    click.echo(f"{counted(len(data), 'row')} in {target}")

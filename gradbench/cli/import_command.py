@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gradbench.cli import options
+from gradbench.wording import counted
 
 
 @click.command()
@@ -34,7 +35,8 @@ def command(files: tuple[Path, ...], results: Path) -> None:
             raise click.ClickException(str(error)) from error
         timed = sum(bool(e.samples) for session in run.sessions for e in session.entrants)
         click.echo(
-            f"{timed} cases of {len(run.sessions)} comparisons in {run.path}\n"
+            f"{counted(timed, 'case')} of {counted(len(run.sessions), 'comparison')} "
+            f"in {run.path}\n"
             "One session of one process, not interleaved: every verdict on it stays undecided.\n"
             f"Show it with: gradbench show {run.name}"
         )

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from gradbench.cases import SelectionError, expand
+from gradbench.cases import SelectionError
 from gradbench.cli import options
 from gradbench.cli.output import console, emit, plain, table
 from gradbench.run import Discovery
 from gradbench.wire import WorkerError, WorkerOptions
+from gradbench.wording import counted
 
 WHAT = ("functions", "operators", "modes", "cases")
 
@@ -42,23 +43,23 @@ def command(
         if what == "modes" or what == "operators":
             # All modes are listed, those that compile too.
             given["compiled"] = True
-        entries = expand(found.offers, options.selection(sweep, **given))
+        entries = options.planned(found.offers, options.selection(sweep, **given))
     except (SelectionError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
     pairs = {(e.comparison.operator, e.comparison.function) for e in entries}
     if what == "cases":
         rows = [{"case": str(e.comparison.case(mode))} for e in entries for mode in e.modes]
-        title = f"{len(rows)} cases in {len(entries)} comparisons"
+        title = f"{counted(len(rows), 'case')} in {counted(len(entries), 'comparison')}"
     elif what == "functions":
         rows = _functions(found, pairs)
-        title = f"{len(rows)} functions"
+        title = counted(len(rows), "function")
     elif what == "operators":
         rows = _operators(found, pairs)
-        title = f"{len(rows)} operators"
+        title = counted(len(rows), "operator")
     else:
         chosen = {(e.comparison.operator, mode) for e in entries for mode in e.modes}
         rows = _modes(found, chosen, source)
-        title = f"{len(rows)} modes"
+        title = counted(len(rows), "mode")
         if source and form == "table":
             for row in rows:
                 click.echo(f"# {row['operator']}: {row['mode']}\n{row['source']}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from gradbench.cases import Selection, SelectionError, parse_size
+from gradbench.cases import Entry, Offer, Selection, SelectionError, expand, parse_size
 
 if TYPE_CHECKING:
     from gradbench.run import Discovery
@@ -184,6 +185,25 @@ def selection_options(command: F) -> F:
 def selection(sweep: str, **given: Any) -> Selection:
     """The selection that the options stand for."""
     return Selection(sweep=sweep, **given)
+
+
+def planned(offers: list[Offer], chosen: Selection) -> list[Entry]:
+    """The comparisons that are selected. Functions that have none of the sizes asked for are
+    named on stderr; raises SelectionError where nothing is left."""
+    entries = expand(offers, chosen)
+    if chosen.sizes and chosen.functions:
+        there = {entry.comparison.function for entry in entries}
+        others = expand(offers, replace(chosen, sizes=()))
+        out = dict.fromkeys(e.comparison.function for e in others)
+        names = [name for name in out if name not in there]
+        if names:
+            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+            click.echo(
+                f"Left out, as they have no size {' or '.join(chosen.sizes)}: {listed} "
+                "('gradbench list' shows the sizes of each)",
+                err=True,
+            )
+    return entries
 
 
 def require_devices(devices: tuple[str, ...], environment: dict[str, Any]) -> None:

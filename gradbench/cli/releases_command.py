@@ -20,6 +20,7 @@ from gradbench.cli.run_command import (
     worker_options,
 )
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
+from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,7 +132,7 @@ def list_(everything: bool, form: str) -> int:
     free = environments.free_bytes() / environments.GIB
     size = sum(e.size for e in there) / environments.GIB
     click.echo(
-        f"{len(there)} environments of {size:.1f} GiB in {environments.home()}, "
+        f"{counted(len(there), 'environment')} of {size:.1f} GiB in {environments.home()}, "
         f"{free:.0f} GiB free there."
     )
     if not everything:
@@ -152,7 +153,9 @@ def install(names: tuple[str, ...], yes: bool, **given: Any) -> int:
     with _clear():
         requests = [environments.named(name) for name in names]
         _, failed = _install(requests, yes, **given)
-        click.echo(f"{len(requests) - len(failed)} of {len(requests)} releases are installed")
+        click.echo(
+            f"installed: {len(requests) - len(failed)} of {counted(len(requests), 'release')}"
+        )
     return 1 if failed else 0
 
 
@@ -308,7 +311,6 @@ def track(
     Missing releases are installed first. Every case is stored as soon as it is measured: Ctrl-C
     stops, and --resume goes on. Without releases, the installed ones are tracked.
     """
-    from gradbench.cases import expand
     from gradbench.cli.releases_tables import show_history
     from gradbench.releases import builds, environments, log
     from gradbench.releases import track as tracking
@@ -346,7 +348,9 @@ def track(
                 require_instruments(instruments, found)
                 chosen = tracking.PROFILES[profile]
                 selection["dtypes"] = selection["dtypes"] or chosen.dtypes
-                entries = expand(found.offers, options.selection(chosen.sweep, **selection))
+                entries = options.planned(
+                    found.offers, options.selection(chosen.sweep, **selection)
+                )
                 settings = replace(
                     adjusted(chosen.settings, sessions, budget),
                     instruments=instruments,
@@ -356,8 +360,9 @@ def track(
                 )
                 cases = sum(len(entry.modes) for entry in entries)
                 click.echo(
-                    f"Measuring {cases} cases in {len(those.made)} builds of torch, "
-                    f"{settings.sessions} sessions; baseline {those.baseline}",
+                    f"Measuring {counted(cases, 'case')} in "
+                    f"{counted(len(those.made), 'build')} of torch, "
+                    f"{counted(settings.sessions, 'session')}; baseline {those.baseline}",
                     err=True,
                 )
                 if dry_run:
@@ -564,8 +569,8 @@ def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
     mine = [t for t in found if t.started.machine.get("cpu") == cpu]
     if len(mine) < len(found):
         click.echo(
-            f"note: {len(found) - len(mine)} tracks of other machines are left out; --track "
-            "names them",
+            f"note: left out are {counted(len(found) - len(mine), 'track')} of other machines; "
+            "--track names them",
             err=True,
         )
     return mine
@@ -597,7 +602,8 @@ def asv(names: tuple[str, ...], results: Path) -> int:
         offers = discover(WorkerOptions()).offers
         for track in tracks:
             _write_asv(results, track, offers)
-            click.echo(f"{track.name}: {len(track.environments)} builds, {len(track.parts)} parts")
+            builds = counted(len(track.environments), "build")
+            click.echo(f"{track.name}: {builds}, {counted(len(track.parts), 'part')}")
     click.echo("Next: 'asv publish' writes the site, 'asv preview' shows it")
     return 0
 
@@ -664,8 +670,8 @@ def bisect(
             ends, between = seeking.candidates(old, new, among, installed)
             needed = seeking.most_installations(between)
             click.echo(
-                f"{len(between)} releases between {ends[0].name} and {ends[1].name}; at most "
-                f"{needed} to install",
+                f"{counted(len(between), 'release')} between {ends[0].name} and {ends[1].name}; "
+                f"at most {needed} to install",
                 err=True,
             )
 

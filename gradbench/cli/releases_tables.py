@@ -11,6 +11,7 @@ import numpy as np
 from gradbench.cases import Case
 from gradbench.cli.output import call_time, console, emit, markdown, plain, short_case, table
 from gradbench.releases.judge import CALLED, Build, Change, History, Judged
+from gradbench.wording import counted
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
@@ -225,7 +226,7 @@ def _print_changes(title: str, changes: Sequence[Change], steps: bool) -> None:
 def _counts(judged: Judged) -> str:
     counts = judged.counts()
     return (
-        f"{len(judged.changes)} cases compared: "
+        f"{counted(len(judged.changes), 'case')} compared: "
         + ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
         + f". Floor {judged.floor:.3g}, {judged.confidence:.0%} intervals between sessions, "
         f"{judged.method}: at most {judged.expected_false_alarms:.1f} false calls expected."

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cases import SelectionError, expand
+from gradbench.cases import SelectionError
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, progress
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
@@ -18,6 +18,7 @@ from gradbench.session import Settings
 from gradbench.store.lines import LineLog
 from gradbench.store.log import Run, StoreError, find
 from gradbench.wire import WorkerError, WorkerOptions
+from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -126,7 +127,7 @@ def command(
             require_instruments(instruments, found)
             chosen = PROFILES[profile]
             given["dtypes"] = given["dtypes"] or chosen.dtypes
-            entries = expand(found.offers, options.selection(chosen.sweep, **given))
+            entries = options.planned(found.offers, options.selection(chosen.sweep, **given))
             settings = replace(
                 adjusted(chosen.settings, sessions, budget),
                 instruments=instruments,
@@ -138,7 +139,8 @@ def command(
             if baseline and not any(baseline in entry.modes for entry in entries):
                 raise SelectionError(f"--baseline {baseline!r} is no mode of what is selected")
             cases = sum(len(entry.modes) for entry in entries)
-            said = f"{cases} cases in {len(entries)} comparisons, {settings.sessions} processes"
+            said = f"{counted(cases, 'case')} in {counted(len(entries), 'comparison')}, "
+            said += counted(settings.sessions, "process")
             if instruments != (WALL_TIME,):
                 said += f": {', '.join(instruments)}"
             if dry_run:

@@ -17,6 +17,7 @@ from gradbench.cli.output import call_time, console, emit, plain, reading, table
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, Ratio, Row, judged, record
 from gradbench.store import log
+from gradbench.wording import counted
 
 VERDICTS = ("slower", "faster", "same", "undecided")
 
@@ -323,16 +324,19 @@ def _show_odds(found: Judged) -> None:
     out = console()
     if found.sessions:
         out.print(
-            f"{len(timed)} modes against the fastest of their comparison (by hand: may be faster): "
+            f"{counted(len(timed), 'mode')} against the fastest of their comparison "
+            "(by hand: may be faster): "
             + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
             + f".\nFloor {found.floor:.3g}, {found.confidence:.0%} intervals between "
-            f"{found.sessions} processes, {found.method}: at most "
+            f"{counted(found.sessions, 'process')}, {found.method}: at most "
             f"{found.expected_false_alarms:.1f} false calls expected among the run's {found.calls}."
         )
     out.print("Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
     for name in _instruments(found.rows):
         read = sum(name in row.readings for row in found.rows)
-        out.print(f"{_title(name).capitalize()}: read of {read} of {len(found.rows)} cases")
+        out.print(
+            f"{_title(name).capitalize()}: read of {read} of {counted(len(found.rows), 'case')}"
+        )
     if not found.finished:
         out.print(
             plain(f"Not finished: 'gradbench run --resume {found.run}' goes on with it", "yellow")

@@ -11,6 +11,7 @@ import click
 
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, emit, plain, progress, reading, table
+from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -284,7 +285,8 @@ def asv_steps(
     console().print(
         plain(
             f"{trials} histories each: {before} releases before the step; a point is the median "
-            f"of {sessions} processes.\nReported at the step, and (behind +) anywhere else, with "
+            f"of {counted(sessions, 'process')}.\n"
+            "Reported at the step, and (behind +) anywhere else, with "
             f"a threshold of {threshold:g} %."
         )
     )
@@ -469,7 +471,10 @@ def _show(study: Any, by_case: bool, form: str) -> None:
     failed = [trial for trial in study.trials if trial.reason]
     if failed:
         out.print(
-            plain(f"{len(failed)} measurements gave no result; the first: {failed[0].reason}")
+            plain(
+                f"{counted(len(failed), 'measurement')} gave no result; "
+                f"the first: {failed[0].reason}"
+            )
         )
     if rows:
         told = ("torch", "cpu", "cores", "threads", "load")

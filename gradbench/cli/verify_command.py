@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gradbench.cases import Entry, SelectionError, expand
+from gradbench.cases import Entry, SelectionError
 from gradbench.cli import options
 from gradbench.cli.output import console, emit, plain, progress, table
 from gradbench.cli.run_command import worker_options
@@ -14,6 +14,7 @@ from gradbench.run import verify
 from gradbench.session import Settings
 from gradbench.store.log import Entrant
 from gradbench.wire import WorkerError, WorkerOptions
+from gradbench.wording import counted
 
 STYLES = {"ok": "green", "unsupported": "dim", "refused": "dim"}
 
@@ -53,7 +54,7 @@ def command(
         options.check_sizes(given["sizes"])
         found = options.offered(worker)
         options.require_devices(given["devices"], found.environment)
-        entries = expand(found.offers, options.selection(sweep, **given))
+        entries = options.planned(found.offers, options.selection(sweep, **given))
         with progress("verifying") as report:
             result = verify(entries, Settings(timeout=timeout, seed=seed), worker, found, report)
     except (SelectionError, WorkerError) as error:
@@ -81,7 +82,8 @@ def command(
         out.print(shown)
     counts = result.counts() | {"wrong": result.counts().get("wrong", 0)}
     worst = max((e for _, e in result.found if e.status == "ok"), key=_error, default=None)
-    out.print(f"{len(rows)} cases: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    each = ", ".join(f"{n} {status}" for status, n in counts.items())
+    out.print(f"{counted(len(rows), 'case')}: {each}")
     if worst is not None:
         out.print(f"Largest error that passed: {worst.error:.2f} of what is allowed")
     return 0 if result.passed else 1

@@ -15,6 +15,7 @@ from gradbench.cli.output import reading
 from gradbench.report import pareto, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
+from gradbench.wording import counted
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,9 @@ def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFram
         at = scaling_anchor(first)
         where = "{operator} of {function} ({dtype}, {device})".format(**first)
         for cross in sizes.crossovers(rows):
-            about = f"{float(f'{cross.n:.2g}'):.0f}"
             text = (
-                f"{where}: above {name} ≈ {about}, {cross.after} is faster than {cross.before} "
-                f"(measured at {cross.low} and {cross.high}, interpolated between)."
+                f"{where}: above {name} ≈ {cross.about}, {cross.after} is faster than "
+                f"{cross.before} (decided at {cross.low} and {cross.high}, interpolated between)."
             )
             made.append(Note(text, at))
     for rows in pareto.readable(frame)[:6]:
@@ -78,16 +78,17 @@ def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
         calls = sum(run.judged.calls for run in stored)
         made.append(
             Note(
-                f"{len(judged)} modes against the fastest of their comparison: {each}; undecided: "
-                f"{counts.get('undecided', 0)} of {len(judged)}. Among the {calls} calls of all "
-                f"{len(stored)} runs, at most {expected:.1f} are expected to be false.",
+                f"{counted(len(judged), 'mode')} against the fastest of their comparison: {each}; "
+                f"undecided: {counts.get('undecided', 0)} of {len(judged)}. Of the "
+                f"{counted(calls, 'call')} in {counted(len(stored), 'run')}, at most "
+                f"{expected:.1f} are expected to be false.",
                 "cases",
             )
         )
     bad = frame[~frame["status"].isin(("ok", "unsupported"))]
     counts = frame["status"].value_counts()
     said = ", ".join(f"{n} {status}" for status, n in counts.items())
-    text = f"{len(frame)} cases: {said}."
+    text = f"{counted(len(frame), 'case')}: {said}."
     if len(bad):
         names = list(dict.fromkeys(bad["mode"]))
         text += f" Not measurable: {', '.join(names[:6])}{'…' if len(names) > 6 else ''}."
@@ -104,9 +105,8 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
     counts = best["mode"].value_counts()
     mode, times = str(counts.index[0]), int(counts.iloc[0])
     ties = rows[(rows["mode"] == mode) & rows["verdict"].isin(("undecided", "same"))]
-    text = (
-        f"{operator}: {mode} is the fastest automatic mode in {times} of {comparisons} comparisons"
-    )
+    text = f"{operator}: {mode} is the fastest automatic mode in {times} of "
+    text += counted(comparisons, "comparison")
     if len(ties):
         text += f", and not told from the fastest in {len(ties)} more"
     # Only what was called: a gain within the floor, or one that may be chance, is none.
@@ -184,7 +184,8 @@ def _largest(changes: pd.DataFrame) -> str:
     note = next((str(n) for n in here["note"] if n), "")
     return (
         f"Most changed with {release}: there {mode} takes {multiple(math.exp(typical[mode]))}× the "
-        f"time in the median of {len(mine)} cases ({said.get('slower', 0)} called slower, "
+        f"time in the median of {counted(len(mine), 'case')} "
+        f"({said.get('slower', 0)} called slower, "
         f"{said.get('faster', 0)} faster)" + (f"; besides torch, {note}." if note else ".")
     )
 

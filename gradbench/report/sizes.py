@@ -67,13 +67,19 @@ def families(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where the fastest mode changes: between two measured sizes, at `n` by interpolation."""
+    """Where the fastest mode changes: at `n` by interpolation; decided at the sizes `low` and
+    `high`, with none decided between."""
 
     before: str
     after: str
     low: int
     high: int
     n: float
+
+    @property
+    def about(self) -> str:
+        """The size with two digits."""
+        return f"{self.n:.2g}" if self.n < 100 else f"{float(f'{self.n:.2g}'):.0f}"
 
 
 def crossovers(frame: pd.DataFrame) -> list[Crossover]:
@@ -82,30 +88,39 @@ def crossovers(frame: pd.DataFrame) -> list[Crossover]:
     Between two neighbouring sizes the lines of time on logarithmic axes are taken as straight.
     """
     made, _ = sized(frame)
-    sizes: list[int] = sorted(int(n) for n in made["n"].unique())
-    points: list[Any] = list(made.itertuples())
-    at: dict[tuple[int, str], Any] = {(r.n, r.mode): r for r in points}
-    first = {
-        n: next((r for (m, _), r in at.items() if m == n and r.verdict == "fastest"), None)
-        for n in sizes
-    }
+    at: dict[str, dict[int, Any]] = {}
+    for row in made.itertuples():
+        point: Any = row
+        at.setdefault(point.mode, {})[int(point.n)] = point
+    fastest = sorted((n, m) for m, rows in at.items() for n in rows if rows[n].verdict == "fastest")
     found = []
-    known = [n for n in sizes if first[n] is not None]
-    for low, high in itertools.pairwise(known):
-        a, b = first[low].mode, first[high].mode  # type: ignore[union-attr]
-        if a == b or (low, b) not in at or (high, a) not in at:
+    for (_, before), (change, after) in itertools.pairwise(fastest):
+        if before == after:
             continue
-        rival, old = at[low, b], at[high, a]
-        if rival.verdict != "slower" or old.verdict != "slower":
+        a, b = at[before], at[after]
+        shared = sorted(a.keys() & b.keys())
+        ahead = [n for n in shared if n < change and _beats(a[n], b[n])]
+        behind = [n for n in shared if n >= change and _beats(b[n], a[n])]
+        if not (ahead and behind):
             continue
-        left = math.log(rival.seconds / at[low, a].seconds)
-        right = math.log(old.seconds / at[high, b].seconds)
-        if left <= 0 or right <= 0:
-            continue
-        share = left / (left + right)
-        n = math.exp(math.log(low) + share * math.log(high / low))
-        found.append(Crossover(a, b, int(low), int(high), n))
+        low, high = max(ahead), min(behind)
+        between = [n for n in shared if low <= n <= high]
+        # Positive where the later mode is the slower one.
+        gap = {n: math.log(b[n].seconds / a[n].seconds) for n in between}
+        left, right = next(
+            (x, y) for x, y in itertools.pairwise(between) if gap[x] > 0 and gap[y] <= 0
+        )
+        share = gap[left] / (gap[left] - gap[right])
+        n = math.exp(math.log(left) + share * math.log(right / left))
+        found.append(Crossover(before, after, low, high, n))
     return found
+
+
+def _beats(winner: Any, other: Any) -> bool:
+    """Whether it is decided that the one is the fastest and the other slower."""
+    if winner.verdict != "fastest" or other.verdict != "slower":
+        return False
+    return bool(winner.seconds < other.seconds)
 
 
 def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -154,9 +169,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.text(
                 cross.n,
                 0.99,
-                f" {name} ≈ {cross.n:.2g}"
-                if cross.n < 100
-                else f" {name} ≈ {float(f'{cross.n:.2g}'):.0f}",
+                f" {name} ≈ {cross.about}",
                 transform=ax.get_xaxis_transform(),
                 va="top",
                 fontsize=8,
