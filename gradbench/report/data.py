@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
+from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, judged, record
 from gradbench.machine import usable_cores
 from gradbench.store import log
 
-PROBLEM = ("operator", "function", "size", "dtype", "device", "threads")
-"""The columns that name a comparison."""
 MACHINE = ("cpu", "torch", "cpu_capability", "python", "numpy", "gradbench")
 """Of the run, in each of its rows."""
 
@@ -104,14 +103,15 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
     frame = pd.DataFrame(made)
     if frame.empty:
         return frame
-    numbers = [str(c) for c in frame if str(c).startswith(("to_", "seconds")) or c in _READ]
+    numbers = [
+        str(c)
+        for c in frame
+        if str(c).startswith(("to_", "seconds")) or c in (*INSTRUMENTS, "ulps")
+    ]
     frame[numbers] = frame[numbers].astype(float)
     last = frame.groupby(["comparison", "cpu", "torch"], dropna=False)["run"].transform("max")
     frame["newest"] = frame["run"] == last
     return frame
-
-
-_READ = ("peak_memory", "instructions", "dispatches", "device_time", "ulps")
 
 
 def table(

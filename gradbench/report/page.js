@@ -95,8 +95,7 @@
   window.addEventListener("hashchange", open);
   let unfolded = [];
   window.addEventListener("beforeprint", () => {
-    unfolded = [...document.querySelectorAll("details:not([open])")]
-      .filter((part) => part.querySelector("figure"));
+    unfolded = [...document.querySelectorAll("section:not(#code) details:not([open])")];
     for (const part of unfolded) part.open = true;
   });
   window.addEventListener("afterprint", () => {

@@ -7,6 +7,7 @@ import html
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,11 @@ import pandas as pd
 
 from gradbench import __version__
 from gradbench.cases import FORWARD
+from gradbench.cli.output import call_time, reading
 from gradbench.report import correctness, curves, history, pareto, ratios, sizes, style
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import Note, anchor, findings, scaling_anchor, warnings
+from gradbench.report.ratios import multiple
 from gradbench.store.log import StoreError, now
 
 if TYPE_CHECKING:
@@ -111,6 +114,24 @@ def _figure(draw: Callable[..., Any], frame: pd.DataFrame) -> Callable[[], Figur
     return make
 
 
+def _leading(frame: pd.DataFrame) -> str:
+    """Which mode is the fastest most often."""
+    fastest = frame[(frame["verdict"] == "fastest") & ~frame["by_hand"]]
+    if fastest.empty:
+        return "no mode was timed"
+    mode, times = Counter(fastest["mode"]).most_common(1)[0]
+    return f"{mode} is the fastest in {times} of {len(fastest)} rows"
+
+
+def _ends(frame: pd.DataFrame, column: str, written: Callable[[float], str]) -> str:
+    """The least and the largest of a column over the automatic modes, with the modes."""
+    own = frame[frame[column].notna() & frame["mode"].ne(FORWARD) & ~frame["by_hand"]]
+    if own.empty:
+        return "no automatic mode was read"
+    own = own.sort_values(column)
+    return " to ".join(f"{written(own[column].iloc[i])} ({own['mode'].iloc[i]})" for i in (0, -1))
+
+
 def _operators(frame: pd.DataFrame) -> list[Section]:
     found: list[Section] = []
     if frame.empty:
@@ -135,7 +156,8 @@ def _operators(frame: pd.DataFrame) -> list[Section]:
                         Shown(
                             anchor("heat", operator, str(cpu), str(torch), str(start)),
                             f"{operator}: multiple of the fastest by function and mode, on {cpu} "
-                            f"with torch {torch}; the numbers are in the table of cases",
+                            f"with torch {torch}. {_leading(some)}; all numbers are in the table "
+                            "of cases",
                             _figure(ratios.heat_map, some),
                         )
                     )
@@ -144,7 +166,9 @@ def _operators(frame: pd.DataFrame) -> list[Section]:
             section.figures.append(
                 Shown(
                     anchor("forward", operator),
-                    f"{operator}: the fastest mode as a multiple of the forward pass",
+                    f"{operator}: the fastest mode as a multiple of the forward pass, "
+                    f"{multiple(with_forward['to_forward'].min())}× to "
+                    f"{multiple(with_forward['to_forward'].max())}×",
                     _figure(ratios.forward, own),
                     folded=True,
                 )
@@ -153,7 +177,8 @@ def _operators(frame: pd.DataFrame) -> list[Section]:
             section.figures.append(
                 Shown(
                     anchor("dots", name, run),
-                    f"{name}: each mode's ratio to the fastest with its interval",
+                    f"{name}: each mode's ratio to the fastest with its interval. "
+                    f"{_ends(part, 'to_fastest', lambda v: multiple(v) + '×')}",
                     _figure(ratios.dots, part),
                     folded=True,
                 )
@@ -184,10 +209,15 @@ def _scaling(frame: pd.DataFrame) -> Section:
     families = sorted(sizes.families(frame), key=lambda rows: -len(rows))
     for part in families[:MOST_SCALING]:
         first = part.iloc[0].to_dict()
+        _, named = sizes.sized(part)
         section.figures.append(
             Shown(
                 scaling_anchor(first),
-                f"time of one call over size: {first['operator']} of {first['function']}",
+                f"time of one call over size: {first['operator']} of {first['function']}"
+                + "".join(
+                    f"; {c.before} is the fastest below {named} ≈ {c.about}, {c.after} above"
+                    for c in sizes.crossovers(part)
+                ),
                 _figure(sizes.scaling, part),
             )
         )
@@ -206,7 +236,9 @@ def _memory(frame: pd.DataFrame) -> Section:
         section.figures.append(
             Shown(
                 anchor("memory", first.comparison, first.run),
-                f"peak memory against time: {first.comparison}",
+                f"peak memory against time: {first.comparison}. "
+                f"Time: {_ends(part, 'seconds', call_time)}. "
+                f"Memory: {_ends(part, 'peak_memory', lambda v: reading(v, 'bytes'))}",
                 _figure(pareto.memory, part),
             )
         )
@@ -236,7 +268,10 @@ def _correctness(frame: pd.DataFrame) -> Section:
     if len(frame) and frame.loc[frame["mode"] != FORWARD, "ulps"].notna().any():
         checked = frame[frame["status"].isin(("ok", "wrong")) & (frame["mode"] != FORWARD)]
         if len(checked):
-            described = "worst error in units in the last place by mode and dtype"
+            described = (
+                "worst error in units in the last place by mode and dtype: "
+                f"{_ends(checked, 'ulps', lambda v: f'{v:.2g}')}"
+            )
             section.figures.append(Shown("errors", described, _figure(correctness.errors, frame)))
     return section
 
@@ -395,8 +430,6 @@ def plain(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
-    from gradbench.cli.output import call_time
-
     for row in frame.to_dict("records"):
         cells = [str(row["comparison"]), str(row["mode"])]
         cells.append("" if math.isnan(row["seconds"]) else call_time(row["seconds"]))

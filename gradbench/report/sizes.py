@@ -169,7 +169,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.text(
                 cross.n,
                 0.99,
-                f" {name} ≈ {cross.about}",
+                f" {name} ≈ {cross.about}:\n {shortened(cross.after, 24)}",
                 transform=ax.get_xaxis_transform(),
                 va="top",
                 fontsize=8,

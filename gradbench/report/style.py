@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,8 +163,3 @@ def inline(figure: Figure, name: str, described: str) -> str:
     head = f'<svg role="img" aria-label="{escape(described)}" style="min-width:{least}px;'
     head += f'max-width:{float(least) * 1.6:.0f}px"'
     return svg.replace("<svg", head, 1)
-
-
-def several(values: Sequence[str]) -> str:
-    """Names as people list them."""
-    return values[0] if len(values) == 1 else ", ".join(values[:-1]) + " and " + values[-1]
