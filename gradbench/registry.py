@@ -119,6 +119,15 @@ def load_file(path: str) -> None:
     spec.loader.exec_module(module)
 
 
+def load() -> list[str]:
+    """Registers the built-in functions and modes, then those of installed packages.
+
+    Returns one line for each package's entry point that could not be loaded.
+    """
+    load_builtin()
+    return load_entry_points()
+
+
 GROUPS = ("gradbench.functions", "gradbench.modes")
 """The entry points by which an installed package brings functions and modes of its own."""
 

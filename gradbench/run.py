@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,7 +252,7 @@ def measure(
             workers.current()
             if before is None:
                 before = workers.environment
-            _require_same(before, workers.environment)
+            require_same("this run", before, workers.environment)
             record = Measurement(
                 entry,
                 number,
@@ -298,7 +298,7 @@ def _read(
 
     def start() -> tuple[Worker, int]:
         started = workers.current()
-        _require_same(before or workers.environment, workers.environment)
+        require_same("this run", before or workers.environment, workers.environment)
         return started
 
     def told(done: int, total: int, label: str) -> None:
@@ -337,12 +337,13 @@ def _without_samples(entrant: Entrant) -> Entrant:
     return msgspec.structs.replace(entrant, samples=[], control=False)
 
 
-def _require_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+def require_same(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Raises StoreError where the build has changed since `what` was begun: a run, a track."""
     for key in IDENTITY:
         if before.get(key) != after.get(key):
             raise StoreError(
-                f"this run was begun with {key} {before.get(key)} and now there is "
-                f"{after.get(key)}: start a new run, so that unlike builds are not mixed"
+                f"{what} was begun with {key} {before.get(key)} and now there is "
+                f"{after.get(key)}: start a new one, so that unlike builds are not mixed"
             )
 
 

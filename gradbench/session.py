@@ -12,10 +12,11 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from gradbench.cases import FORWARD, Entry
@@ -120,6 +121,17 @@ def lost(mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
     """The record of a mode over which the worker was lost."""
     status = "timed out" if isinstance(error, WorkerTimeout) else "crashed"
     return Entrant(mode, status, str(error))
+
+
+def checked(entrant: Entrant, answer: Mapping[str, Any]) -> Entrant:
+    """The record with what a worker's check after timing found: its word, and the worst error."""
+    return msgspec.structs.replace(
+        entrant,
+        status=answer["status"],
+        reason=answer.get("reason", ""),
+        error=max(entrant.error, _finite(answer.get("error", 0.0))),
+        ulps=max(entrant.ulps, _finite(answer.get("ulps", 0.0))),
+    )
 
 
 class Measurement:
@@ -341,14 +353,7 @@ class Measurement:
             except (WorkerDied, WorkerTimeout) as error:
                 self.failed[contestant.mode] = lost(contestant.mode, error)
                 raise
-            old = contestant.entrant
-            contestant.entrant = Entrant(
-                mode=old.mode,
-                status=answer["status"],
-                reason=answer.get("reason", ""),
-                error=max(old.error, _finite(answer.get("error", 0.0))),
-                ulps=max(old.ulps, _finite(answer.get("ulps", 0.0))),
-            )
+            contestant.entrant = checked(contestant.entrant, answer)
 
     def _record(self, contestant: _Contestant) -> Entrant:
         entrant = contestant.entrant

@@ -385,8 +385,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
-    registry.load_builtin()
-    broken = registry.load_entry_points()
+    broken = registry.load()
     try:
         for path in options.files:
             registry.load_file(path)

@@ -81,8 +81,7 @@ class Engine:
 
     def __init__(self, config: pytest.Config) -> None:
         torch.set_num_interop_threads(1)
-        registry.load_builtin()
-        for line in registry.load_entry_points():
+        for line in registry.load():
             warnings.warn(line, stacklevel=1)
         for path in config.getoption("--gradbench-from"):
             try:

@@ -314,7 +314,6 @@ def track(
     from gradbench.cli.releases_tables import show_history
     from gradbench.releases import builds, environments, log
     from gradbench.releases import track as tracking
-    from gradbench.run import discover
     from gradbench.wire import WorkerOptions
 
     base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
@@ -336,14 +335,12 @@ def track(
                     memory_limit=settings.memory_limit,
                 )
                 base = builds.held_to(base, made.started.settings.get("cpu_capability", ""))
-                first = environments.find(made.baseline)
-                found = discover(replace(base, python=first.python))
+                found = options.offered(environments.find(made.baseline).worker(base))
             else:
                 options.check_sizes(selection["sizes"])
                 base = builds.held_to(base, cpu_capability)
                 those = builds.gather(names, baseline, dates, results, base, install)
-                first = environments.find(those.baseline)
-                found = discover(replace(base, python=first.python))
+                found = options.offered(environments.find(those.baseline).worker(base))
                 options.require_devices(selection["devices"], found.environment)
                 require_instruments(instruments, found)
                 chosen = tracking.PROFILES[profile]

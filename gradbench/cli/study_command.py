@@ -385,7 +385,7 @@ def _study(
     """Runs or resumes a study and shows what it found."""
     from gradbench import machine
     from gradbench.cases import SelectionError
-    from gradbench.run import discover
+    from gradbench.run import discover, require_same
     from gradbench.store.log import StoreError
     from gradbench.studies import STUDIES, engine, store
     from gradbench.studies.neighbour import NoPinning, places
@@ -398,7 +398,7 @@ def _study(
             _require_no_settings()
             files = tuple(study.settings.get("files", ()))
             found = discover(WorkerOptions(files=files))
-            _require_same(study.started.environment, found.environment)
+            require_same("this study", study.started.environment, found.environment)
             log = store.StudyLog.go_on_with(study)
         else:
             places(settings.get("neighbour", "none"))
@@ -441,18 +441,6 @@ def _require_no_settings() -> None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 f"--resume goes on with the study's own settings: leave --{name} out"
-            )
-
-
-def _require_same(before: dict[str, Any], after: dict[str, Any]) -> None:
-    from gradbench.run import IDENTITY
-    from gradbench.store.log import StoreError
-
-    for key in IDENTITY:
-        if before.get(key) != after.get(key):
-            raise StoreError(
-                f"this study was begun with {key} {before.get(key)} and now there is "
-                f"{after.get(key)}: start a new one"
             )
 
 

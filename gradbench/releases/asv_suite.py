@@ -166,8 +166,7 @@ def discover() -> list[dict[str, Any]]:
     from gradbench.worker import Session
 
     if not registry.FUNCTIONS:
-        registry.load_builtin()
-        registry.load_entry_points()
+        registry.load()
     offers = Session(MEMORY_LIMIT).discover()["offers"]
     return of_offers(Offer(**offer) for offer in offers)
 
@@ -203,8 +202,7 @@ def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
     from gradbench.worker import Refused, Session
 
     if not registry.FUNCTIONS:
-        registry.load_builtin()
-        registry.load_entry_points()
+        registry.load()
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
     session = Session(MEMORY_LIMIT)

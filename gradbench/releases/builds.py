@@ -14,7 +14,7 @@ from gradbench.releases import environments, log
 from gradbench.releases.environments import Environment, Failure, Request
 from gradbench.releases.known import ReleaseError
 from gradbench.store.lines import StoreError
-from gradbench.wire import Worker, WorkerOptions
+from gradbench.wire import WorkerOptions
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,7 @@ def held_to(base: WorkerOptions, capability: str) -> WorkerOptions:
 
 
 def _asked(environment: Environment, base: WorkerOptions) -> Environment:
-    with Worker(replace(base, python=environment.python)) as worker:
-        identity = {key: value for key, value in worker.environment.items() if key != "pid"}
-    return msgspec.structs.replace(environment, identity=identity)
+    return msgspec.structs.replace(environment, identity=environments.ask(environment.worker(base)))
 
 
 def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ import filelock
 import msgspec
 from packaging.version import InvalidVersion, Version
 
-from gradbench.releases.known import ReleaseError as ReleaseError
+from gradbench.releases.known import ReleaseError
 from gradbench.run import Progress, Report
 from gradbench.store.lines import now
 from gradbench.wire import Worker, WorkerError, WorkerOptions
@@ -130,6 +130,10 @@ class Environment(msgspec.Struct, frozen=True):
         """The full version, as 2.9.0+cu128."""
         return str(self.identity["torch"])
 
+    def worker(self, base: WorkerOptions) -> WorkerOptions:
+        """How its worker is started, in all else as `base` says."""
+        return replace(base, python=self.python)
+
     @property
     def ours(self) -> bool:
         """Whether it was installed here, rather than pointed at."""
@@ -195,11 +199,6 @@ def find(name: str) -> Environment:
     if not Path(found.python).exists():
         raise ReleaseError(f"{name}: its Python {found.python} is gone; install it again")
     return found
-
-
-def python(name: str) -> Path:
-    """The Python of an installed release. Raises ReleaseError where there is none."""
-    return Path(find(name).python)
 
 
 def missing(requests: Sequence[Request]) -> list[Request]:
@@ -378,11 +377,9 @@ def _last_words(text: str, code: int) -> str:
 
 def _identified(request: Request, interpreter: Path, size: int, passed: list[str]) -> Environment:
     try:
-        with Worker(options(interpreter)) as worker:
-            identity = worker.environment
+        identity = ask(WorkerOptions(python=str(interpreter)))
     except WorkerError as error:
         raise ReleaseError(f"installed, but it does not work: {error}") from error
-    identity = {key: value for key, value in identity.items() if key != "pid"}
     if Version(str(identity["torch"])) < OLDEST:
         raise ReleaseError(f"it has torch {identity['torch']}; {OLDEST} and later are measured")
     return Environment(
@@ -390,9 +387,13 @@ def _identified(request: Request, interpreter: Path, size: int, passed: list[str
     )
 
 
-def options(interpreter: Path | str, base: WorkerOptions | None = None) -> WorkerOptions:
-    """How a worker of another environment is started."""
-    return replace(base or WorkerOptions(), python=str(interpreter))
+def ask(options: WorkerOptions) -> dict[str, Any]:
+    """What a worker started so says of itself, without what only holds of that process.
+
+    Raises WorkerError where none starts.
+    """
+    with Worker(options) as worker:
+        return {key: value for key, value in worker.environment.items() if key != "pid"}
 
 
 def _write(path: Path, record: msgspec.Struct) -> None:

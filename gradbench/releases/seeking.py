@@ -7,7 +7,6 @@ so that the same search goes on where it was stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gradbench import statistics
@@ -18,7 +17,7 @@ from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Request
 from gradbench.releases.judge import Build, History
 from gradbench.releases.known import ReleaseError
-from gradbench.run import Report, discover
+from gradbench.run import Discovery, Report, discover
 from gradbench.session import Settings
 from gradbench.statistics import Stopping
 from gradbench.store.lines import StoreError
@@ -100,6 +99,7 @@ class Seeker:
         )
         self.install = install
         self.report = report
+        self.found: Discovery | None = None
 
     def ends(self, old: Request, new: Request) -> str:
         """What is said of the change between the two ends.
@@ -151,8 +151,10 @@ class Seeker:
     def _measured(self, requests: Sequence[Request]) -> History:
         """The track of these builds: one that was made, one that is gone on with, or a new one."""
         made = [environments.find(request.name) for request in requests]
-        first = replace(self.base, python=made[0].python)
-        found = discover(first)
+        if self.found is None:
+            # Every build measures this one case, so one of them is asked what there is, once.
+            self.found = discover(made[0].worker(self.base))
+        found = self.found
         entry = self._entry(found.offers)
         for path in sorted(self.place.glob("*.jsonl")) if self.place.is_dir() else ():
             try:
@@ -166,17 +168,16 @@ class Seeker:
             if same and old.entries() == [entry] and settings["sessions"] == self.settings.sessions:
                 if old.finished:
                     return History.of([old])
-                opened, resumed = track.resume(old)
-                with opened:
-                    return History.of(
-                        [track.measure(opened, old, resumed, self.base, found, self.report)]
-                    )
-        those = Builds(made, [], made[0].name, {})
-        opened, new = track.begin(self.place, [entry], self.settings, those, self.base.files)
+                measured = old
+                opened, chosen = track.resume(old)
+                break
+        else:
+            those = Builds(made, [], made[0].name, {})
+            chosen = self.settings
+            opened, measured = track.begin(self.place, [entry], chosen, those, self.base.files)
         with opened:
-            return History.of(
-                [track.measure(opened, new, self.settings, self.base, found, self.report)]
-            )
+            measured = track.measure(opened, measured, chosen, self.base, found, self.report)
+        return History.of([measured])
 
     def _entry(self, offers: Sequence[Offer]) -> Entry:
         """The comparison with this case alone. Raises SelectionError where there is none."""

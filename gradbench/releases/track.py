@@ -9,7 +9,6 @@ ratio comes from between sessions (docs/measuring.md).
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import sys
@@ -43,9 +42,9 @@ from gradbench.releases.log import (
     TrackLog,
     TrackStarted,
 )
-from gradbench.run import IDENTITY, Discovery, Progress, Report
 from gradbench.run import PROFILES as RUN
-from gradbench.session import Settings, lost, prepare
+from gradbench.run import Discovery, Progress, Report, require_same
+from gradbench.session import Settings, checked, lost, prepare
 from gradbench.statistics import Stopping, enough
 from gradbench.store.lines import LineLog, StoreError, new_id, now
 from gradbench.store.log import Entrant, PlanEntry, Reading, minima
@@ -154,16 +153,6 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
         except ReleaseError as error:
             raise StoreError(f"{track.name} cannot go on: {error}") from error
     return TrackLog.reopen(track), msgspec.convert(track.started.settings, Settings)
-
-
-def _require_same(used: EnvironmentUsed, identity: Mapping[str, Any]) -> None:
-    for key in IDENTITY:
-        if used.identity.get(key) != identity.get(key):
-            raise StoreError(
-                f"{used.name}: this track was begun with {key} {used.identity.get(key)} and now "
-                f"there is {identity.get(key)}: start a new one, so that unlike builds are not "
-                "mixed"
-            )
 
 
 class Team:
@@ -368,25 +357,14 @@ class Part:
             return Entrant(mode, "failed", f"after timing: {error}")
         except (WorkerDied, WorkerTimeout) as error:
             return lost(mode, error)
-        return msgspec.structs.replace(
-            player.entrant,
-            status=answer["status"],
-            reason=answer.get("reason", ""),
-            error=_worse(player.entrant.error, answer.get("error", 0.0)),
-            ulps=_worse(player.entrant.ulps, answer.get("ulps", 0.0)),
-        )
-
-
-def _worse(a: float, b: float) -> float:
-    """The larger error; JSON has no infinity."""
-    return min(max(a, b if math.isfinite(b) else 1e308), 1e308)
+        return checked(player.entrant, answer)
 
 
 def worker_options(
     made: Mapping[str, Environment], base: WorkerOptions
 ) -> dict[str, WorkerOptions]:
     """How the worker of each environment is started."""
-    return {name: replace(base, python=e.python) for name, e in made.items()}
+    return {name: e.worker(base) for name, e in made.items()}
 
 
 def measure(
@@ -424,7 +402,8 @@ def measure(
                 current = (group, session)
                 team.start(track.started.groups[group])
                 for member in track.started.groups[group]:
-                    _require_same(track.environments[member], team.worker(member).environment)
+                    known = track.environments[member].identity
+                    require_same(f"{member}: this track", known, team.worker(member).environment)
             part = Part(
                 entry,
                 session,

@@ -26,8 +26,7 @@ VARIABLE = "GRADBENCH_PEER_SUBJECT"
 def load(files: list[str]) -> None:
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
-    registry.load_builtin()
-    registry.load_entry_points()
+    registry.load()
     for path in files:
         registry.load_file(path)
 
