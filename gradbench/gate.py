@@ -34,6 +34,9 @@ INPUT = 16
 SLOW = 10_000_000
 """Calls of so many nanoseconds are checked with fewer repeats."""
 
+FIRST = 50
+"""How many times longer than later ones a first call may take, which loads what they find."""
+
 PERTURBATIONS = 5
 
 SMALLEST_STEP = 2.0**-46
@@ -46,6 +49,13 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+class TooSlow(Exception):
+    """A call took longer than there is time for."""
+
+    def __init__(self, nanoseconds: int) -> None:
+        super().__init__(f"a call takes {nanoseconds * 1e-9:.2g} s, too long for this budget")
 
 
 @dataclass(frozen=True)
@@ -339,19 +349,25 @@ class Contestant:
         self.fastest = 0
         """Nanoseconds of the fastest call while it was checked."""
 
-    def check(self, fresh: Sequence[int], again: bool | None = None) -> Finding:
+    def check(self, fresh: Sequence[int], again: bool | None = None, patience: int = 0) -> Finding:
         """Calls on the timed arguments, on fresh ones by number, and on the timed ones again.
 
         The second look at the timed arguments catches what a call leaves behind: an
         accumulated `.grad`, a changed input, a cached result. Unless `again` says otherwise, a
-        slow call has that look only after it was timed.
+        slow call has that look only after it was timed. Raises TooSlow where a call takes longer
+        than `patience` nanoseconds, unless that is 0.
         """
         finding = self._check(0, self.arguments)
+        # A first call may have loaded much that later ones find: it alone does not tell.
+        if patience and self.fastest > FIRST * patience:
+            raise TooSlow(self.fastest)
         for index in fresh:
             if not finding.right:
                 return finding
             given = self.gate.fresh[index].deliver(self.gate.problem, self.leaves)
             finding = finding.and_then(self._check(index + 1, given))
+            if patience and self.fastest > patience:
+                raise TooSlow(self.fastest)
         if again is None:
             again = self.fastest < SLOW
         if again and finding.right:

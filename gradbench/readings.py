@@ -25,7 +25,7 @@ from gradbench import machine
 from gradbench.cases import Entry
 from gradbench.instruments import INSTRUMENTS
 from gradbench.instruments.instrument import Instrument
-from gradbench.session import Settings, Start, lost, prepare
+from gradbench.session import BASELINE_PATIENCE, Settings, Start, lost, prepare
 from gradbench.store.log import Entrant, Reading, WorkerStarted, now
 from gradbench.wire import (
     Worker,
@@ -156,7 +156,15 @@ class Readings:
                     opened = worker
                 limit = self.settings.timeout
                 slow = self.settings.compile_timeout if mode in self.opt_in else limit
-                entrant, visit = prepare(worker, mode, slow, handle=0, warm=WARM, fresh=(0,))
+                entrant, visit = prepare(
+                    worker,
+                    mode,
+                    slow,
+                    handle=0,
+                    warm=WARM,
+                    fresh=(0,),
+                    patience=BASELINE_PATIENCE * self.settings.patience,
+                )
                 if visit is None:
                     passed.reasons[mode] = _reason(entrant)
                     continue

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from gradbench import machine
 from gradbench.cases import Entry, Offer
 from gradbench.instruments import WALL_TIME
 from gradbench.readings import Readings, missing
-from gradbench.session import SLOW_SESSIONS, Measurement, Settings, lost, prepare, slow
+from gradbench.session import (
+    FAR_SESSIONS,
+    SLOW_SESSIONS,
+    Measurement,
+    Settings,
+    lost,
+    prepare,
+    slow,
+)
 from gradbench.statistics import Stopping
 from gradbench.store.lines import LineLog, new_id
 from gradbench.store.log import (
@@ -169,6 +177,16 @@ class _Workers:
             self.worker = None
 
 
+READING_SHARE = 0.2
+"""Of a limited run's time, what is kept for the readings of other instruments than the clock."""
+
+FIRST_SHARE = 0.1
+"""Of a limited run's time, what its first session spends in visits."""
+
+LEAST_SHARE = 0.2
+"""A further session is worth its start where it can visit for this share of what it takes."""
+
+
 # A run may only go on where these are as they were: everything else is in each worker's line.
 IDENTITY = ("torch", "torch_git", "cpu_capability", "python", "numpy", "gradbench")
 
@@ -233,7 +251,9 @@ def measure(
     for record in run.sessions:
         _settle(settled, record)
         if record.session == 0:
-            slow_ones[record.comparison] = slow(record)
+            slow_ones[record.comparison] = slow(record, settings)
+    together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
+    pace = _Pace(settings, len(entries), began)
     skipped = sum((str(entry.comparison), number) in done for number, entry in steps)
     finished = False
     visiting = 0.0
@@ -249,6 +269,8 @@ def measure(
                 # A session is a process of its own.
                 workers.end()
                 session = number
+                if not pace.another(sessions - number):
+                    break
             workers.current()
             if before is None:
                 before = workers.environment
@@ -257,19 +279,24 @@ def measure(
                 entry,
                 number,
                 workers.current,
-                settings,
+                pace.settings,
                 discovery.opt_in,
                 discovery.first(entry.comparison.operator),
                 settled.get(name, {}),
-                slow_ones.get(name, frozenset()) if number >= SLOW_SESSIONS else frozenset(),
+                slow_ones.get(name, frozenset()) if number >= together else frozenset(),
             ).run()
             log.append(record)
             run.sessions.append(record)
             visiting += record.visiting
             _settle(settled, record)
+            pace.visited += record.visiting
             if number == 0:
-                slow_ones[name] = slow(record)
+                slow_ones[name] = slow(record, settings)
         workers.end()
+        if settings.total:
+            for name, modes in slow_ones.items():
+                known = settled.setdefault(name, {})
+                known |= {m: Entrant(m, "refused", "is slower by far") for m in modes}
         _read(log, run, settings, workers, before, discovery, settled, report)
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
@@ -281,6 +308,48 @@ def measure(
             log.append(end)
             run.ends.append(end)
     return run
+
+
+class _Pace:
+    """Fits the sessions of a run into its `Settings.total` seconds, where it has a limit.
+
+    The first session has a short budget for its visits. What starting and checking took in it is
+    what later ones will take at most, and they share what is left.
+    """
+
+    def __init__(self, settings: Settings, entries: int, began: float) -> None:
+        self.settings = self._given = settings
+        self._entries = entries
+        self._began = began
+        self._end = settings.total * (1 - READING_SHARE * (settings.instruments != (WALL_TIME,)))
+        self._started = -1.0
+        self._overhead = 0.0
+        self._second = False
+        self.visited = 0.0
+        """Seconds in visits of the session that is being made."""
+
+    def another(self, left: int) -> bool:
+        """Whether there is time for a session of the `left` ones; fits `settings` to it."""
+        if not self._given.total:
+            return True
+        now = time.perf_counter() - self._began
+        if self._started < 0:
+            share = FIRST_SHARE * self._end
+        else:
+            overhead = now - self._started - self.visited
+            self._overhead = min(overhead, self._overhead) if self._second else overhead
+            fit = int((self._end - now) / (self._overhead * (1 + LEAST_SHARE)))
+            # Without a second session nothing can be decided.
+            if fit < 1 and self._second:
+                return False
+            share = (self._end - now) / max(1, min(left, fit)) - self._overhead
+            self._second = True
+        self._started, self.visited = now, 0.0
+        stopping = self._given.stopping
+        # The slow contestants have a budget of the same length to themselves.
+        budget = min(stopping.budget, max(share / (2 * self._entries), 1e-3))
+        self.settings = replace(self._given, stopping=replace(stopping, budget=budget))
+        return True
 
 
 def _read(

@@ -36,6 +36,14 @@ the fastest, take part in the first sessions only: these decide such a ratio."""
 
 HOPELESS = 10
 
+FAR_SESSIONS = 3
+FAR = 3
+"""Where the whole run has to end in time, all that are FAR times slower stay out after so many
+sessions, however short their calls."""
+
+BASELINE_PATIENCE = 10
+"""What everything is compared with may be slower than `Settings.patience` by this factor."""
+
 Start = Callable[[], tuple[Worker, int]]
 """Gives a running worker and its number in the log."""
 
@@ -55,6 +63,10 @@ class Settings:
     baseline: str = ""
     """The mode to form ratios against; empty: the mode people usually write first."""
     instruments: tuple[str, ...] = (WALL_TIME,)
+    total: float = 0.0
+    """Seconds after which the run should be over: sessions and visits are fitted in. 0: never."""
+    patience: float = 0.0
+    """A mode is refused of which one call takes longer, in seconds. 0: however long it takes."""
 
 
 @dataclass
@@ -88,10 +100,18 @@ class _Again(Exception):
 
 
 def prepare(
-    worker: Worker, mode: str, timeout: float, *, handle: int, warm: float, fresh: Sequence[int]
+    worker: Worker,
+    mode: str,
+    timeout: float,
+    *,
+    handle: int,
+    warm: float,
+    fresh: Sequence[int],
+    patience: float = 0.0,
 ) -> tuple[Entrant, dict[str, Any] | None]:
     """Has a worker build and gate one mode of the open comparison.
 
+    `patience` is that of the settings.
     Gives the record and, where the mode passed and `warm` seconds were spent on it, the plan of
     its visits. Raises WorkerDied or WorkerTimeout where the worker is lost over it.
     """
@@ -103,6 +123,7 @@ def prepare(
             handle=handle,
             warm=int(warm * 1e9),
             fresh=list(fresh),
+            patience=int(patience * 1e9),
         )
     except WorkerRefused as error:
         answer = {"status": "failed", "reason": str(error), "where": error.where}
@@ -256,9 +277,17 @@ class Measurement:
         """Prepares one mode; None where it is not to be timed, with the reason kept."""
         settings = self.settings
         limit = settings.compile_timeout if mode in self.opt_in else settings.timeout
+        baseline = mode in (settings.baseline, self.first)
+        patience = settings.patience * (BASELINE_PATIENCE if baseline else 1)
         try:
             entrant, visit = prepare(
-                worker, mode, limit, handle=handle, warm=settings.warm, fresh=(0,)
+                worker,
+                mode,
+                limit,
+                handle=handle,
+                warm=settings.warm,
+                fresh=(0,),
+                patience=patience,
             )
         except (WorkerDied, WorkerTimeout) as error:
             self.failed[mode] = lost(mode, error)
@@ -371,9 +400,10 @@ class Measurement:
         )
 
 
-def slow(session: SessionMeasured) -> frozenset[str]:
+def slow(session: SessionMeasured, settings: Settings) -> frozenset[str]:
     """The contestants whose calls take long, and so much longer than the fastest's that two
     sessions decide; the baseline is kept, as ratios need it."""
+    least, times_slower = (0.0, FAR) if settings.total else (SLOW_CALL, HOPELESS)
     times = {
         entrant.mode: min(t for t in minima(entrant.number, entrant.samples) if t == t)
         for entrant in session.entrants
@@ -383,7 +413,7 @@ def slow(session: SessionMeasured) -> frozenset[str]:
     return frozenset(
         mode
         for mode, seconds in times.items()
-        if mode != session.baseline and seconds > max(SLOW_CALL, HOPELESS * best)
+        if mode != session.baseline and seconds > max(least, times_slower * best)
     )
 
 

@@ -28,7 +28,7 @@ import torch
 
 from gradbench import __version__, registry
 from gradbench.cases import DOCUMENTS, Comparison, Offer, parse_size, size_label
-from gradbench.gate import SLOW, Contestant, Gate, draw, pose
+from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
 from gradbench.instruments import INSTRUMENTS
 from gradbench.instruments.instrument import Instrument, Unreadable
 from gradbench.instruments.wall import Visit, WallTime, plan
@@ -195,8 +195,13 @@ class Session:
             "result_bytes": problem.result_numel * torch.finfo(problem.dtype).bits // 8,
         }
 
-    def prepare(self, mode: str, handle: int, warm: int, fresh: list[int]) -> dict[str, Any]:
-        """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks."""
+    def prepare(
+        self, mode: str, handle: int, warm: int, fresh: list[int], patience: int = 0
+    ) -> dict[str, Any]:
+        """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks.
+
+        A mode of which a call takes longer than `patience` nanoseconds is refused; 0 waits.
+        """
         if self.gate is None:
             raise Refused("no comparison is open")
         declared = registry.MODES.get((self.gate.problem.operator, mode))
@@ -215,7 +220,9 @@ class Session:
                 return {"status": "refused", "reason": refusal}
             contestant = self.gate.enter(mode, call, declared.leaves)
             # Where nothing is timed there is no later check: everything is looked at now.
-            finding = contestant.check(fresh, again=None if warm else True)
+            finding = contestant.check(fresh, again=None if warm else True, patience=patience)
+        except TooSlow as error:
+            return {"status": "refused", "reason": str(error)}
         except Unsupported as error:
             return {"status": "unsupported", "reason": str(error)}
         except Exception as error:

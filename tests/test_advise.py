@@ -44,7 +44,7 @@ def test_a_function_that_never_ends_is_stopped():
 
 
 def test_what_the_function_prints_does_not_reach_the_answer():
-    assert examine(question("chatty"))["operators"] == ["jacobian", "diagonal"]
+    assert examine(question("chatty"))["operators"][0] == "diagonal"
 
 
 def test_a_diagonal_jacobian_is_found_and_offered():
@@ -58,7 +58,7 @@ def test_integers_plain_values_and_nested_outputs_take_part():
     given = (("x", "randn(4)"), ("index", "tensor([0, 2])"), ("power", "3"))
     found = examine(question("scaled", *given))
     assert found["wrt"] == ["x"]
-    assert found["operators"] == ["jacobian"]
+    assert found["operators"][0] == "jacobian"
 
 
 def test_a_module_is_differentiated_by_its_parameters():
@@ -90,7 +90,7 @@ def run(*arguments):
 def test_the_answer_names_a_winner_and_its_code_and_is_stored(tmp_path):
     made = run(
         f"{SUBJECTS}:elementwise", "--input", "x=randn(6)", "--operator", "diagonal",
-        "--budget", "0.5", "--results", str(tmp_path),
+        "--budget", "20", "--results", str(tmp_path),
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "fastest" in made.stdout

@@ -25,7 +25,16 @@ CASES = {
     "stencil": ((("u", "randn(9)"), ("k", "tensor(0.5)")), ("u",), ("jacobian", "vjp")),
     "affine": ((("w", "randn(3, 4)"), ("x", "randn(4)")), (), ("jacobian", "vjp", "jvp")),
     "pendulum": ((("c", "randn(3)"), ("x", "randn(4, 3)")), ("x",), ("batch_jacobian",)),
-    "loss": ((("x", "randn(4)"), ("scale", "2.0")), (), ("gradient", "vjp", "jvp")),
+    "loss": (
+        (("x", "randn(4)"), ("scale", "2.0")),
+        (),
+        ("gradient", "vjp", "jvp", "hessian", "hvp"),
+    ),
+    "product": (
+        (("a", "randn(3)"), ("b", "randn(3)")),
+        (),
+        ("gradient", "hessian", "hvp"),
+    ),
     "scaled": ((("x", "randn(4)"), ("index", "tensor([0, 2])")), (), ("jacobian", "jvp")),
     "module": ((("input", "randn(2, 3)"),), (), ("jacobian",)),
 }
@@ -36,6 +45,7 @@ def posed(name, tmp_path):
     target = f"{SUBJECTS}:{name}"
     spec = {
         "target": target, "inputs": inputs, "wrt": wrt, "dtype": "float64", "seed": 0, "passed": "",
+        "maker": "",
     }  # fmt: skip
     subject = Subject(spec)
     found = structures(subject) if "jacobian" in operators else []
@@ -79,7 +89,7 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
                 ("compressed_columns", structured.columns_batched),
                 ("compressed_columns_loop", structured.columns_loop),
             ):
-                builds[f"{way}_of_yours"] = (lambda p, make=make: make(p, found), False)
+                builds[way] = (lambda p, make=make: make(p, found), False)
         seed = OPERATORS[operator].seed
         extra = () if seed is None else (seed(problem, torch.Generator().manual_seed(1)),)
         for mode, (build, leaves) in builds.items():
@@ -91,7 +101,7 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
             )
             wanted = as_tuple(build(problem)(inputs, *extra))
             first = extra
-            if operator == "jvp" and subject.differentiated == 1:
+            if operator in ("jvp", "hvp") and subject.differentiated == 1:
                 first = (extra[0][0],)
             got = as_tuple(run(code, operator)(*first, *subject.values))
             assert len(got) == len(wanted), (operator, mode)
@@ -115,12 +125,12 @@ def test_compare_advises_on_a_closure_and_shows_itself(tmp_path):
     weights = torch.arange(1.0, 7.0)
     advice = gradbench.compare(
         lambda x: torch.sin(weights * x), torch.randn(6), operator="jacobian",
-        budget=0.5, results=tmp_path,
+        budget=20, results=tmp_path,
     )  # fmt: skip
     assert set(advice.frame["operator"]) == {"jacobian"}
     assert advice.winner() in set(advice.frame["mode"])
     assert "def jacobian(x):" in advice.code()
-    assert "compressed_rows_of_yours" in set(advice.frame["mode"])
+    assert "compressed_rows" in set(advice.frame["mode"])
     page = advice._repr_html_()
     assert "<table>" in page
     assert "data:image/png;base64," in page

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradbench.advise import NAME
 from gradbench.advise.code import snippet
 from gradbench.cases import FORWARD, Comparison, Selection, expand
+from gradbench.cli.output import reading
+from gradbench.instruments import WALL_TIME
+from gradbench.instruments.peak_memory import PeakMemory
 from gradbench.judge import Judged, Row, judged, record
 from gradbench.run import PROFILES, Report, discover, measure, start
 from gradbench.store.lines import new_id
@@ -29,8 +34,24 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-NAME = "yours"
-SESSIONS = 3
+PEAK = PeakMemory.name
+
+SESSIONS = 8
+"""Processes that measure, as far as the budget allows."""
+
+FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
+"""What people write first who do not know of the structure."""
+
+PATIENCE = 0.003
+"""The share of the budget that one call of a mode may take."""
+
+LAST = 0.5
+"""Seconds kept for judging what was measured."""
+
+LEAN = 0.5
+"""Another mode's memory is worth a word below this share of the fastest's, where it takes no more
+than `NEARLY` times as long."""
+NEARLY = 1.5
 
 
 class Refusal(Exception):
@@ -41,7 +62,8 @@ class Refusal(Exception):
 class Question:
     """What is asked. `inputs` are pairs of a name and an expression; times in seconds.
 
-    `budget` is what all visits may take together; starting processes and checking come on top.
+    `budget` is what the whole answer may take: looking at the function, starting processes,
+    checking and timing.
     `passed` is the file that the function and its inputs were written to, where they are objects
     of the caller's; `inputs` is empty then.
     """
@@ -51,11 +73,14 @@ class Question:
     wrt: tuple[str, ...] = ()
     operator: str = ""
     dtype: str = "float32"
-    budget: float = 10.0
+    budget: float = 30.0
     timeout: float = 60.0
     memory_limit: int = 4 << 30
     seed: int = 0
     passed: str = ""
+    maker: str = ""
+    """A function, as ``module:function``, that returns further inputs."""
+    device: str = "cpu"
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
         """What the processes that load the function are told."""
@@ -67,7 +92,9 @@ class Question:
             "memory_limit": self.memory_limit,
             "seed": self.seed,
             "passed": self.passed,
+            "maker": self.maker,
             "pattern": pattern,
+            "operator": self.operator,
         }
 
 
@@ -84,6 +111,9 @@ class Advice:
     judged: Judged
     path: Path
     """The stored run."""
+    seconds: float
+    budget: float
+    """What the answer took and what it was given, in seconds."""
 
     @property
     def name(self) -> str:
@@ -149,6 +179,28 @@ class Advice:
             f"{', undecided at this effort' if usual.verdict == 'undecided' else ''})."
         )
 
+    def memory(self, operator: str = "") -> str:
+        """Which mode needs far less memory at nearly the time of the fastest, in a sentence; empty
+        where there is none."""
+        rows = [row for row in self.rows(operator) if PEAK in row.readings and row.seconds]
+        best = _winner(rows)
+        if best is None or best.seconds is None:
+            return ""
+        near = [row for row in rows if row.seconds and row.seconds <= NEARLY * best.seconds]
+        lean = min(near, key=lambda row: row.readings[PEAK])
+        if lean.readings[PEAK] > LEAN * best.readings[PEAK]:
+            return ""
+        return (
+            f"{lean.mode} peaks at {reading(lean.readings[PEAK], 'bytes')} where {best.mode} "
+            f"takes {reading(best.readings[PEAK], 'bytes')}, in "
+            f"{lean.seconds / best.seconds:.3g} times its time."  # type: ignore[operator]
+        )
+
+    @property
+    def took(self) -> str:
+        """How long the answer took, in a sentence."""
+        return f"Answered in {self.seconds:.0f} s of {self.budget:g} s."
+
     def figure(self, operator: str = "") -> Figure:
         """A dot for each mode's time as a multiple of the fastest's, with its interval.
 
@@ -190,7 +242,8 @@ _PAGE = """
 {% endfor %}</tbody></table>
 {% if part.picture %}<img src="data:image/png;base64,{{ part.picture }}"
   alt="{{ part.title }}: time as a multiple of the fastest" style="max-width: 100%">{% endif %}
-{% if part.gain %}<p>{{ part.gain }}</p>{% endif %}
+{% for line in part.said %}<p>{{ line }}</p>
+{% endfor %}
 {% if part.code %}<pre>{{ part.code }}</pre>{% endif %}
 {% endfor %}
 <details><summary>Evidence, structure and cost</summary><ul>
@@ -226,12 +279,13 @@ def html(advice: Advice) -> str:
                         row.mode,
                         _figures(row.seconds * 1e6) if row.seconds is not None else "",
                         _figures(row.to_fastest.value) if row.to_fastest else "",
+                        reading(row.readings[PEAK], "bytes") if PEAK in row.readings else "",
                         row.verdict or f"{row.status}: {row.reason}",
                     )
                     for row in rows
                 ],
                 "picture": base64.b64encode(picture.getvalue()).decode(),
-                "gain": advice.gain(operator),
+                "said": [s for s in (advice.gain(operator), advice.memory(operator)) if s],
                 "code": advice.code(operator) if _winner(rows) else "",
             }
         )
@@ -239,8 +293,8 @@ def html(advice: Advice) -> str:
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     return page.render(
         parts=parts,
-        columns=("mode", "µs a call", "× fastest", "verdict"),
-        said=[*found["evidence"], *found["structure"], *found["cost"]],
+        columns=("mode", "µs a call", "× fastest", "peak memory", "verdict"),
+        said=[*found["evidence"], *found["structure"], *found["cost"], advice.took],
     )
 
 
@@ -255,12 +309,12 @@ def examine(question: Question, pattern: str = "") -> dict[str, Any]:
         process = subprocess.Popen(
             [sys.executable, "-m", "gradbench.advise.probe", str(spec)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            out, _ = process.communicate(timeout=question.timeout)
+            out, err = process.communicate(timeout=question.timeout)
         except subprocess.TimeoutExpired:
             raise Refusal(f"it did not end within {question.timeout:g} s (--timeout)") from None
         finally:
@@ -272,56 +326,92 @@ def examine(question: Question, pattern: str = "") -> dict[str, Any]:
     except ValueError:
         code = process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise Refusal(f"it ends its process ({how})") from None
+        raise Refusal(f"it ends its process ({how}){_last_seen(err)}") from None
     if "refused" in answer:
         raise Refusal(answer["refused"])
     return answer
 
 
+def _last_seen(written: bytes) -> str:
+    """Where the function was when its process died, if Python could still say so."""
+    _, _, frames = written.decode(errors="replace").rpartition("Fatal Python error")
+    ours = (str(Path(__file__).parents[1]), str(Path(sys.prefix) / "lib"))
+    for place, line in re.findall(r'File "([^"<]+)", line (\d+)', frames):
+        if not place.startswith(ours) and f"{os.sep}site-packages{os.sep}" not in place:
+            return f" at {place}:{line}"
+    return ""
+
+
 def advise(question: Question, results: Path, report: Report, command: list[str]) -> Advice:
     """Probes, gates and measures; the run is stored in `results` like any other.
 
+    The whole ends within the question's budget where two processes can measure in that; where a
+    single call of the function outlasts it, it ends after what cannot be left out.
+
     Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
     """
+    began = time.perf_counter()
     # What the run needs stays beside the runs, so that an interrupted one can be resumed.
     suites = results.resolve() / "advise"
     suites.mkdir(parents=True, exist_ok=True)
     name = new_id()
     found = examine(question, str(suites / f"pattern_{name}.pt"))
-    operators = found["operators"]
-    if question.operator:
-        known = [*operators, "vjp", "jvp"]
-        if question.operator not in known:
-            raise Refusal(
-                f"--operator {question.operator}: for this function there are {', '.join(known)}"
-            )
-        operators = [question.operator]
+    asked = question.operator or found["operators"][0]
+    if asked in found["refusals"]:
+        raise Refusal(found["refusals"][asked])
+    if asked not in found["operators"]:
+        there = [name for name in found["operators"] if name not in found["refusals"]]
+        raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
+    operators = [asked]
     spec = question.spec() | {"operators": operators, "structured": found["structured"]}
     suite = suites / f"suite_{name.replace('-', '_')}.py"
     suite.write_text(f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
     options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
+    before = time.perf_counter()
     discovery = discover(options)
+    start_up = time.perf_counter() - before
+    if question.device not in discovery.environment["devices"]:
+        raise Refusal(
+            f"--device {question.device}: there are {', '.join(discovery.environment['devices'])} "
+            f"with torch {discovery.environment['torch']}"
+        )
     by_hand = set(discovery.by_hand)
     entries = [
         replace(entry, modes=tuple(m for m in entry.modes if m not in by_hand))
         for entry in expand(
-            discovery.offers, Selection(functions=(NAME,), dtypes=(question.dtype,))
+            discovery.offers,
+            Selection(functions=(NAME,), dtypes=(question.dtype,), devices=(question.device,)),
         )
     ]
     base = PROFILES["quick"].settings
-    share = question.budget / (SESSIONS * len(entries))
+    spent = time.perf_counter() - began + LAST
+    needed = spent + 3 * start_up
+    if question.budget < needed:
+        raise Refusal(
+            f"a budget of {question.budget:g} s is too short: looking at the function and starting "
+            f"processes take {needed:.0f} s here (--budget)"
+        )
+    instruments: tuple[str, ...] = (WALL_TIME,)
+    if not discovery.unavailable.get(PEAK):
+        instruments += (PEAK,)
     settings = replace(
         base,
         sessions=SESSIONS,
-        stopping=replace(base.stopping, max_rounds=24, budget=share),
+        stopping=replace(base.stopping, max_rounds=100, budget=question.budget),
         timeout=question.timeout,
         memory_limit=question.memory_limit,
         seed=question.seed,
+        instruments=instruments,
+        baseline=FIRST_OF_ALL.get(asked, ""),
+        total=question.budget - spent,
+        patience=PATIENCE * question.budget,
     )
     log, run = start(results, entries, settings, discovery, options.files, command)
     with log:
         run = measure(log, run, settings, options, discovery, report)
-    return Advice(question.target, found, judged(run.path), run.path)
+    answer = judged(run.path)
+    seconds = time.perf_counter() - began
+    return Advice(question.target, found, answer, run.path, seconds, question.budget)
 
 
 def compare(
@@ -330,7 +420,7 @@ def compare(
     wrt: str | Sequence[str] = (),
     operator: str = "",
     dtype: str = "",
-    budget: float = 10.0,
+    budget: float = 30.0,
     timeout: float = 60.0,
     memory_limit: int = 4 << 30,
     seed: int = 0,
@@ -340,10 +430,10 @@ def compare(
 
     The function may be any that cloudpickle can send to another process, closures, lambdas, cells
     of a notebook and modules included: it is called in processes of its own, so that a crash or a
-    hang costs the answer and not the caller. `inputs` are tensors on the CPU and plain values, in
-    the function's order. `wrt` names the inputs to differentiate by; without it these are all
-    floating-point ones, or a module's parameters. `dtype` is by default that of the first
-    floating-point input. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
+    hang costs the answer and not the caller. `inputs` are plain values and tensors of one
+    device, on which is measured, in the function's order. `wrt` names the inputs to differentiate
+    by; without it these are all floating-point ones, or a module's parameters. `dtype` is by
+    default that of the first floating-point input. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
     `gradbench advise`. The run is stored in the folder `results`.
 
     Raises Refusal with one line where no advice can be given on the function, StoreError where
@@ -355,15 +445,19 @@ def compare(
     tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
     if isinstance(function, torch.nn.Module):
         tensors += function.parameters()
-    for x in tensors:
-        if x.device.type != "cpu":
-            raise Refusal(f"an input is on {x.device}: it is measured on the CPU, so pass x.cpu()")
+    devices = {str(x.device) for x in tensors}
+    if len(devices) > 1:
+        raise Refusal(f"the inputs are on several devices: {', '.join(sorted(devices))}")
+    device = devices.pop() if devices else "cpu"
     if not dtype:
         kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
         dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
-    names = _names(function, len(inputs))
+    from gradbench.advise.subject import argument_names
+
+    names = argument_names(function, len(inputs))
     given = {
-        name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in zip(names, inputs)
+        name: x.detach().cpu() if isinstance(x, torch.Tensor) else x
+        for name, x in zip(names, inputs)
     }
     try:
         content = cloudpickle.dumps((function, given))
@@ -386,22 +480,9 @@ def compare(
         memory_limit,
         seed,
         str(path),
+        device=device,
     )
     return advise(question, Path(results), lambda progress: None, [])
-
-
-def _names(function: Callable[..., Any], count: int) -> list[str]:
-    """What the inputs are called: as in the function's signature, else x0, x1, …"""
-    with contextlib.suppress(TypeError, ValueError):
-        called = getattr(function, "forward", function)
-        known = [
-            p.name
-            for p in inspect.signature(called).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        if len(known) >= count:
-            return known[:count]
-    return [f"x{i}" for i in range(count)]
 
 
 def _target(function: Callable[..., Any]) -> str:

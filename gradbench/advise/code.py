@@ -139,6 +139,67 @@ _COMPRESSED = {
     + _RETURN,
 }
 
+_GRADIENT = (
+    _LEAVES + "grads = torch.autograd.grad(\n"
+    "    f(*leaves$C), leaves, create_graph=True, materialize_grads=True\n)\n"
+)
+_SECOND = "blocks = []\nfor g in grads:\n    if not g.requires_grad:\n" + (
+    "        blocks += [g.new_zeros(g.shape + a.shape) for a in leaves]\n        continue\n"
+    "    seeds = torch.eye(g.numel(), dtype=g.dtype, device=g.device).reshape(-1, *g.shape)\n"
+)
+_NESTED = "blocks = {}\n" + (
+    "blocks = [b for row in blocks for b in row]\nreturn tuple(blocks)$ONE\n"
+)
+_FUNC_NESTED = _NESTED.format("torch.func.{}(torch.func.{}(f, $TUPLE_NUMS), $TUPLE_NUMS)($ALL)")
+_G = "gradient = torch.func.grad($G, $TUPLE_NUMS)\n"
+
+_HESSIANS = {
+    "functional_hessian": _NESTED.format("torch.autograd.functional.hessian($G, $W)"),
+    "functional_hessian_vectorized": _NESTED.format(
+        "torch.autograd.functional.hessian($G, $W, vectorize=True)"
+    ),
+    "functional_hessian_forward": _NESTED.format(
+        "torch.autograd.functional.hessian(\n    $G, $W, vectorize=True, "
+        'outer_jacobian_strategy="forward-mode"\n)'
+    ).replace("[b for", "[b.detach() for"),
+    "func_hessian": _NESTED.format("torch.func.hessian(f, argnums=$TUPLE_NUMS)($ALL)"),
+    "jacrev_jacrev": _FUNC_NESTED.format("jacrev", "jacrev"),
+    "jacfwd_jacfwd": _FUNC_NESTED.format("jacfwd", "jacfwd"),
+    "jacrev_jacfwd": _FUNC_NESTED.format("jacrev", "jacfwd"),
+    "grad_twice": _GRADIENT
+    + _SECOND
+    + "    rows = [\n        torch.autograd.grad(g, leaves, v, retain_graph=True, "
+    "materialize_grads=True)\n        for v in seeds\n    ]\n"
+    "    blocks += [\n        torch.stack(c).reshape(g.shape + a.shape) "
+    "for c, a in zip(zip(*rows), leaves)\n    ]\n" + _RETURN,
+    "grad_twice_batched": _GRADIENT
+    + _SECOND
+    + "    pulled = torch.autograd.grad(\n        g, leaves, seeds, retain_graph=True, "
+    "is_grads_batched=True, allow_unused=True\n    )\n"
+    "    blocks += [\n        g.new_zeros(g.shape + a.shape) if b is None "
+    "else b.reshape(g.shape + a.shape)\n        for b, a in zip(pulled, leaves)\n    ]\n" + _RETURN,
+}
+
+_HESSIAN_PRODUCTS = {
+    "functional_hvp": "blocks = torch.autograd.functional.hvp($G, $W, $T)[1]\n" + _RETURN,
+    "functional_vhp": "blocks = torch.autograd.functional.vhp($G, $W, $T)[1]\n" + _RETURN,
+    "grad_twice": _GRADIENT
+    + "pairs = [(g, s) for g, s in zip(grads, $T) if g.requires_grad]\nif not pairs:\n"
+    "    return tuple(torch.zeros_like(a) for a in leaves)$ONE\n"
+    "grads, seeds = zip(*pairs)\n"
+    "blocks = torch.autograd.grad(grads, leaves, seeds, materialize_grads=True)\n" + _RETURN,
+    "forward_over_reverse": _G + "blocks = torch.func.jvp(gradient, $W, $T)[1]\n" + _RETURN,
+    "reverse_over_reverse": _G + "blocks = torch.func.vjp(gradient, $X)[1]($T)\n" + _RETURN,
+    "reverse_over_forward": "def slope($X):\n    return torch.func.jvp($G, $W, $T)[1]\n\n"
+    "blocks = torch.func.grad(slope, $TUPLE_NUMS)($X)\n" + _RETURN,
+    "dual_over_grad": "with fwad.dual_level():\n"
+    "    duals = [fwad.make_dual(a.detach().requires_grad_(), s) for a, s in zip($W, $T)]\n"
+    "    grads = torch.autograd.grad(f(*duals$C), duals, materialize_grads=True)\n"
+    "    blocks = []\n    for g in grads:\n        value, pushed = fwad.unpack_dual(g)\n"
+    "        blocks.append(torch.zeros_like(value) if pushed is None else pushed)\n"
+    "return tuple(blocks)$ONE\n",
+}
+
 _VMAPPED = (
     "def sample($ALL):\n    return f($UNSQUEEZED).squeeze(0)\n\n"
     "jacobian = torch.func.{}(sample, argnums=$NUMS)\n"
@@ -203,6 +264,8 @@ BODIES: Mapping[str, Mapping[str, str]] = {
         "return torch.autograd.grad(pulled, v, $T)[0]\n",
         "functional_jvp": "return torch.autograd.functional.jvp($G, $W, $T)[1]\n",
     },
+    "hessian": _HESSIANS,
+    "hvp": _HESSIAN_PRODUCTS,
 }
 """By operator and mode. The names after the dollar signs are explained in `snippet`."""
 
@@ -212,11 +275,11 @@ def snippet(form: Mapping[str, Any], operator: str, mode: str) -> str:
 
     `form` is what the probe says of the function (`Subject.form`). The code defines a function
     that is named like the operator. It takes the differentiated inputs first, then the other
-    tensors; before them a vjp takes the seed `v`, and a jvp the tangent `t` (a tuple of them for
-    several inputs). It returns one tensor per differentiated input, a bare one for one input.
+    tensors; before them a vjp takes the seed `v`, a jvp and an hvp the tangent `t` (a tuple of them
+    for several inputs). It returns one tensor per differentiated input (a hessian one per pair of
+    them, row by row), a bare one for one input.
     Raises KeyError for a mode that is not known here.
     """
-    mode = mode.partition("_of_yours")[0]
     body = BODIES[operator][mode]
     n = form["differentiated"]
     names = identifiers(form["names"])
@@ -262,7 +325,7 @@ def snippet(form: Mapping[str, Any], operator: str, mode: str) -> str:
         "MAPPED": _tuple(["0" if one else "None" for one in same]),
         "FLAT": ", ".join(f"{name}.reshape(-1)" if one else name for name, one in zip(names, same)),
     }
-    first = {"vjp": ["v"], "jvp": ["t"]}.get(operator, [])
+    first = {"vjp": ["v"], "jvp": ["t"], "hvp": ["t"]}.get(operator, [])
     text = Template(body).substitute(words).rstrip("\n")
     parts = ["import torch\n" + (_DUAL.rstrip("\n") + "\n" if "fwad." in body else "")]
     parts.append(_function(form, names))

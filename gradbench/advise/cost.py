@@ -8,6 +8,10 @@ PASS_MEMORY = 4
 """A batched pass keeps a few times its seeds alive: the seeds, the results, what lies between."""
 
 
+MOST_CHECKED = 4_000_000
+"""Entries beyond which a dense result is not held against a reference: it would take minutes."""
+
+
 def size(number: float) -> str:
     """Bytes in words, as ``3.05 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -74,13 +78,18 @@ def explain(
 
 
 def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
-    """Why the dense jacobian must not be formed, or nothing where it fits in `limit` bytes."""
+    """Why the dense jacobian must not be formed, or nothing where it fits in `limit` bytes and can
+    be checked."""
     dense = outputs * coordinates * width
-    if dense <= limit:
+    if dense > limit:
+        why = f"takes {size(dense)}, more than the limit of {size(limit)}"
+    elif outputs * coordinates > MOST_CHECKED:
+        why = f"has {outputs * coordinates} entries ({size(dense)}), too many to check each"
+    else:
         return ""
     return (
-        f"a dense jacobian of {outputs} outputs by {coordinates} inputs takes {size(dense)}, "
-        f"more than the limit of {size(limit)}: ask for products (vjp, jvp), or use its structure"
+        f"a dense result of {outputs} by {coordinates} {why}: ask for products (--operator vjp), "
+        "or give a smaller input of the same structure"
     )
 
 

@@ -8,20 +8,26 @@ be given.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradbench.advise.cost import explain
+from gradbench.advise.cost import explain, refuse
+from gradbench.advise.structure import Structure
 from gradbench.advise.subject import Subject, Unusable, structures
 
-DENSE = 4_000_000
-"""Entries beyond which a jacobian is not formed as a reference."""
+ENTRIES, COORDINATES = 1_000_000, 1_000
+"""Jacobians of so many entries and of so few coordinates are held against differences entry by
+entry, others along `DIRECTIONS` random ones."""
+DIRECTIONS = 8
+TANGENTS = 3
 
 STEP = 1e-3
 TOLERANCE = 1e-6
@@ -68,44 +74,114 @@ def _differences(subject: Subject, inputs: tuple[Tensor, ...], number: int) -> t
     return torch.stack(columns, 1), torch.stack(errors, 1)
 
 
-def _evidence(subject: Subject, inputs: tuple[Tensor, ...], reverse: Any) -> list[str]:
-    """What the reverse-mode jacobian was held against. Raises Refused where they disagree."""
-    said = []
-    names = subject.names[: subject.differentiated]
-    with torch.no_grad():
-        for number, (name, block) in enumerate(zip(names, reverse)):
-            exact, error = _differences(subject, inputs, number)
+def _entry_by_entry(subject: Subject, inputs: tuple[Tensor, ...], reverse: Sequence[Tensor]) -> str:
+    """Holds every entry against differences. Raises Refused where one disagrees."""
+    for number, (name, block) in enumerate(zip(subject.names, reverse)):
+        exact, error = _differences(subject, inputs, number)
+        scale = float(exact.abs().max()) or 1.0
+        excess = (block - exact).abs() - (TOLERANCE * scale + 2 * error)
+        if not bool((excess <= 0).all()):
+            i, j = divmod(int(excess.nan_to_num(nan=torch.inf).argmax()), block.shape[1])
+            place = f"output {i} by {name} entry {j}"
+            raise _disagree(place, float(block[i, j]), float(exact[i, j]))
+    return "reverse mode agrees with float64 finite differences in every entry"
+
+
+def _disagree(place: str, got: float, wanted: float) -> Refused:
+    hint = (
+        "something is detached inside"
+        if got == 0
+        else "a backward formula is wrong, or this point has a kink"
+    )
+    return Refused(f"autograd gives {got:.6g} for {place}, finite differences {wanted:.6g}: {hint}")
+
+
+def _along(
+    value: Callable[..., Tensor], inputs: Sequence[Tensor], number: int, tangent: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Central differences of a value along a tangent of one input with one Richardson step, and
+    their error by estimate."""
+    found = []
+    for h in (STEP, STEP / 2):
+        ends = [
+            value(*inputs[:number], inputs[number] + sign * h * tangent, *inputs[number + 1 :])
+            for sign in (1, -1)
+        ]
+        found.append((ends[0] - ends[1]) / (2 * h))
+    return (4 * found[1] - found[0]) / 3, (found[1] - found[0]).abs()
+
+
+def _random(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+
+
+def _by_directions(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
+    """Holds pullbacks of random seeds against differences along random tangents, by each input.
+
+    Raises Refused where they disagree.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(DIRECTIONS):
+        with torch.no_grad():
+            seed = _random(subject.forward(*inputs).shape, generator)
+        pulled = subject.pullback(seed, *inputs)
+        for number, (name, block) in enumerate(zip(subject.names, pulled)):
+            x = inputs[number]
+            tangent = _random(x.shape, generator) * x.abs().clamp(min=1.0)
+            with torch.no_grad():
+                parts, error = _along(subject.forward, inputs, number, tangent)
+            exact, got = float((parts * seed).sum()), float((block * tangent).sum())
+            scale = float((parts * seed).abs().sum()) or 1.0
+            if not abs(got - exact) <= TOLERANCE * scale + 2 * float((error * seed.abs()).sum()):
+                raise _disagree(f"a product of random vectors by {name}", got, exact)
+    return (
+        f"reverse mode agrees with float64 finite differences along {DIRECTIONS} random tangents "
+        "of each input (too many entries to try each)"
+    )
+
+
+def _forward_mode(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
+    """What forward mode says beside reverse mode."""
+    wrt, rest = inputs[: subject.differentiated], inputs[subject.differentiated :]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(TANGENTS):
+        tangents = tuple(_random(x.shape, generator) for x in wrt)
+        try:
+            pushed = torch.func.jvp(lambda *w: subject.forward(*w, *rest), wrt, tangents)[1]
+        except Exception as error:
+            return f"forward mode could not be asked ({type(error).__name__})"
+        for _ in range(TANGENTS):
+            seed = _random(pushed.shape, generator)
+            pulled = subject.pullback(seed, *inputs)
+            products = [(b * t).sum() for b, t in zip(pulled, tangents)]
+            there, scale = torch.stack(products).sum(), sum(float(p.abs()) for p in products)
+            if not float(((pushed * seed).sum() - there).abs()) <= 1e-8 * (scale or 1.0):
+                return "forward mode DISAGREES with reverse mode: its modes will be found wrong"
+    return f"forward mode agrees with reverse mode along {TANGENTS} random tangents"
+
+
+def _second(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
+    """Holds products with the hessian against differences of the gradient. Raises Refused."""
+    generator = torch.Generator().manual_seed(2)
+    one = torch.ones((), dtype=torch.float64)
+    for number in range(subject.differentiated):
+        for _ in range(TANGENTS):
+            tangent = _random(inputs[number].shape, generator)
+            tangents = [torch.zeros_like(x) for x in inputs[: subject.differentiated]]
+            tangents[number] = tangent
+            got = subject.hessian_product(tuple(tangents), *inputs)
+
+            def gradient(*at: Tensor) -> Tensor:
+                return torch.cat([g.reshape(-1) for g in subject.pullback(one, *at)])
+
+            exact, error = _along(gradient, inputs, number, tangent)
+            flat = torch.cat([g.reshape(-1) for g in got])
             scale = float(exact.abs().max()) or 1.0
-            excess = (block - exact).abs() - (TOLERANCE * scale + 2 * error)
-            if not bool((excess <= 0).all()):
-                i, j = divmod(int(excess.nan_to_num(nan=torch.inf).argmax()), block.shape[1])
-                place = f"output {i} by {name} entry {j}"
-                got, wanted = float(block[i, j]), float(exact[i, j])
-                hint = (
-                    "something is detached inside"
-                    if got == 0
-                    else "a backward formula is wrong, or this point has a kink"
-                )
-                raise Refused(
-                    f"autograd gives {got:.6g} for {place}, finite differences {wanted:.6g}: {hint}"
-                )
-    said.append("reverse mode agrees with float64 finite differences in every entry")
-    try:
-        wrt = inputs[: subject.differentiated]
-        rest = inputs[subject.differentiated :]
-        tangents = tuple(torch.randn_like(x) for x in wrt)
-        pushed = torch.func.jvp(lambda *w: subject.forward(*w, *rest), wrt, tangents)[1]
-    except Exception as error:
-        said.append(f"forward mode could not be asked ({type(error).__name__})")
-        return said
-    product = torch.stack([b @ t.reshape(-1) for b, t in zip(reverse, tangents)]).sum(0)
-    if torch.allclose(
-        pushed.reshape(-1), product, rtol=1e-8, atol=1e-8 * float(product.abs().max())
-    ):
-        said.append("forward mode agrees with reverse mode along a random tangent")
-    else:
-        said.append("forward mode DISAGREES with reverse mode: its modes will be found wrong")
-    return said
+            if not bool(((flat - exact).abs() <= TOLERANCE * scale + 2 * error).all()):
+                worst = int((flat - exact).abs().argmax())
+                place = f"entry {worst} of a product with the hessian"
+                raise _disagree(place, float(flat[worst]), float(exact[worst]))
+    return "reverse mode twice agrees with float64 finite differences of the gradient"
 
 
 def probe(spec: dict[str, Any]) -> dict[str, Any]:
@@ -115,27 +191,27 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     y = _manners(subject, inputs)
     wrt = inputs[: subject.differentiated]
     outputs, coordinates = y.numel(), sum(x.numel() for x in wrt)
-    if outputs * coordinates > DENSE:
-        gib = outputs * coordinates * 8 / 2**30
-        raise Refused(
-            f"its jacobian has {outputs} by {coordinates} entries ({gib:.3g} GiB in float64), too "
-            "many to check: give a smaller input of the same structure"
-        )
     leaves = tuple(x.clone().requires_grad_() for x in wrt)
     if not subject.forward(*leaves, *inputs[len(wrt) :]).requires_grad:
         raise Refused("its value does not depend on the inputs for autograd: is it detached?")
-    reverse = subject.rows(*inputs)[1]
-    if not all(bool(torch.isfinite(b).all()) for b in reverse):
+    pulled = subject.pullback(torch.ones_like(y), *inputs)
+    if not all(bool(torch.isfinite(b).all()) for b in pulled):
         raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
-    evidence = _evidence(subject, inputs, reverse)
-    operators = ["gradient"] if y.dim() == 0 else ["jacobian"]
+    if outputs * coordinates <= ENTRIES and coordinates <= COORDINATES:
+        reverse = subject.rows(*inputs)[1]
+        with torch.no_grad():
+            evidence = [_entry_by_entry(subject, inputs, reverse)]
+    else:
+        evidence = [_by_directions(subject, inputs)]
+    evidence.append(_forward_mode(subject, inputs))
+    asked = spec["operator"]
+    if asked in ("hessian", "hvp") and y.dim() == 0:
+        evidence.append(_second(subject, inputs))
     found = structures(subject) if y.dim() else []
-    if len(found) == 1 and found[0].kind == "diagonal" and y.shape == wrt[0].shape:
-        operators.append("diagonal")
-    if len(found) == 1 and found[0].kind == "batched":
-        operators.append("batch_jacobian")
-    width = torch.finfo(subject.dtype).bits // 8
     shared = found[0] if len(found) == 1 else None
+    width = torch.finfo(subject.dtype).bits // 8
+    limit = spec["memory_limit"]
+    operators, refusals = _operators(subject, y, shared, width, limit)
     structured = bool(found) and all(s.kind != "dense" for s in found)
     pattern = ""
     if structured and any(s.kind != "diagonal" for s in found) and spec["pattern"]:
@@ -145,12 +221,37 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     return {
         "form": subject.form(spec["target"], pattern),
         "operators": operators,
+        "refusals": refusals,
         "wrt": subject.names[: subject.differentiated],
         "evidence": evidence,
         "structured": structured,
         "structure": [f"{s.kind}: {s.evidence}" for s in found],
-        "cost": list(explain(outputs, coordinates, width, spec["memory_limit"], shared)),
+        "cost": list(explain(outputs, coordinates, width, limit, shared)),
     }
+
+
+def _operators(
+    subject: Subject, y: Tensor, shared: Structure | None, width: int, limit: int
+) -> tuple[list[str], dict[str, str]]:
+    """The operators that apply, the one that is measured by default first, and why some must not
+    be measured."""
+    wrt = subject.values[: subject.differentiated]
+    coordinates = sum(x.numel() for x in wrt)
+    products = ["vjp", "jvp"]
+    if y.dim() == 0:
+        operators, square = ["gradient", *products, "hvp", "hessian"], coordinates
+    else:
+        operators, square = ["jacobian", *products], y.numel()
+        if shared is not None and shared.kind == "diagonal" and y.shape == wrt[0].shape:
+            operators.insert(0, "diagonal")
+        if shared is not None and shared.kind == "batched":
+            operators.insert(0, "batch_jacobian")
+    refusals: dict[str, str] = {}
+    if reason := refuse(square, coordinates, width, limit):
+        # The reference of a pushforward is the dense jacobian.
+        dense = ("hessian",) if y.dim() == 0 else ("jacobian", "jvp")
+        refusals = dict.fromkeys(dense, reason)
+    return operators, refusals
 
 
 def _line(error: BaseException) -> str:
@@ -170,6 +271,7 @@ def main() -> None:
     with open(sys.argv[1]) as file:
         spec = json.load(file)
     torch.set_num_threads(1)
+    faulthandler.enable()
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
 import pickle
 import sys
+from collections.abc import Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -16,17 +18,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from gradbench import registry
+from gradbench.advise import NAME
 from gradbench.advise.code import literal
 from gradbench.advise.expressions import evaluate
 from gradbench.advise.structure import POINTS, Structure, detect, products
 from gradbench.catalogue.function import Formula, Function, Tensors
 from gradbench.modes import structured
 
+AGREEMENT = 1e-9
+"""How far a structured derivative's product may be from the pullback, in float64, relative to its
+largest number."""
+
 POSITIONAL_OR_KEYWORD = Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD_ONLY = Parameter.KEYWORD_ONLY
-
-NAME = "yours"
-"""The name under which the user's function takes part in its run."""
 
 
 class Unusable(Exception):
@@ -55,6 +59,36 @@ def resolve(target: str) -> Any:
             raise Unusable(f"{place} has no {part!r}")
         found = getattr(found, part)
     return found
+
+
+def made(maker: str, target: Any) -> dict[str, Any]:
+    """The inputs by name that ``module:function`` returns: a dict, or a tuple in the order of the
+    target's arguments. Raises Unusable where it returns neither, and what it raises itself."""
+    given = resolve(maker)()
+    if isinstance(given, dict) and all(isinstance(name, str) for name in given):
+        return given
+    if isinstance(given, (tuple, list)):
+        return dict(zip(argument_names(target, len(given)), given))
+    if isinstance(given, Tensor):
+        return dict(zip(argument_names(target, 1), [given]))
+    raise Unusable(
+        f"--inputs {maker}: it returns a {type(given).__name__}, not a dict of inputs by name or a "
+        "tuple of them"
+    )
+
+
+def argument_names(function: Any, count: int) -> list[str]:
+    """What the first `count` inputs are called: as in the signature, else x0, x1, …"""
+    with contextlib.suppress(TypeError, ValueError):
+        called = getattr(function, "forward", function)
+        known = [
+            p.name
+            for p in inspect.signature(called).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(known) >= count:
+            return known[:count]
+    return [f"x{i}" for i in range(count)]
 
 
 def passed(path: str) -> tuple[Any, dict[str, Any]]:
@@ -94,6 +128,8 @@ class Subject:
                 given = {name: evaluate(text) for name, text in spec["inputs"]}
             except ValueError as error:
                 raise Unusable(f"--input: {error}") from error
+            if spec["maker"]:
+                given |= made(spec["maker"], self.target)
         if not callable(self.target):
             raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
@@ -179,6 +215,53 @@ class Subject:
             for x in self.values
         )
 
+    def pullback(self, seed: Tensor, *inputs: Tensor) -> Tensors:
+        """The seed, of the value's shape, times the jacobian, by one pass in reverse mode."""
+        with torch.enable_grad():
+            wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: self.differentiated])
+            y = self.forward(*wrt, *inputs[self.differentiated :])
+            if not y.requires_grad:
+                return tuple(torch.zeros_like(x) for x in wrt)
+            pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
+        return _filled(pulled, wrt)
+
+    def _gradients(self, *inputs: Tensor) -> tuple[Tensors, Tensors]:
+        """Leaves, and the gradient of a scalar value with its graph."""
+        wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: self.differentiated])
+        y = self.forward(*wrt, *inputs[self.differentiated :])
+        return wrt, _filled(torch.autograd.grad(y, wrt, create_graph=True, allow_unused=True), wrt)
+
+    def hessian_product(self, tangents: Tensors, *inputs: Tensor) -> Tensors:
+        """The hessian of a scalar value times the tangents, by reverse mode twice."""
+        with torch.enable_grad():
+            wrt, grads = self._gradients(*inputs)
+            pairs = [(g, t) for g, t in zip(grads, tangents) if g.requires_grad]
+            if not pairs:
+                return tuple(torch.zeros_like(x) for x in wrt)
+            first, seeds = zip(*pairs)
+            return _filled(torch.autograd.grad(first, wrt, seeds, allow_unused=True), wrt)
+
+    def hessian(self, *inputs: Tensor) -> Tensors:
+        """The blocks of a scalar value's hessian, row by row, of shape (x.shape + z.shape)."""
+        blocks: list[Tensor] = []
+        with torch.enable_grad():
+            wrt, grads = self._gradients(*inputs)
+            for g in grads:
+                if not g.requires_grad:
+                    blocks += (g.new_zeros(g.shape + x.shape) for x in wrt)
+                    continue
+                seeds = torch.eye(g.numel(), dtype=g.dtype).reshape(-1, *g.shape)
+                rows = [
+                    _filled(
+                        torch.autograd.grad(g, wrt, seed, retain_graph=True, allow_unused=True), wrt
+                    )
+                    for seed in seeds
+                ]
+                blocks += (
+                    torch.stack(c).reshape(g.shape + x.shape) for c, x in zip(zip(*rows), wrt)
+                )
+        return tuple(b.detach() for b in blocks)
+
     def rows(self, *inputs: Tensor) -> tuple[Tensor, Tensors]:
         """The value y, and dense jacobian blocks of shape (y.numel(), x.numel()), by reverse mode.
 
@@ -208,24 +291,57 @@ class Subject:
         return y.detach(), tuple(g.detach() for g in found)
 
 
+def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
+    """Zeros where nothing was found, and no graph unless it is wanted."""
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, like))
+
+
+def _agrees(product: Tensors, wanted: Tensors) -> bool:
+    """Whether a structure explains what a random seed pulls back."""
+    return all(
+        bool(((p - w).abs() <= AGREEMENT * w.abs().max()).all()) for p, w in zip(product, wanted)
+    )
+
+
 def _formulas(subject: Subject) -> dict[str, Formula]:
     def jacobian(*inputs: Tensor) -> Tensors:
         y, blocks = subject.rows(*inputs)
         return tuple(b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
 
+    # The next two take few passes where a random seed shows that the structure holds here too.
     def diagonal(*inputs: Tensor) -> Tensors:
+        y = subject.forward(*inputs)
+        found = subject.pullback(torch.ones_like(y), *inputs)
+        v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+        if _agrees(tuple(d * v for d in found), subject.pullback(v, *inputs)):
+            return found
         return tuple(
             b.diagonal().reshape(x.shape) for b, x in zip(subject.rows(*inputs)[1], inputs)
         )
 
     def batch_jacobian(*inputs: Tensor) -> Tensors:
+        y = subject.forward(*inputs)
+        samples = y[0].numel()
+        seeds = torch.eye(samples, dtype=y.dtype).reshape(samples, 1, *y.shape[1:])
+        rows = [subject.pullback(seed.expand_as(y), *inputs) for seed in seeds]
+        found = tuple(torch.stack(c, 1).reshape(y.shape + c[0].shape[1:]) for c in zip(*rows))
+        v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+        seeded = v.reshape(len(y), samples, 1)
+        product = tuple(
+            (b.reshape(len(y), samples, -1) * seeded).sum(1).reshape(x.shape)
+            for b, x in zip(found, inputs)
+        )
+        if _agrees(product, subject.pullback(v, *inputs)):
+            return found
         y, blocks = subject.rows(*inputs)
         dense = (b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
         return tuple(d.diagonal(0, 0, y.dim()).movedim(-1, 0) for d in dense)
 
     def vjp(v: Tensor, *inputs: Tensor) -> Tensors:
-        blocks = subject.rows(*inputs)[1]
-        return tuple((v.reshape(-1) @ b).reshape(x.shape) for b, x in zip(blocks, inputs))
+        return subject.pullback(v, *inputs)
+
+    def hvp(t: Tensors, *inputs: Tensor) -> Tensors:
+        return subject.hessian_product(t, *inputs)
 
     def jvp(t: Tensors, *inputs: Tensor) -> Tensor:
         y, blocks = subject.rows(*inputs)
@@ -239,6 +355,8 @@ def _formulas(subject: Subject) -> dict[str, Formula]:
         "batch_jacobian": batch_jacobian,
         "vjp": vjp,
         "jvp": jvp,
+        "hessian": subject.hessian,
+        "hvp": hvp,
     }
 
 
@@ -283,6 +401,6 @@ def register(spec: dict[str, Any]) -> Subject:
             dtype=spec["dtype"],
         )
     )
-    if spec["structured"]:
-        structured.register(NAME, structures(subject))
+    if spec["structured"] and "jacobian" in spec["operators"]:
+        structured.register(NAME, structures(subject), suffix="")
     return subject

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from gradbench.advise.advice import Advice, Question, Refusal, advise
+from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
 from gradbench.cli import options
-from gradbench.cli.output import call_time, console, plain, progress, table
+from gradbench.cli.output import call_time, console, plain, progress, reading, table
 from gradbench.cli.show_command import times
 from gradbench.store.log import StoreError
 from gradbench.wire import WorkerError
@@ -20,9 +20,15 @@ from gradbench.wire import WorkerError
     "--input",
     "inputs",
     multiple=True,
-    required=True,
     metavar="NAME=EXPR",
     help="An input in the function's order: randn(3,4), load(w.pt), tensor([1.,2.]) or a literal.",
+)
+@click.option(
+    "--inputs",
+    "maker",
+    default="",
+    metavar="MODULE:FUNCTION",
+    help="A function that returns the inputs, as a dict by name or a tuple in order.",
 )
 @click.option("--wrt", multiple=True, metavar="NAME", help="Differentiate by this input only.")
 @click.option("--operator", default="", metavar="NAME", help="Such as jacobian or vjp.")
@@ -30,19 +36,22 @@ from gradbench.wire import WorkerError
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
+    default=30.0,
     show_default=True,
-    help="Seconds that the timed calls may take together; starting and checking come on top.",
+    help="Seconds that the answer may take; more of them tell smaller differences.",
 )
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0)
 @options.results_option
 def command(
     target: str,
     inputs: tuple[str, ...],
+    maker: str,
     wrt: tuple[str, ...],
     operator: str,
     dtype: str,
     budget: float,
+    device: str,
     timeout: float,
     results: Path,
 ) -> int:
@@ -56,7 +65,19 @@ def command(
         if not (equals and name.isidentifier() and text.strip()):
             raise click.UsageError(f"--input {given!r} is not of the form name=expression")
         pairs.append((name, text))
-    question = Question(target, tuple(pairs), wrt, operator, dtype, budget, timeout)
+    if not (pairs or maker):
+        raise click.UsageError("give the inputs: --input NAME=EXPR, or --inputs MODULE:FUNCTION")
+    question = Question(
+        target,
+        tuple(pairs),
+        wrt,
+        operator,
+        dtype,
+        budget,
+        timeout,
+        maker=maker,
+        device="cuda:0" if device == "cuda" else device,
+    )
     try:
         with progress("measuring") as report:
             advice = advise(question, results, report, options.given_command())
@@ -87,11 +108,20 @@ def _show(target: str, advice: Advice) -> None:
         rows = advice.rows(operator)
         made = table(
             f"{operator} of {target}, by {', '.join(advice.found['wrt'])}",
-            ["mode", ("time", "right"), ("× fastest", "right"), "verdict"],
+            [
+                "mode",
+                ("time", "right"),
+                ("× fastest", "right"),
+                ("peak memory", "right"),
+                "verdict",
+            ],
         )
         for row in rows:
             if row.seconds is not None:
-                made.add_row(row.mode, call_time(row.seconds), times(row.to_fastest), row.verdict)
+                peak = reading(row.readings[PEAK], "bytes") if PEAK in row.readings else ""
+                made.add_row(
+                    row.mode, call_time(row.seconds), times(row.to_fastest), peak, row.verdict
+                )
         out.print(made)
         for row in rows:
             if row.status != "ok":
@@ -100,8 +130,10 @@ def _show(target: str, advice: Advice) -> None:
         if not winner:
             out.print(plain("No mode could be timed."))
             continue
-        if gain := advice.gain(operator):
-            out.print(plain(gain))
+        for said in (advice.gain(operator), advice.memory(operator)):
+            if said:
+                out.print(plain(said))
         out.print(plain(f"The code of {winner}, to paste:", "bold"))
         click.echo(advice.code(operator))
+    out.print(plain(advice.took))
     out.print(plain(f"Stored in {advice.path}; 'gradbench show' shows all of it."))

@@ -20,12 +20,15 @@ from gradbench.operators import Problem
 from gradbench.registry import mode
 
 
-def register(function: str, structures: Sequence[Structure]) -> tuple[str, ...]:
+def register(
+    function: str, structures: Sequence[Structure], suffix: str | None = None
+) -> tuple[str, ...]:
     """Registers the structured modes of a function's jacobian and returns their names.
 
     `structures` has one entry for each differentiated input. Of diagonal jacobians the one seed is
     of ones, of batched ones the seeds are those of one sample, of banded and sparse ones they are
-    the colours. Nothing is registered where an input's jacobian is dense. Raises ValueError where
+    the colours. Names end in `suffix`, by default in the function's name, so that several functions
+    can have theirs. Nothing is registered where an input's jacobian is dense. Raises ValueError where
     the function has structured modes already.
     """
     if any(structure.kind == "dense" for structure in structures):
@@ -38,7 +41,7 @@ def register(function: str, structures: Sequence[Structure]) -> tuple[str, ...]:
     }
     names = []
     for way, (summary, make) in ways.items():
-        name = f"{way}_of_{function}"
+        name = way + (f"_of_{function}" if suffix is None else suffix)
 
         def build(problem: Problem, make: Callable[..., Call] = make) -> Call:
             if problem.function.name != function:

@@ -92,3 +92,8 @@ def pendulum(c, x):
 
 def loss(x, scale):
     return (scale * torch.exp(-(x**2))).sum()
+
+
+def product(a, b):
+    """Of two inputs, with mixed second derivatives and a block of zeros."""
+    return (torch.sin(a) * b).sum()
