@@ -81,6 +81,8 @@ class Question:
     maker: str = ""
     """A function, as ``module:function``, that returns further inputs."""
     device: str = "cpu"
+    also: tuple[str, ...] = ()
+    """Derivatives of the user's own to measure beside, as ``module:function``."""
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
         """What the processes that load the function are told."""
@@ -93,6 +95,7 @@ class Question:
             "seed": self.seed,
             "passed": self.passed,
             "maker": self.maker,
+            "also": list(self.also),
             "pattern": pattern,
             "operator": self.operator,
         }
@@ -158,6 +161,8 @@ class Advice:
         Raises ValueError where there is none of that name.
         """
         operator, mode = operator or self.operators[0], mode or self.winner(operator)
+        if mode in self.found["own"]:
+            return str(self.found["own"][mode])
         try:
             return snippet(self.found["form"], operator, mode)
         except KeyError:
@@ -179,6 +184,22 @@ class Advice:
             f"{', undecided at this effort' if usual.verdict == 'undecided' else ''})."
         )
 
+    def own(self, operator: str = "") -> list[str]:
+        """A sentence for each derivative of the user's own that was measured beside."""
+        best, said = _winner(self.rows(operator)), []
+        for row in self.rows(operator):
+            if row.mode not in self.found["own"] or row is best:
+                continue
+            if row.to_fastest is None or best is None:
+                said.append(f"Your {row.mode} was not timed: {row.status}, {row.reason}.")
+                continue
+            ratio = row.to_fastest
+            said.append(
+                f"Your {row.mode} takes {ratio.value:.3g} times as long as {best.mode} (95 % "
+                f"interval {ratio.low:.3g} to {ratio.high:.3g}; {row.verdict})."
+            )
+        return said
+
     def memory(self, operator: str = "") -> str:
         """Which mode needs far less memory at nearly the time of the fastest, in a sentence; empty
         where there is none."""
@@ -195,6 +216,11 @@ class Advice:
             f"takes {reading(best.readings[PEAK], 'bytes')}, in "
             f"{lean.seconds / best.seconds:.3g} times its time."  # type: ignore[operator]
         )
+
+    def told(self, operator: str = "") -> list[str]:
+        """What is worth saying of the times and the memory, in sentences."""
+        said = [self.gain(operator), *self.own(operator), self.memory(operator)]
+        return [sentence for sentence in said if sentence]
 
     @property
     def took(self) -> str:
@@ -285,7 +311,7 @@ def html(advice: Advice) -> str:
                     for row in rows
                 ],
                 "picture": base64.b64encode(picture.getvalue()).decode(),
-                "said": [s for s in (advice.gain(operator), advice.memory(operator)) if s],
+                "said": advice.told(operator),
                 "code": advice.code(operator) if _winner(rows) else "",
             }
         )
@@ -355,7 +381,8 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     suites = results.resolve() / "advise"
     suites.mkdir(parents=True, exist_ok=True)
     name = new_id()
-    found = examine(question, str(suites / f"pattern_{name}.pt"))
+    pattern = str(suites / f"pattern_{name}.pt")
+    found = examine(question, pattern)
     asked = question.operator or found["operators"][0]
     if asked in found["refusals"]:
         raise Refusal(found["refusals"][asked])
@@ -363,7 +390,10 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
         there = [name for name in found["operators"] if name not in found["refusals"]]
         raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
     operators = [asked]
-    spec = question.spec() | {"operators": operators, "structured": found["structured"]}
+    spec = question.spec(pattern) | {
+        "operators": operators,
+        **{k: found[k] for k in ("structured", "per_sample")},
+    }
     suite = suites / f"suite_{name.replace('-', '_')}.py"
     suite.write_text(f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
     options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
@@ -424,6 +454,7 @@ def compare(
     timeout: float = 60.0,
     memory_limit: int = 4 << 30,
     seed: int = 0,
+    also: Sequence[Callable[..., Any]] = (),
     results: str | Path = "results",
 ) -> Advice:
     """Measures every way of differentiating `function` at `inputs` and says which is fastest.
@@ -433,7 +464,9 @@ def compare(
     hang costs the answer and not the caller. `inputs` are plain values and tensors of one
     device, on which is measured, in the function's order. `wrt` names the inputs to differentiate
     by; without it these are all floating-point ones, or a module's parameters. `dtype` is by
-    default that of the first floating-point input. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
+    default that of the first floating-point input. `also` are derivatives of your own to measure
+    beside: they take the function's arguments and return a tensor for each input that is
+    differentiated by. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
     `gradbench advise`. The run is stored in the folder `results`.
 
     Raises Refusal with one line where no advice can be given on the function, StoreError where
@@ -460,7 +493,8 @@ def compare(
         for name, x in zip(names, inputs)
     }
     try:
-        content = cloudpickle.dumps((function, given))
+        ways = {getattr(way, "__name__", f"own{i}"): way for i, way in enumerate(also)}
+        content = cloudpickle.dumps((function, given, ways))
     except Exception as error:
         raise Refusal(
             f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"

@@ -205,6 +205,11 @@ _VMAPPED = (
     "jacobian = torch.func.{}(sample, argnums=$NUMS)\n"
     "return torch.func.vmap(jacobian, in_dims=$DIMS)($ALL)\n"
 )
+_PER_SAMPLE_MAPPED = (
+    "def sample($ALL):\n    return f($UNSQUEEZED_REST).squeeze(0)\n\n"
+    "derivative = torch.func.{}(sample, argnums=$NUMS)\n"
+    "return torch.func.vmap(derivative, in_dims=$DIMS_REST)($ALL)\n"
+)
 _OF_SUM = "blocks = [b.movedim($OUTER, 0) for b in blocks]\n" + _RETURN
 
 BODIES: Mapping[str, Mapping[str, str]] = {
@@ -218,9 +223,15 @@ BODIES: Mapping[str, Mapping[str, str]] = {
         "loop_grad": _VALUE + _stacked(_ROWS, _ONE_HOT, 0, _DENSE),
         "loop_backward": _VALUE + _pulled_loop(_ONE_HOT, 0, _DENSE),
         "grads_batched": _VALUE + f"seeds = {_ONE_HOT}\n" + _batched("seeds", "", _DENSE),
+        "per_sample_grad": _PER_SAMPLE_MAPPED.format("grad"),
+        "per_sample_jacrev": _PER_SAMPLE_MAPPED.format("jacrev"),
         "jacrev_chunked": "return torch.func.jacrev(f, argnums=$NUMS, chunk_size=$CHUNK)($ALL)\n",
     },
     "batch_jacobian": {
+        "ones_grad": _VALUE
+        + "blocks = torch.autograd.grad(y, leaves, torch.ones_like(y), materialize_grads=True)\n"
+        + f"blocks = [b.reshape({_SAMPLE}) for b, a in zip(blocks, leaves)]\n"
+        + _RETURN,
         "loop_grad": _VALUE + _PER_SAMPLE + _stacked(_ROWS, "seeds", 1, _SAMPLE),
         "loop_backward": _VALUE + _PER_SAMPLE + _pulled_loop("seeds", 1, _SAMPLE),
         "grads_batched": _VALUE + _PER_SAMPLE + _batched("seeds", ".movedim(0, 1)", _SAMPLE),
@@ -318,6 +329,11 @@ def snippet(form: Mapping[str, Any], operator: str, mode: str) -> str:
         "DIMS": _tuple(["0" if one else "None" for one in batch]),
         "UNSQUEEZED": ", ".join(
             f"{name}.unsqueeze(0)" if one else name for name, one in zip(names, batch)
+        ),
+        "DIMS_REST": _tuple(["0" if one and i >= n else "None" for i, one in enumerate(batch)]),
+        "UNSQUEEZED_REST": ", ".join(
+            f"{name}.unsqueeze(0)" if one and i >= n else name
+            for i, (name, one) in enumerate(zip(names, batch))
         ),
         "SLICED": ", ".join(
             f"{name}[i : i + 1]" if one else name for name, one in zip(names, batch)

@@ -8,7 +8,9 @@ be given.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
+import inspect
 import json
 import os
 import sys
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from gradbench.advise.cost import explain, refuse
 from gradbench.advise.structure import Structure
-from gradbench.advise.subject import Subject, Unusable, structures
+from gradbench.advise.subject import Subject, Unusable, per_sample, structures
 
 ENTRIES, COORDINATES = 1_000_000, 1_000
 """Jacobians of so many entries and of so few coordinates are held against differences entry by
@@ -212,12 +214,15 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     width = torch.finfo(subject.dtype).bits // 8
     limit = spec["memory_limit"]
     operators, refusals = _operators(subject, y, shared, width, limit)
+    samples = per_sample(subject)
     structured = bool(found) and all(s.kind != "dense" for s in found)
     pattern = ""
-    if structured and any(s.kind != "diagonal" for s in found) and spec["pattern"]:
-        pattern = spec["pattern"]
-        fields = ("rows", "columns", "row_colours", "column_colours")
-        torch.save([{f: getattr(s, f) for f in fields} for s in found], pattern)
+    if structured and spec["pattern"]:
+        # The measuring processes need not look again; the code to paste needs it where the
+        # places cannot be written down.
+        torch.save([dataclasses.asdict(s) for s in found], spec["pattern"])
+        if any(s.kind != "diagonal" for s in found):
+            pattern = spec["pattern"]
     return {
         "form": subject.form(spec["target"], pattern),
         "operators": operators,
@@ -225,9 +230,18 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         "wrt": subject.names[: subject.differentiated],
         "evidence": evidence,
         "structured": structured,
-        "structure": [f"{s.kind}: {s.evidence}" for s in found],
+        "per_sample": bool(samples),
+        "structure": [f"{s.kind}: {s.evidence}" for s in found] + [samples] * bool(samples),
+        "own": {name: _source(way) for name, way in subject.ways.items()},
         "cost": list(explain(outputs, coordinates, width, limit, shared)),
     }
+
+
+def _source(way: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(way)
+    except (OSError, TypeError):
+        return ""
 
 
 def _operators(

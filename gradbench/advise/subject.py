@@ -9,7 +9,7 @@ import inspect
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -24,6 +24,8 @@ from gradbench.advise.expressions import evaluate
 from gradbench.advise.structure import POINTS, Structure, detect, products
 from gradbench.catalogue.function import Formula, Function, Tensors
 from gradbench.modes import structured
+from gradbench.modes.mode import Call
+from gradbench.operators import Problem
 
 AGREEMENT = 1e-9
 """How far a structured derivative's product may be from the pullback, in float64, relative to its
@@ -91,8 +93,9 @@ def argument_names(function: Any, count: int) -> list[str]:
     return [f"x{i}" for i in range(count)]
 
 
-def passed(path: str) -> tuple[Any, dict[str, Any]]:
-    """The function and the inputs by name that `gradbench.compare` wrote to a file.
+def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]]]:
+    """The function, the inputs by name and the user's own derivatives by name that
+    `gradbench.compare` wrote to a file.
 
     Raises Unusable where they cannot be made again in this process.
     """
@@ -101,13 +104,13 @@ def passed(path: str) -> tuple[Any, dict[str, Any]]:
     # What the caller could import can be imported here.
     sys.path += [folder for folder in folders if folder not in sys.path]
     try:
-        target, given = pickle.loads(content)
+        target, given, ways = pickle.loads(content)
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise Unusable(
             f"it cannot be sent to the measuring process: {type(error).__name__}: {line}"
         ) from error
-    return target, given
+    return target, given, ways
 
 
 class Subject:
@@ -119,8 +122,9 @@ class Subject:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         kind = getattr(torch, spec["dtype"])
+        self.ways: dict[str, Callable[..., Any]] = {}
         if spec["passed"]:
-            self.target, given = passed(spec["passed"])
+            self.target, given, self.ways = passed(spec["passed"])
         else:
             self.target = resolve(spec["target"])
             torch.manual_seed(spec["seed"])
@@ -130,6 +134,9 @@ class Subject:
                 raise Unusable(f"--input: {error}") from error
             if spec["maker"]:
                 given |= made(spec["maker"], self.target)
+        for also in spec["also"]:
+            name = also.rpartition(":")[2].rpartition(".")[2]
+            self.ways[name] = resolve(also)
         if not callable(self.target):
             raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
@@ -174,6 +181,15 @@ class Subject:
         if not leaves:
             raise TypeError(f"it returns a {type(value).__name__} without any tensor in it")
         return torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+    def called(self, way: Callable[..., Any], inputs: Sequence[Tensor], *seed: Any) -> Any:
+        """What a derivative of the user's own returns, which takes the function's arguments; a
+        seed or tangents before them, a module's parameters as a dict before all."""
+        bound = dict(zip(self.names, inputs)) | self.plain
+        first = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in seed]
+        if self.parameters:
+            first.insert(0, {name: bound[name] for name in self.parameters})
+        return way(*first, *(bound[name] for name in self.order))
 
     def value(self, *inputs: Tensor) -> Any:
         """What the function returns, as it is."""
@@ -381,6 +397,51 @@ def structures(subject: Subject) -> list[Structure]:
     return found
 
 
+def per_sample(subject: Subject) -> str:
+    """The evidence that output i depends on row i of the constants alone, and the differentiated
+    inputs are shared; empty where it does not, or where there are no rows."""
+    y = subject.forward(*subject.values)
+    n = subject.differentiated
+    if y.dim() == 0 or len(y) < 2:
+        return ""
+    rows = [x.dim() > 0 and len(x) == len(y) for x in subject.values[n:]]
+    if not any(rows):
+        return ""
+    places = sorted({0, len(y) // 2, len(y) - 1})
+    for seed in range(POINTS):
+        inputs = subject.draw(None, torch.Generator().manual_seed(seed))
+        whole = subject.forward(*inputs)
+        for i in places:
+            one = [x[i : i + 1] if row else x for x, row in zip(inputs[n:], rows)]
+            try:
+                alone = subject.forward(*inputs[:n], *one)
+            except Exception:
+                return ""
+            if alone.shape != whole[i : i + 1].shape or not torch.allclose(
+                alone, whole[i : i + 1], rtol=AGREEMENT, atol=AGREEMENT * float(whole.abs().max())
+            ):
+                return ""
+    names = ", ".join(name for name, row in zip(subject.names[n:], rows) if row)
+    return (
+        f"per sample: outputs {', '.join(map(str, places))} came out the same from their own rows "
+        f"of {names} alone, at {POINTS} random points"
+    )
+
+
+def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: Subject) -> None:
+    """Registers a derivative of the user's own as a mode."""
+
+    def build(problem: Problem) -> Call:
+        def call(inputs: Tensors, *seed: Any) -> Any:
+            found = subject.called(way, inputs, *seed)
+            return tuple(found.values()) if isinstance(found, dict) else found
+
+        return call
+
+    build.__doc__ = "the derivative that was given to be measured beside"
+    registry.mode(*operators, name=name)(build)
+
+
 def register(spec: dict[str, Any]) -> Subject:
     """Makes the user's function, and the modes that use its structure, part of the registry."""
     subject = Subject(spec)
@@ -402,5 +463,10 @@ def register(spec: dict[str, Any]) -> Subject:
         )
     )
     if spec["structured"] and "jacobian" in spec["operators"]:
-        structured.register(NAME, structures(subject), suffix="")
+        found = [Structure(**kept) for kept in torch.load(spec["pattern"], weights_only=True)]
+        structured.register(NAME, found, suffix="")
+    if spec["per_sample"] and "jacobian" in spec["operators"]:
+        structured.register_samples()
+    for name, way in subject.ways.items():
+        _own(spec["operators"], name, way, subject)
     return subject

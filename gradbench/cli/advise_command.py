@@ -30,6 +30,12 @@ from gradbench.wire import WorkerError
     metavar="MODULE:FUNCTION",
     help="A function that returns the inputs, as a dict by name or a tuple in order.",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="A derivative of your own to measure beside; it takes the function's arguments.",
+)
 @click.option("--wrt", multiple=True, metavar="NAME", help="Differentiate by this input only.")
 @click.option("--operator", default="", metavar="NAME", help="Such as jacobian or vjp.")
 @click.option("--dtype", type=click.Choice(options.DTYPES), default="float32", show_default=True)
@@ -47,6 +53,7 @@ def command(
     target: str,
     inputs: tuple[str, ...],
     maker: str,
+    also: tuple[str, ...],
     wrt: tuple[str, ...],
     operator: str,
     dtype: str,
@@ -76,6 +83,7 @@ def command(
         budget,
         timeout,
         maker=maker,
+        also=also,
         device="cuda:0" if device == "cuda" else device,
     )
     try:
@@ -130,9 +138,8 @@ def _show(target: str, advice: Advice) -> None:
         if not winner:
             out.print(plain("No mode could be timed."))
             continue
-        for said in (advice.gain(operator), advice.memory(operator)):
-            if said:
-                out.print(plain(said))
+        for said in advice.told(operator):
+            out.print(plain(said))
         out.print(plain(f"The code of {winner}, to paste:", "bold"))
         click.echo(advice.code(operator))
     out.print(plain(advice.took))

@@ -332,6 +332,64 @@ def pages(rows: int, seed: int, form: str) -> int:
 
 
 @command.command()
+@click.option("-f", "--function", "names", multiple=True, help="Only this one; may be repeated.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds for each answer.",
+)
+@options.results_option
+@options.format_option("json", "csv", "md")
+def experts(names: tuple[str, ...], budget: float, results: Path, form: str) -> int:
+    """Whether advice on six functions is as good as what an expert writes by hand."""
+    from gradbench.store.log import StoreError
+    from gradbench.studies import experts as room
+    from gradbench.wire import WorkerError
+
+    known = [asked.name for asked in room.FUNCTIONS]
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"-f {name!r} is none of {', '.join(known)}")
+    found = []
+    try:
+        with progress("experts") as report:
+            found = list(room.study(names, budget, results, report))
+    except (StoreError, WorkerError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if form != "table":
+        emit(found, form)
+        return 0
+    heads = ("usual / fastest", "expert / best", "seconds")
+    shown = table(
+        "", ["function", "operator", "best of advice", "usual", *((h, "right") for h in heads)]
+    )
+    for one in found:
+        if "refused" in one:
+            shown.add_row(plain(one["field"]), plain(one["refused"]), *[""] * 5)
+            continue
+        ratios = [_with_interval(one, name) for name in ("usual", "expert")]
+        took = f"{one['seconds']:.0f} of {one['budget']:g}"
+        cells = (one["field"], one["operator"], one["best"], one["usual"], *ratios, took)
+        shown.add_row(*map(plain, cells))
+    console().print(shown)
+    behind = [one["function"] for one in found if not one.get("as_fast")]
+    late = [one["function"] for one in found if not one.get("in_time")]
+    console().print(plain(f"Behind the expert: {', '.join(behind) or 'none'}."))
+    console().print(plain(f"Later than the budget: {', '.join(late) or 'none'}."))
+    return 0
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    if f"{name}_ratio" not in row:
+        return str(row[name])
+    told = f"{row[f'{name}_ratio']:.3g} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+    verdict = row[f"{name}_verdict"]
+    return told + (f" {verdict}" if verdict in ("undecided", "same") else "")
+
+
+@command.command()
 @click.argument("names", nargs=-1, metavar="[STUDY]...")
 @click.option(
     "--docs",

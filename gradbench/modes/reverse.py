@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import filled, reshaped, row_seeds, stacked, taken
-from gradbench.modes.mode import Call, jacobian_by_rows
+from gradbench.modes.mode import Call, Unsupported, jacobian_by_rows
 from gradbench.operators import ACCUMULATED_SEEDS, Problem
 from gradbench.registry import mode
 
@@ -98,15 +100,18 @@ def ones_backward(problem: Problem) -> Call:
     return call
 
 
-@mode("diagonal", leaves=True, document="GB")
+@mode("diagonal", "batch_jacobian", leaves=True, document="GB")
 def ones_grad(problem: Problem) -> Call:
     """`autograd.grad` once, with a seed of ones"""
     f, n = problem.forward, problem.differentiated
+    alone = [math.prod(shape) for shape in problem.wrt] == [math.prod(s) for s in problem.result]
+    if not alone:
+        raise Unsupported("a sample's value is not one number")
 
     def call(inputs: Tensors) -> Tensors:
         y = f(*inputs)
         grads = torch.autograd.grad(y, inputs[:n], torch.ones_like(y), allow_unused=True)
-        return filled(grads, inputs)
+        return tuple(g.reshape(shape) for g, shape in zip(filled(grads, inputs), problem.result))
 
     return call
 

@@ -7,13 +7,14 @@ These modes belong to one function whose structure was detected, so they are reg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradbench.advise.structure import Structure
 from gradbench.catalogue.function import Tensors
-from gradbench.modes.common import bound, filled
+from gradbench.modes.common import argnums, batched, bound, filled
 from gradbench.modes.forward_mode import alone
 from gradbench.modes.mode import Call, Unsupported
 from gradbench.operators import Problem
@@ -28,8 +29,8 @@ def register(
     `structures` has one entry for each differentiated input. Of diagonal jacobians the one seed is
     of ones, of batched ones the seeds are those of one sample, of banded and sparse ones they are
     the colours. Names end in `suffix`, by default in the function's name, so that several functions
-    can have theirs. Nothing is registered where an input's jacobian is dense. Raises ValueError where
-    the function has structured modes already.
+    can have theirs. Nothing is registered where an input's jacobian is dense. Raises ValueError
+    where the function has structured modes already.
     """
     if any(structure.kind == "dense" for structure in structures):
         return ()
@@ -54,6 +55,41 @@ def register(
         mode("jacobian", name=name)(build)
         names.append(name)
     return tuple(names)
+
+
+def register_samples() -> tuple[str, ...]:
+    """Registers the modes of a jacobian by inputs that all samples share, and returns their names.
+
+    They hold for a function whose output i depends on row i of its constants alone, such as the
+    losses of a network at the samples of a batch by its parameters.
+    """
+    mode("jacobian", needs=("torch.func.vmap", "torch.func.grad"))(per_sample_grad)
+    mode("jacobian", needs=("torch.func.vmap", "torch.func.jacrev"))(per_sample_jacrev)
+    return "per_sample_grad", "per_sample_jacrev"
+
+
+def per_sample_grad(problem: Problem) -> Call:
+    """`vmap(grad)` of the function of one sample, by the inputs that all samples share"""
+    if len(problem.output) != 1:
+        raise Unsupported("a sample's value is not one number")
+    return _over_samples(problem, torch.func.grad)
+
+
+def per_sample_jacrev(problem: Problem) -> Call:
+    """`vmap(jacrev)` of the function of one sample, by the inputs that all samples share"""
+    return _over_samples(problem, torch.func.jacrev)
+
+
+def _over_samples(problem: Problem, transform: Callable[..., Callable[..., Any]]) -> Call:
+    f, n = problem.forward, problem.differentiated
+    in_dims = (*(None,) * n, *batched(problem)[n:])
+
+    def sample(*inputs: Tensor) -> Tensor:
+        one = (x if dim is None else x.unsqueeze(0) for x, dim in zip(inputs, in_dims))
+        return f(*one).squeeze(0)
+
+    derivatives = torch.func.vmap(transform(sample, argnums(problem)), in_dims)
+    return lambda inputs: derivatives(*inputs)
 
 
 def _seeds(colours: Tensor, shape: Sequence[int], like: Problem) -> Tensor:

@@ -1,0 +1,108 @@
+"""Whether advice is as good as what an expert writes by hand, and how far both are from what
+people usually write first.
+
+For each function of `functions` advice measures its ways and the expert's beside each other, in
+the same rounds of the same processes, and puts all of them through the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradbench.advise.advice import Advice, Question, Refusal, advise
+from gradbench.run import Report
+
+FLOOR = 0.02
+"""A winner is behind the expert where the whole interval lies above one by more than this."""
+
+PLACE = "gradbench.studies.experts.functions"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A function of `functions`, its field in words, and by which inputs it is differentiated."""
+
+    name: str
+    field: str
+    wrt: tuple[str, ...] = ()
+
+
+FUNCTIONS = (
+    Asked("pinn", "physics-informed network, by its points"),
+    Asked("reprojection", "camera reprojection, by the pose", ("pose",)),
+    Asked("recurrence", "recurrent cell, last state by first", ("state",)),
+    Asked("mixture", "Gaussian mixture, by its parameters", ("logits", "means", "log_scales")),
+    Asked("burgers", "finite-difference stencil, by the grid", ("u",)),
+    Asked("losses", "per-sample gradients of a network", ("w1", "w2")),
+)
+
+
+def question(asked: Asked, budget: float) -> Question:
+    """What advice is asked about a function."""
+    return Question(
+        f"{PLACE}:{asked.name}",
+        (),
+        asked.wrt,
+        budget=budget,
+        maker=f"{PLACE}:{asked.name}_inputs",
+        also=(f"{PLACE}:{asked.name}_expert",),
+    )
+
+
+def study(
+    names: tuple[str, ...], budget: float, results: Path, report: Report
+) -> Iterator[dict[str, Any]]:
+    """A row for each function; its runs are stored in `results`. Raises what `advise` raises."""
+    for asked in FUNCTIONS:
+        if names and asked.name not in names:
+            continue
+        try:
+            advice = advise(question(asked, budget), results, report, [])
+        except Refusal as error:
+            yield {"function": asked.name, "field": asked.field, "refused": str(error)}
+            continue
+        yield row(asked, advice)
+
+
+def row(asked: Asked, advice: Advice) -> dict[str, Any]:
+    """What came of one function: the expert's time and the usual way's as multiples of the best of
+    advice's own ways and of the fastest, with 95 % intervals."""
+    operator = advice.operators[0]
+    rows = {r.mode: r for r in advice.rows(operator)}
+    expert = rows[f"{asked.name}_expert"]
+    usual = rows.get(advice.judged.baselines[expert.comparison])
+    winner = rows.get(advice.winner(operator))
+    made: dict[str, Any] = {
+        "function": asked.name,
+        "field": asked.field,
+        "operator": operator,
+        "winner": winner.mode if winner else "",
+        "usual": usual.mode if usual else "",
+        "expert": expert.status,
+        "seconds": round(advice.seconds, 1),
+        "budget": advice.budget,
+        "run": advice.judged.run,
+    }
+    for name, other in (("usual", usual), ("expert", expert)):
+        if other is not None and other.to_fastest is not None:
+            ratio = other.to_fastest
+            made |= {
+                f"{name}_ratio": ratio.value,
+                f"{name}_low": ratio.low,
+                f"{name}_high": ratio.high,
+                f"{name}_verdict": other.verdict,
+            }
+    best = next(r for r in advice.rows(operator) if r is not expert)
+    made["best"] = best.mode
+    to_best = best.to_fastest
+    behind = winner is expert and to_best is not None and to_best.low > 1 + FLOOR
+    made["as_fast"] = expert.status == "ok" and not behind
+    if winner is expert and to_best is not None:
+        # The expert's is the reference then: turned round, the row says the same of all functions.
+        made |= {"expert_ratio": 1 / to_best.value, "expert_low": 1 / to_best.high}
+        made |= {"expert_high": 1 / to_best.low, "expert_verdict": best.verdict}
+    made["in_time"] = advice.seconds <= advice.budget
+    return made
