@@ -1,5 +1,6 @@
 """Advice on functions of a user's own, from the first look to the answer."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,9 @@ def question(name, *inputs, **fields):
         ("all_detached", "is it detached?"),
         ("not_a_number", "NaN or infinity in 5 of 5"),
         ("random", "two calls with the same input differ"),
+        ("stateful", "two calls with the same input differ"),
         ("mutating", "changes its input x in place"),
-        ("raising", "raise KeyError"),
+        ("raising", r"KeyError: 'no such key' \(at .*subjects.py:\d+: raise KeyError"),
         ("dying", "exit code 3"),
         ("eating", "not enough memory|can't allocate memory|out of memory"),
         ("missing", "has no 'missing'"),
@@ -96,6 +98,92 @@ def test_the_answer_names_a_winner_and_its_code_and_is_stored(tmp_path):
     assert "fastest" in made.stdout
     assert "The code of" in made.stdout
     assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1
+
+
+def modes(made):
+    """The rows of the table: mode to what is said of it."""
+    rows = (line.split() for line in made.stdout.splitlines() if line.startswith(" "))
+    return {row[0]: row[-1] for row in rows if len(row) > 2}
+
+
+def test_own_derivatives_and_inputs_from_a_function_take_part(tmp_path):
+    made = run(
+        f"{SUBJECTS}:elementwise", "--inputs", f"{SUBJECTS}:made_inputs",
+        "--also", f"{SUBJECTS}:own_jacobian", "--also", f"{SUBJECTS}:wrong_jacobian",
+        "--operator", "jacobian", "--budget", "20", "--results", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert modes(made)["own_jacobian"] in ("fastest", "undecided", "same")
+    assert "wrong_jacobian: wrong: by x[1, 1]" in made.stdout
+    assert re.search(r"Answered in \d+ s of 20 s", made.stdout)
+    assert re.search(r"\d+ B", made.stdout), "peak memory beside the time"
+
+
+def test_a_branch_under_vmap_and_a_death_while_measuring_cost_their_modes_alone(tmp_path):
+    for name in ("branching", "late"):
+        made = run(
+            f"{SUBJECTS}:{name}", "--input", "x=randn(4)", "--operator", "jacobian",
+            "--budget", "25", "--results", str(tmp_path),
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        assert "fastest" in modes(made).values()
+        said = "vmap" if name == "branching" else "jacrev: crashed: "
+        assert said in made.stdout
+        assert "Traceback" not in made.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_dtypes_are_measured_in_their_own_precision(tmp_path, dtype):
+    made = run(
+        f"{SUBJECTS}:loss", "--input", "x=rand(4)", "--input", "scale=2.0", "--operator", "hvp",
+        "--dtype", dtype, "--budget", "15", "--results", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "fastest" in modes(made).values()
+    assert "reverse mode twice agrees" in made.stdout
+
+
+def test_many_entries_are_checked_along_directions_and_a_wrong_one_is_still_seen():
+    large = (("x", "randn(2000)"),)
+    found = examine(question("elementwise", *large))
+    assert "along 8 random tangents" in found["evidence"][0]
+    with pytest.raises(Refusal, match="a backward formula is wrong"):
+        examine(question("wrong_backward", *large))
+
+
+def test_what_cannot_be_formed_is_refused_with_the_reason(tmp_path):
+    made = run(
+        f"{SUBJECTS}:dense", "--input", "x=randn(3000)", "--results", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 1
+    assert "9000000 entries (34.3 MiB), too many to check each" in made.stderr
+    assert len(made.stderr.strip().splitlines()) == 1
+
+
+def test_a_budget_that_is_too_short_says_what_is_needed(tmp_path):
+    made = run(
+        f"{SUBJECTS}:loss", "--input", "x=rand(4)", "--input", "scale=2.0", "--budget", "1",
+        "--results", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 1
+    assert "a budget of 1 s is too short" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--device", "cuda:7", "--input", "x=rand(4)"), 1, "--device cuda:7: there are cpu"),
+        ((), 2, "give the inputs"),
+        (("--inputs", f"{SUBJECTS}:no_inputs"), 1, "it returns a int"),
+        (("--input", "x=rand(4)", "--also", f"{SUBJECTS}:nothing"), 1, "has no 'nothing'"),
+        (("--input", "x=rand(4)", "--operator", "hessian"), 1, "for this function there are"),
+    ],
+)
+def test_each_bad_option_is_one_line(tmp_path, arguments, code, said):
+    made = run(f"{SUBJECTS}:elementwise", *arguments, "--results", str(tmp_path))
+    assert made.returncode == code
+    assert said in made.stderr
+    assert "Traceback" not in made.stderr
 
 
 def test_bad_input_is_one_line_and_no_traceback(tmp_path):

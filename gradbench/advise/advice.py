@@ -439,6 +439,13 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     log, run = start(results, entries, settings, discovery, options.files, command)
     with log:
         run = measure(log, run, settings, options, discovery, report)
+    if run.finished:
+        # A run that is over is not resumed; the code to paste may need the pattern.
+        suite.unlink(missing_ok=True)
+        if question.passed:
+            Path(question.passed).unlink(missing_ok=True)
+        if not found["form"]["pattern"]:
+            Path(pattern).unlink(missing_ok=True)
     answer = judged(run.path)
     seconds = time.perf_counter() - began
     return Advice(question.target, found, answer, run.path, seconds, question.budget)

@@ -1,6 +1,7 @@
 """Functions of a user's that behave, and others that do not."""
 
 import os
+import sys
 
 import torch
 
@@ -107,3 +108,48 @@ def energies(x):
 def sample_losses(w, x, labels):
     """Of samples that share their weights."""
     return torch.nn.functional.cross_entropy(torch.tanh(x @ w), labels, reduction="none")
+
+
+def branching(x):
+    """A branch on the data, which vmap cannot follow."""
+    return x * 2 if float(x.detach().sum()) > -1e9 else x
+
+
+def late(x):
+    """Kills the measuring process as soon as a function transform reaches it."""
+    measuring = sys.argv[0].endswith("worker.py")
+    if measuring and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        os._exit(7)
+    return (x**2).cumsum(0)
+
+
+def own_jacobian(x):
+    """A derivative of elementwise by hand, right."""
+    return torch.diag(torch.cos(x) * x + torch.sin(x))
+
+
+def wrong_jacobian(x):
+    """One entry is off."""
+    found = own_jacobian(x).clone()
+    found[1, 1] *= 1.5
+    return found
+
+
+def made_inputs():
+    return {"x": torch.linspace(0.1, 1.0, 6)}
+
+
+def no_inputs():
+    return 3
+
+
+CALLS = [0.0]
+
+
+def stateful(x):
+    CALLS[0] += 1.0
+    return x * CALLS[0]
+
+
+def dense(x):
+    return torch.softmax(x, 0)
