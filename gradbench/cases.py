@@ -47,6 +47,45 @@ def parse_size(label: str) -> dict[str, int]:
     return size
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where and under which conditions a case is measured, as the `device` of a comparison says it.
+
+    ``cuda:0``, or with conditions ``cuda:0+cold``, ``cpu+cold``, ``cuda:0+transfer``.
+    """
+
+    device: str
+    """As torch names it, with its number: ``cpu``, ``cuda:0``."""
+    cold: bool = False
+    """Whether the caches are emptied of the data before every timed call."""
+    transfer: bool = False
+    """Whether the inputs start on the processor and the result ends there, both copies timed."""
+
+    def __str__(self) -> str:
+        return self.device + "+cold" * self.cold + "+transfer" * self.transfer
+
+    @classmethod
+    def parse(cls, label: str) -> Place:
+        """The place that a label stands for; ``cuda`` is ``cuda:0``.
+
+        Raises ValueError with one line for anything else.
+        """
+        device, *conditions = label.split("+")
+        kind, colon, number = device.partition(":")
+        if kind == "cuda" and not colon:
+            device, number = "cuda:0", "0"
+        known = device == "cpu" or (kind == "cuda" and number.isdigit())
+        for condition in conditions:
+            if condition not in ("cold", "transfer"):
+                raise ValueError(f"device {label!r}: {condition!r} is neither cold nor transfer")
+        place = cls(device, "cold" in conditions, "transfer" in conditions)
+        if not known:
+            raise ValueError(f"device {label!r} is none of cpu, cuda, cuda:1, …")
+        if place.transfer and device == "cpu":
+            raise ValueError(f"device {label!r}: nothing is transferred on the processor")
+        return place
+
+
 @dataclass(frozen=True, order=True)
 class Comparison:
     """The contestants that are measured against each other: one problem, every mode."""

@@ -117,9 +117,13 @@ class Arguments:
             return Arguments(inputs, None)
         return Arguments(inputs, rest if isinstance(self.seed, tuple) else rest[0])
 
-    def deliver(self, problem: Problem, leaves: bool) -> tuple[Any, ...]:
-        """A private copy on the device, as the positional arguments of a mode's callable."""
-        moved = tuple(t.detach().to(problem.device, copy=True) for t in self.tensors())
+    def deliver(
+        self, problem: Problem, leaves: bool, device: torch.device | None = None
+    ) -> tuple[Any, ...]:
+        """A private copy on the device, by default the problem's, as the positional arguments of a
+        mode's callable."""
+        place = problem.device if device is None else device
+        moved = tuple(t.detach().to(place, copy=True) for t in self.tensors())
         if leaves:
             for tensor in moved[: problem.differentiated]:
                 tensor.requires_grad_()
@@ -208,8 +212,15 @@ class Gate:
     results are worked out once, on first use, and serve every mode of the comparison.
     """
 
-    def __init__(self, problem: Problem, timed: Arguments, fresh: Sequence[Arguments]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        timed: Arguments,
+        fresh: Sequence[Arguments],
+        transfer: bool = False,
+    ) -> None:
         self.problem = problem
+        self.transfer = transfer
         self.timed = timed
         self.fresh = tuple(fresh)
         self._known: dict[tuple[bool, int], Expected] = {}
@@ -240,7 +251,13 @@ class Gate:
 
     def enter(self, mode: str, call: Callable[..., Any], leaves: bool) -> Contestant:
         """A contestant with its private copy of the timed arguments, not yet checked."""
-        return Contestant(self, mode, call, leaves, self.timed.deliver(self.problem, leaves))
+        if self.transfer:
+            call = transferred(call, self.problem, leaves)
+        return Contestant(self, mode, call, leaves, self.deliver(self.timed, leaves))
+
+    def deliver(self, given: Arguments, leaves: bool) -> tuple[Any, ...]:
+        """A private copy of arguments where a contestant expects them."""
+        return given.deliver(self.problem, leaves, torch.device("cpu") if self.transfer else None)
 
     def bytes_needed(self, numbers_at_peak: int) -> int:
         """Memory of a mode and of checking it, by estimate: its own numbers, and the float64
@@ -260,7 +277,8 @@ class Gate:
         finding = Finding()
         for number, (block, shape) in enumerate(zip(blocks, shapes)):
             name = self._block_name(forward, number)
-            flaw = _form(block, shape, self.problem)
+            where = torch.device("cpu") if self.transfer else self.problem.device
+            flaw = _form(block, shape, self.problem.dtype, where)
             if flaw:
                 return finding.and_then(Finding(f"{name}: {flaw}"))
             finding = finding.and_then(
@@ -283,16 +301,34 @@ class Gate:
         return f"by {names[number // len(names)]}, {names[number % len(names)]}"
 
 
-def _form(block: Any, shape: Shape, problem: Problem) -> str:
+def transferred(call: Callable[..., Any], problem: Problem, leaves: bool) -> Callable[..., Any]:
+    """The call with both copies around it: arguments to the problem's device, the result back."""
+    device = problem.device
+
+    def moved(tensors: Tensors) -> Tensors:
+        return tuple(t.detach().to(device) for t in tensors)
+
+    def whole(inputs: Tensors, *seed: Any) -> Tensors:
+        there = moved(inputs)
+        if leaves:
+            for x in there[: problem.differentiated]:
+                x.requires_grad_()
+        seeds = [moved(s) if isinstance(s, tuple) else moved((s,))[0] for s in seed]
+        return tuple(b.to("cpu") for b in as_tuple(call(there, *seeds)))
+
+    return whole
+
+
+def _form(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
     """What is wrong with a block's type, shape, dtype or device; empty where nothing is."""
     if not isinstance(block, Tensor):
         return f"is a {type(block).__name__}, not a tensor"
     if tuple(block.shape) != shape:
         return f"has shape {tuple(block.shape)} instead of {shape}"
-    if block.dtype != problem.dtype:
-        return f"is {block.dtype} instead of {problem.dtype}"
-    if block.device.type != problem.device.type:
-        return f"is on {block.device} instead of {problem.device}"
+    if block.dtype != dtype:
+        return f"is {block.dtype} instead of {dtype}"
+    if block.device.type != device.type:
+        return f"is on {block.device} instead of {device}"
     return ""
 
 
@@ -364,7 +400,7 @@ class Contestant:
         for index in fresh:
             if not finding.right:
                 return finding
-            given = self.gate.fresh[index].deliver(self.gate.problem, self.leaves)
+            given = self.gate.deliver(self.gate.fresh[index], self.leaves)
             finding = finding.and_then(self._check(index + 1, given))
             if patience and self.fastest > patience:
                 raise TooSlow(self.fastest)

@@ -430,7 +430,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was wrong, failed, crashed or timed out."""
+        """Whether nothing was wrong, failed, crashed, timed out or ran out of memory."""
         return not any(e.status not in ("ok", "unsupported", "refused") for _, e in self.found)
 
 
@@ -477,7 +477,7 @@ def _verify_entry(
                 )
                 opened = worker
         except WorkerRefused as error:
-            return found + [Entrant(m, "failed", str(error), error.where) for m in left]
+            return found + [Entrant(m, error.status, str(error), error.where) for m in left]
         except (WorkerDied, WorkerTimeout) as error:
             return found + [lost(mode, error) for mode in left]
         mode = left.pop(0)

@@ -126,7 +126,7 @@ def prepare(
             patience=int(patience * 1e9),
         )
     except WorkerRefused as error:
-        answer = {"status": "failed", "reason": str(error), "where": error.where}
+        answer = {"status": error.status, "reason": str(error), "where": error.where}
     entrant = Entrant(
         mode=mode,
         status=answer["status"],
@@ -238,7 +238,7 @@ class Measurement:
                 fresh=self.fresh,
             )
         except WorkerRefused as error:
-            self._fail_all(modes, "failed", str(error), error.where)
+            self._fail_all(modes, error.status, str(error), error.where)
             return [], {}
         except WorkerTimeout as error:
             self._fail_all(modes, "timed out", f"posing the problem: {error}")
@@ -326,7 +326,7 @@ class Measurement:
                     mode = contestants[piece[0]].mode
                     if not careful:
                         raise _Lost from error
-                    self.failed[mode] = Entrant(mode, "failed", f"while timed: {error}")
+                    self.failed[mode] = Entrant(mode, error.status, f"while timed: {error}")
                     raise _Again from error
                 except (WorkerDied, WorkerTimeout) as error:
                     if not careful:

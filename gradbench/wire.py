@@ -24,9 +24,11 @@ class WorkerError(Exception):
 class WorkerRefused(WorkerError):
     """The worker answered that a request cannot be carried out."""
 
-    def __init__(self, reason: str, where: str = "") -> None:
+    def __init__(self, reason: str, where: str = "", status: str = "failed") -> None:
         super().__init__(reason)
         self.where = where
+        self.status = status
+        """What it makes of a case: "failed", or "out of memory"."""
 
 
 class WorkerDied(WorkerError):
@@ -125,7 +127,9 @@ class Worker:
             raise self._died() from None
         answer = json.loads(self._read_line(time.monotonic() + timeout, timeout))
         if not answer["ok"]:
-            raise WorkerRefused(answer["reason"], answer.get("where", ""))
+            raise WorkerRefused(
+                answer["reason"], answer.get("where", ""), answer.get("status", "failed")
+            )
         found: dict[str, Any] = answer
         return found
 

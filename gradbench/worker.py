@@ -27,16 +27,20 @@ from typing import IO, Any
 import torch
 
 from gradbench import __version__, registry
-from gradbench.cases import DOCUMENTS, Comparison, Offer, parse_size, size_label
+from gradbench.cases import DOCUMENTS, Comparison, Offer, Place, parse_size, size_label
+from gradbench.devices import Cuda, audit, flusher, synchronizer
 from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
 from gradbench.instruments import INSTRUMENTS
 from gradbench.instruments.instrument import Instrument, Unreadable
 from gradbench.instruments.wall import Visit, WallTime, plan
-from gradbench.modes.capability import unsupported_reason
+from gradbench.modes.capability import device_lost, out_of_memory, unsupported_reason
 from gradbench.modes.mode import Mode, Unsupported
 from gradbench.operators import OPERATORS
 
 PROTOCOL = 1
+
+DEVICE_LOST = 70
+"""The exit code of a process whose device can no longer be used in it."""
 
 
 class Refused(Exception):
@@ -100,6 +104,26 @@ def _where(error: BaseException) -> str:
         if not frame.filename.startswith((here, beside, "<"))
     ]
     return "; ".join(f"{f.filename}:{f.lineno} {f.line}" for f in frames[-2:])
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    """What an error makes of a case: its status, and the reason in one line.
+
+    After one for want of memory the device is fit to go on with. After one that has broken the
+    device's context this process is not: it ends, and the driver starts another.
+    """
+    if device_lost(error):
+        print(_line(error), file=sys.stderr, flush=True)
+        os._exit(DEVICE_LOST)
+    asked = out_of_memory(error)
+    if asked is None:
+        return {"status": "failed", "reason": _line(error), "where": _where(error)}
+    # The frames of the traceback keep what was allocated.
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return {"status": "out of memory", "reason": asked}
 
 
 class Session:
@@ -175,20 +199,21 @@ class Session:
         function = registry.FUNCTIONS.get(wanted.function)
         if function is None or wanted.operator not in function.derivatives:
             raise Refused(f"there is no {wanted.operator} of {wanted.function} here")
-        if wanted.device != "cpu" and not torch.cuda.is_available():
+        place = Place.parse(wanted.device)
+        if place.device != "cpu" and not torch.cuda.is_available():
             raise Refused(f"{wanted.device}: there is no CUDA device here")
         size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
         torch.set_num_threads(wanted.threads)
         problem, timed = pose(
-            function, wanted.operator, size, wanted.dtype, wanted.device, wanted.seed(salt, 0)
+            function, wanted.operator, size, wanted.dtype, place.device, wanted.seed(salt, 0)
         )
         others = [
             draw(problem, function.example_size if size is None else size, wanted.seed(salt, i))
             for i in fresh
         ]
-        self.gate = Gate(problem, timed, others)
-        synchronize = torch.cuda.synchronize if problem.device.type == "cuda" else None
-        self.wall = WallTime(self.clock, synchronize)
+        self.gate = Gate(problem, timed, others, place.transfer)
+        flush = flusher(problem.device) if place.cold else None
+        self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
         return {
             "outputs": problem.outputs,
             "coordinates": problem.coordinates,
@@ -229,7 +254,7 @@ class Session:
             reason = unsupported_reason(error)
             if reason is not None:
                 return {"status": "unsupported", "reason": reason}
-            return {"status": "failed", "reason": _line(error), "where": _where(error)}
+            return _failure(error)
         evidence = {"error": finding.error, "ulps": finding.ulps}
         if not finding.right:
             return {"status": "wrong", "reason": finding.reason, **evidence}
@@ -240,9 +265,21 @@ class Session:
             # Being checked has warmed it.
             how = plan(contestant.fastest)
         else:
-            how = self.wall.warm(call, contestant.arguments, warm)
+            how = self.wall.warm(contestant.call, contestant.arguments, warm)
+        if (reason := self._untrusted(contestant)) is not None:
+            return {"status": "failed", "reason": reason}
         self.contestants[handle] = (contestant, how)
         return {"status": "ok", "visit": asdict(how), **evidence}
+
+    def _untrusted(self, contestant: Contestant) -> str | None:
+        """Why the clock cannot time it, on a device that works while the host goes on."""
+        assert self.gate is not None
+        device = self.gate.problem.device
+        if device.type == "cpu":
+            return None
+        waits = self.wall.synchronize
+        made = (contestant.call, contestant.arguments)
+        return audit(Cuda(), device, waits, self.clock, *made) or None
 
     def _refusal(self, declared: Mode) -> str:
         """Why the mode must not be called, for want of memory; empty where it may be."""
@@ -270,7 +307,8 @@ class Session:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
             finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
         except Exception as error:
-            return {"status": "failed", "reason": "after timing: " + _line(error)}
+            failure = _failure(error)
+            return {"status": failure["status"], "reason": "after timing: " + failure["reason"]}
         return {
             "status": "ok" if finding.right else "wrong",
             "reason": finding.reason and "after timing: " + finding.reason,
@@ -302,7 +340,8 @@ class Session:
             except Unreadable as error:
                 reasons[name] = f"{error.status}: {error}"
             except Exception as error:
-                reasons[name] = "failed: " + _line(error)
+                failure = _failure(error)
+                reasons[name] = f"{failure['status']}: {failure['reason']}"
         return {"values": values, "reasons": reasons}
 
     def slow(
@@ -375,7 +414,7 @@ def serve(requests: IO[str], answers: IO[str], session: Session) -> None:
         except Refused as error:
             answer = {"ok": False, "reason": str(error)}
         except Exception as error:
-            answer = {"ok": False, "reason": _line(error), "where": _where(error)}
+            answer = {"ok": False, **_failure(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

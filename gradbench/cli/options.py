@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from gradbench.cases import Entry, Offer, Selection, SelectionError, expand, parse_size
+from gradbench.cases import Entry, Offer, Place, Selection, SelectionError, expand, parse_size
 
 if TYPE_CHECKING:
     from gradbench.run import Discovery
@@ -166,7 +166,14 @@ def selection_options(command: F) -> F:
             metavar="LETTER",
             help="Only functions of this document: G, S, A, V or B.",
         ),
-        click.option("--device", "devices", multiple=True, default=("cpu",), show_default=True),
+        click.option(
+            "--device",
+            "devices",
+            multiple=True,
+            default=("cpu",),
+            show_default=True,
+            help="cpu, cuda, cuda:1; with +cold (emptied caches) or +transfer; may be repeated.",
+        ),
         click.option(
             "--threads",
             multiple=True,
@@ -183,8 +190,17 @@ def selection_options(command: F) -> F:
 
 
 def selection(sweep: str, **given: Any) -> Selection:
-    """The selection that the options stand for."""
+    """The selection that the options stand for. Raises SelectionError for a device that can be
+    none."""
+    given["devices"] = tuple(dict.fromkeys(str(_place(d)) for d in given.get("devices", ("cpu",))))
     return Selection(sweep=sweep, **given)
+
+
+def _place(label: str) -> Place:
+    try:
+        return Place.parse(label)
+    except ValueError as error:
+        raise SelectionError(str(error)) from error
 
 
 def planned(offers: list[Offer], chosen: Selection) -> list[Entry]:
@@ -210,7 +226,7 @@ def require_devices(devices: tuple[str, ...], environment: dict[str, Any]) -> No
     """Raises SelectionError where a device asked for is not there."""
     there = environment["devices"]
     for device in devices:
-        if device not in there and not (device == "cuda" and "cuda:0" in there):
+        if _place(device).device not in there:
             raise SelectionError(
                 f"device {device!r}: not available here with torch {environment['torch']} "
                 f"(available: {', '.join(there)})"

@@ -9,15 +9,13 @@ remain in the reading, which is then an upper bound.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
+from gradbench.devices import Cuda, Device
 from gradbench.instruments.instrument import Instrument, Unreadable
 
 if TYPE_CHECKING:
-    import torch
-
     from gradbench.gate import Contestant
 
 BLOCK = 1_000_000
@@ -34,61 +32,6 @@ HEAD_START = 2.0
 
 LONGEST_HOLD = 0.1
 """Seconds that the device is kept busy at most."""
-
-
-class Event(Protocol):
-    """A point on the device's time line."""
-
-    def record(self) -> None: ...
-
-    def synchronize(self) -> None: ...
-
-    def elapsed_time(self, end: Any) -> float: ...
-
-
-class Device(Protocol):
-    """What is needed of a device; replaced in tests."""
-
-    def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Makes it the one that the other methods speak of."""
-
-    def event(self) -> Event: ...
-
-    def synchronize(self) -> None: ...
-
-    def hold(self, seconds: float) -> None:
-        """Keeps the device busy for at least so long, without waiting for it."""
-
-
-class Cuda:
-    """CUDA, through torch."""
-
-    CYCLES: ClassVar[float] = 2.5e9
-    """A second's clock cycles, on the fast side."""
-
-    def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
-        from torch import cuda
-
-        return cuda.device(device)
-
-    def event(self) -> Event:
-        from torch import cuda
-
-        made: Event = cuda.Event(enable_timing=True)
-        return made
-
-    def synchronize(self) -> None:
-        from torch import cuda
-
-        cuda.synchronize()
-
-    def hold(self, seconds: float) -> None:
-        from torch import cuda
-
-        # Torch has no public way to do this; its own tests do it so.
-        sleep = getattr(cuda, "_sleep", None)
-        if sleep is not None:
-            sleep(int(seconds * self.CYCLES))
 
 
 class DeviceTime(Instrument):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -19,6 +19,10 @@ BLOCK = 250_000
 """The length aimed at for one sub-block, in nanoseconds."""
 
 MILLISECOND = 1_000_000
+
+SETTLED, QUIET, MOST_SETTLING = 0.9, 3, 50
+"""A device has settled where QUIET calls in a row were not faster than the best before by a tenth;
+so many calls at most are made for it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,16 @@ def plan(call: int) -> Visit:
     return Visit(1, 1, 0, call)
 
 
+def alone(call: int) -> Visit:
+    """The visit that times each call by itself, as emptied caches need it."""
+    return replace(plan(call), number=1)
+
+
 class WallTime:
     """Measures nanoseconds on the host, waiting for the device where there is one.
 
-    `clock` and `synchronize` are replaced in tests.
+    With `flush` each call is timed alone, after the caches were emptied of its data. `clock`,
+    `synchronize` and `flush` are replaced in tests.
     """
 
     name = "wall_time"
@@ -63,12 +73,16 @@ class WallTime:
         self,
         clock: Clock = time.perf_counter_ns,
         synchronize: Callable[[], None] | None = None,
+        flush: Callable[[], None] | None = None,
     ) -> None:
         self.clock = clock
         self.synchronize = synchronize
+        self.flush = flush
 
     def _block(self, call: Callable[..., Any], arguments: tuple[Any, ...], number: int) -> int:
         clock, synchronize = self.clock, self.synchronize
+        if self.flush is not None:
+            self.flush()
         if synchronize is not None:
             synchronize()
         start = clock()
@@ -84,14 +98,31 @@ class WallTime:
         The plan goes by the fastest block seen, since the first calls pay for what is cold.
         """
         start = self.clock()
+        if self.synchronize is not None:
+            self._settle(call, arguments)
         best = self._block(call, arguments, 1)
         number = 1
         while True:
             best = min(best, max(1, self._block(call, arguments, number) // number))
             spent = self.clock() - start
             if spent >= spend:
-                return plan(best)
+                return plan(best) if self.flush is None else alone(best)
+            if self.flush is not None:
+                continue
             number = max(1, min(BLOCK, spend - spent) // best)
+
+    def _settle(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Calls until the times of one call stop falling.
+
+        A device's first calls make its context, load kernels, and let libraries try out several.
+        """
+        best, since = self._block(call, arguments, 1), 0
+        for _ in repeat(None, MOST_SETTLING):
+            now = self._block(call, arguments, 1)
+            since = 0 if now < SETTLED * best else since + 1
+            best = min(best, now)
+            if since >= QUIET:
+                return
 
     def visit(self, call: Callable[..., Any], arguments: tuple[Any, ...], how: Visit) -> list[int]:
         """One visit: the nanoseconds of each sub-block of ``how.number`` calls."""

@@ -111,6 +111,37 @@ def unsupported_reason(error: BaseException) -> str | None:
     return None
 
 
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B|\d+ bytes)")
+_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory", re.I)
+_LOST = re.compile(r"^(?:CUDA|HIP) error:|^CUDA driver error")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """How much was asked for in vain, in one line; None for any other error.
+
+    Torch has a class of its own for the device, and tells that of the processor in words.
+    """
+    if not isinstance(error, (RuntimeError, MemoryError)):
+        return None
+    message = str(error)
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if not (named or _MEMORY.search(message)):
+        return None
+    asked = _ASKED.search(message)
+    size = asked[1] if asked else ""
+    if size.endswith(" bytes"):
+        size = f"{int(size.split()[0]) / 2**30:.3g} GiB"
+    where = "the device" if "CUDA" in message or "GPU" in message else "the processor"
+    return f"asked for {size} on {where}" if size else f"on {where}, and it does not say how much"
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether every later call on the device would fail in this process too."""
+    if type(error).__name__ == "AcceleratorError":
+        return True
+    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
+
+
 def _graph_break(kind: str, message: str) -> str | None:
     """What the compiler met that it cannot have in its graph, or None."""
     if kind == "UserError" and re.search("data-dependent|dynamic control flow", message, re.I):

@@ -305,7 +305,7 @@ class Part:
             entrant, visit = prepare(worker, mode, limit, handle=0, warm=settings.warm, fresh=(0,))
         except WorkerRefused as error:
             # A release may not know what another one offers: that is its answer, no failure.
-            return Entrant(mode, "failed", str(error), error.where)
+            return Entrant(mode, error.status, str(error), error.where)
         except (WorkerDied, WorkerTimeout) as error:
             return lost(mode, error)
         return entrant if visit is None else _Player(name, entrant, visit)
@@ -324,7 +324,7 @@ class Part:
                         "visit", self.settings.timeout + 20 * cost, handles=[0]
                     )
                 except WorkerRefused as error:
-                    self._drop(player, players, out, Entrant(mode, "failed", f"timed: {error}"))
+                    self._drop(player, players, out, Entrant(mode, error.status, f"timed: {error}"))
                     continue
                 except (WorkerDied, WorkerTimeout) as error:
                     self._drop(player, players, out, lost(mode, error))
@@ -354,7 +354,7 @@ class Part:
                 "check", self.settings.timeout, handle=0, fresh=[1]
             )
         except WorkerRefused as error:
-            return Entrant(mode, "failed", f"after timing: {error}")
+            return Entrant(mode, error.status, f"after timing: {error}")
         except (WorkerDied, WorkerTimeout) as error:
             return lost(mode, error)
         return checked(player.entrant, answer)

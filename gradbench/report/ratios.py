@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MARKS = {"fastest": "*", "slower": "o", "faster": "s", "same": "D", "undecided": "X"}
 STATUS = {"unsupported": "–", "refused": "R", "wrong": "W", "failed": "F"}
-STATUS |= {"crashed": "C", "timed out": "T"}
+STATUS |= {"crashed": "C", "timed out": "T", "out of memory": "M"}
 OTHER = "·"
 """What a cell of the heat map shows that was not timed and has a status not in `STATUS`."""
 

@@ -56,7 +56,8 @@ class WorkerStarted(msgspec.Struct, tag_field="kind", tag="worker", frozen=True)
 class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     """One contestant of one session: a mode and what became of it.
 
-    `status` is ok, unsupported, wrong, failed, crashed, timed out or refused. `error` is the
+    `status` is ok, unsupported, wrong, failed, crashed, timed out, out of memory or
+    refused. `error` is the
     worst error as a share of the allowed, `ulps` in units in the last place; `number` calls make
     a sub-block. `samples` are nanoseconds per sub-block, a list per round, empty in rounds that
     the contestant sat out.
