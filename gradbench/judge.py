@@ -202,6 +202,20 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
     return found
 
 
+LAUNCH_BOUND = 0.5
+"""A call is bound by its launches where the device works for less than this share of its time."""
+
+
+def launch_bound(seconds: float | None, device_time: float | None) -> bool:
+    """Whether the host's launching rather than the device's work is what takes a call's time.
+
+    Both in seconds a call; False where one of them is not known.
+    """
+    if not seconds or device_time is None:
+        return False
+    return device_time < LAUNCH_BOUND * seconds
+
+
 def _judge_comparison(
     name: str,
     sessions: list[SessionMeasured],

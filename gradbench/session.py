@@ -182,6 +182,7 @@ class Measurement:
         self.first = first
         self.failed: dict[str, Entrant] = dict(settled)
         self.resting = resting
+        self.posing_died = False
         self.random = random.Random(f"{settings.seed}/{entry.comparison}/{session}")
         # Fresh inputs differ from session to session, so that each adds to the evidence.
         self.fresh = [1 + 2 * session, 2 + 2 * session]
@@ -244,7 +245,10 @@ class Measurement:
             self._fail_all(modes, "timed out", f"posing the problem: {error}")
             raise
         except WorkerDied as error:
-            self._fail_all(modes, "crashed", f"posing the problem: {error}")
+            # A worker that was killed from outside costs nothing: the problem is posed once more.
+            if self.posing_died:
+                self._fail_all(modes, "crashed", f"posing the problem: {error}")
+            self.posing_died = True
             raise
         contestants: list[_Contestant] = []
         for mode in modes:

@@ -14,7 +14,8 @@ from gradbench import report
 from gradbench.cases import Comparison
 from gradbench.cli import cli
 from gradbench.cli.output import reading
-from gradbench.report import data, findings, history, pareto, sizes, style
+from gradbench.judge import launch_bound
+from gradbench.report import data, findings, history, pareto, places, sizes, style
 from gradbench.report.style import NothingToDraw
 from gradbench.store import log
 
@@ -306,6 +307,38 @@ def test_a_crossover_lies_where_the_lines_meet():
     assert found.n == pytest.approx(100, rel=0.01)
     frame.loc[a & (frame["size"] == "n=1000"), "verdict"] = "undecided"
     assert sizes.crossovers(frame) == [], "none where a side is not decided"
+
+
+def on_devices(times):
+    """The fastest mode's rows: device to size to seconds."""
+    parts = []
+    for device, by_size in times.items():
+        part = scaled({n: {"a": s} for n, s in by_size.items()})
+        parts.append(part.assign(device=device))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_devices_cross_where_their_sessions_are_apart():
+    cpu = {n: n * 1e-6 for n in (10, 50, 200, 1000)}
+    gpu = dict.fromkeys(cpu, 1e-4)
+    frame = on_devices({"cpu": cpu, "cuda:0": gpu})
+    (found,) = places.crossings(frame)
+    assert (found.before, found.after, found.low, found.high) == ("cpu", "cuda:0", 50, 200)
+    assert found.n == pytest.approx(100, rel=0.01)
+    ax = report.by_device(frame)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"cpu", "cuda:0"}
+    assert any("cuda:0" in text.get_text() for text in ax.texts)
+    alike = on_devices({"cpu": gpu, "cuda:0": gpu})
+    assert places.crossings(alike) == []
+    with pytest.raises(NothingToDraw, match="two devices at two sizes"):
+        report.by_device(frame[frame["device"] == "cpu"])
+
+
+def test_a_call_that_mostly_waits_for_launches_is_called_launch_bound():
+    assert launch_bound(1e-4, 1e-5)
+    assert not launch_bound(1e-4, 9e-5)
+    assert not launch_bound(None, 1e-5)
+    assert not launch_bound(1e-4, None)
 
 
 def test_the_scaling_figure_names_its_units_and_draws_its_bands():

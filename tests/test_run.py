@@ -80,6 +80,41 @@ def test_a_crash_and_a_hang_cost_only_themselves(tmp_path, discovery):
     assert rows["backward"].seconds
 
 
+def test_want_of_memory_and_a_broken_device_are_named_and_the_rest_goes_on(tmp_path, discovery):
+    comparison = Comparison("vjp", "wide_map", "documents", "float64")
+    modes = ("forward", "asks_for_much", "breaks_device", "backward")
+    settings = Settings(sessions=1, warm=0.001, stopping=Stopping(2, 8, 2, budget=0.2))
+    run = run_of(tmp_path, discovery, Entry(comparison, modes), settings=settings)
+    rows = {row.mode: row for row in judge_run(run).rows}
+    assert rows["asks_for_much"].status == "out of memory"
+    assert "asked for 1.05e+06 GiB on the processor" in rows["asks_for_much"].reason
+    assert rows["breaks_device"].status == "crashed"
+    assert "exit code 70" in rows["breaks_device"].reason
+    assert "illegal memory access" in rows["breaks_device"].reason
+    assert rows["backward"].status == "ok"
+    assert rows["backward"].seconds
+
+
+def test_a_limited_run_ends_in_time_with_as_many_sessions_as_fit(tmp_path, discovery):
+    comparison = Comparison("vjp", "wide_map", "documents", "float64")
+    stopping = Stopping(2, 8, 2, budget=60.0)
+    settings = Settings(sessions=50, warm=0.001, stopping=stopping, total=8.0)
+    run = run_of(tmp_path, discovery, Entry(comparison, ("forward", "backward")), settings=settings)
+    assert run.finished
+    assert 2 <= len(run.sessions) < 50
+
+
+def test_a_mode_whose_call_takes_too_long_is_refused(tmp_path, discovery):
+    comparison = Comparison("vjp", "wide_map", "documents", "float64")
+    settings = Settings(
+        sessions=1, warm=0.001, stopping=Stopping(2, 8, 2, budget=0.2), patience=1e-7
+    )
+    run = run_of(tmp_path, discovery, Entry(comparison, ("forward", "prints")), settings=settings)
+    rows = {row.mode: row for row in judge_run(run).rows}
+    assert rows["prints"].status == "refused"
+    assert "too long for this budget" in rows["prints"].reason
+
+
 def test_a_mode_found_wrong_after_timing_is_never_judged(tmp_path, discovery):
     comparison = Comparison("gradient", "square_chain", "documents", "float64")
     entry = Entry(comparison, ("late_liar", "backward"))
@@ -163,7 +198,7 @@ def test_the_catalogue_is_right_at_the_documents_inputs(discovery):
     assert not known
     planted = {"wrong_transpose", "unreset_grad", "late_liar", "remembers", "mutates"}
     planted |= {"wrong_dtype", "not_a_number", "raises", "zero_column", "transposed"}
-    planted |= {"dies", "dies_later", "hangs", "prints", "huge"}
+    planted |= {"dies", "dies_later", "hangs", "prints", "huge", "asks_for_much", "breaks_device"}
     entries = [Entry(e.comparison, tuple(m for m in e.modes if m not in planted)) for e in entries]
     result = verify(entries, Settings(), OPTIONS, discovery)
     bad = [

@@ -19,6 +19,7 @@ KINDS = {
     "dots": "the modes of one comparison with intervals",
     "forward": "the fastest as a multiple of the forward pass",
     "scaling": "time over size with crossovers",
+    "devices": "the fastest mode of each device over size, with crossovers",
     "memory": "peak memory against time, with the Pareto front",
     "correctness": "errors in units in the last place",
     "releases": "ratios over torch releases",
@@ -102,6 +103,7 @@ def _measured(
         "dots": report.dots,
         "forward": report.forward,
         "scaling": report.scaling,
+        "devices": report.by_device,
         "memory": report.memory,
         "correctness": report.errors,
     }[kind]

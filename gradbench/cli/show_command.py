@@ -15,7 +15,7 @@ from gradbench.cases import FORWARD, Comparison
 from gradbench.cli import options
 from gradbench.cli.output import call_time, console, emit, plain, reading, table
 from gradbench.instruments import INSTRUMENTS
-from gradbench.judge import Judged, Ratio, Row, judged, record
+from gradbench.judge import Judged, Ratio, Row, judged, launch_bound, record
 from gradbench.store import log
 from gradbench.wording import counted
 
@@ -289,6 +289,9 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             notes.append("baseline")
         if row.groups:
             notes.append("sessions disagree: " + ", ".join(f"{_number(g)}×" for g in row.groups))
+        if launch_bound(row.seconds, row.readings.get("device_time")):
+            share = row.readings["device_time"] / (row.seconds or 1)
+            notes.append(f"launch-bound: the device works {share:.0%} of the time")
         if row.voided:
             notes.append(f"{row.voided} sessions void")
         if row.reason:

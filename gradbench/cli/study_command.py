@@ -36,6 +36,9 @@ def _common(command: F) -> F:
             metavar="OPERATOR/FUNCTION/MODE",
             help="Measure this case instead of the study's own; globs, may be repeated.",
         ),
+        click.option(
+            "--device", default="cpu", show_default=True, help="Where the cases are measured."
+        ),
         click.option("--seed", type=int, default=0, show_default=True),
         options.files_option,
         options.results_option,
@@ -374,16 +377,19 @@ def experts(names: tuple[str, ...], budget: float, results: Path, form: str) -> 
         cells = (one["field"], one["operator"], one["best"], one["usual"], *ratios, took)
         shown.add_row(*map(plain, cells))
     console().print(shown)
-    behind = [one["function"] for one in found if not one.get("as_fast")]
-    late = [one["function"] for one in found if not one.get("in_time")]
-    console().print(plain(f"Behind the expert: {', '.join(behind) or 'none'}."))
-    console().print(plain(f"Later than the budget: {', '.join(late) or 'none'}."))
-    return 0
+    asked = [
+        ("Behind the expert", [o["function"] for o in found if o.get("as_fast") is False]),
+        ("Later than the budget", [o["function"] for o in found if o.get("in_time") is False]),
+        ("No answer", [o["function"] for o in found if "refused" in o]),
+    ]
+    for what, those in asked:
+        console().print(plain(f"{what}: {', '.join(those) or 'none'}."))
+    return 1 if any(those for _, those in asked) else 0
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:
     if f"{name}_ratio" not in row:
-        return str(row[name])
+        return str(row.get(f"{name}_status", ""))
     told = f"{row[f'{name}_ratio']:.3g} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
     verdict = row[f"{name}_verdict"]
     return told + (f" {verdict}" if verdict in ("undecided", "same") else "")
@@ -433,6 +439,7 @@ def report(
 def _study(
     name: str,
     cases: Sequence[str],
+    device: str,
     files: tuple[str, ...],
     results: Path,
     resumed: str | None,
@@ -463,7 +470,8 @@ def _study(
             found = discover(WorkerOptions(files=files))
             default = getattr(module, "CASES", engine.CASES)
             resolve = getattr(module, "resolve", engine.resolve)
-            chosen = resolve(found, cases or default)
+            options.require_devices((device,), found.environment)
+            chosen = engine.placed(resolve(found, cases or default), device)
             log, study = store.StudyLog.begin(
                 results,
                 name,

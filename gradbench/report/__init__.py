@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradbench.report.data import table
     from gradbench.report.history import timelines
     from gradbench.report.pareto import memory
+    from gradbench.report.places import by_device
     from gradbench.report.ratios import dots, forward, heat_map
     from gradbench.report.sizes import scaling
 
@@ -22,12 +23,14 @@ _PLACES = {
     "curves": ("derivatives",),
     "data": ("table",),
     "pareto": ("memory",),
+    "places": ("by_device",),
     "ratios": ("heat_map", "dots", "forward"),
     "sizes": ("scaling",),
     "history": ("timelines",),
 }
 
 __all__ = [
+    "by_device",
     "derivatives",
     "dots",
     "errors",

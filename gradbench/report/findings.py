@@ -12,7 +12,8 @@ import pandas as pd
 
 from gradbench.cases import FORWARD
 from gradbench.cli.output import reading
-from gradbench.report import pareto, sizes
+from gradbench.judge import LAUNCH_BOUND, launch_bound
+from gradbench.report import pareto, places, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
 from gradbench.wording import counted
@@ -62,6 +63,18 @@ def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFram
                 f"{cross.before} (decided at {cross.low} and {cross.high}, interpolated between)."
             )
             made.append(Note(text, at))
+    for rows in places.families(frame):
+        own: dict[Any, Any] = rows.iloc[0].to_dict()
+        _, name = sizes.sized(rows)
+        at = anchor("devices", *(str(own[column]) for column in places.PROBLEM))
+        for cross in places.crossings(rows):
+            text = (
+                f"{own['operator']} of {own['function']} ({own['dtype']}): above {name} ≈ "
+                f"{cross.about}, {cross.after} is faster than {cross.before} (told apart at "
+                f"{cross.low} and {cross.high}, interpolated between)."
+            )
+            made.append(Note(text, at))
+    made += _launches(frame)
     for rows in pareto.readable(frame)[:6]:
         made += _memory(rows)
     made += _changes(changes)
@@ -132,6 +145,24 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
         costs = multiple(float(best["to_forward"].median()))
         text += f". The fastest costs {costs} evaluations of the function in the median"
     return [Note(text + ".", at)]
+
+
+def _launches(frame: pd.DataFrame) -> list[Note]:
+    """How many cases wait for the host, where the device's own time was read."""
+    if "device_time" not in frame:
+        return []
+    read = frame[frame["device_time"].notna() & frame["seconds"].notna()]
+    bound = [r for r in read.itertuples() if launch_bound(r.seconds, r.device_time)]  # type: ignore[arg-type]
+    if not bound:
+        return []
+    return [
+        Note(
+            f"Launch-bound: in {len(bound)} of {counted(len(read), 'case')} the device works for "
+            f"less than {LAUNCH_BOUND:.0%} of the time, and the host's launching of operations is "
+            "what is timed.",
+            "cases",
+        )
+    ]
 
 
 def _memory(rows: pd.DataFrame) -> list[Note]:

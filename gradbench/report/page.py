@@ -18,7 +18,7 @@ import pandas as pd
 from gradbench import __version__
 from gradbench.cases import FORWARD
 from gradbench.cli.output import call_time, reading
-from gradbench.report import correctness, curves, history, pareto, ratios, sizes, style
+from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes, style
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import Note, anchor, findings, scaling_anchor, warnings
 from gradbench.report.ratios import multiple
@@ -91,7 +91,8 @@ def assemble(
     if frame.empty and changes.empty:
         raise StoreError("there is nothing to report: no stored case is selected")
     newest = frame[frame["newest"]] if len(frame) else frame
-    sections = [*_operators(newest), _scaling(newest), _memory(newest), _releases(changes)]
+    sections = [*_operators(newest), _scaling(newest), _places(newest), _memory(newest)]
+    sections += [_releases(changes)]
     sections += [_correctness(newest), _curves(drawn), _studies(studies)]
     there = set() if frame.empty else set(zip(frame["operator"], frame["mode"]))
     return Report(
@@ -219,6 +220,26 @@ def _scaling(frame: pd.DataFrame) -> Section:
                     for c in sizes.crossovers(part)
                 ),
                 _figure(sizes.scaling, part),
+            )
+        )
+    return section
+
+
+def _places(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "devices",
+        "Devices",
+        "The fastest mode of each device over size. Dotted lines mark the sizes from which on "
+        "another device is the faster. On a device ending in +transfer both copies are timed "
+        "too; ending in +cold, caches were emptied before each call.",
+    )
+    for part in places.families(frame)[:MOST_SCALING]:
+        first = part.iloc[0].to_dict()
+        section.figures.append(
+            Shown(
+                anchor("devices", *(str(first[name]) for name in places.PROBLEM)),
+                f"time of one call by device over size: {first['operator']} of {first['function']}",
+                _figure(places.by_device, part),
             )
         )
     return section

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,15 +106,20 @@ def crossovers(frame: pd.DataFrame) -> list[Crossover]:
             continue
         low, high = max(ahead), min(behind)
         between = [n for n in shared if low <= n <= high]
-        # Positive where the later mode is the slower one.
-        gap = {n: math.log(b[n].seconds / a[n].seconds) for n in between}
-        left, right = next(
-            (x, y) for x, y in itertools.pairwise(between) if gap[x] > 0 and gap[y] <= 0
-        )
-        share = gap[left] / (gap[left] - gap[right])
-        n = math.exp(math.log(left) + share * math.log(right / left))
-        found.append(Crossover(before, after, low, high, n))
+        times = {n: (a[n].seconds, b[n].seconds) for n in between}
+        found.append(Crossover(before, after, low, high, meeting(times)))
     return found
+
+
+def meeting(times: Mapping[int, tuple[float, float]]) -> float:
+    """The size at which the second of two times falls below the first, by size in rising order.
+
+    The second is the larger one at the first size and the smaller one at the last.
+    """
+    gap = {n: math.log(b / a) for n, (a, b) in times.items()}
+    left, right = next((x, y) for x, y in itertools.pairwise(gap) if gap[x] > 0 and gap[y] <= 0)
+    share = gap[left] / (gap[left] - gap[right])
+    return math.exp(math.log(left) + share * math.log(right / left))
 
 
 def _beats(winner: Any, other: Any) -> bool:

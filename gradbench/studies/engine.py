@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from gradbench.cases import Case, Selection, SelectionError, expand
+from gradbench.cases import Case, Place, Selection, SelectionError, expand
 from gradbench.run import Discovery, Progress, Report
 from gradbench.statistics import Stopping
 from gradbench.store.lines import LineLog, StoreError, now
@@ -102,6 +102,16 @@ def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
         for entry in expand(discovery.offers, selection):
             found += [str(entry.comparison.case(m)) for m in entry.modes]
     return list(dict.fromkeys(found))
+
+
+def placed(cases: Iterable[str], device: str) -> list[str]:
+    """The same cases on a device. Raises ValueError for what is no place."""
+    place = str(Place.parse(device))
+    found = []
+    for name in cases:
+        case = Case.parse(name)
+        found.append(str(replace(case.comparison, device=place).case(case.mode)))
+    return found
 
 
 def shuffled(steps: Sequence[Step], seed: int) -> list[Step]:

@@ -212,3 +212,28 @@ def huge(problem):
         raise AssertionError("called although it was to be refused")
 
     return call
+
+
+@registry.mode("vjp")
+def asks_for_much(problem):
+    """asks for more memory than there is, once it is being timed"""
+    calls = 0
+
+    def call(inputs, seed):
+        nonlocal calls
+        calls += 1
+        if calls > 40:
+            torch.empty(1 << 50, dtype=torch.int8)
+        return problem.function.derivatives["vjp"](seed, *inputs)
+
+    return call
+
+
+@registry.mode("vjp")
+def breaks_device(problem):
+    """fails as torch does where a kernel has broken the device's context"""
+
+    def call(inputs, seed):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    return call
