@@ -1,0 +1,71 @@
+"""The study that holds advice against an expert's code: what its rows say, and its functions."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gradbench.advise.subject import Subject
+from gradbench.judge import Ratio
+from gradbench.studies.experts import FUNCTIONS, question, row
+
+ASKED = FUNCTIONS[0]
+
+
+def ratio(value, spread=0.0):
+    return Ratio(value, value * (1 - spread), value * (1 + spread))
+
+
+def entry(mode, value, verdict="slower", spread=0.001, status="ok", reason=""):
+    found = ratio(value, spread) if status == "ok" else None
+    return SimpleNamespace(
+        mode=mode, to_fastest=found, verdict=verdict, status=status, reason=reason, comparison="c"
+    )
+
+
+def advice(*rows, seconds=20.0):
+    return SimpleNamespace(
+        operators=["jacobian"],
+        rows=lambda operator: list(rows),
+        winner=lambda operator: rows[0].mode,
+        judged=SimpleNamespace(baselines={"c": "usual"}, run="r"),
+        seconds=seconds,
+        budget=30.0,
+    )
+
+
+def test_an_expert_that_is_slower_or_level_leaves_advice_as_fast():
+    slower = row(ASKED, advice(entry("best", 1.0), entry("pinn_expert", 2.0), entry("usual", 9.0)))
+    assert slower["as_fast"]
+    assert slower["in_time"]
+    assert (slower["best"], slower["usual_ratio"]) == ("best", 9.0)
+    level = row(ASKED, advice(entry("pinn_expert", 1.0), entry("best", 1.01), entry("usual", 9.0)))
+    assert level["as_fast"]
+    assert level["expert_ratio"] == pytest.approx(1 / 1.01)
+
+
+def test_an_expert_that_is_ahead_by_more_than_the_floor_is_said():
+    found = row(ASKED, advice(entry("pinn_expert", 1.0), entry("best", 1.2), seconds=31.0))
+    assert not found["as_fast"]
+    assert not found["in_time"]
+
+
+def test_an_expert_that_was_not_timed_is_no_evidence():
+    wrong = entry("pinn_expert", 0, status="wrong", reason="by points")
+    found = row(ASKED, advice(entry("best", 1.0), wrong))
+    assert not found["as_fast"]
+    assert found["expert_status"] == "wrong: by points"
+
+
+@pytest.mark.parametrize("asked", FUNCTIONS, ids=lambda asked: asked.name)
+def test_each_expert_gives_the_derivative_of_its_function(asked):
+    subject = Subject(question(asked, 30.0).spec() | {"dtype": "float64"})
+    (way,) = subject.ways.values()
+    got = subject.called(way, subject.values)
+    got = got if isinstance(got, tuple) else (got,)
+    y, blocks = subject.rows(*subject.values)
+    for found, block, x in zip(got, blocks, subject.values):
+        wanted = block.reshape(y.shape + x.shape)
+        if asked.name == "pinn":
+            wanted = wanted.diagonal(0, 0, 1).movedim(-1, 0)
+        assert torch.allclose(found, wanted.reshape(found.shape), rtol=1e-9, atol=1e-9)
