@@ -142,6 +142,8 @@ class Progress:
     elapsed: float
     skipped: int = 0
     """Steps that an earlier stretch of the run had made already."""
+    limit: float = 0.0
+    """Seconds after which it ends whatever is left; 0: none."""
 
 
 Report = Callable[[Progress], None]
@@ -264,7 +266,7 @@ def measure(
             if (name, number) in done:
                 continue
             elapsed = time.perf_counter() - began
-            report(Progress(position, len(steps), name, elapsed, skipped))
+            report(Progress(position, len(steps), name, elapsed, skipped, settings.total))
             if number != session:
                 # A session is a process of its own.
                 workers.end()

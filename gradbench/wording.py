@@ -8,3 +8,17 @@ def counted(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def size(number: float) -> str:
+    """Bytes in words, as ``3.05 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1000:
+            return f"{short(number)} {unit}"
+        number /= 1024
+    return f"{short(number)} TiB"
+
+
+def short(number: float) -> str:
+    """The number with three figures, without an exponent before its point."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"

@@ -36,6 +36,7 @@ from gradbench.instruments.wall import Visit, WallTime, plan
 from gradbench.modes.capability import device_lost, out_of_memory, unsupported_reason
 from gradbench.modes.mode import Mode, Unsupported
 from gradbench.operators import OPERATORS
+from gradbench.wording import size
 
 PROTOCOL = 1
 
@@ -287,9 +288,7 @@ class Session:
         needed = self.gate.bytes_needed(declared.numbers_at_peak(self.gate.problem))
         if needed <= self.memory_limit:
             return ""
-        return (
-            f"would need about {_bytes(needed)}, more than the limit of {_bytes(self.memory_limit)}"
-        )
+        return f"would need about {size(needed)}, more than the limit of {size(self.memory_limit)}"
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
         """Visits in the order given; nanoseconds of every sub-block, and of all visits."""
@@ -389,15 +388,6 @@ class Session:
             raise Refused(f"unknown request {kind!r}")
         answer: dict[str, Any] = getattr(self, kind)(**request)
         return answer
-
-
-def _bytes(number: int) -> str:
-    size = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} TiB"
 
 
 def _die_with_parent() -> None:

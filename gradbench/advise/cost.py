@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradbench.advise.structure import Structure
+from gradbench.wording import counted, short, size
 
 PASS_MEMORY = 4
 """A batched pass keeps a few times its seeds alive: the seeds, the results, what lies between."""
@@ -10,19 +11,6 @@ PASS_MEMORY = 4
 
 MOST_CHECKED = 4_000_000
 """Entries beyond which a dense result is not held against a reference: it would take minutes."""
-
-
-def size(number: float) -> str:
-    """Bytes in words, as ``3.05 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1000:
-            return f"{_short(number)} {unit}"
-        number /= 1024
-    return f"{_short(number)} TiB"
-
-
-def _short(number: float) -> str:
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def chunk(outputs: int, coordinates: int, width: int, limit: int) -> int:
@@ -48,7 +36,8 @@ def explain(
     few, way = min((outputs, "reverse"), (coordinates, "forward"))
     sentences = [
         f"{outputs} outputs by {coordinates} inputs: reverse mode takes "
-        f"{_passes(outputs)} (one a row), forward mode {_passes(coordinates)} (one a column)."
+        f"{counted(outputs, 'pass')} (one a row), forward mode {counted(coordinates, 'pass')} "
+        "(one a column)."
     ]
     if outputs == coordinates:
         sentences.append("By passes neither is ahead; what a pass costs decides.")
@@ -66,8 +55,9 @@ def explain(
         least = min(forward, reverse)
         kept = structure.entries * width
         sentences.append(
-            f"It is {structure.kind}: {_passes(reverse)} in reverse or {forward} in forward mode "
-            f"hold all {structure.entries} entries, {_short(few / least)} times fewer than dense."
+            f"It is {structure.kind}: {counted(reverse, 'pass')} in reverse or {forward} in "
+            f"forward mode hold all {structure.entries} entries, {short(few / least)} times fewer "
+            "than dense."
         )
         if kept < dense:
             sentences.append(
@@ -91,7 +81,3 @@ def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
         f"a dense result of {outputs} by {coordinates} {why}: ask for products (--operator vjp), "
         "or give a smaller input of the same structure"
     )
-
-
-def _passes(number: int) -> str:
-    return f"{number} pass" if number == 1 else f"{number} passes"

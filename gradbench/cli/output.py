@@ -154,6 +154,8 @@ def _left(progress: Progress) -> str:
     if fresh <= 0 or progress.done >= progress.total:
         return ""
     left = progress.elapsed / fresh * (progress.total - progress.done)
+    if progress.limit:
+        left = min(left, max(progress.limit - progress.elapsed, 0.0))
     return f", about {duration(left)} left"
 
 
