@@ -241,7 +241,8 @@ class Gate:
         return self._known[key]
 
     def _forward(self, given: Arguments) -> Tensors:
-        return (self.problem.forward(*given.inputs),)
+        exact = self.problem.function.exact or self.problem.forward
+        return (exact(*given.inputs),)
 
     def _derivative(self, given: Arguments) -> Tensors:
         formula = self.problem.function.derivatives[self.problem.operator]

@@ -151,6 +151,20 @@ def test_many_entries_are_checked_along_directions_and_a_wrong_one_is_still_seen
         examine(question("wrong_backward", *large))
 
 
+@pytest.mark.parametrize("name", ["holding", "by_module"])
+def test_a_function_may_hold_weights_of_its_own_in_single_precision(tmp_path, name):
+    made = run(
+        f"{SUBJECTS}:{name}", "--input", "x=randn(5, 4)", "--budget", "15",
+        "--results", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "agrees with float64 finite differences" in made.stdout
+    assert "agrees with reverse mode" in made.stdout
+    rows = modes(made)
+    assert rows["vmap_jacrev"] in ("slower", "fastest", "undecided", "same")
+    assert "wrong" not in made.stdout
+
+
 def test_what_cannot_be_formed_is_refused_with_the_reason(tmp_path):
     made = run(
         f"{SUBJECTS}:dense", "--input", "x=randn(3000)", "--results", str(tmp_path),

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gradbench.advise.cost import explain, refuse
 from gradbench.advise.structure import Structure
-from gradbench.advise.subject import Subject, Unusable, per_sample, structures
+from gradbench.advise.subject import Subject, Unusable, per_sample, promoted, structures
 
 ENTRIES, COORDINATES = 1_000_000, 1_000
 """Jacobians of so many entries and of so few coordinates are held against differences entry by
@@ -292,7 +292,7 @@ def main() -> None:
         limit = spec["memory_limit"] + (4 << 30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        answer = probe(spec)
+        answer = promoted(probe)(spec)
     except (Refused, Unusable) as error:
         answer = {"refused": str(error)}
     except BaseException as error:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradbench import registry
 from gradbench.advise import NAME
@@ -111,6 +112,35 @@ def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]
             f"it cannot be sent to the measuring process: {type(error).__name__}: {line}"
         ) from error
     return target, given, ways
+
+
+class Promoted(TorchFunctionMode):
+    """While it is on, an operation on tensors of several precisions is one of float64.
+
+    A user's function may hold weights of its own in float32. It is measured with those as they
+    are; the evidence and the references need its value at float64 inputs too.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        flat, tree = tree_flatten((args, kwargs))
+        kinds = {x.dtype for x in flat if isinstance(x, Tensor) and x.is_floating_point()}
+        if torch.float64 in kinds and len(kinds) > 1:
+            flat = [
+                x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in flat
+            ]
+            args, kwargs = tree_unflatten(flat, tree)
+        return func(*args, **kwargs)
+
+
+def promoted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same call with `Promoted` on."""
+
+    def wide(*arguments: Any) -> Any:
+        with Promoted():
+            return call(*arguments)
+
+    return wide
 
 
 class Subject:
@@ -456,7 +486,8 @@ def register(spec: dict[str, Any]) -> Subject:
             example=lambda: subject.values,
             example_size={},
             draw=subject.draw,
-            derivatives={name: formulas[name] for name in spec["operators"]},
+            derivatives={name: promoted(formulas[name]) for name in spec["operators"]},
+            exact=promoted(subject.forward),
             inputs=tuple(subject.names),
             constants=tuple(subject.names[subject.differentiated :]),
             dtype=spec["dtype"],

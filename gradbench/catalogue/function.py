@@ -60,6 +60,8 @@ class Function:
     """The documents' dtype."""
     sizes: tuple[Size, ...] = ()
     large_sizes: tuple[Size, ...] = ()
+    exact: Callable[..., Tensor] | None = None
+    """How the value is computed in float64 for the gate; None: as it is timed."""
 
     def __post_init__(self) -> None:
         if self.constants and self.inputs[-len(self.constants) :] != self.constants:

@@ -153,3 +153,17 @@ def stateful(x):
 
 def dense(x):
     return torch.softmax(x, 0)
+
+
+WEIGHTS = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
+network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+
+
+def holding(x):
+    """With weights of its own in float32."""
+    return torch.tanh(x @ WEIGHTS + torch.zeros(3))
+
+
+def by_module(x):
+    """With a module of its own in float32, differentiated by the points."""
+    return network(x).squeeze(-1)
