@@ -288,6 +288,7 @@ def scaled(seconds):
                     "seconds": s,
                     "seconds_low": 0.9 * s,
                     "seconds_high": 1.1 * s,
+                    "sessions": 5,
                     "verdict": "fastest" if mode == best else "slower",
                 }
             )
@@ -328,10 +329,36 @@ def test_devices_cross_where_their_sessions_are_apart():
     ax = report.by_device(frame)
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"cpu", "cuda:0"}
     assert any("cuda:0" in text.get_text() for text in ax.texts)
+    (said,) = places.told(frame, "n")
+    assert "cuda:0 is faster than cpu" in said
+    assert "which chance does in 1 of 126" in said
     alike = on_devices({"cpu": gpu, "cuda:0": gpu})
     assert places.crossings(alike) == []
     with pytest.raises(NothingToDraw, match="two devices at two sizes"):
         report.by_device(frame[frame["device"] == "cpu"])
+
+
+def test_devices_that_cross_back_and_forth_end_on_the_right_one():
+    cpu = dict(zip((10, 100, 1000, 10000), (1e-4, 4e-4, 2e-4, 2e-2)))
+    gpu = dict(zip(cpu, (3e-4, 3e-4, 3e-4, 4e-4)))
+    found = places.crossings(on_devices({"cpu": cpu, "cuda:0": gpu}))
+    assert [(c.before, c.after) for c in found] == [
+        ("cpu", "cuda:0"),
+        ("cuda:0", "cpu"),
+        ("cpu", "cuda:0"),
+    ]
+    assert [(c.low, c.high) for c in found] == [(10, 100), (100, 1000), (1000, 10000)]
+
+
+def test_devices_are_told_apart_only_beyond_chance_and_under_like_conditions():
+    cpu = {n: n * 1e-6 for n in (10, 50, 200, 1000)}
+    gpu = dict.fromkeys(cpu, 1e-4)
+    few = on_devices({"cpu": cpu, "cuda:0": gpu}).assign(sessions=3)
+    assert places.crossings(few) == [], "three sessions each lie apart by chance in 1 of 10"
+    assert len(places.crossings(few.assign(sessions=4))) == 1
+    cold = on_devices({"cpu": cpu, "cuda:0+cold": gpu})
+    assert places.crossings(cold) == [], "hot against cold tells nothing of the devices"
+    assert len(places.crossings(on_devices({"cpu": cpu, "cuda:0+transfer": gpu}))) == 1
 
 
 def test_a_call_that_mostly_waits_for_launches_is_called_launch_bound():

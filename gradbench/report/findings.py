@@ -67,13 +67,8 @@ def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFram
         own: dict[Any, Any] = rows.iloc[0].to_dict()
         _, name = sizes.sized(rows)
         at = anchor("devices", *(str(own[column]) for column in places.PROBLEM))
-        for cross in places.crossings(rows):
-            text = (
-                f"{own['operator']} of {own['function']} ({own['dtype']}): above {name} ≈ "
-                f"{cross.about}, {cross.after} is faster than {cross.before} (told apart at "
-                f"{cross.low} and {cross.high}, interpolated between)."
-            )
-            made.append(Note(text, at))
+        where = "{operator} of {function} ({dtype})".format(**own)
+        made += [Note(f"{where}: {said}", at) for said in places.told(rows, name)]
     made += _launches(frame)
     for rows in pareto.readable(frame)[:6]:
         made += _memory(rows)

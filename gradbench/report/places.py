@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradbench.cases import DOCUMENTS
+from gradbench.cases import DOCUMENTS, Place
 from gradbench.report.sizes import Crossover, meeting, sized
 from gradbench.report.style import (
     FAINT,
@@ -23,8 +24,11 @@ from gradbench.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PROBLEM = ["operator", "function", "dtype", "threads", "torch"]
-"""What the points of one figure have in common; the processor beside a device may differ."""
+PROBLEM = ["operator", "function", "dtype", "threads", "cpu", "torch"]
+"""What the points of one figure have in common: one machine, one build."""
+
+CHANCE = 0.05
+"""Two devices are told apart where this is the most that chance would do, see `ahead`."""
 
 
 def best(frame: pd.DataFrame) -> pd.DataFrame:
@@ -45,11 +49,33 @@ def families(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return found
 
 
-def crossings(rows: pd.DataFrame) -> list[Crossover]:
-    """The sizes at which one device becomes faster than another, each by its fastest mode.
+def ahead(a: Any, b: Any) -> bool:
+    """Whether a takes less time than b, beyond chance: the slowest of its sessions is faster than
+    b's fastest.
 
-    `before` and `after` are devices. A side counts where the ranges of the sessions' times are
-    apart: cases on two devices are never in one comparison, so there is no ratio to judge.
+    If the sessions of both came from one distribution, they would lie apart one way or the other
+    in 2 of C(m + n, m) cases: the exact test of Wilcoxon's ranks at its end. Nothing is told where
+    that is more than `CHANCE`, as with fewer than four sessions each.
+    """
+    return bool(a.seconds_high < b.seconds_low) and odds(a, b) <= CHANCE
+
+
+def odds(a: Any, b: Any) -> float:
+    """How often chance alone sets so many sessions of two apart."""
+    return 2 / math.comb(int(a.sessions + b.sessions), int(a.sessions))
+
+
+def comparable(a: str, b: str) -> bool:
+    """Whether two places are different devices under like conditions, copies apart."""
+    one, two = Place.parse(a), Place.parse(b)
+    return one.device != two.device and one.cold == two.cold
+
+
+def crossings(rows: pd.DataFrame) -> list[Crossover]:
+    """The sizes at which one device becomes faster than another, each by its fastest mode, by size.
+
+    `before` and `after` are devices; between `low` and `high` nothing is told apart. Cases on two
+    devices are never in one comparison, so their sessions are held against each other: see `ahead`.
     """
     made, _ = sized(rows)
     at: dict[str, dict[int, Any]] = {}
@@ -57,19 +83,36 @@ def crossings(rows: pd.DataFrame) -> list[Crossover]:
         point: Any = row
         at.setdefault(point.device, {})[int(point.n)] = point
     found = []
-    for a, b in itertools.permutations(sorted(at), 2):
-        shared = sorted(at[a].keys() & at[b].keys())
-        ahead = [n for n in shared if at[a][n].seconds_high < at[b][n].seconds_low]
-        behind = [n for n in shared if at[b][n].seconds_high < at[a][n].seconds_low]
-        later = [n for n in behind if ahead and n > min(ahead)]
-        if not later:
+    for a, b in itertools.combinations(sorted(at), 2):
+        if not comparable(a, b):
             continue
-        high = min(later)
-        low = max(n for n in ahead if n < high)
-        between = [n for n in shared if low <= n <= high]
-        times = {n: (at[a][n].seconds, at[b][n].seconds) for n in between}
-        found.append(Crossover(a, b, low, high, meeting(times)))
-    return found
+        shared = sorted(at[a].keys() & at[b].keys())
+        leads = [(n, a, b) for n in shared if ahead(at[a][n], at[b][n])]
+        leads += [(n, b, a) for n in shared if ahead(at[b][n], at[a][n])]
+        for (low, before, after), (high, now, _) in itertools.pairwise(sorted(leads)):
+            if now == before:
+                continue
+            times = {
+                n: (at[before][n].seconds, at[after][n].seconds) for n in shared if low <= n <= high
+            }
+            found.append(Crossover(before, after, low, high, meeting(times)))
+    return sorted(found, key=lambda cross: (cross.n, cross.before, cross.after))
+
+
+def told(rows: pd.DataFrame, name: str) -> list[str]:
+    """A sentence for each crossing, with its odds; `name` is that of the size."""
+    return [
+        f"above {name} ≈ {cross.about}, {cross.after} is faster than {cross.before} (at "
+        f"{cross.low} and at {cross.high} every session of one is faster than all of the other, "
+        f"which chance does in {chance(rows)}; interpolated between)."
+        for cross in crossings(rows)
+    ]
+
+
+def chance(rows: pd.DataFrame) -> str:
+    """The most that chance sets these rows' devices apart at one size, as ``1 of 126``."""
+    fewest = int(rows["sessions"].min())
+    return f"1 of {math.comb(2 * fewest, fewest) // 2}"
 
 
 def by_device(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
