@@ -10,12 +10,19 @@ import fnmatch
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 DOCUMENTS = "documents"
 """The size label of the documents' own inputs."""
 
 FORWARD = "forward"
 """The contestant that evaluates the function and differentiates nothing."""
+
+TF32 = "tf32"
+"""float32 whose matrix products may round their factors to TF32, on a CUDA device."""
+
+DTYPES = ("float32", "float64", "float16", "bfloat16", TF32)
+"""How a case computes, as its name says it: torch's dtypes, and TF32."""
 
 Size = Mapping[str, int]
 
@@ -51,7 +58,7 @@ def parse_size(label: str) -> dict[str, int]:
 class Place:
     """Where and under which conditions a case is measured, as the `device` of a comparison says it.
 
-    ``cuda:0``, or with conditions ``cuda:0+cold``, ``cpu+cold``, ``cuda:0+transfer``.
+    ``cuda:0``, or with conditions ``cuda:0+cold``, ``cpu+8sets``, ``cuda:0+cold+transfer``.
     """
 
     device: str
@@ -60,9 +67,19 @@ class Place:
     """Whether the caches are emptied of the data before every timed call."""
     transfer: bool = False
     """Whether the inputs start on the processor and the result ends there, both copies timed."""
+    sets: int = 1
+    """How many sets of inputs the calls go through in turn."""
+
+    MOST_SETS: ClassVar[int] = 1000
 
     def __str__(self) -> str:
-        return self.device + "+cold" * self.cold + "+transfer" * self.transfer
+        several = f"+{self.sets}sets" * (self.sets > 1)
+        return self.device + "+cold" * self.cold + "+transfer" * self.transfer + several
+
+    @property
+    def conditions(self) -> tuple[bool, int]:
+        """What two devices must have in common to be held against each other."""
+        return self.cold, self.sets
 
     @classmethod
     def parse(cls, label: str) -> Place:
@@ -75,10 +92,18 @@ class Place:
         if kind == "cuda" and not colon:
             device, number = "cuda:0", "0"
         known = device == "cpu" or (kind == "cuda" and number.isdigit())
+        sets = 1
         for condition in conditions:
-            if condition not in ("cold", "transfer"):
-                raise ValueError(f"device {label!r}: {condition!r} is neither cold nor transfer")
-        place = cls(device, "cold" in conditions, "transfer" in conditions)
+            digits = condition.removesuffix("sets")
+            if digits != condition and digits.isdigit():
+                sets = int(digits)
+                if not 1 < sets <= cls.MOST_SETS:
+                    raise ValueError(f"device {label!r}: sets go from 2 to {cls.MOST_SETS}")
+            elif condition not in ("cold", "transfer"):
+                raise ValueError(
+                    f"device {label!r}: {condition!r} is none of cold, transfer, 8sets"
+                )
+        place = cls(device, "cold" in conditions, "transfer" in conditions, sets)
         if not known:
             raise ValueError(f"device {label!r} is none of cpu, cuda, cuda:1, …")
         if place.transfer and device == "cpu":
@@ -282,11 +307,17 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
         for label in _sizes(offer, selection):
             for dtype in selection.dtypes or (offer.dtype,):
                 for device in selection.devices:
+                    if dtype == TF32 and Place.parse(device).device == "cpu":
+                        continue
                     for threads in selection.threads:
                         comparison = Comparison(
                             offer.operator, offer.function, label, dtype, device, threads
                         )
                         entries.append(Entry(comparison, tuple(modes)))
+    if not entries and TF32 in selection.dtypes:
+        raise SelectionError(
+            "dtype tf32 is one of CUDA devices: '--device cuda --dtype tf32' measures it"
+        )
     if not entries:
         raise SelectionError(
             "the selection is empty: no function has all that was asked for together; "

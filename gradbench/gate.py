@@ -4,11 +4,11 @@ A result is accepted where every entry is within
 
     ENTRY · u · |exact|  +  ROW · u · max |exact row|  +  INPUT · (change under rounding the inputs)
 
-of the exact derivative. u is the unit in the last place of the dtype that is measured
-(`torch.finfo(dtype).eps`). *Exact* is the analytic derivative in float64 at the very inputs that
-the mode got. *Row* is the derivative of one output by one input, so a small block is never judged
-by a large one beside it. The *change* is what the exact derivative itself does when every input
-is moved by up to one unit in its last place: a mode may not be blamed for that. Together this is
+of the exact derivative. u is the unit in the last place of what is computed with: that of the
+dtype (`torch.finfo(dtype).eps`), or of TF32. *Exact* is the analytic derivative in float64 at the
+very inputs that the mode got. *Row* is the derivative of one output by one input, so a small block
+is never judged by a large one beside it. The *change* is what the exact derivative itself does when
+every input is moved by up to one unit in its last place: a mode may not be blamed for that. This is
 the mixed forward-backward error of N. Higham, Accuracy and Stability of Numerical Algorithms
 (2002), section 1.5: an answer is right if it is nearly the exact answer to nearly the question.
 docs/correctness.md states the errors that the catalogue's modes really have.
@@ -16,6 +16,7 @@ docs/correctness.md states the errors that the catalogue's modes really have.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.cases import FORWARD, Size
+from gradbench.cases import FORWARD, TF32, Size
 from gradbench.catalogue.function import Function, Tensors, as_tuple, uniform
-from gradbench.operators import OPERATORS, Problem, Shape
+from gradbench.devices import synchronizer
+from gradbench.operators import OPERATORS, Problem, Shape, torch_dtype
 
 ENTRY = 32
 ROW = 16
@@ -42,13 +44,6 @@ PERTURBATIONS = 5
 SMALLEST_STEP = 2.0**-46
 """Inputs are moved by no less, relative to themselves, for below it the float64 of the exact
 derivative rounds too; the change is then scaled down to the unit that is asked for."""
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 class TooSlow(Exception):
@@ -144,7 +139,7 @@ def pose(
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = function.example() if size is None else function.draw(size, generator)
-    kind = DTYPES[dtype]
+    kind = torch_dtype(dtype)
     inputs = _cast(tuple(t.detach() for t in inputs), kind)
     with torch.no_grad():
         output = function.forward(*inputs)
@@ -155,6 +150,7 @@ def pose(
         output=tuple(output.shape),
         dtype=kind,
         device=torch.device(device),
+        tf32=dtype == TF32,
     )
     return problem, _seeded(problem, inputs, generator)
 
@@ -208,8 +204,9 @@ def _moved(tensor: Tensor, step: float, generator: torch.Generator) -> Tensor:
 class Gate:
     """The reference results of one problem, against which every contestant is checked.
 
-    `timed` are the arguments that are timed; `fresh` are others of the same shapes. The exact
-    results are worked out once, on first use, and serve every mode of the comparison.
+    `timed` are the arguments that are timed, and `more` are timed in turn with them; `fresh` are
+    others of the same shapes. The exact results are worked out once, on first use, and serve every
+    mode of the comparison.
     """
 
     def __init__(
@@ -218,18 +215,20 @@ class Gate:
         timed: Arguments,
         fresh: Sequence[Arguments],
         transfer: bool = False,
+        more: Sequence[Arguments] = (),
     ) -> None:
         self.problem = problem
         self.transfer = transfer
-        self.timed = timed
+        self.timed = (timed, *more)
         self.fresh = tuple(fresh)
+        self.given = (*self.timed, *self.fresh)
+        """All sets of arguments, by number: what is timed and then what is fresh."""
         self._known: dict[tuple[bool, int], Expected] = {}
 
     def _expect(self, forward: bool, index: int) -> Expected:
         key = (forward, index)
         if key not in self._known:
-            given = self.timed if index == 0 else self.fresh[index - 1]
-            unit = float(torch.finfo(self.problem.dtype).eps)
+            given = self.given[index]
             if forward:
                 rows: Sequence[int] = (len(self.problem.output),)
                 exact = self._forward
@@ -237,7 +236,7 @@ class Gate:
                 rows = OPERATORS[self.problem.operator].rows(self.problem)
                 exact = self._derivative
             with torch.no_grad():
-                self._known[key] = _expected(exact, given, rows, unit)
+                self._known[key] = _expected(exact, given, rows, self.problem.unit)
         return self._known[key]
 
     def _forward(self, given: Arguments) -> Tensors:
@@ -251,21 +250,28 @@ class Gate:
         return as_tuple(formula(given.seed, *given.inputs))
 
     def enter(self, mode: str, call: Callable[..., Any], leaves: bool) -> Contestant:
-        """A contestant with its private copy of the timed arguments, not yet checked."""
+        """A contestant with its private copies of the timed arguments, not yet checked."""
         if self.transfer:
             call = transferred(call, self.problem, leaves)
-        return Contestant(self, mode, call, leaves, self.deliver(self.timed, leaves))
+        sets = tuple(self.deliver(given, leaves) for given in self.timed)
+        return Contestant(self, mode, call, leaves, sets)
 
     def deliver(self, given: Arguments, leaves: bool) -> tuple[Any, ...]:
         """A private copy of arguments where a contestant expects them."""
         return given.deliver(self.problem, leaves, torch.device("cpu") if self.transfer else None)
 
     def bytes_needed(self, numbers_at_peak: int) -> int:
-        """Memory of a mode and of checking it, by estimate: its own numbers, and the float64
-        blocks (exact, allowed, moved and the difference) of each argument set."""
-        width = torch.finfo(self.problem.dtype).bits // 8
-        sets = 1 + len(self.fresh)
-        return numbers_at_peak * width + (2 * sets + 4) * 8 * self.problem.result_numel
+        """Memory of a mode and of checking it, by estimate: its own numbers, the sets of arguments
+        that are timed, and the float64 blocks (exact, allowed, moved and the difference) of each
+        set."""
+        blocks = (2 * len(self.given) + 4) * 8 * self.problem.result_numel
+        return numbers_at_peak * self.problem.width + blocks + self.argument_bytes
+
+    @property
+    def argument_bytes(self) -> int:
+        """Bytes of all sets of arguments that are timed."""
+        tensors = [tensor for given in self.timed for tensor in given.tensors()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def judge(self, mode: str, index: int, result: Any) -> Finding:
         """Holds one result against the exact one of an argument set."""
@@ -288,7 +294,7 @@ class Gate:
                     block.detach().to("cpu", torch.float64),
                     expected.blocks[number],
                     expected.allowed[number],
-                    float(torch.finfo(self.problem.dtype).eps),
+                    self.problem.unit,
                 )
             )
         return finding
@@ -367,8 +373,8 @@ def _place(flat: int, shape: Shape) -> list[int]:
 
 
 class Contestant:
-    """A mode's callable with the arguments it is timed on. `call` and `arguments` are what the
-    clock sees; the gate calls the very same object."""
+    """A mode's callable with the sets of arguments that it is timed on. `call` and `sets` are what
+    the clock sees; the gate calls the very same objects."""
 
     def __init__(
         self,
@@ -376,15 +382,23 @@ class Contestant:
         mode: str,
         call: Callable[..., Any],
         leaves: bool,
-        arguments: tuple[Any, ...],
+        sets: tuple[tuple[Any, ...], ...],
     ) -> None:
         self.gate = gate
         self.mode = mode
         self.call = call
         self.leaves = leaves
-        self.arguments = arguments
+        self.sets = sets
+        self.turns = itertools.cycle(sets)
+        """The arguments of one call after the other."""
+        self.waits = synchronizer(gate.problem.device)
         self.fastest = 0
         """Nanoseconds of the fastest call while it was checked."""
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The first set: what instruments take that read a single call."""
+        return self.sets[0]
 
     def check(self, fresh: Sequence[int], again: bool | None = None, patience: int = 0) -> Finding:
         """Calls on the timed arguments, on fresh ones by number, and on the timed ones again.
@@ -398,22 +412,30 @@ class Contestant:
         # A first call may have loaded much that later ones find: it alone does not tell.
         if patience and self.fastest > FIRST * patience:
             raise TooSlow(self.fastest)
+        finding = self._check_timed(finding, 1)
         for index in fresh:
             if not finding.right:
                 return finding
             given = self.gate.deliver(self.gate.fresh[index], self.leaves)
-            finding = finding.and_then(self._check(index + 1, given))
+            finding = finding.and_then(self._check(len(self.sets) + index, given))
             if patience and self.fastest > patience:
                 raise TooSlow(self.fastest)
         if again is None:
             again = self.fastest < SLOW
-        if again and finding.right:
-            finding = finding.and_then(self._check(0, self.arguments))
+        return self._check_timed(finding, 0) if again else finding
+
+    def _check_timed(self, finding: Finding, first: int) -> Finding:
+        """The finding and those of the timed sets from `first` on, up to one that is wrong."""
+        for index in range(first, len(self.sets)):
+            if finding.right:
+                finding = finding.and_then(self._check(index, self.sets[index]))
         return finding
 
     def _check(self, index: int, arguments: tuple[Any, ...]) -> Finding:
         start = time.perf_counter_ns()
         result = self.call(*arguments)
+        if self.waits is not None:
+            self.waits()
         spent = time.perf_counter_ns() - start
         self.fastest = min(self.fastest or spent, spent)
         finding = self.gate.judge(self.mode, index, result)
@@ -422,7 +444,7 @@ class Contestant:
     def _traces(self, index: int, arguments: tuple[Any, ...]) -> Finding:
         """What the call left behind in its arguments."""
         gate = self.gate
-        given = gate.timed if index == 0 else gate.fresh[index - 1]
+        given = gate.given[index]
         names = gate.problem.function.inputs
         inputs = arguments[0]
         used = inputs + (as_tuple(arguments[1]) if len(arguments) > 1 else ())

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench.cases import TF32
 from gradbench.catalogue.function import Function, Tensors
 
 Shape = tuple[int, ...]
 
 ACCUMULATED_SEEDS = 4
 """How many seeds vjp_sum pulls back (the documents use four)."""
+
+TF32_UNIT = 2.0**-10
+"""The unit in the last place of TF32, which keeps ten bits of the mantissa."""
 
 LEARNING_RATE = 0.1
 """The step length of training_step: plain gradient descent, p − 0.1 ∂L/∂p."""
@@ -32,6 +36,18 @@ class Problem:
     output: Shape
     dtype: torch.dtype
     device: torch.device
+    tf32: bool = False
+    """Whether matrix products may round their float32 factors to TF32."""
+
+    @property
+    def unit(self) -> float:
+        """The unit in the last place of what is computed with."""
+        return TF32_UNIT if self.tf32 else float(torch.finfo(self.dtype).eps)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return torch.finfo(self.dtype).bits // 8
 
     @property
     def forward(self) -> Callable[..., Tensor]:
@@ -64,6 +80,12 @@ class Problem:
     @property
     def result_numel(self) -> int:
         return sum(math.prod(shape) for shape in self.result)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of the tensors of a case whose name has this one."""
+    kind: torch.dtype = torch.float32 if name == TF32 else getattr(torch, name)
+    return kind
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import IO, Any
 import torch
 
 from gradbench import __version__, registry
-from gradbench.cases import DOCUMENTS, Comparison, Offer, Place, parse_size, size_label
+from gradbench.cases import DOCUMENTS, TF32, Comparison, Offer, Place, parse_size, size_label
 from gradbench.devices import Cuda, audit, flusher, synchronizer
 from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
 from gradbench.instruments import INSTRUMENTS
@@ -35,7 +35,7 @@ from gradbench.instruments.instrument import Instrument, Unreadable
 from gradbench.instruments.wall import Visit, WallTime, plan
 from gradbench.modes.capability import device_lost, out_of_memory, unsupported_reason
 from gradbench.modes.mode import Mode, Unsupported
-from gradbench.operators import OPERATORS
+from gradbench.operators import OPERATORS, Problem
 from gradbench.wording import size
 
 PROTOCOL = 1
@@ -127,6 +127,15 @@ def _failure(error: Exception) -> dict[str, str]:
     return {"status": "out of memory", "reason": asked}
 
 
+def exactness(problem: Problem) -> None:
+    """Has a CUDA device round the factors of float32 products to TF32 where the problem says so,
+    and nowhere else: torch by itself does so in convolutions."""
+    if problem.device.type == "cuda":
+        # The settings of before torch 2.9: those who read them with the new ones set get an error.
+        torch.set_float32_matmul_precision("high" if problem.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = problem.tf32
+
+
 class Session:
     """The state of one worker: the open comparison and its contestants."""
 
@@ -203,22 +212,26 @@ class Session:
         place = Place.parse(wanted.device)
         if place.device != "cpu" and not torch.cuda.is_available():
             raise Refused(f"{wanted.device}: there is no CUDA device here")
+        if place.device == "cpu" and wanted.dtype == TF32:
+            raise Refused("the processor has no tf32")
         size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
         torch.set_num_threads(wanted.threads)
         problem, timed = pose(
             function, wanted.operator, size, wanted.dtype, place.device, wanted.seed(salt, 0)
         )
-        others = [
-            draw(problem, function.example_size if size is None else size, wanted.seed(salt, i))
-            for i in fresh
-        ]
-        self.gate = Gate(problem, timed, others, place.transfer)
+        drawn = function.example_size if size is None else size
+        others = [draw(problem, drawn, wanted.seed(salt, i)) for i in fresh]
+        # Fresh sets are numbered from 1 on, so these differ from all of them.
+        more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
+        self.gate = Gate(problem, timed, others, place.transfer, more)
+        exactness(problem)
         flush = flusher(problem.device) if place.cold else None
         self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
         return {
             "outputs": problem.outputs,
             "coordinates": problem.coordinates,
-            "result_bytes": problem.result_numel * torch.finfo(problem.dtype).bits // 8,
+            "result_bytes": problem.result_numel * problem.width,
+            "argument_bytes": self.gate.argument_bytes // place.sets,
         }
 
     def prepare(
@@ -266,7 +279,7 @@ class Session:
             # Being checked has warmed it.
             how = plan(contestant.fastest)
         else:
-            how = self.wall.warm(contestant.call, contestant.arguments, warm)
+            how = self.wall.warm(contestant.call, contestant.turns, warm)
         if (reason := self._untrusted(contestant)) is not None:
             return {"status": "failed", "reason": reason}
         self.contestants[handle] = (contestant, how)
@@ -296,7 +309,7 @@ class Session:
         start = self.clock()
         for handle in handles:
             contestant, how = self.contestants[handle]
-            blocks.append(self.wall.visit(contestant.call, contestant.arguments, how))
+            blocks.append(self.wall.visit(contestant.call, contestant.turns, how))
         return {"blocks": blocks, "spent": self.clock() - start}
 
     def check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
@@ -351,7 +364,7 @@ class Session:
 
         contestant, how = self.contestants[handle]
         if turns is None:
-            dose = calibrate(self.wall, contestant.call, contestant.arguments, how, share, spend)
+            dose = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
         else:
             dose = Dose(turns, share, float(how.call))
         contestant.call = slowed(contestant.call, dose.turns)

@@ -5,15 +5,19 @@ somebody waits for it.
 """
 
 import contextlib
+from itertools import repeat
+from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradbench import devices, registry
 from gradbench.cases import Comparison, Place
 from gradbench.gate import Gate, draw, pose, transferred
-from gradbench.instruments.wall import WallTime
+from gradbench.instruments.wall import Visit, WallTime
 from gradbench.modes.capability import device_lost, out_of_memory
+from gradbench.worker import Refused, Session
 
 LAUNCH, WORK = 10_000, 5_000_000
 """Nanoseconds of the host and of the device for one call."""
@@ -73,9 +77,9 @@ class Event:
 def test_work_that_outlasts_its_launch_is_timed_whole():
     queue = Queue()
     wall = WallTime(queue.clock, queue.synchronize)
-    plan = wall.warm(queue.call, (), 1)
+    plan = wall.warm(queue.call, repeat(()), 1)
     assert plan.call == pytest.approx(WORK + LAUNCH)
-    assert all(b == pytest.approx(WORK + LAUNCH) for b in wall.visit(queue.call, (), plan))
+    assert all(b == pytest.approx(WORK + LAUNCH) for b in wall.visit(queue.call, repeat(()), plan))
 
 
 def audited(queue, synchronize):
@@ -100,7 +104,7 @@ def test_first_calls_that_load_and_try_kernels_are_over_before_timing():
         # Kernels are loaded in the first call, a library tries out others until the sixth.
         queue.launch(100 * WORK if queue.calls == 1 else 10 * WORK if queue.calls < 6 else WORK)
 
-    plan = WallTime(queue.clock, queue.synchronize).warm(call, (), 1)
+    plan = WallTime(queue.clock, queue.synchronize).warm(call, repeat(()), 1)
     assert plan.call == pytest.approx(WORK + LAUNCH)
     assert queue.calls < 60
 
@@ -112,18 +116,18 @@ def test_settling_ends_where_times_never_settle():
         queue.calls += 1
         queue.launch(int(WORK * 0.5**queue.calls) + 1)
 
-    WallTime(queue.clock, queue.synchronize).warm(call, (), 1)
+    WallTime(queue.clock, queue.synchronize).warm(call, repeat(()), 1)
     assert queue.calls < 60
 
 
 def test_cold_calls_are_flushed_one_by_one_and_the_flush_is_not_timed():
     queue = Queue()
     wall = WallTime(queue.clock, queue.synchronize, queue.flush)
-    plan = wall.warm(queue.call, (), 1)
+    plan = wall.warm(queue.call, repeat(()), 1)
     assert plan.number == 1
     before = queue.calls
     queue.flushed.clear()
-    blocks = wall.visit(queue.call, (), plan)
+    blocks = wall.visit(queue.call, repeat(()), plan)
     assert all(b == pytest.approx(WORK + LAUNCH) for b in blocks)
     assert len(queue.flushed) == len(blocks) == queue.calls - before - plan.untimed
     assert len(set(queue.flushed)) == len(blocks)
@@ -144,6 +148,8 @@ def test_flushing_the_processor_writes_more_than_its_largest_cache(tmp_path):
         ("cuda", Place("cuda:0")),
         ("cuda:1+cold", Place("cuda:1", cold=True)),
         ("cuda+transfer+cold", Place("cuda:0", True, True)),
+        ("cpu+8sets", Place("cpu", sets=8)),
+        ("cuda:1+3sets+cold", Place("cuda:1", cold=True, sets=3)),
     ],
 )
 def test_a_place_says_its_conditions(label, means):
@@ -156,8 +162,10 @@ def test_a_place_says_its_conditions(label, means):
     [
         ("tpu", "none of cpu, cuda"),
         ("cuda:x", "none of cpu, cuda"),
-        ("cpu+warm", "neither cold nor transfer"),
+        ("cpu+warm", "none of cold, transfer, 8sets"),
         ("cpu+transfer", "nothing is transferred"),
+        ("cpu+1sets", "sets go from 2 to 1000"),
+        ("cpu+sets", "none of cold, transfer, 8sets"),
     ],
 )
 def test_what_is_no_place_is_said(label, said):
@@ -181,6 +189,105 @@ def test_a_transferred_call_passes_the_gate_and_leaves_its_inputs_alone(mode):
     given = contestant.arguments[0][0]
     assert given.grad is None
     assert given.device.type == "cpu"
+
+
+def several(wrong_on=None, changes=None):
+    """A contestant over three sets of inputs, whose calls tell what they got; wrong or meddling on
+    the set of a number."""
+    registry.load_builtin()
+    function = registry.FUNCTIONS["exp"]
+    problem, timed = pose(function, "vjp", {"n": 5}, "float64", "cpu", 0)
+    fresh, *more = (draw(problem, {"n": 5}, seed) for seed in (1, 2, 3))
+    gate = Gate(problem, timed, [fresh], more=more)
+    inputs = [given.inputs[0] for given in gate.timed]
+    got = []
+
+    def call(inputs_given, v):
+        (x,) = inputs_given
+        number = next((i for i, known in enumerate(inputs) if torch.equal(x, known)), -1)
+        got.append(number)
+        result = x.exp() * v * (1 + (number == wrong_on))
+        if number == changes and got.count(number) > 1:
+            x += 1
+        return (result,)
+
+    return gate.enter("mine", call, False), got
+
+
+def test_calls_go_through_all_sets_of_inputs_in_turn_whatever_the_length_of_a_block():
+    contestant, got = several()
+    assert contestant.check([0]).right
+    assert set(got) == {-1, 0, 1, 2}, "all timed sets and the fresh one are checked"
+    got.clear()
+    wall = WallTime()
+    wall.visit(contestant.call, contestant.turns, Visit(number=2, blocks=5, untimed=1, call=1))
+    assert got == [0, 1, 2] * 3 + [0, 1]
+
+
+def test_what_is_wrong_on_one_set_of_inputs_alone_is_found():
+    contestant, _ = several(wrong_on=2)
+    assert "times the error allowed" in contestant.check([0]).reason
+    contestant, _ = several(changes=1)
+    assert contestant.check([], again=False).right
+    assert contestant.check([], again=False).reason == "changes x in place"
+
+
+def test_devices_are_compared_under_like_conditions():
+    one, other = Place.parse("cpu+8sets+cold"), Place.parse("cuda+transfer+cold+8sets")
+    assert one.conditions == other.conditions != Place.parse("cuda+cold").conditions
+
+
+class Tf32(TorchDispatchMode):
+    """Rounds the factors of every matrix product to ten bits, as a device's tensor cores do."""
+
+    FACTORS: ClassVar = {
+        **dict.fromkeys(("mm", "bmm", "mv", "dot"), (0, 1)),
+        **dict.fromkeys(("addmm", "baddbmm", "addmv", "addbmm"), (1, 2)),
+    }
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        factors = self.FACTORS.get(func.overloadpacket.__name__, ())
+        args = [self.rounded(a) if i in factors else a for i, a in enumerate(args)]
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def rounded(x):
+        if x._is_zerotensor():
+            return x
+        return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def on_tensor_cores(call):
+    def rounded(*arguments):
+        with Tf32():
+            return call(*arguments)
+
+    return rounded
+
+
+@pytest.mark.parametrize("function", ["affine_mse", "affine_softmax_mse", "linear_layer_sum"])
+def test_products_rounded_to_tf32_pass_as_tf32_and_not_as_float32(function):
+    registry.load_builtin()
+    declared = registry.FUNCTIONS[function]
+    found = {"float32": [], "tf32": []}
+    for operator in declared.derivatives:
+        for dtype, findings in found.items():
+            problem, timed = pose(declared, operator, declared.sizes[0], dtype, "cpu", 0)
+            gate = Gate(problem, timed, [])
+            for mode in ("grad", "backward", "loop_grad", "func_vjp", "func_jvp", "manual"):
+                made = registry.MODES.get((operator, mode))
+                if made is not None:
+                    call = on_tensor_cores(made.build(problem))
+                    findings.append(gate.enter(mode, call, made.leaves).check([]))
+    assert len(found["tf32"]) > 3
+    assert all(finding.right for finding in found["tf32"])
+    assert not all(finding.right for finding in found["float32"])
+
+
+def test_tf32_is_refused_on_the_processor():
+    session = Session(1 << 30)
+    with pytest.raises(Refused, match="the processor has no tf32"):
+        session.open("vjp/exp/documents/tf32/cpu/1", 0, [])
 
 
 def test_a_transferred_call_moves_all_and_brings_the_result_back():

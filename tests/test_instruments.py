@@ -1,6 +1,7 @@
 """The instruments other than the clock: that they read what arithmetic says, and say why not."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -58,7 +59,8 @@ def of(call, *arguments, device="cpu"):
     """Any callable as a contestant."""
     problem = SimpleNamespace(device=torch.device(device), operator="none")
     gate = SimpleNamespace(problem=problem)
-    return SimpleNamespace(gate=gate, mode="none", call=call, arguments=arguments)
+    turns = itertools.repeat(arguments)
+    return SimpleNamespace(gate=gate, mode="none", call=call, arguments=arguments, turns=turns)
 
 
 def peak(contestant):

@@ -1,5 +1,7 @@
 """The protocol of a visit, with a clock that only moves when a call does."""
 
+from itertools import repeat
+
 from gradbench.instruments.wall import BLOCK, WallTime, plan
 
 
@@ -39,10 +41,10 @@ def test_long_calls_are_visited_with_fewer_repeats():
 def test_warming_plans_by_the_fastest_block_and_calls_twice_at_least():
     clock = FakeClock()
     call = call_of(clock, 50_000_000, 1_000_000, 10_000)
-    how = WallTime(clock).warm(call, (), 60_000_000)
+    how = WallTime(clock).warm(call, repeat(()), 60_000_000)
     assert how.call == 10_000
     slow = call_of(clock, 900_000_000)
-    assert WallTime(clock).warm(slow, (), 1).number == 1
+    assert WallTime(clock).warm(slow, repeat(()), 1).number == 1
     assert slow.count == 2
 
 
@@ -51,7 +53,7 @@ def test_a_visit_leaves_out_the_cold_calls():
     wall = WallTime(clock)
     how = plan(50_000)
     call = call_of(clock, *[999_000] * how.untimed, 50_000)
-    assert wall.visit(call, (), how) == [how.number * 50_000] * how.blocks
+    assert wall.visit(call, repeat(()), how) == [how.number * 50_000] * how.blocks
 
 
 def test_a_device_is_waited_for_before_the_clock_is_read():
@@ -68,7 +70,7 @@ def test_a_device_is_waited_for_before_the_clock_is_read():
         queued.clear()
 
     how = plan(300_000)
-    blocks = WallTime(clock, synchronize).visit(call, (), how)
+    blocks = WallTime(clock, synchronize).visit(call, repeat(()), how)
     assert blocks == [302_000] * how.blocks
     # Without waiting the same visit shows the queueing alone.
-    assert WallTime(clock).visit(call, (), how) == [2_000] * how.blocks
+    assert WallTime(clock).visit(call, repeat(()), how) == [2_000] * how.blocks

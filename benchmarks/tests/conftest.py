@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from gradbench import cases, machine, registry
-from gradbench.cases import Case, Offer, Selection
-from gradbench.cli.options import DTYPES, require_devices
+from gradbench.cases import DTYPES, Case, Offer, Selection
+from gradbench.cli.options import require_devices, selection
 from gradbench.gate import Contestant
 from gradbench.instruments.wall import Visit
 from gradbench.store.pytest_json import SCHEMA
@@ -101,13 +101,13 @@ class Engine:
         }
         given["devices"] = given["devices"] or ("cpu",)
         try:
-            require_devices(given["devices"], environment())
-            selection = Selection(
-                **given,
-                sweep=config.getoption("--gradbench-sweep"),
+            chosen = selection(
+                config.getoption("--gradbench-sweep"),
                 compiled=config.getoption("--gradbench-compiled"),
+                **given,
             )
-            entries = cases.expand(self.offers, selection)
+            require_devices(chosen.devices, environment())
+            entries = cases.expand(self.offers, chosen)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
         self.cases = [entry.comparison.case(mode) for entry in entries for mode in entry.modes]

@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from gradbench.cases import Entry, Offer, Place, Selection, SelectionError, expand, parse_size
+from gradbench.cases import (
+    DTYPES,
+    Entry,
+    Offer,
+    Place,
+    Selection,
+    SelectionError,
+    expand,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from gradbench.run import Discovery
     from gradbench.wire import WorkerOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -172,7 +179,8 @@ def selection_options(command: F) -> F:
             multiple=True,
             default=("cpu",),
             show_default=True,
-            help="cpu, cuda, cuda:1; with +cold (emptied caches) or +transfer; may be repeated.",
+            help="cpu, cuda, cuda:1; with +cold (emptied caches), +transfer (copies timed) or "
+            "+8sets (other inputs from call to call); may be repeated.",
         ),
         click.option(
             "--threads",

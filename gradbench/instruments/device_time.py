@@ -9,7 +9,7 @@ remain in the reading, which is then an upper bound.
 
 from __future__ import annotations
 
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 from gradbench.devices import Cuda, Device
@@ -59,16 +59,16 @@ class DeviceTime(Instrument):
 
     def _block(self, contestant: Contestant, call: int) -> float:
         """Seconds on the device per call, over one block of calls."""
-        function, arguments = contestant.call, contestant.arguments
+        function, turns = contestant.call, contestant.turns
         number = max(1, min(MOST, BLOCK // max(call, 1)))
         device = self.device
-        for _ in repeat(None, UNTIMED):
+        for arguments in islice(turns, UNTIMED):
             function(*arguments)
         start, end = device.event(), device.event()
         device.synchronize()
         device.hold(min(LONGEST_HOLD, HEAD_START * number * call * 1e-9))
         start.record()
-        for _ in repeat(None, number):
+        for arguments in islice(turns, number):
             function(*arguments)
         end.record()
         end.synchronize()

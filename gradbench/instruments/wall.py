@@ -8,12 +8,14 @@ out interruptions. The untimed calls matter: after a switch of contestant the fi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 Clock = Callable[[], int]
+Turns = Iterator[tuple[Any, ...]]
+"""The arguments of one call after the other, without an end."""
 
 BLOCK = 250_000
 """The length aimed at for one sub-block, in nanoseconds."""
@@ -79,31 +81,31 @@ class WallTime:
         self.synchronize = synchronize
         self.flush = flush
 
-    def _block(self, call: Callable[..., Any], arguments: tuple[Any, ...], number: int) -> int:
+    def _block(self, call: Callable[..., Any], turns: Turns, number: int) -> int:
         clock, synchronize = self.clock, self.synchronize
         if self.flush is not None:
             self.flush()
         if synchronize is not None:
             synchronize()
         start = clock()
-        for _ in repeat(None, number):
+        for arguments in islice(turns, number):
             call(*arguments)
         if synchronize is not None:
             synchronize()
         return clock() - start
 
-    def warm(self, call: Callable[..., Any], arguments: tuple[Any, ...], spend: int) -> Visit:
+    def warm(self, call: Callable[..., Any], turns: Turns, spend: int) -> Visit:
         """Calls for `spend` nanoseconds, at least twice, and plans the visits.
 
         The plan goes by the fastest block seen, since the first calls pay for what is cold.
         """
         start = self.clock()
         if self.synchronize is not None:
-            self._settle(call, arguments)
-        best = self._block(call, arguments, 1)
+            self._settle(call, turns)
+        best = self._block(call, turns, 1)
         number = 1
         while True:
-            best = min(best, max(1, self._block(call, arguments, number) // number))
+            best = min(best, max(1, self._block(call, turns, number) // number))
             spent = self.clock() - start
             if spent >= spend:
                 return plan(best) if self.flush is None else alone(best)
@@ -111,21 +113,21 @@ class WallTime:
                 continue
             number = max(1, min(BLOCK, spend - spent) // best)
 
-    def _settle(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def _settle(self, call: Callable[..., Any], turns: Turns) -> None:
         """Calls until the times of one call stop falling.
 
         A device's first calls make its context, load kernels, and let libraries try out several.
         """
-        best, since = self._block(call, arguments, 1), 0
+        best, since = self._block(call, turns, 1), 0
         for _ in repeat(None, MOST_SETTLING):
-            now = self._block(call, arguments, 1)
+            now = self._block(call, turns, 1)
             since = 0 if now < SETTLED * best else since + 1
             best = min(best, now)
             if since >= QUIET:
                 return
 
-    def visit(self, call: Callable[..., Any], arguments: tuple[Any, ...], how: Visit) -> list[int]:
+    def visit(self, call: Callable[..., Any], turns: Turns, how: Visit) -> list[int]:
         """One visit: the nanoseconds of each sub-block of ``how.number`` calls."""
-        for _ in repeat(None, how.untimed):
+        for arguments in islice(turns, how.untimed):
             call(*arguments)
-        return [self._block(call, arguments, how.number) for _ in repeat(None, how.blocks)]
+        return [self._block(call, turns, how.number) for _ in repeat(None, how.blocks)]

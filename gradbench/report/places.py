@@ -68,7 +68,7 @@ def odds(a: Any, b: Any) -> float:
 def comparable(a: str, b: str) -> bool:
     """Whether two places are different devices under like conditions, copies apart."""
     one, two = Place.parse(a), Place.parse(b)
-    return one.device != two.device and one.cold == two.cold
+    return one.device != two.device and one.conditions == two.conditions
 
 
 def crossings(rows: pd.DataFrame) -> list[Crossover]:
