@@ -91,17 +91,32 @@ def flusher(device: torch.device) -> Callable[[], None]:
     """What empties the device's caches of the measured data: it writes to twice their size."""
     import torch
 
-    if device.type == "cpu":
-        size = last_level_cache()
-    else:
-        known = torch.cuda.get_device_properties(device)
-        size = int(getattr(known, "L2_cache_size", 0)) or LARGEST_CACHE
+    size = last_level_cache() if device.type == "cpu" else level_two_cache(device)
     buffer = torch.empty(2 * size // 4, dtype=torch.int32, device=device)
 
     def flush() -> None:
         buffer.zero_()
 
     return flush
+
+
+def level_two_cache(device: torch.device) -> int:
+    """Bytes of a CUDA device's largest cache; `LARGEST_CACHE` where torch does not tell."""
+    from torch import cuda
+
+    known = cuda.get_device_properties(device)
+    return int(getattr(known, "L2_cache_size", 0)) or LARGEST_CACHE
+
+
+def exactness(device: torch.device, tf32: bool) -> None:
+    """Has a CUDA device round the factors of float32 products to TF32, or never do so: torch by
+    itself does it in convolutions."""
+    import torch
+
+    if device.type == "cuda":
+        # The settings of before torch 2.9: those who read them with the new ones set get an error.
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:

@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from gradbench import __version__
-from gradbench.cases import FORWARD, Comparison
+from gradbench import __version__, conditions
+from gradbench.cases import FORWARD, Comparison, Place
 from gradbench.instruments import INSTRUMENTS
 from gradbench.store.log import Entrant, Run, SessionMeasured, minima
 
@@ -69,6 +69,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """What other instruments than the clock read, by their names."""
     unread: dict[str, str] = {}
     """Why such an instrument read nothing, by its name."""
+    of_bandwidth: float | None = None
+    of_rate: float | None = None
+    """The shares that a large case reaches of what the device can do: see `with_limits`."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -88,6 +91,10 @@ class Judged(msgspec.Struct, frozen=True):
     visiting: float
     elapsed: float
     by_hand: list[str] = []
+    conditions: list[str] = []
+    """What the devices can do at most, and their clocks, in lines."""
+    cautions: list[str] = []
+    """What makes the run's times less trustworthy, in lines."""
 
     def comparisons(self) -> dict[str, list[Row]]:
         """The rows by comparison, in the run's order."""
@@ -125,7 +132,7 @@ def judge_run(
         rows.append(row)
     return Judged(
         run=run.name,
-        rows=with_readings(rows, run),
+        rows=with_limits(with_readings(rows, run), run),
         baselines=baselines,
         floor=floor,
         confidence=confidence,
@@ -138,6 +145,8 @@ def judge_run(
         visiting=sum(s.visiting for s in run.sessions),
         elapsed=sum(end.elapsed for end in run.ends),
         by_hand=list(run.started.by_hand),
+        conditions=conditions.lines(run),
+        cautions=conditions.cautions(run),
     )
 
 
@@ -182,6 +191,43 @@ def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
             if read:
                 status, reason = "ok", ""
             made.append(Row(*case, status, reason, readings=read, unread=unread))
+    return made
+
+
+LARGE = 1e-4
+"""Seconds that a case's matrix products take at least, where their rate is stated as a share."""
+
+
+def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
+    """The rows of large cases with the shares that they reach of what the device can do.
+
+    `of_bandwidth`: what a call cannot but move, its arguments and its result, over its time and the
+    bandwidth of a copy, where that is more than the caches hold. `of_rate`: its operations, where
+    `flops` were read, over its time and the rate of a product of matrices.
+    """
+    limits = {(known.device, known.threads): known for known in run.limits}
+    moved: dict[str, int] = {}
+    for session in run.sessions:
+        both = session.argument_bytes + session.result_bytes
+        if session.argument_bytes:
+            moved[session.comparison] = max(both, moved.get(session.comparison, 0))
+    made = []
+    for row in rows:
+        c = Comparison.parse(row.comparison)
+        place = Place.parse(c.device)
+        known = limits.get((place.device, c.threads))
+        # Over the bus, or without a derivative, the traffic is another.
+        if known and row.seconds and row.mode != FORWARD and not place.transfer:
+            traffic, rate = moved.get(row.comparison, 0), known.rates.get(c.dtype)
+            work = row.readings.get("flops", 0.0)
+            row = msgspec.structs.replace(
+                row,
+                of_bandwidth=traffic / known.bandwidth / row.seconds
+                if traffic > known.cache
+                else None,
+                of_rate=work / rate / row.seconds if rate and work > LARGE * rate else None,
+            )
+        made.append(row)
     return made
 
 
@@ -352,6 +398,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
     flat["ulps"] = row.ulps
     for name in INSTRUMENTS:
         flat[name] = row.readings.get(name)
+    flat |= {"of_bandwidth": row.of_bandwidth, "of_rate": row.of_rate}
     return flat
 
 
@@ -395,4 +442,4 @@ def _cache_path(path: Path, *parameters: Any) -> Path | None:
     return path.parent / ".cache" / f"{path.stem}-{digest}"
 
 
-_SOURCES = ("judge.py", "statistics.py")
+_SOURCES = ("judge.py", "statistics.py", "conditions.py")

@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from gradbench.nvml import Nvml
+
 
 def facts() -> dict[str, Any]:
     """The machine's processor, memory, system and what is set about its clock. Takes a second."""
@@ -27,6 +29,9 @@ def facts() -> dict[str, Any]:
         "turbo": turbo(),
         "load": round(os.getloadavg()[0], 2),
     }
+    driver = Nvml().driver()
+    if driver is not None:
+        found["gpu_driver"] = driver
     return found
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from gradbench import machine
-from gradbench.cases import Entry, Offer
+from gradbench.cases import Entry, Offer, Place
 from gradbench.instruments import WALL_TIME
+from gradbench.nvml import Nvml
 from gradbench.readings import Readings, missing
 from gradbench.session import (
     FAR_SESSIONS,
@@ -30,6 +31,7 @@ from gradbench.store.lines import LineLog, new_id
 from gradbench.store.log import (
     SCHEMA,
     Entrant,
+    Limits,
     PlanEntry,
     Reading,
     Run,
@@ -246,6 +248,7 @@ def measure(
     done = run.done()
     sessions = settings.sessions if WALL_TIME in settings.instruments else 0
     steps = [(s, e) for s in range(sessions) for e in entries]
+    nvml = Nvml()
     workers = _Workers(options, log, max((w.process for w in run.workers), default=0))
     before = run.workers[0].environment if run.workers else None
     settled: dict[str, dict[str, Entrant]] = {}
@@ -286,6 +289,7 @@ def measure(
                 discovery.first(entry.comparison.operator),
                 settled.get(name, {}),
                 slow_ones.get(name, frozenset()) if number >= together else frozenset(),
+                nvml.state,
             ).run()
             log.append(record)
             run.sessions.append(record)
@@ -300,6 +304,8 @@ def measure(
                 known = settled.setdefault(name, {})
                 known |= {m: Entrant(m, "refused", "is slower by far") for m in modes}
         _read(log, run, settings, workers, before, discovery, settled, report)
+        if sessions and not settings.total:
+            _limits(log, run, settings, workers, report)
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
     finally:
@@ -394,6 +400,37 @@ def _read(
             log.append(record)
             if isinstance(record, Reading):
                 run.readings.append(record)
+
+
+def _limits(log: LineLog, run: Run, settings: Settings, workers: _Workers, report: Report) -> None:
+    """Measures what each device of the plan can do at most, unless the log has it.
+
+    In a process of its own and after all else, so that it disturbs no times. Where it fails the run
+    goes without: no time depends on it.
+    """
+    wanted: dict[tuple[str, int], list[str]] = {}
+    for entry in run.started.entries():
+        c = entry.comparison
+        dtypes = wanted.setdefault((Place.parse(c.device).device, c.threads), [])
+        if c.dtype not in dtypes:
+            dtypes.append(c.dtype)
+    known = {(found.device, found.threads) for found in run.limits}
+    left = [(key, dtypes) for key, dtypes in wanted.items() if key not in known]
+    workers.end()
+    began = time.perf_counter()
+    for position, ((device, threads), dtypes) in enumerate(left):
+        elapsed = time.perf_counter() - began
+        report(Progress(position, len(left), f"limits of {device}", elapsed))
+        worker, process = workers.current()
+        with contextlib.suppress(WorkerDied, WorkerTimeout, WorkerRefused):
+            found = worker.request(
+                "limits", settings.timeout, device=device, threads=threads, dtypes=dtypes
+            )
+            made = Limits(
+                process, device, threads, found["bandwidth"], found["rates"], found["cache"]
+            )
+            log.append(made)
+            run.limits.append(made)
 
 
 def _settle(settled: dict[str, dict[str, Entrant]], record: SessionMeasured) -> None:

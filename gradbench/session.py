@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gradbench.cases import FORWARD, Entry
+from gradbench.cases import FORWARD, Entry, Place
 from gradbench.instruments import WALL_TIME
 from gradbench.statistics import Stop, Stopping, enough
-from gradbench.store.log import Entrant, SessionMeasured, minima
+from gradbench.store.log import DeviceState, Entrant, SessionMeasured, minima
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
 
 SLOW_SHARE = 0.4
@@ -46,6 +46,14 @@ BASELINE_PATIENCE = 10
 
 Start = Callable[[], tuple[Worker, int]]
 """Gives a running worker and its number in the log."""
+
+State = Callable[[str, str], DeviceState | None]
+"""Tells of a device, at a time of a name and by its uuid: see `gradbench.nvml`."""
+
+
+def no_state(when: str, uuid: str) -> DeviceState | None:
+    """Nothing is told."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,8 @@ class Measurement:
 
     `start` gives a worker; it is called again where the last one died. `settled` holds the
     contestants that earlier sessions have shown not to be measurable, with their record: they
-    are not tried again. `resting` are those that sit this session out (see `slow`).
+    are not tried again. `resting` are those that sit this session out (see `slow`). `state` tells
+    of the device.
     """
 
     def __init__(
@@ -173,6 +182,7 @@ class Measurement:
         first: str,
         settled: dict[str, Entrant],
         resting: frozenset[str] = frozenset(),
+        state: State = no_state,
     ) -> None:
         self.entry = entry
         self.session = session
@@ -182,6 +192,7 @@ class Measurement:
         self.first = first
         self.failed: dict[str, Entrant] = dict(settled)
         self.resting = resting
+        self.state = state
         self.posing_died = False
         self.random = random.Random(f"{settings.seed}/{entry.comparison}/{session}")
         # Fresh inputs differ from session to session, so that each adds to the evidence.
@@ -195,7 +206,9 @@ class Measurement:
             worker, process = self.start()
             try:
                 contestants, opened = self._prepare(worker)
+                before = self._look("warm", worker) if contestants else []
                 order, stopped, visiting = self._rounds(worker, contestants, careful)
+                after = self._look("timed", worker) if before else []
                 self._check(worker, contestants)
             except _Lost:
                 # Measured again, one visit a message, the culprit shows itself.
@@ -221,7 +234,16 @@ class Measurement:
             elapsed=time.perf_counter() - began,
             load=os.getloadavg()[0],
             result_bytes=opened.get("result_bytes", 0),
+            argument_bytes=opened.get("argument_bytes", 0),
+            states=before + after,
         )
+
+    def _look(self, when: str, worker: Worker) -> list[DeviceState]:
+        """The state of the device, where its driver tells."""
+        device = Place.parse(self.entry.comparison.device).device
+        known = worker.environment.get("device_uuids", {})
+        found = self.state(when, known.get(device, ""))
+        return [] if found is None else [found]
 
     def _prepare(self, worker: Worker) -> tuple[list[_Contestant], dict[str, Any]]:
         """Every contestant that passed the gate, and the control as the last of them."""

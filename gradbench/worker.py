@@ -28,14 +28,14 @@ import torch
 
 from gradbench import __version__, registry
 from gradbench.cases import DOCUMENTS, TF32, Comparison, Offer, Place, parse_size, size_label
-from gradbench.devices import Cuda, audit, flusher, synchronizer
+from gradbench.devices import Cuda, audit, exactness, flusher, synchronizer
 from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
 from gradbench.instruments import INSTRUMENTS
 from gradbench.instruments.instrument import Instrument, Unreadable
 from gradbench.instruments.wall import Visit, WallTime, plan
 from gradbench.modes.capability import device_lost, out_of_memory, unsupported_reason
 from gradbench.modes.mode import Mode, Unsupported
-from gradbench.operators import OPERATORS, Problem
+from gradbench.operators import OPERATORS
 from gradbench.wording import size
 
 PROTOCOL = 1
@@ -69,6 +69,11 @@ def environment() -> dict[str, Any]:
         facts["device_names"] = [
             torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
         ]
+        # By its number a driver's tool may know another device than torch does.
+        facts["device_uuids"] = {
+            f"cuda:{i}": str(getattr(torch.cuda.get_device_properties(i), "uuid", ""))
+            for i in range(torch.cuda.device_count())
+        }
     return facts
 
 
@@ -125,15 +130,6 @@ def _failure(error: Exception) -> dict[str, str]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return {"status": "out of memory", "reason": asked}
-
-
-def exactness(problem: Problem) -> None:
-    """Has a CUDA device round the factors of float32 products to TF32 where the problem says so,
-    and nowhere else: torch by itself does so in convolutions."""
-    if problem.device.type == "cuda":
-        # The settings of before torch 2.9: those who read them with the new ones set get an error.
-        torch.set_float32_matmul_precision("high" if problem.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = problem.tf32
 
 
 class Session:
@@ -224,7 +220,7 @@ class Session:
         # Fresh sets are numbered from 1 on, so these differ from all of them.
         more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
         self.gate = Gate(problem, timed, others, place.transfer, more)
-        exactness(problem)
+        exactness(problem.device, problem.tf32)
         flush = flusher(problem.device) if place.cold else None
         self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
         return {
@@ -382,6 +378,12 @@ class Session:
         found = {"value": value.detach(), "automatic": slope, "by_hand": by_hand}
         return {"formula": declared.formula, **{n: t.tolist() for n, t in found.items()}}
 
+    def limits(self, device: str, threads: int, dtypes: list[str]) -> dict[str, Any]:
+        """What a device can do at most: see `gradbench.limits`."""
+        from gradbench import limits
+
+        return limits.measure(torch.device(device), threads, dtypes)
+
     def close(self) -> dict[str, Any]:
         self.contestants.clear()
         self.gate = None
@@ -396,7 +398,7 @@ class Session:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
         known = {"hello", "discover", "open", "prepare", "visit", "check", "close"}
-        known |= {"trust", "read", "slow", "curve"}
+        known |= {"trust", "read", "slow", "curve", "limits"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
         answer: dict[str, Any] = getattr(self, kind)(**request)

@@ -20,6 +20,7 @@ from gradbench.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.instruments.callgrind import Callgrind
 from gradbench.instruments.device_time import MOST, DeviceTime
 from gradbench.instruments.dispatches import Dispatches, count
+from gradbench.instruments.flops import Flops
 from gradbench.instruments.instructions import Instructions
 from gradbench.instruments.instrument import Unreadable
 from gradbench.instruments.peak_memory import PeakMemory
@@ -156,12 +157,22 @@ def test_dispatches_grow_by_the_same_number_with_every_row():
     )
 
 
+def test_operations_of_products_are_counted_forward_and_backward():
+    a, b = torch.ones(3, 4, requires_grad=True), torch.ones(4, 5)
+    assert Flops().read(of(lambda: a @ b), 0) == [2 * 3 * 4 * 5]
+    assert Flops().read(of(lambda: (a @ b).sum().backward()), 0) == [2 * (2 * 3 * 4 * 5)]
+    assert Flops().read(of(lambda: a @ torch.ones(4)), 0) == [2 * 3 * 4]
+    assert Flops().read(of(lambda: torch.ones(4).dot(torch.ones(4))), 0) == [2 * 4]
+    assert Flops().read(of(lambda: torch.ones(9).exp()), 0) == [0]
+
+
 def test_compiled_code_is_not_counted():
     compiled = of(lambda: None)
     compiled.gate.problem.operator, compiled.mode = "jacobian", "compiled_manual"
-    with pytest.raises(Unreadable) as refused:
-        Dispatches().read(compiled, 0)
-    assert refused.value.status == "unsupported"
+    for instrument in (Dispatches(), Flops()):
+        with pytest.raises(Unreadable) as refused:
+            instrument.read(compiled, 0)
+        assert refused.value.status == "unsupported"
     assert "compiling" in Instructions().refusal(1000, True)
     assert Instructions().refusal(1000, False) is None
 

@@ -35,10 +35,36 @@ def discovery() -> Discovery:
     return discover(OPTIONS)
 
 
+class Told:
+    """Stands for the driver of a device."""
+
+    def state(self, when, uuid):
+        return log.DeviceState(when, sm_clock=1980, slowed=["power cap"])
+
+    def driver(self):
+        return "570.1"
+
+
 def run_of(tmp_path, discovery, *entries, settings=SHORT, options=OPTIONS):
     opened, run = start(tmp_path, entries, settings, discovery, [FAULTS])
     with opened:
         return measure(opened, run, settings, options, discovery)
+
+
+def test_a_run_keeps_what_devices_can_do_and_how_they_fared(tmp_path, discovery, monkeypatch):
+    monkeypatch.setattr("gradbench.run.Nvml", Told)
+    run_of(tmp_path, discovery, Entry(EXP, ("backward", "grad")))
+    run = log.read(log.paths(tmp_path)[0])
+    (limits,) = run.limits
+    assert (limits.device, limits.threads) == ("cpu", 1)
+    assert limits.bandwidth > 0
+    assert limits.rates["float32"] > 0
+    assert limits.process not in {session.process for session in run.sessions}
+    for session in run.sessions:
+        assert [state.when for state in session.states] == ["warm", "timed"]
+        assert session.argument_bytes > 0
+    (said,) = judge_run(run).cautions
+    assert "slowed down in 2 of 2 sessions" in said
 
 
 def test_a_run_is_stored_whole_and_judged(tmp_path, discovery):

@@ -292,6 +292,10 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
         if launch_bound(row.seconds, row.readings.get("device_time")):
             share = row.readings["device_time"] / (row.seconds or 1)
             notes.append(f"launch-bound: the device works {share:.0%} of the time")
+        if row.of_bandwidth is not None:
+            notes.append(f"{row.of_bandwidth:.0%} of the copy bandwidth")
+        if row.of_rate is not None:
+            notes.append(f"{row.of_rate:.0%} of the matrix rate")
         if row.voided:
             notes.append(f"{row.voided} sessions void")
         if row.reason:
@@ -340,6 +344,10 @@ def _show_odds(found: Judged) -> None:
         out.print(
             f"{_title(name).capitalize()}: read of {read} of {counted(len(found.rows), 'case')}"
         )
+    for line in found.conditions:
+        out.print(plain(line[0].upper() + line[1:]))
+    for line in found.cautions:
+        out.print(plain(f"note: {line}", "yellow"))
     if not found.finished:
         out.print(
             plain(f"Not finished: 'gradbench run --resume {found.run}' goes on with it", "yellow")

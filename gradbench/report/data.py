@@ -45,6 +45,8 @@ class Stored:
             **{k: worker.get(k) for k in ("torch", "cpu_capability", "python", "numpy")},
             "gradbench": worker.get("gradbench"),
             "devices": ", ".join(worker.get("device_names") or worker.get("devices") or []),
+            "GPU driver": machine.get("gpu_driver"),
+            "limits and states": "; ".join(self.judged.conditions),
         }
 
 
@@ -106,7 +108,7 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
     numbers = [
         str(c)
         for c in frame
-        if str(c).startswith(("to_", "seconds")) or c in (*INSTRUMENTS, "ulps")
+        if str(c).startswith(("to_", "of_", "seconds")) or c in (*INSTRUMENTS, "ulps")
     ]
     frame[numbers] = frame[numbers].astype(float)
     last = frame.groupby(["comparison", "cpu", "torch"], dropna=False)["run"].transform("max")

@@ -69,7 +69,7 @@ def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFram
         at = anchor("devices", *(str(own[column]) for column in places.PROBLEM))
         where = "{operator} of {function} ({dtype})".format(**own)
         made += [Note(f"{where}: {said}", at) for said in places.told(rows, name)]
-    made += _launches(frame)
+    made += _launches(frame) + _limits(frame)
     for rows in pareto.readable(frame)[:6]:
         made += _memory(rows)
     made += _changes(changes)
@@ -160,6 +160,27 @@ def _launches(frame: pd.DataFrame) -> list[Note]:
     ]
 
 
+def _limits(frame: pd.DataFrame) -> list[Note]:
+    """What share of what each device can do its large cases reach, by their fastest mode."""
+    made = []
+    fastest = frame[frame["verdict"] == "fastest"]
+    for column, what in (
+        ("of_bandwidth", "of the bandwidth of a copy, moving no more than their inputs and result"),
+        ("of_rate", "of the rate of a product of matrices"),
+    ):
+        known = fastest[fastest[column].notna()]
+        for (device, threads), rows in known.groupby(["device", "threads"]):
+            low, high = rows[column].min(), rows[column].max()
+            reach = f"{low:.0%}" if len(rows) == 1 else f"{low:.0%} to {high:.0%}"
+            on = f"{device}, {counted(int(str(threads)), 'thread')}" if device == "cpu" else device
+            text = (
+                f"Large cases on {on}: the fastest modes of {counted(len(rows), 'comparison')} "
+                f"reach {reach} {what}."
+            )
+            made.append(Note(text, "cases"))
+    return made
+
+
 def _memory(rows: pd.DataFrame) -> list[Note]:
     timed = rows[(rows["mode"] != FORWARD) & ~rows["by_hand"]]
     if timed.empty:
@@ -221,7 +242,7 @@ def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[s
     said = list(problems)
     for run in stored:
         found, environment = run.judged, run.environment
-        said += found.problems
+        said += found.problems + [f"Run {run.name}: {line}" for line in found.cautions]
         if not found.finished:
             said.append(
                 f"Run {run.name} is not finished; 'gradbench run --resume' goes on with it."

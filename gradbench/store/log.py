@@ -80,6 +80,26 @@ def minima(number: int, samples: list[list[int]]) -> list[float]:
     return [min(blocks) / number * 1e-9 if blocks else math.nan for blocks in samples]
 
 
+class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the driver of a CUDA device told of it. None: it did not tell."""
+
+    when: str
+    """``warm``: before the first round, ``timed``: after the last."""
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    """MHz."""
+    temperature: int | None = None
+    """°C."""
+    power: float | None = None
+    power_limit: float | None = None
+    """W."""
+    slowed: list[str] = []
+    """Why its clocks were lower than its settings allow, at that moment."""
+    slowed_by_power: float | None = None
+    slowed_by_heat: float | None = None
+    """Seconds since the driver was loaded: the difference of two states tells."""
+
+
 class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=True):
     """One process's share of one comparison: the unit that is stored whole or not at all."""
 
@@ -99,6 +119,24 @@ class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=Tr
     load: float
     """The machine's one-minute load average."""
     result_bytes: int = 0
+    argument_bytes: int = 0
+    """One set of the arguments: what a call cannot but read."""
+    states: list[DeviceState] = []
+    """Of the device, before the rounds and after them; empty where nothing told."""
+
+
+class Limits(msgspec.Struct, tag_field="kind", tag="limits", frozen=True):
+    """What a device could do at most when the run was made: see `gradbench.limits`."""
+
+    process: int
+    device: str
+    threads: int
+    bandwidth: float
+    """Bytes per second, read and written together."""
+    rates: dict[str, float]
+    """Floating-point operations per second of a product of matrices, by dtype."""
+    cache: int
+    """Bytes of the last-level cache."""
 
 
 class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
@@ -132,7 +170,7 @@ class RunEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
     visiting: float
 
 
-Record = RunStarted | WorkerStarted | SessionMeasured | Reading | RunResumed | RunEnded
+Record = RunStarted | WorkerStarted | SessionMeasured | Reading | Limits | RunResumed | RunEnded
 
 _decoder = msgspec.json.Decoder(Record)
 KIND = Kind("run log", RunStarted, _decoder, SCHEMA)
@@ -147,6 +185,7 @@ class Run:
     workers: list[WorkerStarted] = field(default_factory=list)
     sessions: list[SessionMeasured] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
     ends: list[RunEnded] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -215,6 +254,8 @@ def read(path: Path) -> Run:
                 run.workers.append(record)
             case Reading():
                 run.readings.append(record)
+            case Limits():
+                run.limits.append(record)
             case RunEnded():
                 run.ends.append(record)
     return run

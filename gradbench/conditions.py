@@ -1,0 +1,104 @@
+"""Under which conditions a run was made, in lines: what its devices can do, and how they fared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+from gradbench.cases import Comparison, Place
+from gradbench.store.log import DeviceState, Limits, Run
+from gradbench.wording import counted, short, size
+
+HEAT_AND_POWER = 0.01
+"""Seconds of slowing down in one session's rounds that are worth a word."""
+
+
+def lines(run: Run) -> list[str]:
+    """A line for each device: its name, its limits, its clocks and temperature."""
+    return [_limits(found) for found in run.limits] + _states(run)
+
+
+def cautions(run: Run) -> list[str]:
+    """A line for each device that was slowed down while it was timed."""
+    said = []
+    for device, pairs in _pairs(run).items():
+        slowed = [pair for pair in pairs if _slowed(*pair)]
+        if not slowed:
+            continue
+        reasons = dict.fromkeys(reason for pair in slowed for reason in _slowed(*pair))
+        said.append(
+            f"{device} was slowed down in {len(slowed)} of {counted(len(pairs), 'session')} of "
+            f"comparisons ({', '.join(reasons)}): times are longer for it, and ratios may be."
+        )
+    return said
+
+
+def _limits(found: Limits) -> str:
+    rates = ", ".join(f"{d} {_flops(rate)}" for d, rate in found.rates.items())
+    threads = f" ({counted(found.threads, 'thread')})" if found.device == "cpu" else ""
+    return (
+        f"limits of {found.device}{threads}: copies {size(found.bandwidth)}/s"
+        + (f"; products of matrices {rates}" if rates else "")
+        + f"; last-level cache {size(found.cache)}"
+    )
+
+
+def _flops(rate: float) -> str:
+    return f"{short(rate / 1e9)} GFLOP/s" if rate < 1e12 else f"{short(rate / 1e12)} TFLOP/s"
+
+
+def _pairs(run: Run) -> dict[str, list[tuple[DeviceState, DeviceState]]]:
+    """The states before and after the rounds of each session, by device."""
+    found: dict[str, list[tuple[DeviceState, DeviceState]]] = {}
+    for session in run.sessions:
+        if len(session.states) == 2:
+            device = Place.parse(Comparison.parse(session.comparison).device).device
+            found.setdefault(device, []).append((session.states[0], session.states[1]))
+    return found
+
+
+def _states(run: Run) -> list[str]:
+    said = []
+    names = _names(run)
+    for device, pairs in _pairs(run).items():
+        after = [end for _, end in pairs]
+        parts = [names.get(device, "")]
+        parts.append(_range("clock", [s.sm_clock for s in after], "MHz"))
+        parts.append(_range("memory clock", [s.memory_clock for s in after], "MHz"))
+        parts.append(_range("", [s.temperature for s in after], "°C"))
+        parts.append(_range("", [s.power for s in after], "W"))
+        limit = [s.power_limit for s in after if s.power_limit is not None]
+        if limit:
+            parts.append(f"limit {short(median(limit))} W")
+        said.append(f"state of {device} after its rounds: " + ", ".join(filter(None, parts)))
+    return said
+
+
+def _names(run: Run) -> dict[str, str]:
+    """The devices' names, by which torch knows them."""
+    found: dict[str, str] = {}
+    for worker in run.workers:
+        for number, name in enumerate(worker.environment.get("device_names") or []):
+            found[f"cuda:{number}"] = name
+    return found
+
+
+def _range(name: str, values: Iterable[float | None], unit: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = f"{min(known):.0f}", f"{max(known):.0f}"
+    return f"{name} {low if low == high else f'{low} to {high}'} {unit}".strip()
+
+
+def _slowed(before: DeviceState, after: DeviceState) -> list[str]:
+    """Why a device was slowed down between two states, or was at one of them."""
+    reasons = list(dict.fromkeys(before.slowed + after.slowed))
+    for name, start, end in (
+        ("power cap", before.slowed_by_power, after.slowed_by_power),
+        ("temperature", before.slowed_by_heat, after.slowed_by_heat),
+    ):
+        known = start is not None and end is not None and end - start > HEAT_AND_POWER
+        if known and not any(reason.startswith(name) for reason in reasons):
+            reasons.append(name)
+    return reasons
