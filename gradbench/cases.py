@@ -150,11 +150,11 @@ class Comparison:
     ) -> bool:
         """Whether a case of this comparison fits globs of every kind; no globs fit all."""
         return (
-            _matches(self.function, functions)
-            and _matches(self.operator, operators)
-            and _matches(mode, modes)
-            and _matches(self.size, sizes)
-            and _matches(self.dtype, dtypes)
+            fits(self.function, functions)
+            and fits(self.operator, operators)
+            and fits(mode, modes)
+            and fits(self.size, sizes)
+            and fits(self.dtype, dtypes)
         )
 
     def case(self, mode: str) -> Case:
@@ -194,6 +194,8 @@ class Offer:
     modes: tuple[str, ...]
     opt_in: tuple[str, ...]
     size_names: tuple[str, ...]
+    cuda: tuple[str, ...] = ()
+    """Those of `opt_in` that are of CUDA devices alone."""
     first: str = ""
     """The mode that people usually write first."""
 
@@ -228,7 +230,8 @@ class Entry:
     modes: tuple[str, ...]
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name fits one of the globs; no globs fit all."""
     patterns = tuple(patterns)
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -284,18 +287,18 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
     entries = []
     for offer in offers:
         if not (
-            _matches(offer.function, selection.functions)
-            and _matches(offer.operator, selection.operators)
+            fits(offer.function, selection.functions)
+            and fits(offer.operator, selection.operators)
             and (
                 not selection.documents
-                or any(_matches(letter, selection.documents) for letter in offer.document)
+                or any(fits(letter, selection.documents) for letter in offer.document)
             )
         ):
             continue
         candidates = offer.modes + (offer.opt_in if selection.compiled or selection.modes else ())
         modes = []
         for mode in candidates:
-            if selection.modes and not _matches(mode, selection.modes):
+            if selection.modes and not fits(mode, selection.modes):
                 continue
             # A glob such as '*' does not opt in to compilation; the mode's own name does.
             named = mode in selection.modes
@@ -307,13 +310,19 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
         for label in _sizes(offer, selection):
             for dtype in selection.dtypes or (offer.dtype,):
                 for device in selection.devices:
-                    if dtype == TF32 and Place.parse(device).device == "cpu":
+                    on_cpu = Place.parse(device).device == "cpu"
+                    if dtype == TF32 and on_cpu:
+                        continue
+                    # One that is named is told not to be supported.
+                    out = set(offer.cuda).difference(selection.modes) if on_cpu else set()
+                    here = tuple(mode for mode in modes if mode not in out)
+                    if set(here) <= {FORWARD} and FORWARD not in selection.modes:
                         continue
                     for threads in selection.threads:
                         comparison = Comparison(
                             offer.operator, offer.function, label, dtype, device, threads
                         )
-                        entries.append(Entry(comparison, tuple(modes)))
+                        entries.append(Entry(comparison, here))
     if not entries and TF32 in selection.dtypes:
         raise SelectionError(
             "dtype tf32 is one of CUDA devices: '--device cuda --dtype tf32' measures it"

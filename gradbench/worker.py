@@ -172,6 +172,7 @@ class Session:
                             modes=tuple(m.name for m in modes if not m.opt_in),
                             opt_in=tuple(m.name for m in modes if m.opt_in),
                             size_names=tuple(function.example_size),
+                            cuda=tuple(m.name for m in modes if m.cuda),
                             first=OPERATORS[operator].first,
                         )
                     )

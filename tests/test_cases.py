@@ -24,7 +24,8 @@ def offer(function="exp", operator="jacobian", **changes):
         "sizes": ("n=64",),
         "large_sizes": ("n=1024",),
         "modes": ("forward", "manual", "jacrev"),
-        "opt_in": ("compiled",),
+        "opt_in": ("compiled", "graphed"),
+        "cuda": ("graphed",),
         "size_names": ("n",),
         "first": "manual",
     }
@@ -88,9 +89,24 @@ def test_compiled_modes_only_when_asked_for():
     assert "compiled" not in expand(OFFERS, Selection(modes=("*",)))[0].modes
 
 
+def test_what_is_of_cuda_devices_alone_takes_part_there_or_where_it_is_named():
+    on_both = expand(OFFERS[:1], Selection(compiled=True, devices=("cpu", "cuda:0")))
+    assert ["graphed" in entry.modes for entry in on_both] == [False, True]
+    assert all("compiled" in entry.modes for entry in on_both)
+    assert "graphed" in expand(OFFERS, Selection(modes=("graphed", "manual")))[0].modes
+    tf32 = expand(OFFERS[:1], Selection(dtypes=("float32", "tf32"), devices=("cpu", "cuda:0+cold")))
+    assert [(e.comparison.dtype, e.comparison.device) for e in tf32] == [
+        ("float32", "cpu"),
+        ("float32", "cuda:0+cold"),
+        ("tf32", "cuda:0+cold"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("selection", "says"),
     [
+        (Selection(modes=("graph*",), compiled=True), "selection is empty"),
+        (Selection(dtypes=("tf32",)), "'--device cuda --dtype tf32' measures it"),
         (Selection(functions=("exq",)), "did you mean exp"),
         (Selection(operators=("hessian",)), "no operator matches 'hessian'"),
         (Selection(modes=("magic",)), "no mode matches 'magic'"),

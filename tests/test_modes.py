@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from gradbench import registry
+from gradbench import gate, registry
 from gradbench.catalogue.function import Function, as_tuple, normal, uniform
-from gradbench.modes.capability import unsupported_reason
+from gradbench.modes.capability import not_recordable, unsupported_reason
 from gradbench.modes.mode import Unsupported
 from gradbench.operators import LEARNING_RATE, OPERATORS, Problem
 
@@ -448,6 +448,74 @@ def test_a_mode_gives_the_derivative_and_leaves_its_inputs_alone(function, mode,
         check(mode, problem, tolerance)
 
 
+class Tape:
+    """Stands for a CUDA graph on the processor: makes the call again, into the memory of before."""
+
+    def __init__(self):
+        self.recorded = self.replayed = 0
+
+    def record(self, call):
+        self.recorded += 1
+        result = tuple(block.contiguous().clone() for block in call())
+
+        def replay():
+            self.replayed += 1
+            for place, block in zip(result, call()):
+                place.copy_(block)
+
+        return result, replay
+
+
+def graphed():
+    for (operator, _), mode in registry.MODES.items():
+        if mode.cuda:
+            for function in FUNCTIONS:
+                if operator in function.derivatives:
+                    yield pytest.param(
+                        function, mode, operator, id=f"{operator}-{function.name}-{mode.name}"
+                    )
+
+
+@pytest.mark.parametrize(("function", "mode", "operator"), list(graphed()))
+def test_a_replayed_mode_takes_new_inputs_and_keeps_its_results_apart(
+    function, mode, operator, monkeypatch
+):
+    tape = Tape()
+    monkeypatch.setattr("gradbench.modes.graphed.recorder", lambda problem: tape)
+    problem, timed = gate.pose(function, operator, None, "float64", "cpu", 0)
+    fresh = [gate.draw(problem, function.example_size, seed) for seed in (1, 2)]
+    try:
+        call = mode.build(problem)
+        contestant = gate.Gate(problem, timed, fresh).enter(mode.name, call, mode.leaves)
+        assert contestant.check([0, 1]).reason == ""
+    except Exception as error:
+        if not (isinstance(error, Unsupported) or unsupported_reason(error)):
+            raise
+        return
+    assert (tape.recorded, tape.replayed) == (1, 4)
+    first = as_tuple(call(*contestant.arguments))
+    kept = [block.clone() for block in first]
+    call(*contestant.gate.deliver(fresh[0], mode.leaves))
+    assert all(torch.equal(block, before) for block, before in zip(first, kept))
+
+
+def test_a_graph_needs_a_cuda_device_and_says_what_it_cannot_hold():
+    problem = problem_of(softmax, "vjp", torch.float32)
+    with pytest.raises(Unsupported, match="recorded on CUDA devices"):
+        registry.MODES["vjp", "graphed_grad"].build(problem)
+    try:
+        try:
+            raise RuntimeError(
+                "CUDA error: operation not permitted when stream is capturing\nfor debugging"
+            )
+        except RuntimeError:
+            raise RuntimeError("CUDA error: previous error during capture")  # noqa: B904
+    except RuntimeError as error:
+        said = not_recordable(error)
+    assert said.endswith("waits for the device: operation not permitted when stream is capturing")
+    assert not_recordable(RuntimeError("CUDA error: an illegal memory access")) is None
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_operator_has_its_modes_in_order(operator):
     modes = registry.modes_of(operator)
@@ -457,7 +525,7 @@ def test_every_operator_has_its_modes_in_order(operator):
     assert OPERATORS[operator].first in names
     opt_in = [mode.opt_in for mode in modes]
     assert opt_in == sorted(opt_in)
-    assert all(mode.opt_in == mode.name.startswith("compiled_") for mode in modes)
+    assert all(mode.opt_in == mode.name.startswith(("compiled_", "graphed_")) for mode in modes)
     for mode in modes:
         assert mode.summary, mode.name
         assert "def " in mode.source()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gradbench.cases import SelectionError
+from gradbench.cases import SelectionError, fits
 from gradbench.cli import options
 from gradbench.cli.output import console, emit, plain, table
 from gradbench.run import Discovery
@@ -41,8 +41,10 @@ def command(
         found = options.offered(WorkerOptions(files=files))
         options.require_devices(given["devices"], found.environment)
         if what == "modes" or what == "operators":
-            # All modes are listed, those that compile too.
-            given["compiled"] = True
+            # All modes are listed, those that compile or are of CUDA devices too.
+            names = dict.fromkeys(m for o in found.offers for m in (*o.modes, *o.opt_in))
+            globs = given["modes"]
+            given["modes"] = tuple(n for n in names if fits(n, globs)) or globs
         entries = options.planned(found.offers, options.selection(sweep, **given))
     except (SelectionError, WorkerError) as error:
         raise click.UsageError(str(error)) from error

@@ -190,7 +190,11 @@ def selection_options(command: F) -> F:
             show_default=True,
             help="Threads that torch may use inside an operation.",
         ),
-        click.option("--compiled", is_flag=True, help="Add the modes that compile, which is slow."),
+        click.option(
+            "--compiled",
+            is_flag=True,
+            help="Add the modes that compile and, on CUDA, those that replay a CUDA graph: slow.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

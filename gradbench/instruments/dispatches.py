@@ -22,7 +22,7 @@ class Dispatches(Instrument):
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
         if compiles(contestant):
-            raise Unreadable("unsupported", "compiled code does not go through the dispatcher")
+            raise Unreadable("unsupported", "what is compiled or recorded goes past the dispatcher")
         return [float(count(contestant.call, contestant.arguments))]
 
 

@@ -31,7 +31,7 @@ class Flops(Instrument):
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
         if compiles(contestant):
-            raise Unreadable("unsupported", "compiled code does not go through the dispatcher")
+            raise Unreadable("unsupported", "what is compiled or recorded goes past the dispatcher")
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False, custom_mapping=_vectors()) as counter:

@@ -69,7 +69,7 @@ class Instrument(ABC):
 
 
 def compiles(contestant: Contestant) -> bool:
-    """Whether a contestant's mode compiles what it calls."""
+    """Whether a contestant's mode compiles or records what it calls."""
     from gradbench import registry
 
     declared = registry.MODES.get((contestant.gate.problem.operator, contestant.mode))

@@ -113,6 +113,7 @@ def unsupported_reason(error: BaseException) -> str | None:
 
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B|\d+ bytes)")
 _MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory", re.I)
+_RECORDING = re.compile(r"captur", re.I)
 _LOST = re.compile(r"^(?:CUDA|HIP) error:|^CUDA driver error")
 
 
@@ -133,6 +134,23 @@ def out_of_memory(error: BaseException) -> str | None:
         size = f"{int(size.split()[0]) / 2**30:.3g} GiB"
     where = "the device" if "CUDA" in message or "GPU" in message else "the processor"
     return f"asked for {size} on {where}" if size else f"on {where}, and it does not say how much"
+
+
+def not_recordable(error: BaseException) -> str | None:
+    """Why a CUDA graph cannot hold what was recorded, in one line; None for any other error.
+
+    What broke the recording is raised first, and ending a broken one raises again.
+    """
+    chain: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__context__
+    for one in reversed(chain):
+        if isinstance(one, RuntimeError) and _RECORDING.search(str(one)):
+            line = str(one).partition("\n")[0].removeprefix("CUDA error: ")
+            return f"a CUDA graph cannot hold it, as when it waits for the device: {line}"
+    return None
 
 
 def device_lost(error: BaseException) -> bool:

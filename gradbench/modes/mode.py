@@ -42,7 +42,9 @@ class Mode:
     by_hand: bool = False
     """Whether it needs the derivative written by hand: a yardstick more than a way."""
     opt_in: bool = False
-    """Measured only when asked for: compiling takes seconds."""
+    """Measured only when asked for: compiling or recording takes seconds."""
+    cuda: bool = False
+    """Whether it is one of CUDA devices alone."""
     memory: Callable[[Problem], int] | None = None
     """How many numbers are alive at the peak, estimated; None: three times the result."""
 
@@ -50,7 +52,7 @@ class Mode:
         """Its place among the modes of an operator; equals keep the order of registration.
 
         The forward pass comes first, then what is written by hand, what people usually write
-        first, what the documents use, what is added, and what is compiled.
+        first, what the documents use, what is added, and what is compiled or recorded.
         """
         places = (
             self.name == FORWARD,
