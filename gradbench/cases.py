@@ -10,7 +10,7 @@ import fnmatch
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 DOCUMENTS = "documents"
 """The size label of the documents' own inputs."""
@@ -76,6 +76,14 @@ class Place:
         several = f"+{self.sets}sets" * (self.sets > 1)
         return self.device + "+cold" * self.cold + "+transfer" * self.transfer + several
 
+    def name(self, environment: Mapping[str, Any]) -> str:
+        """What a worker's environment calls the device, as ``NVIDIA H200``; empty for the
+        processor."""
+        kind, _, number = self.device.partition(":")
+        names = environment.get("device_names") or []
+        known = kind == "cuda" and int(number) < len(names)
+        return str(names[int(number)]) if known else ""
+
     @property
     def conditions(self) -> tuple[bool, int]:
         """What two devices must have in common to be held against each other."""
@@ -133,6 +141,10 @@ class Comparison:
             raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
         operator, function, size, dtype, device, threads = parts
         return cls(operator, function, size, dtype, device, int(threads))
+
+    @property
+    def place(self) -> Place:
+        return Place.parse(self.device)
 
     def seed(self, salt: int, index: int) -> int:
         """A seed for the inputs of set `index`, the same on every machine and release."""

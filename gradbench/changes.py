@@ -38,7 +38,16 @@ class Compared:
     expected_false_alarms: float
 
 
-FACTS = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy", "mkl")
+FACTS = (
+    "torch",
+    "torch_git",
+    "torch_cuda",
+    "cpu_capability",
+    "python",
+    "numpy",
+    "mkl",
+    "device_names",
+)
 
 
 def compare(
@@ -111,7 +120,7 @@ def _seconds(sessions: list[Any]) -> float:
 
 def _differences(old: Run, new: Run) -> list[str]:
     found = []
-    for key in ("cpu", "cores", "governor", "turbo"):
+    for key in ("cpu", "cores", "governor", "turbo", "gpu_driver"):
         a, b = old.started.machine.get(key), new.started.machine.get(key)
         if a != b:
             found.append(f"{key}: {a} → {b}")

@@ -52,17 +52,16 @@ def _pairs(run: Run) -> dict[str, list[tuple[DeviceState, DeviceState]]]:
     found: dict[str, list[tuple[DeviceState, DeviceState]]] = {}
     for session in run.sessions:
         if len(session.states) == 2:
-            device = Place.parse(Comparison.parse(session.comparison).device).device
+            device = Comparison.parse(session.comparison).place.device
             found.setdefault(device, []).append((session.states[0], session.states[1]))
     return found
 
 
 def _states(run: Run) -> list[str]:
     said = []
-    names = _names(run)
     for device, pairs in _pairs(run).items():
         after = [end for _, end in pairs]
-        parts = [names.get(device, "")]
+        parts = [Place.parse(device).name(run.workers[0].environment) if run.workers else ""]
         parts.append(_range("clock", [s.sm_clock for s in after], "MHz"))
         parts.append(_range("memory clock", [s.memory_clock for s in after], "MHz"))
         parts.append(_range("", [s.temperature for s in after], "°C"))
@@ -72,15 +71,6 @@ def _states(run: Run) -> list[str]:
             parts.append(f"limit {short(median(limit))} W")
         said.append(f"state of {device} after its rounds: " + ", ".join(filter(None, parts)))
     return said
-
-
-def _names(run: Run) -> dict[str, str]:
-    """The devices' names, by which torch knows them."""
-    found: dict[str, str] = {}
-    for worker in run.workers:
-        for number, name in enumerate(worker.environment.get("device_names") or []):
-            found[f"cuda:{number}"] = name
-    return found
 
 
 def _range(name: str, values: Iterable[float | None], unit: str) -> str:

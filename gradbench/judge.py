@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from gradbench import __version__, conditions
-from gradbench.cases import FORWARD, Comparison, Place
+from gradbench.cases import FORWARD, Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.store.log import Entrant, Run, SessionMeasured, minima
 
@@ -214,10 +214,9 @@ def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
     made = []
     for row in rows:
         c = Comparison.parse(row.comparison)
-        place = Place.parse(c.device)
-        known = limits.get((place.device, c.threads))
+        known = limits.get((c.place.device, c.threads))
         # Over the bus, or without a derivative, the traffic is another.
-        if known and row.seconds and row.mode != FORWARD and not place.transfer:
+        if known and row.seconds and row.mode != FORWARD and not c.place.transfer:
             traffic, rate = moved.get(row.comparison, 0), known.rates.get(c.dtype)
             work = row.readings.get("flops", 0.0)
             row = msgspec.structs.replace(

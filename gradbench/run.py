@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from gradbench import machine
-from gradbench.cases import Entry, Offer, Place
+from gradbench.cases import Entry, Offer
 from gradbench.instruments import WALL_TIME
 from gradbench.nvml import Nvml
 from gradbench.readings import Readings, missing
@@ -192,7 +192,7 @@ LEAST_SHARE = 0.2
 
 
 # A run may only go on where these are as they were: everything else is in each worker's line.
-IDENTITY = ("torch", "torch_git", "cpu_capability", "python", "numpy", "gradbench")
+IDENTITY = ("torch", "torch_git", "cpu_capability", "python", "numpy", "gradbench", "device_names")
 
 
 def start(
@@ -411,7 +411,7 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: _Workers, repor
     wanted: dict[tuple[str, int], list[str]] = {}
     for entry in run.started.entries():
         c = entry.comparison
-        dtypes = wanted.setdefault((Place.parse(c.device).device, c.threads), [])
+        dtypes = wanted.setdefault((c.place.device, c.threads), [])
         if c.dtype not in dtypes:
             dtypes.append(c.dtype)
     known = {(found.device, found.threads) for found in run.limits}

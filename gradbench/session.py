@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gradbench.cases import FORWARD, Entry, Place
+from gradbench.cases import FORWARD, Entry
 from gradbench.instruments import WALL_TIME
 from gradbench.statistics import Stop, Stopping, enough
 from gradbench.store.log import DeviceState, Entrant, SessionMeasured, minima
@@ -240,7 +240,7 @@ class Measurement:
 
     def _look(self, when: str, worker: Worker) -> list[DeviceState]:
         """The state of the device, where its driver tells."""
-        device = Place.parse(self.entry.comparison.device).device
+        device = self.entry.comparison.place.device
         known = worker.environment.get("device_uuids", {})
         found = self.state(when, known.get(device, ""))
         return [] if found is None else [found]

@@ -27,7 +27,7 @@ from typing import IO, Any
 import torch
 
 from gradbench import __version__, registry
-from gradbench.cases import DOCUMENTS, TF32, Comparison, Offer, Place, parse_size, size_label
+from gradbench.cases import DOCUMENTS, TF32, Comparison, Offer, parse_size, size_label
 from gradbench.devices import Cuda, audit, exactness, flusher, synchronizer
 from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
 from gradbench.instruments import INSTRUMENTS
@@ -206,7 +206,7 @@ class Session:
         function = registry.FUNCTIONS.get(wanted.function)
         if function is None or wanted.operator not in function.derivatives:
             raise Refused(f"there is no {wanted.operator} of {wanted.function} here")
-        place = Place.parse(wanted.device)
+        place = wanted.place
         if place.device != "cpu" and not torch.cuda.is_available():
             raise Refused(f"{wanted.device}: there is no CUDA device here")
         if place.device == "cpu" and wanted.dtype == TF32:

@@ -275,7 +275,7 @@ def scaled(seconds):
         for mode, s in modes.items():
             rows.append(
                 {
-                    **dict.fromkeys(("cpu", "torch", "run"), "x"),
+                    **dict.fromkeys(("cpu", "torch", "run", "device_name"), "x"),
                     "operator": "jacobian",
                     "function": "exp",
                     "size": f"n={n}",

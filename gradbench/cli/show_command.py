@@ -291,7 +291,7 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             notes.append("sessions disagree: " + ", ".join(f"{_number(g)}×" for g in row.groups))
         if launch_bound(row.seconds, row.readings.get("device_time")):
             share = row.readings["device_time"] / (row.seconds or 1)
-            notes.append(f"launch-bound: the device works {share:.0%} of the time")
+            notes.append(f"launch-bound: the device works {share:.0%} of the time (see --compiled)")
         if row.of_bandwidth is not None:
             notes.append(f"{row.of_bandwidth:.0%} of the copy bandwidth")
         if row.of_rate is not None:

@@ -22,10 +22,16 @@ from gradbench.store.lines import StoreError
 
 Array = npt.NDArray[np.float64]
 
-TOLD = ("cpu_capability", "numpy", "python", "mkl", "malloc")
+TOLD = ("cpu_capability", "numpy", "python", "mkl", "malloc", "device_names")
 """Facts of an environment that times depend on and that are not the release."""
 
-TERMS = {"cpu_capability": "CPU capability", "numpy": "NumPy", "python": "Python", "mkl": "MKL"}
+TERMS = {
+    "cpu_capability": "CPU capability",
+    "numpy": "NumPy",
+    "python": "Python",
+    "mkl": "MKL",
+    "device_names": "GPU",
+}
 
 
 CALLED = ("slower", "faster")

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
+from gradbench.cases import Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, judged, record
 from gradbench.machine import usable_cores
@@ -89,7 +90,8 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
     """A row per case and run, as `gradbench.verdicts` has them, with the run's machine and build.
 
     `comparison` is the comparison's name, `newest` whether no later run on the same machine, build
-    and device has the comparison, `by_hand` whether the mode needs a derivative written by hand.
+    and device has the comparison, `by_hand` whether the mode needs a derivative written by hand,
+    `device_name` what the CUDA device is called, empty on the processor.
     """
     made: list[dict[str, Any]] = []
     for run in stored:
@@ -100,7 +102,13 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
             made.append(
                 record(row, run.judged)
                 | extra
-                | {"comparison": row.comparison, "by_hand": row.mode in by_hand}
+                | {
+                    "comparison": row.comparison,
+                    "by_hand": row.mode in by_hand,
+                    "device_name": Comparison.parse(row.comparison).place.name(
+                        run.header.environment
+                    ),
+                }
             )
     frame = pd.DataFrame(made)
     if frame.empty:
@@ -111,7 +119,8 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
         if str(c).startswith(("to_", "of_", "seconds")) or c in (*INSTRUMENTS, "ulps")
     ]
     frame[numbers] = frame[numbers].astype(float)
-    last = frame.groupby(["comparison", "cpu", "torch"], dropna=False)["run"].transform("max")
+    place = ["comparison", "cpu", "device_name", "torch"]
+    last = frame.groupby(place, dropna=False)["run"].transform("max")
     frame["newest"] = frame["run"] == last
     return frame
 

@@ -35,8 +35,7 @@ def anchor(*parts: str) -> str:
 
 def scaling_anchor(row: Mapping[Any, Any]) -> str:
     """The id of the figure of time over size that a row belongs to."""
-    names = ("operator", "function", "dtype", "device", "threads", "torch", "cpu")
-    return anchor("scaling", *(str(row[name]) for name in names))
+    return anchor("scaling", *(str(row[name]) for name in sizes.FAMILY))
 
 
 def _ratio(low: float, high: float, confidence: str) -> str:
@@ -154,7 +153,7 @@ def _launches(frame: pd.DataFrame) -> list[Note]:
         Note(
             f"Launch-bound: in {len(bound)} of {counted(len(read), 'case')} the device works for "
             f"less than {LAUNCH_BOUND:.0%} of the time, and the host's launching of operations is "
-            "what is timed.",
+            "what is timed; '--compiled' adds modes that launch all of them at once, as a graph.",
             "cases",
         )
     ]
@@ -269,17 +268,18 @@ def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[s
     for name, what in (
         ("torch", "torch builds"),
         ("cpu", "processors"),
+        ("device_name", "GPUs"),
         ("cpu_capability", "CPU capabilities"),
         ("python", "Python versions"),
     ):
-        values = sorted({str(v) for v in frame[name]})
+        values = sorted({str(v) for v in frame[name]} - {""})
         if len(values) > 1:
             said.append(
                 f"Several {what} are in this report ({', '.join(values)}): compare absolute times "
                 "only within one."
             )
     called = frame[frame["verdict"].isin(("slower", "faster", "fastest"))]
-    key = ["comparison", "mode", "cpu", "torch"]
+    key = ["comparison", "mode", "cpu", "device_name", "torch"]
     both = called.groupby(key, dropna=False)["verdict"].nunique()
     if (both > 1).any():
         said.append(

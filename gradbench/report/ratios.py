@@ -35,7 +35,7 @@ OTHER = "·"
 def problem_labels(frame: pd.DataFrame) -> pd.Series[str]:
     """A label per row that names its comparison by what is not the same in all rows."""
     parts = [frame["function"].map(shortened)]
-    for name in ("size", "dtype", "device", "threads", "torch", "cpu", "run"):
+    for name in ("size", "dtype", "device", "device_name", "threads", "torch", "cpu", "run"):
         if name in frame and frame[name].nunique(dropna=False) > 1:
             if name == "run" and not frame.duplicated([*_KEY, "mode"]).any():
                 continue

@@ -96,6 +96,7 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
                         "stopped": session.stopped,
                         "load": session.load,
                         "cpu": run.started.machine.get("cpu", ""),
+                        "device_name": case.place.name(environment),
                         **{name: environment.get(name) for name in ENVIRONMENT},
                     }
                 )
