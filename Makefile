@@ -4,15 +4,17 @@
 # Both set up a virtual environment in .venv first. PYTHON names the interpreter to build it with.
 #
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, all
-#                  left in results/gpu-check; GPU_PYTHON names a Python whose torch finds the device
+#                  left in results/gpu-check. It sets nothing up: GPU_PYTHON (else PYTHON) names a
+#                  Python that has this package and a torch that finds the device.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-GPU_PYTHON ?= $(BIN)/python
+GPU_PYTHON ?= $(PYTHON)
 GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
+FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
 .PHONY: bench test gpu-check clean
 
@@ -26,19 +28,34 @@ test: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.ready)
-	@$(GPU) verify --device cuda -f square -o vjp -m grad > /dev/null
+# What each of the modes passes, times and needs on the device: about half an hour.
+gpu-check:
+	$(if $(filter True,$(FINDS_GPU)),,$(error no CUDA device for $(GPU_PYTHON): it needs this package and a \
+	  torch that finds one ($(FINDS_GPU)). Name such a Python as GPU_PYTHON=/path/to/python))
 	$(GPU_PYTHON) -m pytest -m cuda
-	$(GPU) verify --device cuda
+	mkdir -p $(CHECKED)
+	$(GPU) verify --device cuda --all --format csv > $(CHECKED)/gate.csv
+	$(GPU) verify --device cuda --sweep documents --dtype float16 --dtype bfloat16 --dtype tf32 \
+	  --all --format csv > $(CHECKED)/gate-narrow.csv
+	$(GPU) verify --device cuda --compiled -m 'graphed_*' --all --format csv \
+	  > $(CHECKED)/gate-graphs.csv
+	$(GPU) verify --device cuda+transfer --sweep documents --all --format csv \
+	  > $(CHECKED)/gate-transfer.csv
 	$(GPU) run --profile quick --device cuda --results $(CHECKED) \
 	  --instrument wall_time --instrument device_time --instrument peak_memory
+	$(GPU) run --profile quick --device cuda --compiled -m grad -m loop_grad -m 'graphed_*' \
+	  --results $(CHECKED) --instrument wall_time --instrument device_time
 	$(GPU) run --device cpu --device cuda --device cuda+transfer --results $(CHECKED) \
 	  -f batched_vector_field -o batch_jacobian \
 	  -m forward -m manual -m loop_grad -m grads_batched -m vmap_jacrev -m functional_of_sum \
 	  --size N=10 --size N=1000 --size N=100000 --size N=1000000
 	$(GPU) run --device cpu --device cuda --device cuda+transfer --device cuda+cold \
-	  --results $(CHECKED) -f exp -o vjp \
+	  --device cuda+16sets --results $(CHECKED) -f exp -o vjp \
 	  --size n=1024 --size n=16384 --size n=262144 --size n=4194304 --size n=67108864
+	$(GPU) run --device cuda --results $(CHECKED) -f affine_mse -o gradient \
+	  -m forward -m manual -m backward -m grad -m func_grad \
+	  --dtype float32 --dtype tf32 --dtype float16 --dtype bfloat16 --size m=4096,n=4096 \
+	  --instrument wall_time --instrument device_time --instrument flops
 	$(GPU) study aa --device cuda --trials 300 --results $(CHECKED)
 	$(GPU) report --results $(CHECKED)
 

@@ -3,6 +3,7 @@
 A result is accepted where every entry is within
 
     ENTRY · u · |exact|  +  ROW · u · max |exact row|  +  INPUT · (change under rounding the inputs)
+    + ENTRY · (the smallest number above zero of the dtype)
 
 of the exact derivative. u is the unit in the last place of what is computed with: that of the
 dtype (`torch.finfo(dtype).eps`), or of TF32. *Exact* is the analytic derivative in float64 at the
@@ -28,6 +29,7 @@ from torch import Tensor
 from gradbench.cases import FORWARD, TF32, Size
 from gradbench.catalogue.function import Function, Tensors, as_tuple, uniform
 from gradbench.devices import synchronizer
+from gradbench.modes.mode import Unsupported
 from gradbench.operators import OPERATORS, Problem, Shape, torch_dtype
 
 ENTRY = 32
@@ -176,7 +178,11 @@ def _row_scale(block: Tensor, rows: int) -> Tensor:
 
 
 def _expected(
-    exact: Callable[[Arguments], Tensors], given: Arguments, rows: Sequence[int], unit: float
+    exact: Callable[[Arguments], Tensors],
+    given: Arguments,
+    rows: Sequence[int],
+    unit: float,
+    smallest: float,
 ) -> Expected:
     wide = given.cast(torch.float64)
     blocks = exact(wide)
@@ -189,7 +195,9 @@ def _expected(
         for found, block, other in zip(change, blocks, exact(wide.replaced(moved))):
             torch.maximum(found, (other - block).abs() * (unit / step), out=found)
     allowed = tuple(
-        ENTRY * unit * block.abs() + ROW * unit * _row_scale(block, lead) + INPUT * moved
+        ENTRY * (unit * block.abs() + smallest)
+        + ROW * unit * _row_scale(block, lead)
+        + INPUT * moved
         for block, lead, moved in zip(blocks, rows, change)
     )
     return Expected(blocks, allowed)
@@ -236,8 +244,22 @@ class Gate:
                 rows = OPERATORS[self.problem.operator].rows(self.problem)
                 exact = self._derivative
             with torch.no_grad():
-                self._known[key] = _expected(exact, given, rows, self.problem.unit)
+                found = _expected(exact, given, rows, self.problem.unit, self.problem.smallest)
+            self._require_range(found.blocks)
+            self._known[key] = found
         return self._known[key]
+
+    def _require_range(self, blocks: Tensors) -> None:
+        """Raises Unsupported where the dtype is too narrow for the exact values."""
+        most = float(torch.finfo(self.problem.dtype).max)
+        for block in blocks:
+            sizes = block.abs()
+            beyond = sizes[sizes.isfinite() & (sizes > most)]
+            if beyond.numel():
+                name = str(self.problem.dtype).removeprefix("torch.")
+                raise Unsupported(
+                    f"{name} ends at {most:.3g}, and the exact result has {float(beyond.max()):.3g}"
+                )
 
     def _forward(self, given: Arguments) -> Tensors:
         exact = self.problem.function.exact or self.problem.forward

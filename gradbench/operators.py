@@ -45,6 +45,12 @@ class Problem:
         return TF32_UNIT if self.tf32 else float(torch.finfo(self.dtype).eps)
 
     @property
+    def smallest(self) -> float:
+        """The smallest number above zero of the dtype: what underflow may be off by."""
+        known = torch.finfo(self.dtype)
+        return float(known.tiny * known.eps)
+
+    @property
     def width(self) -> int:
         """Bytes of a number."""
         return torch.finfo(self.dtype).bits // 8

@@ -315,6 +315,8 @@ class Session:
         try:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
             finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
+        except Unsupported as error:
+            return {"status": "unsupported", "reason": str(error)}
         except Exception as error:
             failure = _failure(error)
             return {"status": failure["status"], "reason": "after timing: " + failure["reason"]}

@@ -104,6 +104,27 @@ def test_data_dependent_control_flow_is_unsupported_where_a_mode_cannot_follow_i
     assert answer["status"] == "ok"
 
 
+@pytest.mark.parametrize("mode", ["forward", "backward", "manual", "func_vjp"])
+def test_a_dtype_too_narrow_for_the_answer_is_unsupported_and_says_how_far_it_goes(session, mode):
+    answer = prepare(session, "vjp", "norm_doubling", mode, "float16")
+    assert answer["status"] == "unsupported"
+    assert "float16 ends at 6.55e+04, and the exact result has" in answer["reason"]
+    assert prepare(session, "vjp", "norm_doubling", mode, "bfloat16")["status"] == "ok"
+
+
+def test_what_underflows_in_a_narrow_dtype_is_right_and_zeros_for_numbers_are_wrong(session):
+    """∂²/∂x² is −y⁴ sin(xy²): less than float16 can tell from zero for y below 0.015."""
+    name = ("batch_hessian", "batched_scalar_field_xy")
+    assert prepare(session, *name, "grad_twice", "float16")["status"] == "ok"
+
+    @registry.mode("batch_hessian", name="all_zeros")
+    def all_zeros(problem):
+        """zeros for the whole hessian"""
+        return lambda inputs: tuple(inputs[0].new_zeros(shape) for shape in problem.result)
+
+    assert prepare(session, *name, "all_zeros", "float16")["status"] == "wrong"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_error_of_a_few_units_passes_and_of_a_thousand_does_not(session, dtype):
     unit = torch.finfo(getattr(torch, dtype)).eps

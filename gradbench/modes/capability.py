@@ -73,6 +73,10 @@ REASONS = tuple(
             "the function calls .backward() itself: torch.func cannot",
         ),
         (r"\"(\w+)\" not implemented for '(Half|BFloat16|Float8\w*)'", "torch has no {0} for {1}"),
+        (
+            r"value cannot be converted to type (?:\S+::)?(\w+) without overflow",
+            "{0} cannot hold one of the function's numbers",
+        ),
         (r"Could not run '(\S+)' with arguments from the '(\w+)' backend", "no {0} on {1}"),
         (r"operator '(\S+)' is not currently implemented for the (\w+) device", "no {0} on {1}"),
         (
