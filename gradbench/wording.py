@@ -10,6 +10,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def grouped(number: int) -> str:
+    """A whole number with its digits in groups of three from 10 000 on: ``16 777 216``."""
+    return str(number) if number < 10_000 else f"{number:,}".replace(",", "\N{THIN SPACE}")
+
+
 def size(number: float) -> str:
     """Bytes in words, as ``3.05 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -233,7 +233,7 @@ def _places(frame: pd.DataFrame) -> Section:
         "another device is the faster: on either side every session of one is faster than all of "
         f"the other, in at most {places.CHANCE:.0%} of cases by chance. On a device ending in "
         "+transfer both copies are timed too; ending in +cold, caches were emptied before each "
-        "call.",
+        "call; ending in +8sets, calls took eight sets of inputs in turn.",
     )
     for part in places.families(frame)[:MOST_SCALING]:
         first: dict[Any, Any] = part.iloc[0].to_dict()

@@ -20,6 +20,7 @@ from gradbench.report.style import (
     settings,
     shortened,
 )
+from gradbench.wording import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,7 +145,7 @@ def by_device(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.plot(rows["n"], rows["seconds"], lw=1.5, ms=5, label=str(device), **style)
         ax.set(xscale="log", yscale="log")
         sizes = sorted(int(n) for n in made["n"].unique())
-        ax.set_xticks(sizes, [f"{n:g}" for n in sizes])
+        ax.set_xticks(sizes, [grouped(n) for n in sizes])
         ax.minorticks_off()
         low, high = ax.get_ylim()
         ax.set_ylim(low, high * 1.6)

@@ -36,11 +36,15 @@ def problem_labels(frame: pd.DataFrame) -> pd.Series[str]:
     """A label per row that names its comparison by what is not the same in all rows."""
     parts = [frame["function"].map(shortened)]
     for name in ("size", "dtype", "device", "device_name", "threads", "torch", "cpu", "run"):
-        if name in frame and frame[name].nunique(dropna=False) > 1:
-            if name == "run" and not frame.duplicated([*_KEY, "mode"]).any():
-                continue
-            values = frame[name].astype(str)
-            parts.append(values + " threads" if name == "threads" else values)
+        if name not in frame:
+            continue
+        values = frame[name].astype(str)
+        # A processor has no device's name.
+        if values[values != ""].nunique() < 2:
+            continue
+        if name == "run" and not frame.duplicated([*_KEY, "mode"]).any():
+            continue
+        parts.append(values + " threads" if name == "threads" else values)
     label = parts[0]
     for part in parts[1:]:
         label = label + "  " + part

@@ -22,6 +22,7 @@ from gradbench.report.style import (
     settings,
     shortened,
 )
+from gradbench.wording import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +167,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             name_of_mode = mode_label(mode, bool(rows["by_hand"].iloc[0]), 28)
             ax.plot(rows["n"], rows["seconds"], lw=1.5, ms=5, label=name_of_mode, **style)
         ax.set(xscale="log", yscale="log")
-        ax.set_xticks(sizes, [f"{n:g}" for n in sizes])
+        ax.set_xticks(sizes, [grouped(n) for n in sizes])
         ax.minorticks_off()
         low, high = ax.get_ylim()
         ax.set_ylim(low, high * 1.5)
