@@ -159,6 +159,7 @@ class Comparison:
         modes: Iterable[str] = (),
         sizes: Iterable[str] = (),
         dtypes: Iterable[str] = (),
+        devices: Iterable[str] = (),
     ) -> bool:
         """Whether a case of this comparison fits globs of every kind; no globs fit all."""
         return (
@@ -167,6 +168,7 @@ class Comparison:
             and fits(mode, modes)
             and fits(self.size, sizes)
             and fits(self.dtype, dtypes)
+            and fits(self.device, devices)
         )
 
     def case(self, mode: str) -> Case:

@@ -60,8 +60,8 @@ def compare(
 ) -> Compared:
     """Judges every case that both runs timed, false alarms held down over the table.
 
-    `filters`: globs by functions, operators, modes, sizes, dtypes. Raises ValueError where the
-    runs have no case in common.
+    `filters`: globs by functions, operators, modes, sizes, dtypes, devices. Raises ValueError where
+    the runs have no case in common.
     """
     times_old, times_new = _times(old, filters), _times(new, filters)
     shared = [case for case in times_old if case in times_new]

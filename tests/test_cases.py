@@ -78,6 +78,13 @@ def test_any_size_of_the_right_kind_can_be_asked_for():
     assert {entry.comparison.size for entry in entries} == {"n=7"}
 
 
+def test_stored_cases_are_found_by_their_device():
+    cold = Comparison("vjp", "exp", "documents", "float32", "cuda:0+cold")
+    assert cold.matches("grad", devices=("cuda:0+cold",))
+    assert cold.matches("grad", devices=("cpu", "cuda*"))
+    assert not cold.matches("grad", devices=("cuda:0",))
+
+
 def test_dtypes_threads_and_devices_multiply():
     chosen = Selection(dtypes=("float32", "float64"), threads=(1, 2), devices=("cpu", "cuda"))
     assert len(expand(OFFERS, chosen)) == 3 * 8

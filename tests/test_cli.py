@@ -58,6 +58,9 @@ def test_help_and_show_import_neither_torch_nor_pandas(results, command):
 
 BAD = [
     (("run", "-f", "nothing"), "no function matches 'nothing'"),
+    (("run", "-f", "exp", "--dtype", "tf32"), "'--device cuda --dtype tf32' measures it"),
+    (("verify", "-f", "exp", "--device", "cpu+1sets"), "sets go from 2 to 1000"),
+    (("verify", "-f", "exp", "--device", "cpu+transfer"), "nothing is transferred"),
     (("run", "-m", "jacrve"), "did you mean jacrev"),
     (("run", "-o", "vjp", "-f", "square", "--size", "n=4"), "selection is empty"),
     (("run", "--size", "n=-3"), "not of the form name=positive integer"),
@@ -166,6 +169,20 @@ def test_runs_are_listed(results):
     # The command is kept, but not the folder of this machine that the log itself is in.
     assert "-f square" in run["command"]
     assert str(results) not in log.paths(results)[0].read_text()
+
+
+def test_what_is_shown_can_be_narrowed_to_a_device(results):
+    there = gradbench("show", "--device", "cpu", "--format", "json", "--results", results)
+    assert {row["device"] for row in json.loads(there.stdout)} == {"cpu"}
+    none = gradbench("show", "--device", "cuda", "--results", results)
+    assert none.returncode == 2
+    assert "nothing in this run is called that" in none.stderr
+
+
+def test_a_run_ends_with_what_the_device_can_do(results):
+    shown = gradbench("show", "--results", results).stdout
+    assert "Limits of cpu (1 thread): copies" in shown
+    assert "products of matrices float32" in shown
 
 
 def test_a_run_compared_with_itself_shows_no_change(results):

@@ -49,6 +49,20 @@ def measured(tmp_path_factory):
     return done, path
 
 
+def test_conditions_are_those_of_a_run(tmp_path):
+    path = tmp_path / "benchmark.json"
+    done = run(
+        *select(function=["exp"], operator=["vjp"], mode=["backward", "grad"]),
+        *select(device=["cpu+cold", "cpu+3sets"]),
+        *("--benchmark-json", str(path)),
+    )
+    assert done.returncode == 0, done.stdout
+    stored = json.loads(path.read_text())["benchmarks"]
+    assert {one["group"].split("/")[4] for one in stored} == {"cpu+cold", "cpu+3sets"}
+    cold = [one["stats"] for one in stored if "+cold" in one["group"]]
+    assert all(one["iterations"] == 1 for one in cold)
+
+
 class TestMeasuring:
     def test_a_table_per_comparison_names_the_modes(self, measured):
         done, _ = measured

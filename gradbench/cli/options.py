@@ -127,7 +127,7 @@ _FILTERS = (
 )
 
 
-def filter_options(command: F) -> F:
+def _glob_options(command: F) -> F:
     """Globs over what is selected; each may be given several times."""
     options = [
         click.option(
@@ -160,6 +160,33 @@ def filter_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _device_globs(
+    context: click.Context, parameter: click.Parameter, globs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The globs, with `cuda` for what it stands for in the names of cases."""
+    found = []
+    for glob in globs:
+        try:
+            found.append(str(Place.parse(glob)))
+        except ValueError:
+            found.append(glob)
+    return tuple(found)
+
+
+def filter_options(command: F) -> F:
+    """What of the stored cases is shown."""
+    device = click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        metavar="GLOB",
+        shell_complete=_stored("device"),
+        callback=_device_globs,
+        help="Only cases on this device, as cuda, cuda:0+cold or 'cuda*'; may be repeated.",
+    )
+    return _glob_options(device(command))
 
 
 def selection_options(command: F) -> F:
@@ -198,7 +225,7 @@ def selection_options(command: F) -> F:
     ]
     for option in reversed(options):
         command = option(command)
-    return filter_options(command)
+    return _glob_options(command)
 
 
 def selection(sweep: str, **given: Any) -> Selection:

@@ -142,7 +142,7 @@ def table(
 
 
 def selected(frame: pd.DataFrame, **globs: Iterable[str]) -> pd.DataFrame:
-    """The rows that fit globs of every kind (functions, operators, modes, sizes, dtypes)."""
+    """The rows that fit globs by functions, operators, modes, sizes, dtypes, devices."""
     import fnmatch
 
     for kind, patterns in globs.items():
