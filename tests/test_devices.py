@@ -284,6 +284,19 @@ def test_products_rounded_to_tf32_pass_as_tf32_and_not_as_float32(function):
     assert not all(finding.right for finding in found["float32"])
 
 
+def test_tf32_is_switched_for_cuda_devices_and_never_touched_for_the_processor():
+    flags = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        for tf32 in (True, False):
+            devices.exactness(torch.device("cuda"), tf32)
+            devices.exactness(torch.device("cpu"), not tf32)
+            assert torch.backends.cudnn.allow_tf32 is tf32
+            assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    finally:
+        torch.backends.cudnn.allow_tf32 = flags[0]
+        torch.set_float32_matmul_precision(flags[1])
+
+
 def test_tf32_is_refused_on_the_processor():
     session = Session(1 << 30)
     with pytest.raises(Refused, match="the processor has no tf32"):

@@ -50,7 +50,7 @@ class CudaGraphs:
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, stream=side):
                     result = call()
             except RuntimeError as error:
                 reason = not_recordable(error)
