@@ -46,6 +46,14 @@ class Device(Protocol):
     def hold(self, seconds: float) -> None:
         """Keeps the device busy for at least so long, without waiting for it."""
 
+    def allocated(self) -> int:
+        """Bytes of tensors that are alive now."""
+
+    def reset_peak(self) -> None: ...
+
+    def peak(self) -> int:
+        """The most bytes of tensors that were alive at once since the last reset."""
+
 
 class Cuda:
     """CUDA, through torch."""
@@ -76,6 +84,21 @@ class Cuda:
         sleep = getattr(cuda, "_sleep", None)
         if sleep is not None:
             sleep(int(seconds * self.CYCLES))
+
+    def allocated(self) -> int:
+        from torch import cuda
+
+        return cuda.memory_allocated()
+
+    def reset_peak(self) -> None:
+        from torch import cuda
+
+        cuda.reset_peak_memory_stats()
+
+    def peak(self) -> int:
+        from torch import cuda
+
+        return cuda.max_memory_allocated()
 
 
 def synchronizer(device: torch.device) -> Callable[[], None] | None:

@@ -135,6 +135,70 @@ def test_memory_that_is_freed_before_more_is_allocated_is_not_added_up():
     assert peak(of(in_turn)) == 3000 * FLOAT32
 
 
+class Allocator:
+    """A device whose tensors are alive until they are dropped, some of which were before."""
+
+    def __init__(self, held):
+        self.now = self.highest = held
+        self.waiting = []
+        self.asked = []
+
+    def chosen(self, place):
+        return contextlib.nullcontext()
+
+    def take(self, size):
+        self.now += size
+        self.highest = max(self.highest, self.now)
+
+    def synchronize(self):
+        self.asked.append("synchronize")
+        while self.waiting:
+            self.take(self.waiting.pop(0))
+
+    def allocated(self):
+        return self.now
+
+    def reset_peak(self):
+        self.asked.append("reset")
+        self.highest = self.now
+
+    def peak(self):
+        self.asked.append("peak")
+        return self.highest
+
+
+def test_peak_on_a_device_is_above_what_was_there_and_of_one_call_alone():
+    device = Allocator(held=10_000)
+
+    def call():
+        device.take(3000)
+        device.take(-2500)
+        device.take(700)
+        # Freed again by the time the next call begins.
+        device.take(-1200)
+
+    device.highest = 1_000_000
+    assert PeakMemory(device).read(of(call, device="cuda"), 0) == [3000]
+    assert device.asked == ["synchronize", "reset", "synchronize", "peak"]
+
+
+def test_peak_on_a_device_counts_what_was_queued_and_the_result():
+    device = Allocator(held=0)
+
+    def call():
+        device.waiting += [512, 1024, -512]
+        return "the result's 1024 stay"
+
+    assert PeakMemory(device).read(of(call, device="cuda"), 0) == [1536]
+
+
+def test_the_memory_of_a_graph_is_not_that_of_its_replay():
+    graphed = of(lambda: None, device="cuda")
+    graphed.gate.problem.operator, graphed.mode = "vjp", "graphed_grad"
+    with pytest.raises(Unreadable, match="holds its memory from its recording on"):
+        PeakMemory(Allocator(0)).read(graphed, 0)
+
+
 # ── dispatches ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from gradbench.gate import Contestant
+    from gradbench.modes.mode import Mode
 
 
 class Unreadable(Exception):
@@ -70,7 +71,17 @@ class Instrument(ABC):
 
 def compiles(contestant: Contestant) -> bool:
     """Whether a contestant's mode compiles or records what it calls."""
+    declared = _declared(contestant)
+    return declared is not None and declared.opt_in
+
+
+def replays(contestant: Contestant) -> bool:
+    """Whether a contestant's mode replays a CUDA graph."""
+    declared = _declared(contestant)
+    return declared is not None and declared.opt_in and declared.cuda
+
+
+def _declared(contestant: Contestant) -> Mode | None:
     from gradbench import registry
 
-    declared = registry.MODES.get((contestant.gate.problem.operator, contestant.mode))
-    return declared is not None and declared.opt_in
+    return registry.MODES.get((contestant.gate.problem.operator, contestant.mode))

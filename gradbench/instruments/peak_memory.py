@@ -12,7 +12,8 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradbench.instruments.instrument import Instrument
+from gradbench.devices import Cuda, Device
+from gradbench.instruments.instrument import Instrument, Unreadable, replays
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,9 @@ class PeakMemory(Instrument):
     unit = "bytes"
     summary = "peak of tensor memory above the start of a call"
 
+    def __init__(self, device: Device | None = None) -> None:
+        self.device: Device = device or Cuda()
+
     def unavailable(self) -> str | None:
         import torch
 
@@ -34,12 +38,16 @@ class PeakMemory(Instrument):
         return None
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        device = contestant.gate.problem.device
-        of = on_cuda if device.type == "cuda" else on_cpu
-        return [of(contestant.call, contestant.arguments, device)]
+        place = contestant.gate.problem.device
+        made = (contestant.call, contestant.arguments)
+        if place.type == "cpu":
+            return [on_cpu(*made)]
+        if replays(contestant):
+            raise Unreadable("unsupported", "a graph holds its memory from its recording on")
+        return [on_device(self.device, place, *made)]
 
 
-def on_cpu(call: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> float:
+def on_cpu(call: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
     """The peak of one call, its result included."""
     from torch.autograd import profiler
 
@@ -77,16 +85,18 @@ def peak(changes: Iterable[int]) -> int:
     return highest
 
 
-def on_cuda(call: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> float:
-    """The peak of one call on the device, in the allocator's blocks."""
-    from torch import cuda
-
-    call(*arguments)
-    gc.collect()
-    cuda.synchronize(device)
-    cuda.reset_peak_memory_stats(device)
-    before = cuda.memory_allocated(device)
-    result = call(*arguments)
-    cuda.synchronize(device)
+def on_device(
+    device: Device, place: torch.device, call: Callable[..., Any], arguments: tuple[Any, ...]
+) -> float:
+    """The peak of one call on the device, its result included, in the allocator's blocks."""
+    with device.chosen(place):
+        call(*arguments)
+        gc.collect()
+        device.synchronize()
+        device.reset_peak()
+        before = device.allocated()
+        result = call(*arguments)
+        device.synchronize()
+        peak_of_all = device.peak()
     del result
-    return float(cuda.max_memory_allocated(device) - before)
+    return float(peak_of_all - before)
