@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_injection_is_proportional(monkeypatch: pytest.MonkeyPatch, call_ns: int
     monkeypatch.setattr(injection, "repeat", counted)
     how = Visit(max(1, 250_000 // call_ns), 5, 4, call_ns)
     for share in (0.01, 0.05, 0.1):
-        dose = injection.calibrate(WallTime(clock), work, (), how, share, 1_000_000)
+        dose = injection.calibrate(WallTime(clock), work, repeat(()), how, share, 1_000_000)
         own = call_ns + 10 * injection.FEW
         assert dose.share == pytest.approx(share, abs=10 / own)
         spent = []
