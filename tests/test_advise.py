@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradbench.advise.advice import Question, Refusal, examine
+from gradbench.advise.advice import Question, Refusal, compare, examine
 from gradbench.advise.expressions import evaluate
 
 SUBJECTS = str(Path(__file__).parent / "suites" / "subjects.py")
@@ -172,6 +172,12 @@ def test_what_cannot_be_formed_is_refused_with_the_reason(tmp_path):
     assert made.returncode == 1
     assert "9000000 entries (34.3 MiB), too many to check each" in made.stderr
     assert len(made.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "float31"])
+def test_a_dtype_that_advice_is_not_given_in_is_named(dtype):
+    with pytest.raises(Refusal, match=f"dtype '{dtype}' is none of float32, float64"):
+        compare(torch.sin, torch.ones(3), dtype=dtype)
 
 
 def test_a_budget_that_is_too_short_says_what_is_needed(tmp_path):

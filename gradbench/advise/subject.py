@@ -26,7 +26,7 @@ from gradbench.advise.structure import POINTS, Structure, detect, products
 from gradbench.catalogue.function import Formula, Function, Tensors
 from gradbench.modes import structured
 from gradbench.modes.mode import Call
-from gradbench.operators import Problem, torch_dtype
+from gradbench.operators import Problem
 
 AGREEMENT = 1e-9
 """How far a structured derivative's product may be from the pullback, in float64, relative to its
@@ -151,7 +151,7 @@ class Subject:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        kind = torch_dtype(spec["dtype"])
+        kind = getattr(torch, spec["dtype"])
         self.ways: dict[str, Callable[..., Any]] = {}
         if spec["passed"]:
             self.target, given, self.ways = passed(spec["passed"])

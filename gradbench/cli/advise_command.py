@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
-from gradbench.cases import DTYPES
+from gradbench.advise.advice import DTYPES, PEAK, Advice, Question, Refusal, advise
 from gradbench.cli import options
 from gradbench.cli.output import call_time, console, plain, progress, reading, table
 from gradbench.cli.show_command import times

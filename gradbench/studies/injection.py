@@ -9,13 +9,13 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
 from typing import Any
 
-from gradbench.instruments.wall import Visit, WallTime
+from gradbench.instruments.wall import Turns, Visit, WallTime
 
 PROBE = 0.5
 """The share by which the call is slowed while the cost of a turn is found."""
@@ -51,7 +51,7 @@ class Dose:
 def calibrate(
     wall: WallTime,
     call: Callable[..., Any],
-    turns: Iterator[tuple[Any, ...]],
+    arguments: Turns,
     how: Visit,
     share: float,
     spend: int,
@@ -66,10 +66,10 @@ def calibrate(
     plain: list[float] = []
     extra: list[float] = []
     while len(plain) < FEWEST or wall.clock() - start < spend:
-        base, more = (min(wall.visit(side, turns, how)) / how.number for side in sides)
+        base, more = (min(wall.visit(side, arguments, how)) / how.number for side in sides)
         plain.append(base)
         extra.append(more - base)
     own = median(plain)
     turn = max(median(extra) / probe, 1e-3)
-    needed = round(share * own / turn)
-    return Dose(needed, needed * turn / own, own)
+    turns = round(share * own / turn)
+    return Dose(turns, turns * turn / own, own)
