@@ -60,17 +60,25 @@ def _pairs(run: Run) -> dict[str, list[tuple[DeviceState, DeviceState]]]:
 def _states(run: Run) -> list[str]:
     said = []
     for device, pairs in _pairs(run).items():
-        after = [end for _, end in pairs]
-        parts = [Place.parse(device).name(run.workers[0].environment) if run.workers else ""]
-        parts.append(_range("clock", [s.sm_clock for s in after], "MHz"))
-        parts.append(_range("memory clock", [s.memory_clock for s in after], "MHz"))
-        parts.append(_range("", [s.temperature for s in after], "°C"))
-        parts.append(_range("", [s.power for s in after], "W"))
-        limit = [s.power_limit for s in after if s.power_limit is not None]
-        if limit:
-            parts.append(f"limit {short(median(limit))} W")
+        name = Place.parse(device).name(run.workers[0].environment) if run.workers else ""
+        parts = [name, described(*(end for _, end in pairs))]
         said.append(f"state of {device} after its rounds: " + ", ".join(filter(None, parts)))
     return said
+
+
+def described(*states: DeviceState) -> str:
+    """Clocks, temperature and power of one state, or the ranges of several; without what is not
+    known."""
+    parts = [
+        _range("clock", [s.sm_clock for s in states], "MHz"),
+        _range("memory clock", [s.memory_clock for s in states], "MHz"),
+        _range("", [s.temperature for s in states], "°C"),
+        _range("", [s.power for s in states], "W"),
+    ]
+    limits = [s.power_limit for s in states if s.power_limit is not None]
+    if limits:
+        parts.append(f"limit {short(median(limits))} W")
+    return ", ".join(filter(None, parts))
 
 
 def _range(name: str, values: Iterable[float | None], unit: str) -> str:

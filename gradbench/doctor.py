@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gradbench import machine
+from gradbench import conditions, machine
 from gradbench.cases import Comparison, Entry
+from gradbench.nvml import Nvml
 from gradbench.run import discover
 from gradbench.session import Measurement, Settings
 from gradbench.statistics import Stopping, median_interval
@@ -41,6 +42,7 @@ def examine(results: Path) -> list[Check]:
     found = discover(WorkerOptions())
     return [
         *_torch(found.environment),
+        *gpus(found.environment, Nvml()),
         *_processor(facts),
         *_load(),
         *_memory(),
@@ -67,6 +69,26 @@ def _torch(environment: dict[str, Any]) -> Iterator[Check]:
     if forced:
         said = ", ".join(f"{name}={value}" for name, value in forced.items())
         yield Check("note", "environment variables", said, "they change what is measured")
+
+
+def gpus(environment: dict[str, Any], nvml: Nvml) -> Iterator[Check]:
+    """What the driver tells of each CUDA device that torch finds."""
+    for device, uuid in environment.get("device_uuids", {}).items():
+        state = nvml.state("now", uuid)
+        if state is None:
+            yield Check(
+                "note",
+                device,
+                "NVML does not tell its clocks and heat",
+                "pip install nvidia-ml-py, if it is not there",
+            )
+            continue
+        said = conditions.described(state) or "NVML tells nothing of it"
+        if state.slowed:
+            slowed = f"{said}; slowed down now: {', '.join(state.slowed)}"
+            yield Check("poor", device, slowed, "let it cool, or raise its power limit")
+        else:
+            yield Check("good", device, said)
 
 
 def _processor(facts: dict[str, Any]) -> Iterator[Check]:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gradbench import conditions, limits
+from gradbench import conditions, doctor, limits
 from gradbench.judge import Row, with_limits
 from gradbench.nvml import Nvml
 from gradbench.store.log import DeviceState, Limits, PlanEntry, Run, RunStarted, SessionMeasured
@@ -197,3 +197,17 @@ def test_limits_and_states_are_a_line_each():
         "state of cuda:0 after its rounds: clock 1500 to 1980 MHz, memory clock 3201 MHz, "
         "45 to 70 °C, 100 to 699 W, limit 700 W",
     ]
+
+
+def test_the_doctor_looks_at_each_gpu():
+    class Driver:
+        def state(self, when, uuid):
+            return {"a": COOL, "b": DeviceState("now", 1200, slowed=["power cap"])}.get(uuid)
+
+    devices = {"cuda:0": "a", "cuda:1": "b", "cuda:2": "c"}
+    good, poor, note = doctor.gpus({"device_uuids": devices}, Driver())
+    assert (good.grade, poor.grade, note.grade) == ("good", "poor", "note")
+    assert good.found == "clock 1980 MHz, memory clock 3201 MHz, 45 °C, 100 W, limit 700 W"
+    assert poor.found == "clock 1200 MHz; slowed down now: power cap"
+    assert "nvidia-ml-py" in note.advice
+    assert list(doctor.gpus({}, Driver())) == [], "no device, no line"
