@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from gradbench import registry
-from gradbench.cases import Comparison, Entry
+from gradbench.cases import Comparison, Entry, SelectionError
+from gradbench.cli.run_command import require_devices_of, usual
 from gradbench.gate import Contestant, Gate, pose
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.instruments.callgrind import Callgrind
@@ -476,7 +477,7 @@ def test_times_and_readings_of_one_run_stand_in_one_row_and_resuming_repeats_nei
     (row,) = (r for r in judge_run(whole).rows if (r.comparison, r.mode) == (EXP, "manual"))
     assert row.seconds
     assert row.readings == {"peak_memory": 80.0, "dispatches": 2.0}
-    assert list(record(row, judge_run(whole)))[-4:] == list(INSTRUMENTS)
+    assert [n for n in record(row, judge_run(whole)) if n in INSTRUMENTS] == list(INSTRUMENTS)
 
     # Cut off just before the last reading, as by a kill.
     lines = path.read_bytes().splitlines(keepends=True)
@@ -495,8 +496,10 @@ def test_times_and_readings_of_one_run_stand_in_one_row_and_resuming_repeats_nei
 
 
 def test_scattering_instruments_are_read_in_every_session_and_others_once():
-    entry = Entry(Comparison.parse(EXP), ("manual",))
+    there, here = EXP.replace("/cpu/", "/cuda:0/"), Entry(Comparison.parse(EXP), ("manual",))
+    entry = Entry(Comparison.parse(there), ("manual",))
     wanted = Settings(sessions=3, instruments=(WALL_TIME, "dispatches", "device_time"))
+    assert [t.instruments for t in missing([here], wanted, [])] == [("dispatches",)]
     tasks = missing([entry], wanted, [])
     assert [(t.session, t.instruments) for t in tasks] == [
         (0, ("dispatches", "device_time")),
@@ -504,8 +507,8 @@ def test_scattering_instruments_are_read_in_every_session_and_others_once():
         (2, ("device_time",)),
     ]
     read = [
-        log.Reading(EXP, 0, 1, "dispatches", "operations", {"manual": [2.0]}),
-        log.Reading(EXP, 1, 2, "device_time", "seconds", {"manual": [1e-6, 3e-6, 2e-6]}),
+        log.Reading(there, 0, 1, "dispatches", "operations", {"manual": [2.0]}),
+        log.Reading(there, 1, 2, "device_time", "seconds", {"manual": [1e-6, 3e-6, 2e-6]}),
     ]
     assert [t.session for t in missing([entry], wanted, read)] == [0, 2]
     assert missing([entry], Settings(), []) == []
@@ -539,3 +542,10 @@ def test_rows_of_what_was_read_and_not_timed_have_medians_statuses_and_reasons(t
     assert (rows["jacrev"].status, rows["jacrev"].reason) == ("wrong", "by x[0]")
     assert (rows["slow"].status, rows["slow"].reason) == ("refused", "too slow")
     assert rows["slow"].unread == {"device_time": "refused: too slow"}
+
+
+def test_on_cuda_devices_the_time_on_them_is_read_without_being_asked_for():
+    assert usual(("cpu", "cpu+cold")) == (WALL_TIME,)
+    assert usual(("cpu", "cuda:1+cold")) == (WALL_TIME, "device_time")
+    with pytest.raises(SelectionError, match="no CUDA device is selected"):
+        require_devices_of(("device_time",), [Entry(Comparison.parse(EXP), ("manual",))])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cases import SelectionError
+from gradbench.cases import Entry, SelectionError
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, progress
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
@@ -73,9 +73,8 @@ def worker_options(command: F) -> F:
     "instruments",
     multiple=True,
     type=click.Choice([WALL_TIME, *INSTRUMENTS]),
-    default=(WALL_TIME,),
-    show_default=True,
-    help="What is measured, may be repeated; once given, the clock is read only if it is named.",
+    help="What is measured, may be repeated; once given, the clock is read only if it is named. "
+    "Without any: wall_time, and on CUDA devices device_time.",
 )
 @click.option("--baseline", default="", help="The mode that the control doubles.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and orders.")
@@ -124,6 +123,7 @@ def command(
             options.check_sizes(given["sizes"])
             found = options.offered(worker)
             options.require_devices(given["devices"], found.environment)
+            instruments = instruments or usual(given["devices"])
             require_instruments(instruments, found)
             chosen = PROFILES[profile]
             given["dtypes"] = given["dtypes"] or chosen.dtypes
@@ -138,6 +138,7 @@ def command(
             )
             if baseline and not any(baseline in entry.modes for entry in entries):
                 raise SelectionError(f"--baseline {baseline!r} is no mode of what is selected")
+            require_devices_of(instruments, entries)
             cases = sum(len(entry.modes) for entry in entries)
             said = f"{counted(cases, 'case')} in {counted(len(entries), 'comparison')}, "
             said += counted(settings.sessions, "process")
@@ -160,6 +161,21 @@ def adjusted(made: Settings, sessions: int | None, budget: float | None) -> Sett
     if budget is not None:
         made = replace(made, stopping=replace(made.stopping, budget=budget))
     return made
+
+
+def usual(devices: Iterable[str]) -> tuple[str, ...]:
+    """What is measured on these devices where nothing is asked for: beside the time on the clock
+    that on the device tells which calls wait for their launches."""
+    on_cuda = any(not device.startswith("cpu") for device in devices)
+    return (WALL_TIME, *(name for name, made in INSTRUMENTS.items() if on_cuda and made.cuda))
+
+
+def require_devices_of(names: Iterable[str], entries: Iterable[Entry]) -> None:
+    """Raises SelectionError where an instrument of CUDA devices has none to read."""
+    on_cuda = any(entry.comparison.place.device != "cpu" for entry in entries)
+    for name in names:
+        if name in INSTRUMENTS and INSTRUMENTS[name].cuda and not on_cuda:
+            raise SelectionError(f"--instrument {name}: no CUDA device is selected (--device cuda)")
 
 
 def require_instruments(names: Iterable[str], found: Discovery) -> None:

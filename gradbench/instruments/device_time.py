@@ -39,6 +39,7 @@ class DeviceTime(Instrument):
     unit = "seconds"
     summary = "time on the device, by CUDA events"
     deterministic = False
+    cuda = True
 
     def __init__(self, device: Device | None = None) -> None:
         self.device: Device = device or Cuda()

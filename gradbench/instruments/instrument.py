@@ -45,6 +45,8 @@ class Instrument(ABC):
     summary: ClassVar[str]
     deterministic: ClassVar[bool] = True
     """Whether a reading repeats: such an instrument is read once a run, others in each session."""
+    cuda: ClassVar[bool] = False
+    """Whether it reads on CUDA devices alone: other comparisons are left out."""
     own_process: ClassVar[bool] = False
     """Whether it reads in a process that `launch` describes, where no gate is passed again."""
 
