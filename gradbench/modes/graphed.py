@@ -128,7 +128,7 @@ def graphed_grad(problem: Problem) -> Call:
     return replayed(problem, reverse.grad(problem), leaves=True)
 
 
-@mode(*("jacobian", "batch_jacobian"), opt_in=True, cuda=True, needs=NEEDS, memory=jacobian_by_rows)
+@mode("jacobian", "batch_jacobian", opt_in=True, cuda=True, needs=NEEDS, memory=jacobian_by_rows)
 def graphed_loop_grad(problem: Problem) -> Call:
     """The loop of `autograd.grad` over the outputs, replayed as a CUDA graph"""
     return replayed(problem, reverse.loop_grad(problem), leaves=True)
@@ -175,9 +175,7 @@ def graphed_dual(problem: Problem) -> Call:
     return replayed(problem, forward_mode.dual_numbers(problem))
 
 
-@mode(
-    *("hessian", "batch_hessian"), opt_in=True, cuda=True, needs=NEEDS, memory=jacobian_by_columns
-)
+@mode("hessian", "batch_hessian", opt_in=True, cuda=True, needs=NEEDS, memory=jacobian_by_columns)
 def graphed_grad_twice(problem: Problem) -> Call:
     """`autograd.grad` of the gradient in a loop, replayed as a CUDA graph"""
     return replayed(problem, second_order.grad_twice(problem), leaves=True)
