@@ -27,9 +27,9 @@ def cautions(run: Run) -> list[str]:
             continue
         reasons = dict.fromkeys(reason for pair in slowed for reason in _slowed(*pair))
         said.append(
-            f"{device} was slowed down in {len(slowed)} of {counted(len(pairs), 'session')}, those of "
-            f"each comparison counted ({', '.join(reasons)}): times are longer for it, and ratios "
-            "may be."
+            f"{device} was slowed down in {len(slowed)} of {counted(len(pairs), 'session')} (those "
+            f"of each comparison counted) by {', '.join(reasons)}: times are longer for it, and "
+            "ratios may be."
         )
     return said
 

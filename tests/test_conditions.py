@@ -177,7 +177,7 @@ def test_a_device_that_was_slowed_down_is_said():
     sessions = [session_of(COOL, after, number=i) for i, after in enumerate((capped, hot, fine))]
     (said,) = conditions.cautions(run_of(*sessions))
     assert said.startswith("cuda:0 was slowed down in 2 of 3 sessions")
-    assert "(power cap, temperature)" in said
+    assert "by power cap, temperature:" in said
     assert conditions.cautions(run_of(sessions[2])) == []
     assert conditions.cautions(run_of(session_of())) == []
 
