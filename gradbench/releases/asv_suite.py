@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gradbench.cases import DOCUMENTS, Comparison, Offer
+from gradbench.cases import DOCUMENTS, Comparison, Offer, Place
 
 DEVICE = "GRADBENCH_DEVICE"
 """The environment variable that is asv's axis of devices."""
@@ -58,7 +58,7 @@ def name(comparison: Comparison) -> str:
 
 
 def parse(text: str, device: str = "cpu") -> Comparison:
-    """The comparison of a benchmark's name; ValueError where it is none of ours."""
+    """The comparison of a benchmark's name; ValueError where it or the device is none of ours."""
     parts = text.split(".")
     if len(parts) < 3 or not parts[-1].startswith("track_"):
         raise ValueError(f"{text!r} is not operator.function.track_dtype")
@@ -69,7 +69,8 @@ def parse(text: str, device: str = "cpu") -> Comparison:
     if len(rest) > 1:
         raise ValueError(f"{text!r} has more than one size")
     size = rest[0] if rest else DOCUMENTS
-    return Comparison(operator, function, size, last[len("track_") :], device, threads)
+    place = str(Place.parse(device))
+    return Comparison(operator, function, size, last[len("track_") :], place, threads)
 
 
 def described(comparison: Comparison, modes: Iterable[str], code: str = "") -> dict[str, Any]:
