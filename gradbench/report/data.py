@@ -47,7 +47,7 @@ class Stored:
             "gradbench": worker.get("gradbench"),
             "devices": ", ".join(worker.get("device_names") or worker.get("devices") or []),
             "GPU driver": machine.get("gpu_driver"),
-            "limits and states": "; ".join(self.judged.conditions),
+            "conditions": "; ".join(self.judged.conditions),
         }
 
 
