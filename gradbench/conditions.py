@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from statistics import median
 
 from gradbench.cases import Comparison, Place
-from gradbench.store.log import DeviceState, Limits, Run
+from gradbench.nvml import DeviceState
+from gradbench.store.log import Limits, Run
 from gradbench.wording import counted, short, size
 
 HEAT_AND_POWER = 0.01

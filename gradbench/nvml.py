@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from gradbench.store.log import DeviceState
+import msgspec
 
 SLOWED = {
     0x4: "power cap",
@@ -29,6 +29,26 @@ POWER, THERMAL = 0, 1
 """NVML_PERF_POLICY_POWER and NVML_PERF_POLICY_THERMAL."""
 
 TEMPERATURE_GPU = 0
+
+
+class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the driver of a CUDA device told of it. None: it did not tell."""
+
+    when: str
+    """``warm``: before the first round, ``timed``: after the last."""
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    """MHz."""
+    temperature: int | None = None
+    """°C."""
+    power: float | None = None
+    power_limit: float | None = None
+    """W."""
+    slowed: list[str] = []
+    """Why its clocks were lower than its settings allow, at that moment."""
+    slowed_by_power: float | None = None
+    slowed_by_heat: float | None = None
+    """Seconds since the driver was loaded: the difference of two states tells."""
 
 
 class Nvml:

@@ -21,8 +21,9 @@ import numpy as np
 
 from gradbench.cases import FORWARD, Entry
 from gradbench.instruments import WALL_TIME
+from gradbench.nvml import DeviceState
 from gradbench.statistics import Stop, Stopping, enough
-from gradbench.store.log import DeviceState, Entrant, SessionMeasured, minima
+from gradbench.store.log import Entrant, SessionMeasured, minima
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
 
 SLOW_SHARE = 0.4

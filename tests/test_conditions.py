@@ -7,8 +7,8 @@ import torch
 
 from gradbench import conditions, doctor, limits
 from gradbench.judge import Row, with_limits
-from gradbench.nvml import Nvml
-from gradbench.store.log import DeviceState, Limits, PlanEntry, Run, RunStarted, SessionMeasured
+from gradbench.nvml import DeviceState, Nvml
+from gradbench.store.log import Limits, PlanEntry, Run, RunStarted, SessionMeasured
 
 CASE = "gradient/affine_mse/m=4096,n=4096/float32/cuda:0/1"
 

@@ -12,6 +12,7 @@ import pytest
 
 from gradbench.cases import Comparison, Entry
 from gradbench.judge import judge_run
+from gradbench.nvml import DeviceState
 from gradbench.run import PROFILES, Discovery, discover, measure, resume, start, verify
 from gradbench.session import Settings
 from gradbench.statistics import Stopping
@@ -39,7 +40,7 @@ class Told:
     """Stands for the driver of a device."""
 
     def state(self, when, uuid):
-        return log.DeviceState(when, sm_clock=1980, slowed=["power cap"])
+        return DeviceState(when, sm_clock=1980, slowed=["power cap"])
 
     def driver(self):
         return "570.1"

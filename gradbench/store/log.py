@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from gradbench.cases import Comparison, Entry
+from gradbench.nvml import DeviceState
 from gradbench.store import lines
 from gradbench.store.lines import SUFFIX, Kind, LineLog, read_each
 from gradbench.store.lines import StoreError as StoreError
@@ -78,26 +79,6 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
 def minima(number: int, samples: list[list[int]]) -> list[float]:
     """Seconds per call of each visit's fastest sub-block; NaN where it sat out a round."""
     return [min(blocks) / number * 1e-9 if blocks else math.nan for blocks in samples]
-
-
-class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the driver of a CUDA device told of it. None: it did not tell."""
-
-    when: str
-    """``warm``: before the first round, ``timed``: after the last."""
-    sm_clock: int | None = None
-    memory_clock: int | None = None
-    """MHz."""
-    temperature: int | None = None
-    """°C."""
-    power: float | None = None
-    power_limit: float | None = None
-    """W."""
-    slowed: list[str] = []
-    """Why its clocks were lower than its settings allow, at that moment."""
-    slowed_by_power: float | None = None
-    slowed_by_heat: float | None = None
-    """Seconds since the driver was loaded: the difference of two states tells."""
 
 
 class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=True):
