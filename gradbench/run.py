@@ -156,23 +156,34 @@ def _silent(progress: Progress) -> None:
 
 
 class _Workers:
-    """One worker at a time, its number, and a line in the log for each that is started."""
+    """One worker at a time, its number, and a line in the log for each that is started.
 
-    def __init__(self, options: WorkerOptions, log: LineLog | None, number: int) -> None:
+    `started` are those of the run so far: every further one has to be of the first one's build.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        log: LineLog | None = None,
+        started: Sequence[WorkerStarted] = (),
+    ) -> None:
         self.options = options
         self.log = log
-        self.number = number
+        self.number = max((worker.process for worker in started), default=0)
         self.worker: Worker | None = None
-        self.environment: dict[str, Any] = {}
+        self._before = started[0].environment if started else None
 
     def current(self) -> tuple[Worker, int]:
+        """The worker and its number. Raises StoreError where its build is another than before."""
         if self.worker is None or self.worker.lost:
             self.end()
             self.worker = Worker(self.options)
             self.number += 1
-            self.environment = self.worker.environment
+            environment = self.worker.environment
             if self.log is not None:
-                self.log.append(WorkerStarted(self.number, self.environment, now()))
+                self.log.append(WorkerStarted(self.number, environment, now()))
+            self._before = self._before or environment
+            require_same("this run", self._before, environment)
         return self.worker, self.number
 
     def end(self) -> None:
@@ -249,8 +260,7 @@ def measure(
     sessions = settings.sessions if WALL_TIME in settings.instruments else 0
     steps = [(s, e) for s in range(sessions) for e in entries]
     nvml = Nvml()
-    workers = _Workers(options, log, max((w.process for w in run.workers), default=0))
-    before = run.workers[0].environment if run.workers else None
+    workers = _Workers(options, log, run.workers)
     settled: dict[str, dict[str, Entrant]] = {}
     slow_ones: dict[str, frozenset[str]] = {}
     for record in run.sessions:
@@ -276,10 +286,6 @@ def measure(
                 session = number
                 if not pace.another(sessions - number):
                     break
-            workers.current()
-            if before is None:
-                before = workers.environment
-            require_same("this run", before, workers.environment)
             record = Measurement(
                 entry,
                 number,
@@ -303,7 +309,7 @@ def measure(
             for name, modes in slow_ones.items():
                 known = settled.setdefault(name, {})
                 known |= {m: Entrant(m, "refused", "is slower by far") for m in modes}
-        _read(log, run, settings, workers, before, discovery, settled, report)
+        _read(log, run, settings, workers, discovery, settled, report)
         if sessions and not settings.total:
             _limits(log, run, settings, workers, report)
         finished = True
@@ -365,18 +371,12 @@ def _read(
     run: Run,
     settings: Settings,
     workers: _Workers,
-    before: dict[str, Any] | None,
     discovery: Discovery,
     settled: dict[str, dict[str, Entrant]],
     report: Report,
 ) -> None:
     """Makes the readings that the log lacks, of all instruments but the clock."""
     began = 0.0
-
-    def start() -> tuple[Worker, int]:
-        started = workers.current()
-        require_same("this run", before or workers.environment, workers.environment)
-        return started
 
     def told(done: int, total: int, label: str) -> None:
         nonlocal began
@@ -389,7 +389,7 @@ def _read(
         missing(run.started.entries(), settings, run.readings),
         settings,
         workers.options,
-        start,
+        workers.current,
         workers.end,
         discovery.opt_in,
         settled,
@@ -482,7 +482,7 @@ def verify(
 ) -> Verification:
     """Puts every case through the gate and times nothing."""
     began = time.perf_counter()
-    workers = _Workers(options, None, 0)
+    workers = _Workers(options)
     result = Verification()
     try:
         for position, entry in enumerate(entries):
