@@ -28,7 +28,7 @@ test: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# What each of the modes passes, times and needs on the device: about half an hour.
+# What each of the modes passes, times and needs on the device.
 gpu-check:
 	$(if $(filter True,$(FINDS_GPU)),,$(error no CUDA device for $(GPU_PYTHON): it needs this package and a \
 	  torch that finds one ($(FINDS_GPU)). Name such a Python as GPU_PYTHON=/path/to/python))

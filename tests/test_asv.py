@@ -119,8 +119,8 @@ class TestNames:
         assert asv_suite.name(comparison) == name
         assert asv_suite.parse(name) == comparison
 
-    # A device has one name, however it is written.
-    assert asv_suite.parse("vjp.exp.track_float32", "cuda").device == "cuda:0"
+    def test_a_device_has_one_name_however_it_is_written(self):
+        assert asv_suite.parse("vjp.exp.track_float32", "cuda").device == "cuda:0"
 
     @pytest.mark.parametrize("text", ["", "vjp.exp", "vjp.exp.time_float32", "a.b.c.d.track_x"])
     def test_a_foreign_name_is_none(self, text):
