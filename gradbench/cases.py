@@ -21,7 +21,8 @@ FORWARD = "forward"
 TF32 = "tf32"
 """float32 whose matrix products may round their factors to TF32, on a CUDA device."""
 
-DTYPES = ("float32", "float64", "float16", "bfloat16", TF32)
+TORCH_DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES = (*TORCH_DTYPES, TF32)
 """How a case computes, as its name says it: torch's dtypes, and TF32."""
 
 Size = Mapping[str, int]
@@ -85,6 +86,10 @@ class Place:
         return str(names[int(number)]) if known else ""
 
     @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    @property
     def conditions(self) -> tuple[bool, int]:
         """What two devices must have in common to be held against each other."""
         return self.cold, self.sets
@@ -114,7 +119,7 @@ class Place:
         place = cls(device, "cold" in conditions, "transfer" in conditions, sets)
         if not known:
             raise ValueError(f"device {label!r} is none of cpu, cuda, cuda:1, …")
-        if place.transfer and device == "cpu":
+        if place.transfer and place.on_cpu:
             raise ValueError(f"device {label!r}: nothing is transferred on the processor")
         return place
 
@@ -324,7 +329,7 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
         for label in _sizes(offer, selection):
             for dtype in selection.dtypes or (offer.dtype,):
                 for device in selection.devices:
-                    on_cpu = Place.parse(device).device == "cpu"
+                    on_cpu = Place.parse(device).on_cpu
                     if dtype == TF32 and on_cpu:
                         continue
                     # One that is named is told not to be supported.

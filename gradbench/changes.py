@@ -11,7 +11,7 @@ import numpy as np
 from gradbench import statistics
 from gradbench.cases import Case, Comparison
 from gradbench.judge import settled
-from gradbench.store.log import Run, minima
+from gradbench.store.log import BUILD, Run, minima
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,7 @@ class Compared:
     expected_false_alarms: float
 
 
-FACTS = (
-    "torch",
-    "torch_git",
-    "torch_cuda",
-    "cpu_capability",
-    "python",
-    "numpy",
-    "mkl",
-    "device_names",
-)
+FACTS = (*BUILD, "mkl", "device_names")
 
 
 def compare(

@@ -114,7 +114,7 @@ def flusher(device: torch.device) -> Callable[[], None]:
     """What empties the device's caches of the measured data: it writes to twice their size."""
     import torch
 
-    size = last_level_cache() if device.type == "cpu" else level_two_cache(device)
+    size = largest_cache(device)
     buffer = torch.empty(2 * size // 4, dtype=torch.int32, device=device)
 
     def flush() -> None:
@@ -123,8 +123,10 @@ def flusher(device: torch.device) -> Callable[[], None]:
     return flush
 
 
-def level_two_cache(device: torch.device) -> int:
-    """Bytes of a CUDA device's largest cache; `LARGEST_CACHE` where torch does not tell."""
+def largest_cache(device: torch.device) -> int:
+    """Bytes of a device's largest cache; `LARGEST_CACHE` where neither system nor torch tells."""
+    if device.type == "cpu":
+        return last_level_cache()
     from torch import cuda
 
     known = cuda.get_device_properties(device)

@@ -107,6 +107,10 @@ class Arguments:
         """All tensors, inputs first."""
         return self.inputs + (() if self.seed is None else as_tuple(self.seed))
 
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
+
     def replaced(self, tensors: Tensors) -> Arguments:
         """The same arguments made of other tensors, in the order of `tensors()`."""
         inputs, rest = tensors[: len(self.inputs)], tensors[len(self.inputs) :]
@@ -287,13 +291,8 @@ class Gate:
         that are timed, and the float64 blocks (exact, allowed, moved and the difference) of each
         set."""
         blocks = (2 * len(self.given) + 4) * 8 * self.problem.result_numel
-        return numbers_at_peak * self.problem.width + blocks + self.argument_bytes
-
-    @property
-    def argument_bytes(self) -> int:
-        """Bytes of all sets of arguments that are timed."""
-        tensors = [tensor for given in self.timed for tensor in given.tensors()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        sets = sum(given.bytes for given in self.timed)
+        return numbers_at_peak * self.problem.width + blocks + sets
 
     def judge(self, mode: str, index: int, result: Any) -> Finding:
         """Holds one result against the exact one of an argument set."""

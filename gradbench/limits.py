@@ -6,7 +6,6 @@ are the best of what was tried: a limit that nothing measured here has beaten.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,10 +14,8 @@ from typing import Any
 import torch
 
 from gradbench.cases import TF32
-from gradbench.devices import exactness, last_level_cache, level_two_cache, synchronizer
+from gradbench.devices import MIB, exactness, largest_cache, synchronizer
 from gradbench.operators import torch_dtype
-
-MIB = 1 << 20
 
 BEYOND = 4
 """What is copied is so many times as large as the last-level cache, within the bounds below."""
@@ -54,7 +51,7 @@ def measure(
     """
     torch.set_num_threads(threads)
     wait = synchronizer(device) or (lambda: None)
-    cache = last_level_cache() if device.type == "cpu" else level_two_cache(device)
+    cache = largest_cache(device)
     rates = {}
     for dtype in dtypes:
         exactness(device, dtype == TF32)
@@ -86,7 +83,6 @@ def _rate(
         if FEWEST * GROWTH * took > left:
             break
         rows *= 2
-    gc.collect()
     return best
 
 

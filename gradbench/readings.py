@@ -86,7 +86,7 @@ def missing(
                 for name, instrument in INSTRUMENTS.items()
                 if name in settings.instruments
                 and not (session and instrument.deterministic)
-                and not (instrument.cuda and entry.comparison.place.device == "cpu")
+                and not (instrument.cuda and entry.comparison.place.on_cpu)
                 and (str(entry.comparison), session, name) not in done
             )
             if names:

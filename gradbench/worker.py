@@ -207,9 +207,9 @@ class Session:
         if function is None or wanted.operator not in function.derivatives:
             raise Refused(f"there is no {wanted.operator} of {wanted.function} here")
         place = wanted.place
-        if place.device != "cpu" and not torch.cuda.is_available():
+        if not place.on_cpu and not torch.cuda.is_available():
             raise Refused(f"{wanted.device}: there is no CUDA device here")
-        if place.device == "cpu" and wanted.dtype == TF32:
+        if place.on_cpu and wanted.dtype == TF32:
             raise Refused("the processor has no tf32")
         size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
         torch.set_num_threads(wanted.threads)
@@ -228,7 +228,7 @@ class Session:
             "outputs": problem.outputs,
             "coordinates": problem.coordinates,
             "result_bytes": problem.result_numel * problem.width,
-            "argument_bytes": self.gate.argument_bytes // place.sets,
+            "argument_bytes": timed.bytes,
         }
 
     def prepare(

@@ -79,7 +79,7 @@ class Ticking:
 
 
 def test_limits_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
-    monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
+    monkeypatch.setattr(limits, "largest_cache", lambda device: 1 << 20)
     threads = torch.get_num_threads()
     found = limits.measure(torch.device("cpu"), threads, ["float32", "float64"], Ticking(0.01))
     assert found["bandwidth"] == pytest.approx(2 * limits.LEAST_COPIED / 0.01)

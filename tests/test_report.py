@@ -329,7 +329,7 @@ def test_devices_cross_where_their_sessions_are_apart():
     ax = report.by_device(frame)
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"cpu", "cuda:0"}
     assert any("cuda:0" in text.get_text() for text in ax.texts)
-    (said,) = places.told(frame, "n")
+    (said,) = places.told(frame)
     assert "cuda:0 is faster than cpu" in said
     assert "which chance does in 1 of 126" in said
     alike = on_devices({"cpu": gpu, "cuda:0": gpu})

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradbench.advise import NAME
 from gradbench.advise.code import snippet
-from gradbench.cases import DTYPES as ALL_DTYPES
-from gradbench.cases import FORWARD, TF32, Comparison, Selection, expand
+from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Selection, expand
 from gradbench.cli.output import reading
 from gradbench.instruments import WALL_TIME
 from gradbench.instruments.peak_memory import PeakMemory
@@ -53,10 +52,6 @@ LEAN = 0.5
 """Another mode's memory is worth a word below this share of the fastest's, where it takes no more
 than `NEARLY` times as long."""
 NEARLY = 1.5
-
-
-DTYPES = tuple(dtype for dtype in ALL_DTYPES if dtype != TF32)
-"""Those that advice is given in: with TF32 the code to paste would lack what switches it on."""
 
 
 class Refusal(Exception):
@@ -382,8 +377,9 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
     """
     began = time.perf_counter()
-    if question.dtype not in DTYPES:
-        raise Refusal(f"dtype {question.dtype!r} is none of {', '.join(DTYPES)}")
+    # With TF32 the code to paste would lack what switches it on.
+    if question.dtype not in TORCH_DTYPES:
+        raise Refusal(f"dtype {question.dtype!r} is none of {', '.join(TORCH_DTYPES)}")
     # What the run needs stays beside the runs, so that an interrupted one can be resumed.
     suites = results.resolve() / "advise"
     suites.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from gradbench.advise.advice import DTYPES, PEAK, Advice, Question, Refusal, advise
+from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
+from gradbench.cases import TORCH_DTYPES
 from gradbench.cli import options
 from gradbench.cli.output import call_time, console, plain, progress, reading, table
 from gradbench.cli.show_command import times
@@ -38,7 +39,7 @@ from gradbench.wire import WorkerError
 )
 @click.option("--wrt", multiple=True, metavar="NAME", help="Differentiate by this input only.")
 @click.option("--operator", default="", metavar="NAME", help="Such as jacobian or vjp.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(TORCH_DTYPES), default="float32", show_default=True)
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cases import Entry, SelectionError
+from gradbench.cases import Entry, Place, SelectionError
 from gradbench.cli import options
 from gradbench.cli.output import console, duration, progress
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
@@ -166,13 +166,13 @@ def adjusted(made: Settings, sessions: int | None, budget: float | None) -> Sett
 def usual(devices: Iterable[str]) -> tuple[str, ...]:
     """What is measured on these devices where nothing is asked for: beside the time on the clock
     that on the device tells which calls wait for their launches."""
-    on_cuda = any(not device.startswith("cpu") for device in devices)
+    on_cuda = not all(Place.parse(device).on_cpu for device in devices)
     return (WALL_TIME, *(name for name, made in INSTRUMENTS.items() if on_cuda and made.cuda))
 
 
 def require_devices_of(names: Iterable[str], entries: Iterable[Entry]) -> None:
     """Raises SelectionError where an instrument of CUDA devices has none to read."""
-    on_cuda = any(entry.comparison.place.device != "cpu" for entry in entries)
+    on_cuda = not all(entry.comparison.place.on_cpu for entry in entries)
     for name in names:
         if name in INSTRUMENTS and INSTRUMENTS[name].cuda and not on_cuda:
             raise SelectionError(f"--instrument {name}: no CUDA device is selected (--device cuda)")

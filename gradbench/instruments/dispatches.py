@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gradbench.instruments.instrument import Instrument, Unreadable, compiles
+from gradbench.instruments.instrument import Instrument, require_dispatched
 
 if TYPE_CHECKING:
     from gradbench.gate import Contestant
@@ -21,8 +21,7 @@ class Dispatches(Instrument):
     summary = "ATen operations dispatched by a call"
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        if compiles(contestant):
-            raise Unreadable("unsupported", "what is compiled or recorded goes past the dispatcher")
+        require_dispatched(contestant)
         return [float(count(contestant.call, contestant.arguments))]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradbench.instruments.instrument import Instrument, Unreadable, compiles
+from gradbench.instruments.instrument import Instrument, require_dispatched
 
 if TYPE_CHECKING:
     from gradbench.gate import Contestant
@@ -30,8 +30,7 @@ class Flops(Instrument):
         return None
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        if compiles(contestant):
-            raise Unreadable("unsupported", "what is compiled or recorded goes past the dispatcher")
+        require_dispatched(contestant)
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False, custom_mapping=_vectors()) as counter:

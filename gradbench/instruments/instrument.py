@@ -71,10 +71,11 @@ class Instrument(ABC):
         """
 
 
-def compiles(contestant: Contestant) -> bool:
-    """Whether a contestant's mode compiles or records what it calls."""
+def require_dispatched(contestant: Contestant) -> None:
+    """Raises Unreadable where a contestant's operations go past torch's dispatcher."""
     declared = _declared(contestant)
-    return declared is not None and declared.opt_in
+    if declared is not None and declared.opt_in:
+        raise Unreadable("unsupported", "what is compiled or recorded goes past the dispatcher")
 
 
 def replays(contestant: Contestant) -> bool:

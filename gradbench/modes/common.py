@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
-from gradbench.operators import Problem, Shape
+from gradbench.catalogue.function import Tensors, as_tuple
+from gradbench.operators import LEARNING_RATE, Problem, Shape
 
 MaybeTensors = Sequence[Tensor | None]
 
@@ -91,6 +91,17 @@ def diagonal_blocks(blocks: Sequence[Tensor], samples: int) -> Tensors:
     `samples` is the dimension that numbers the samples differentiated by.
     """
     return tuple(block.diagonal(0, 0, samples).movedim(-1, 0) for block in blocks)
+
+
+def functional_step(problem: Problem) -> Callable[[Tensors], Tensors]:
+    """A step of gradient descent by `torch.func.grad`, with the update written out."""
+    gradient = torch.func.grad(problem.forward, argnums(problem))
+
+    def step(inputs: Tensors) -> Tensors:
+        grads = as_tuple(gradient(*inputs))
+        return tuple(p - LEARNING_RATE * g for p, g in zip(inputs, grads))
+
+    return step
 
 
 def batched(problem: Problem) -> tuple[int | None, ...]:

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors, as_tuple
+from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import (
     argnums,
     batched,
     bound,
     filled,
     flat,
+    functional_step,
     per_sample,
     taken,
 )
 from gradbench.modes.manual import by_formula
 from gradbench.modes.mode import Call, jacobian_by_columns, jacobian_by_rows
-from gradbench.operators import LEARNING_RATE, OPERATORS, Problem
+from gradbench.operators import OPERATORS, Problem
 from gradbench.registry import mode
 
 NEEDS = ("torch.compile",)
@@ -178,10 +179,4 @@ def compiled_hvp(problem: Problem) -> Call:
 @mode("training_step", opt_in=True, needs=(*NEEDS, "torch.func.grad"))
 def compiled_step(problem: Problem) -> Call:
     """`torch.func.grad` and the update written out, compiled together"""
-    gradient = torch.func.grad(problem.forward, argnums(problem))
-
-    @compiled
-    def step(inputs: Tensors) -> Tensors:
-        return tuple(p - LEARNING_RATE * g for p, g in zip(inputs, as_tuple(gradient(*inputs))))
-
-    return step
+    return compiled(functional_step(problem))

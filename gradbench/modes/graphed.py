@@ -15,9 +15,9 @@ import torch
 from gradbench.catalogue.function import Tensors, as_tuple
 from gradbench.modes import forward_mode, manual, reverse, second_order, transforms
 from gradbench.modes.capability import not_recordable
-from gradbench.modes.common import argnums
+from gradbench.modes.common import functional_step
 from gradbench.modes.mode import Call, Unsupported, jacobian_by_columns, jacobian_by_rows
-from gradbench.operators import LEARNING_RATE, OPERATORS, Problem
+from gradbench.operators import OPERATORS, Problem
 from gradbench.registry import mode
 
 NEEDS = ("torch.cuda.CUDAGraph",)
@@ -190,10 +190,4 @@ def graphed_product(problem: Problem) -> Call:
 @mode("training_step", opt_in=True, cuda=True, needs=(*NEEDS, "torch.func.grad"))
 def graphed_step(problem: Problem) -> Call:
     """`torch.func.grad` and the update written out, replayed together as a CUDA graph"""
-    gradient = torch.func.grad(problem.forward, argnums(problem))
-
-    def step(inputs: Tensors) -> Tensors:
-        grads = as_tuple(gradient(*inputs))
-        return tuple(p - LEARNING_RATE * g for p, g in zip(inputs, grads))
-
-    return replayed(problem, step)
+    return replayed(problem, functional_step(problem))

@@ -64,10 +64,9 @@ def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFram
             made.append(Note(text, at))
     for rows in places.families(frame):
         own: dict[Any, Any] = rows.iloc[0].to_dict()
-        _, name = sizes.sized(rows)
         at = anchor("devices", *(str(own[column]) for column in places.PROBLEM))
         where = "{operator} of {function} ({dtype})".format(**own)
-        made += [Note(f"{where}: {said}", at) for said in places.told(rows, name)]
+        made += [Note(f"{where}: {said}", at) for said in places.told(rows)]
     made += _launches(frame) + _limits(frame)
     for rows in pareto.readable(frame)[:6]:
         made += _memory(rows)

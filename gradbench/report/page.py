@@ -237,7 +237,7 @@ def _places(frame: pd.DataFrame) -> Section:
     )
     for part in places.families(frame)[:MOST_SCALING]:
         first: dict[Any, Any] = part.iloc[0].to_dict()
-        said = " ".join(places.told(part, sizes.sized(part)[1]))
+        said = " ".join(places.told(part))
         section.figures.append(
             Shown(
                 anchor("devices", *(str(first[name]) for name in places.PROBLEM)),

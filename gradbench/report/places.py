@@ -58,12 +58,12 @@ def ahead(a: Any, b: Any) -> bool:
     in 2 of C(m + n, m) cases: the exact test of Wilcoxon's ranks at its end. Nothing is told where
     that is more than `CHANCE`, as with fewer than four sessions each.
     """
-    return bool(a.seconds_high < b.seconds_low) and odds(a, b) <= CHANCE
+    return bool(a.seconds_high < b.seconds_low) and odds(a.sessions, b.sessions) <= CHANCE
 
 
-def odds(a: Any, b: Any) -> float:
-    """How often chance alone sets so many sessions of two apart."""
-    return 2 / math.comb(int(a.sessions + b.sessions), int(a.sessions))
+def odds(m: int, n: int) -> float:
+    """How often chance alone sets m sessions of one and n of another apart."""
+    return 2 / math.comb(int(m + n), int(m))
 
 
 def comparable(a: str, b: str) -> bool:
@@ -100,20 +100,21 @@ def crossings(rows: pd.DataFrame) -> list[Crossover]:
     return sorted(found, key=lambda cross: (cross.n, cross.before, cross.after))
 
 
-def told(rows: pd.DataFrame, name: str) -> list[str]:
-    """A sentence for each crossing, with its odds; `name` is that of the size."""
-    return [
-        f"above {name} ≈ {cross.about}, {cross.after} is faster than {cross.before} (at "
-        f"{cross.low} and at {cross.high} every session of one is faster than all of the other, "
-        f"which chance does in {chance(rows)}; interpolated between)."
-        for cross in crossings(rows)
-    ]
-
-
-def chance(rows: pd.DataFrame) -> str:
-    """The most that chance sets these rows' devices apart at one size, as ``1 of 126``."""
-    fewest = int(rows["sessions"].min())
-    return f"1 of {math.comb(2 * fewest, fewest) // 2}"
+def told(rows: pd.DataFrame) -> list[str]:
+    """A sentence for each crossing, with its odds."""
+    made, name = sized(rows)
+    said = []
+    for cross in crossings(rows):
+        at = made["n"].isin((cross.low, cross.high))
+        of = made["device"].isin((cross.before, cross.after))
+        fewest = made[at & of]["sessions"].min()
+        said.append(
+            f"above {name} ≈ {cross.about}, {cross.after} is faster than {cross.before} (at "
+            f"{cross.low} and at {cross.high} every session of one is faster than all of the "
+            f"other, which chance does in 1 of {1 / odds(fewest, fewest):.0f}; interpolated "
+            "between)."
+        )
+    return said
 
 
 def by_device(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

@@ -17,6 +17,7 @@ from gradbench.cases import Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import judged, read_values, record, with_readings
 from gradbench.store.log import (
+    BUILD,
     Entrant,
     Run,
     SessionMeasured,
@@ -28,15 +29,7 @@ from gradbench.store.log import (
     read_all,
 )
 
-ENVIRONMENT = (
-    "torch",
-    "torch_git",
-    "torch_cuda",
-    "cpu_capability",
-    "python",
-    "numpy",
-    "gradbench",
-)
+ENVIRONMENT = (*BUILD, "gradbench")
 """Fields of the measuring process that every row carries."""
 
 

@@ -19,6 +19,9 @@ from gradbench.store.lines import now as now
 
 SCHEMA = 1
 
+BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy")
+"""What tells one build of torch and its surroundings from another, in a worker's environment."""
+
 
 class PlanEntry(msgspec.Struct, frozen=True):
     """One comparison that the run is to make, with its contestants."""
