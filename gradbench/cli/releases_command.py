@@ -214,10 +214,10 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
             names += tuple(f.name for f in environments.failures())
         if not names:
             raise SelectionError("name the releases to remove, or say --all")
-        freed = 0
-        for name in dict.fromkeys(names):
-            freed += environments.remove(name.removeprefix("v"))
-    click.echo(f"Removed {len(set(names))}, {freed / environments.GIB:.1f} GiB")
+        # All are looked at before the first is touched.
+        chosen = list(dict.fromkeys(environments.removable(name) for name in names))
+        freed = sum(environments.remove(name) for name in chosen)
+    click.echo(f"Removed {counted(len(chosen), 'environment')}, {freed / environments.GIB:.1f} GiB")
     return 0
 
 

@@ -66,7 +66,7 @@ def choose_baseline(given: str, requests: Sequence[Request], results: Path) -> s
     Raises ReleaseError where there is none to choose from.
     """
     if given:
-        return given.removeprefix("v")
+        return environments.plain_name(given)
     with contextlib.suppress(StoreError):
         last = log.find(results, "latest").baseline
         if last in {r.name for r in requests} | {e.name for e in environments.installed()}:

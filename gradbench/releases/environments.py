@@ -28,11 +28,14 @@ from packaging.version import InvalidVersion, Version
 from gradbench.releases.known import ReleaseError
 from gradbench.run import Progress, Report
 from gradbench.store.lines import now
+from gradbench.text import line
 from gradbench.wire import Worker, WorkerError, WorkerOptions
 
 SCHEMA = 1
 RECORD = "environment.json"
 FAILURE = ".failed.json"
+LONGEST_NAME = 100
+NAMES = f"a name has letters, digits, '.', '_' and '+' only, at most {LONGEST_NAME}"
 OLDEST = Version("2.0")
 GIB = 1 << 30
 
@@ -79,12 +82,9 @@ def parse(text: str) -> Request:
     """
     name, equals, what = text.partition("=")
     if not equals:
-        name = what = text.removeprefix("v")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+]*", name):
-        raise ReleaseError(
-            f"{text!r}: a name has letters, digits, '.', '_' and '+' only (NAME=VERSION, "
-            "NAME=WHEEL or NAME=PYTHON)"
-        )
+        name = what = plain_name(text)
+    if not is_name(name):
+        raise ReleaseError(f"{line(text)!r}: {NAMES} (NAME=VERSION, NAME=WHEEL or NAME=PYTHON)")
     path = Path(what)
     if what and (path.exists() or what.endswith(".whl") or os.sep in what):
         if not equals:
@@ -105,9 +105,20 @@ def parse(text: str) -> Request:
     return Request(name, what)
 
 
+def plain_name(text: str) -> str:
+    """A release by its name, also where it is written as its tag, v2.9.0."""
+    return text[1:] if re.match(r"v\d", text) else text
+
+
+def is_name(name: str) -> bool:
+    """Whether an environment can have this name. Such a name is never a path."""
+    fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+]*", name) is not None
+    return fits and len(name) <= LONGEST_NAME and not name.endswith(FAILURE)
+
+
 def named(text: str) -> Request:
     """An environment that is there, by its name, or what `parse` makes of the text."""
-    there = _read(home() / text.removeprefix("v")) if "=" not in text else None
+    there = _read(plain_name(text)) if "=" not in text else None
     return Request(there.name, there.what) if there is not None else parse(text)
 
 
@@ -158,19 +169,26 @@ def home() -> Path:
     return Path(cache) / "gradbench" / "releases"
 
 
-def _read(folder: Path) -> Environment | None:
+def _read(name: str) -> Environment | None:
+    """The environment of a name: a folder of its own in `home()`, with a record of that name.
+
+    None where there is none, or where the name leads anywhere else.
+    """
+    folder = home() / name
+    if not is_name(name) or folder.is_symlink():
+        return None
     try:
         found = msgspec.json.decode((folder / RECORD).read_bytes(), type=Environment)
     except (OSError, msgspec.MsgspecError):
         return None
-    return found if found.schema == SCHEMA else None
+    return found if found.schema == SCHEMA and found.name == name else None
 
 
 def installed() -> list[Environment]:
     """Every environment that is there, by version."""
     place = home()
-    folders = [p for p in place.iterdir() if p.is_dir()] if place.is_dir() else []
-    found = [e for e in map(_read, folders) if e is not None]
+    names = [p.name for p in place.iterdir()] if place.is_dir() else []
+    found = [e for e in map(_read, names) if e is not None]
     return sorted(found, key=lambda e: (order(e.torch), e.name))
 
 
@@ -179,7 +197,9 @@ def failures() -> list[Failure]:
     found = []
     for path in sorted(home().glob(f"*{FAILURE}")) if home().is_dir() else ():
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            found.append(msgspec.json.decode(path.read_bytes(), type=Failure))
+            failure = msgspec.json.decode(path.read_bytes(), type=Failure)
+            if is_name(failure.name) and path.name == failure.name + FAILURE:
+                found.append(failure)
     return found
 
 
@@ -193,9 +213,11 @@ def order(version: str) -> tuple[Version, str]:
 
 def find(name: str) -> Environment:
     """The environment of a name. Raises ReleaseError where it is not installed."""
-    found = _read(home() / name.removeprefix("v"))
+    found = _read(plain_name(name))
     if found is None:
-        raise ReleaseError(f"{name} is not installed; 'gradbench releases install {name}' does it")
+        raise ReleaseError(
+            f"{line(name)} is not installed; 'gradbench releases install {line(name)}' does it"
+        )
     if not Path(found.python).exists():
         raise ReleaseError(f"{name}: its Python {found.python} is gone; install it again")
     return found
@@ -205,7 +227,7 @@ def missing(requests: Sequence[Request]) -> list[Request]:
     """Those that are not there yet. Raises ReleaseError where a name stands for something else."""
     wanted = []
     for request in requests:
-        there = _read(home() / request.name)
+        there = _read(request.name)
         if there is not None and there.what != request.what:
             raise ReleaseError(
                 f"{request.name} is {there.what} already; choose another name, or "
@@ -301,6 +323,7 @@ def install(request: Request, installer: Installer) -> Environment:
     failed = place / f"{request.name}{FAILURE}"
     with _held(request.name):
         try:
+            _require_ours(request.name)
             if request.interpreter is not None:
                 made = _point(request, place / request.name)
             else:
@@ -330,15 +353,15 @@ def _point(request: Request, folder: Path) -> Environment:
     interpreter = request.interpreter
     assert interpreter is not None
     made = _identified(request, interpreter, 0, [])
-    folder.mkdir(exist_ok=True)
+    _discard(folder)
+    folder.mkdir()
     _write(folder / RECORD, made)
     return made
 
 
 def _build(request: Request, installer: Installer, folder: Path) -> Environment:
-    draft = folder.with_name(f".{folder.name}.part")
-    for old in (draft, folder):
-        shutil.rmtree(old, ignore_errors=True)
+    _discard(folder)
+    draft, _ = _left_behind(folder)
     try:
         for command in installer.commands(draft, request.requirements):
             _run(command)
@@ -412,22 +435,68 @@ def _bytes(folder: Path) -> int:
     return sum(seen.values())
 
 
-def remove(name: str) -> int:
+def removable(text: str) -> str:
+    """The name by which `remove` takes what is called so.
+
+    Raises ReleaseError where nothing of that name was made here. A name is never a path: it stands
+    for a folder directly in `home()` that holds gradbench's record of it, and for nothing else.
+    """
+    name = plain_name(text)
+    if not is_name(name):
+        raise ReleaseError(
+            f"{line(text)!r} names no environment: {NAMES}; 'gradbench releases list' shows all"
+        )
+    traces = [home() / f"{name}{FAILURE}", *_left_behind(home() / name)]
+    if not _require_ours(name) and not any(path.exists() for path in traces):
+        raise ReleaseError(f"{name} is not installed; 'gradbench releases list' shows what is")
+    return name
+
+
+def _require_ours(name: str) -> bool:
+    """Whether there is an environment of this name. Raises ReleaseError where its place is taken
+    by something that gradbench has not made."""
+    folder = home() / name
+    if _read(name) is not None:
+        return True
+    if folder.is_symlink() or folder.exists():
+        raise ReleaseError(
+            f"{folder} was not made by gradbench (its record {RECORD} is missing, or of another "
+            "name): it is left as it is; move it away yourself"
+        )
+    return False
+
+
+def remove(text: str) -> int:
     """Removes an environment, or the record of one that others keep or that failed.
 
-    Gives the bytes that were in it. Raises ReleaseError where there is nothing of that name.
+    Gives the bytes that were in it. Raises ReleaseError as `removable` does.
     """
-    folder = home() / name
-    failed = home() / f"{name}{FAILURE}"
-    if not folder.is_dir() and not failed.exists():
-        raise ReleaseError(f"{name} is not installed; 'gradbench releases list' shows what is")
+    name = removable(text)
     with _held(name):
-        found = _read(folder)
-        failed.unlink(missing_ok=True)
-        # The record goes first: half an environment is none.
-        (folder / RECORD).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        found = _read(name)
+        (home() / f"{name}{FAILURE}").unlink(missing_ok=True)
+        _discard(home() / name)
     return found.size if found else 0
+
+
+def _left_behind(folder: Path) -> tuple[Path, Path]:
+    """Where an environment is built, and where it is deleted: a kill leaves these."""
+    return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.gone")
+
+
+def _discard(folder: Path) -> None:
+    """Deletes an environment, if it is one. It is renamed first, so that half of one is never
+    found; what a kill leaves behind the next call for this name clears away."""
+    draft, gone = _left_behind(folder)
+    for old in (draft, gone):
+        shutil.rmtree(old, ignore_errors=True)
+    if _read(folder.name) is None:
+        return
+    try:
+        folder.rename(gone)
+    except OSError as error:
+        raise ReleaseError(f"cannot remove {folder}: {error.strerror}") from error
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def install_all(
