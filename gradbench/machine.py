@@ -12,6 +12,21 @@ import psutil
 
 from gradbench.nvml import Nvml
 
+CAPABILITIES = {
+    "x86_64": ("default", "avx2", "avx512"),
+    "aarch64": ("default", "sve256"),
+    "ppc64le": ("default", "vsx"),
+    "s390x": ("default", "zvector"),
+}
+"""What ATEN_CPU_CAPABILITY may be on an architecture, the fewest instructions first."""
+
+
+def capabilities() -> tuple[str, ...]:
+    """The sets of instructions that torch can be held to on this machine, the fewest first."""
+    architecture = platform.machine().lower()
+    names = {"amd64": "x86_64", "arm64": "aarch64"}
+    return CAPABILITIES.get(names.get(architecture, architecture), ("default",))
+
 
 def facts() -> dict[str, Any]:
     """The machine's processor, memory, system and what is set about its clock. Takes a second."""

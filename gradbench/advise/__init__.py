@@ -2,3 +2,15 @@
 
 NAME = "yours"
 """The name under which the user's function takes part in its run."""
+
+OPERATORS = (
+    "gradient",
+    "jacobian",
+    "vjp",
+    "jvp",
+    "hvp",
+    "hessian",
+    "diagonal",
+    "batch_jacobian",
+)
+"""The derivatives that can be asked for; which of them a function has is found by looking at it."""

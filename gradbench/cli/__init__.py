@@ -7,6 +7,7 @@ import importlib
 import click
 
 from gradbench import __version__
+from gradbench.cli.parameters import Group
 
 COMMANDS = {
     "list": "What can be measured: functions, operators, modes, sizes.",
@@ -26,7 +27,7 @@ COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """A group that knows its commands by name and loads each when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from gradbench.advise import OPERATORS
 from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
 from gradbench.cases import TORCH_DTYPES
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import call_time, console, plain, progress, reading, table
 from gradbench.cli.show_command import times
 from gradbench.store.log import StoreError
@@ -16,47 +17,66 @@ from gradbench.wire import WorkerError
 
 
 @click.command()
-@click.argument("target", metavar="MODULE:FUNCTION")
+@click.argument("target", metavar="MODULE:FUNCTION", type=parameters.Text())
 @click.option(
     "--input",
     "inputs",
     multiple=True,
+    type=parameters.Text(),
     metavar="NAME=EXPR",
     help="An input in the function's order: randn(3,4), load(w.pt), tensor([1.,2.]) or a literal.",
 )
 @click.option(
     "--inputs",
     "maker",
-    default="",
+    type=parameters.Text(),
     metavar="MODULE:FUNCTION",
     help="A function that returns the inputs, as a dict by name or a tuple in order.",
 )
 @click.option(
     "--also",
     multiple=True,
+    type=parameters.Text(),
     metavar="MODULE:FUNCTION",
     help="A derivative of your own to measure beside; it takes the function's arguments.",
 )
-@click.option("--wrt", multiple=True, metavar="NAME", help="Differentiate by this input only.")
-@click.option("--operator", default="", metavar="NAME", help="Such as jacobian or vjp.")
-@click.option("--dtype", type=click.Choice(TORCH_DTYPES), default="float32", show_default=True)
+@click.option(
+    "--wrt",
+    multiple=True,
+    type=parameters.Text(),
+    metavar="NAME",
+    help="Differentiate by this input only.",
+)
+@click.option(
+    "--operator",
+    type=parameters.Choice(OPERATORS),
+    metavar="NAME",
+    help="Such as jacobian or vjp.",
+)
+@click.option("--dtype", type=parameters.Choice(TORCH_DTYPES), default="float32", show_default=True)
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     default=30.0,
     show_default=True,
     help="Seconds that the answer may take; more of them tell smaller differences.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0)
+@click.option(
+    "--device",
+    type=parameters.Text(),
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda or cuda:1.",
+)
+@click.option("--timeout", type=parameters.seconds(), default=60.0)
 @options.results_option
 def command(
     target: str,
     inputs: tuple[str, ...],
-    maker: str,
+    maker: str | None,
     also: tuple[str, ...],
     wrt: tuple[str, ...],
-    operator: str,
+    operator: str | None,
     dtype: str,
     budget: float,
     device: str,
@@ -79,11 +99,11 @@ def command(
         target,
         tuple(pairs),
         wrt,
-        operator,
+        operator or "",
         dtype,
         budget,
         timeout,
-        maker=maker,
+        maker=maker or "",
         also=also,
         device="cuda:0" if device == "cuda" else device,
     )

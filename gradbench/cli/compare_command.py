@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gradbench.changes import Change, Compared, compare
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import call_time, console, emit, plain, short_case, table
 from gradbench.store import log
 from gradbench.wording import counted
@@ -17,22 +17,16 @@ STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
 
 @click.command()
-@click.argument("old", shell_complete=options.complete_run)
-@click.argument("new", shell_complete=options.complete_run)
+@click.argument("old", type=parameters.Text(), shell_complete=options.complete_run)
+@click.argument("new", type=parameters.Text(), shell_complete=options.complete_run)
 @options.filter_options
 @click.option("--all", "everything", is_flag=True, help="Undecided and unchanged cases too.")
-@click.option(
-    "--floor",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.02,
-    show_default=True,
-    help="Differences within this share count as the same.",
-)
+@options.change_floor_option
 @options.confidence_option
 @options.method_option
 @click.option(
     "--fail-on",
-    type=click.Choice(["slower", "faster", "any"]),
+    type=parameters.Choice(["slower", "faster", "any"]),
     help="Exit with code 1 where a case is called so.",
 )
 @options.results_option

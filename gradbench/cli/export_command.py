@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.store.log import StoreError
 from gradbench.wording import counted
 
@@ -16,18 +16,18 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
 @click.command()
-@click.argument("runs", nargs=-1, shell_complete=options.complete_run)
+@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
 @click.option(
     "-t",
     "--to",
     "target",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=parameters.NewFile(tuple(SUFFIXES)),
     help="The file to write; its ending (.csv, .parquet, .json) says the format.",
 )
 @click.option(
     "--what",
-    type=click.Choice(WHAT),
+    type=parameters.Choice(WHAT),
     default="cases",
     show_default=True,
     help="A row per case and session, per raw sample, or per judged case of one run.",
@@ -46,11 +46,7 @@ def command(
     results: Path,
 ) -> None:
     """Write stored RUNS (names, beginnings of names, 'latest'; all without any) as one table."""
-    form = SUFFIXES.get(target.suffix.lower())
-    if form is None:
-        raise click.UsageError(
-            f"{target.name}: the ending must be one of {', '.join(SUFFIXES)} to say the format"
-        )
+    form = SUFFIXES[target.suffix.lower()]
     from gradbench.store import frame
 
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.wording import counted
 
 
@@ -16,7 +16,7 @@ from gradbench.wording import counted
     nargs=-1,
     required=True,
     metavar="FILE...",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=parameters.ReadableFile(),
 )
 @options.results_option
 def command(files: tuple[Path, ...], results: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gradbench.cases import SelectionError, fits
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import console, emit, plain, table
 from gradbench.run import Discovery
 from gradbench.wire import WorkerError, WorkerOptions
@@ -17,11 +17,11 @@ WHAT = ("functions", "operators", "modes", "cases")
 
 
 @click.command()
-@click.argument("what", type=click.Choice(WHAT), default="functions")
+@click.argument("what", type=parameters.Choice(WHAT), default="functions")
 @options.selection_options
 @click.option(
     "--sweep",
-    type=click.Choice(["documents", "standard", "full"]),
+    type=parameters.Choice(["documents", "standard", "full"]),
     default="full",
     show_default=True,
     help="Sizes of the cases: the documents' inputs, those of the standard profile, or all.",

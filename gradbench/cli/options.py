@@ -21,6 +21,7 @@ from gradbench.cases import (
     expand,
     parse_size,
 )
+from gradbench.cli import parameters
 
 if TYPE_CHECKING:
     from gradbench.run import Discovery
@@ -67,7 +68,7 @@ def given_command() -> list[str]:
 
 results_option = click.option(
     "--results",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=parameters.Folder(),
     default=Path("results"),
     envvar="GRADBENCH_RESULTS",
     show_default=True,
@@ -75,17 +76,25 @@ results_option = click.option(
     help="The folder that results are kept in.",
 )
 
-floor_option = click.option(
-    "--floor",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="Differences within this share count as the same.",
-)
+
+def _floor(default: float | None, said: str = "") -> Callable[[F], F]:
+    return click.option(
+        "--floor",
+        type=parameters.share(),
+        default=default,
+        show_default=default is not None,
+        help=f"Differences within this share count as the same.{said}",
+    )
+
+
+floor_option = _floor(0.01)
+change_floor_option = _floor(0.02)
+"""Where runs, or releases, are compared with each other."""
+study_floor_option = _floor(None, "  [default: 0.01; between: 0.02]")
 
 confidence_option = click.option(
     "--confidence",
-    type=click.FloatRange(0.5, 1, max_open=True),
+    type=parameters.Real(0.5, 1, max_open=True),
     default=0.95,
     show_default=True,
     help="Coverage of the intervals.",
@@ -93,19 +102,40 @@ confidence_option = click.option(
 
 method_option = click.option(
     "--method",
-    type=click.Choice(["benjamini-hochberg", "holm"]),
+    type=parameters.Choice(["benjamini-hochberg", "holm"]),
     default="benjamini-hochberg",
     show_default=True,
     help="How false alarms are held down over the whole table: their share among the calls "
     "(to explore), or the chance of a single one (to gate).",
 )
 
-files_option = click.option(
-    "--from",
-    "files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-    help="A Python file whose own functions and modes take part.",
+
+def _once_each(
+    context: click.Context, parameter: click.Parameter, files: tuple[Path, ...]
+) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(str, files)))
+
+
+def _python_files(name: str, said: str = "") -> Callable[[F], F]:
+    return click.option(
+        name,
+        "files",
+        multiple=True,
+        type=parameters.ReadableFile((".py",)),
+        callback=_once_each,
+        help=f"A Python file whose own functions and modes take part{said}.",
+    )
+
+
+files_option = _python_files("--from")
+suite_option = _python_files("--suite", "; elsewhere this is --from")
+
+seed_option = click.option(
+    "--seed",
+    type=parameters.seed(),
+    default=0,
+    show_default=True,
+    help="Seed of inputs and orders.",
 )
 
 
@@ -113,7 +143,7 @@ def format_option(*formats: str) -> Callable[[F], F]:
     return click.option(
         "--format",
         "form",
-        type=click.Choice(["table", *formats]),
+        type=parameters.Choice(["table", *formats]),
         default="table",
         show_default=True,
         help="How the answer is written.",
@@ -135,6 +165,7 @@ def _glob_options(command: F) -> F:
             long,
             name,
             multiple=True,
+            type=parameters.Text(),
             metavar="GLOB",
             shell_complete=_stored(field),
             help=f"Only {field}s that match; may be repeated.",
@@ -146,6 +177,7 @@ def _glob_options(command: F) -> F:
             "--size",
             "sizes",
             multiple=True,
+            type=parameters.Text(),
             metavar="SIZE",
             help="Only this size, as n=64 or m=3,n=5, 'documents', or a glob.",
         ),
@@ -153,7 +185,7 @@ def _glob_options(command: F) -> F:
             "--dtype",
             "dtypes",
             multiple=True,
-            type=click.Choice(DTYPES),
+            type=parameters.Choice(DTYPES),
             help="Only this dtype; without it, each function's own of the documents.",
         ),
     ]
@@ -181,6 +213,7 @@ def filter_options(command: F) -> F:
         "--device",
         "devices",
         multiple=True,
+        type=parameters.Text(),
         metavar="GLOB",
         shell_complete=_stored("device"),
         callback=_device_globs,
@@ -197,6 +230,7 @@ def selection_options(command: F) -> F:
             "--document",
             "documents",
             multiple=True,
+            type=parameters.Text(),
             metavar="LETTER",
             help="Only functions of this document: G, S, A, V or B.",
         ),
@@ -204,6 +238,7 @@ def selection_options(command: F) -> F:
             "--device",
             "devices",
             multiple=True,
+            type=parameters.Text(),
             default=("cpu",),
             show_default=True,
             help="cpu, cuda, cuda:1; with +cold (emptied caches), +transfer (copies timed) or "
@@ -212,7 +247,7 @@ def selection_options(command: F) -> F:
         click.option(
             "--threads",
             multiple=True,
-            type=click.IntRange(min=1),
+            type=parameters.Whole(1, parameters.MOST_THREADS),
             default=(1,),
             show_default=True,
             help="Threads that torch may use inside an operation.",

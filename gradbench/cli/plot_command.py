@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.store.log import StoreError
 from gradbench.wire import WorkerError
 
@@ -36,14 +36,14 @@ ENDINGS = (".svg", ".png", ".pdf")
 @click.command(
     epilog="Kinds: " + "; ".join(f"{kind}: {what}" for kind, what in KINDS.items()) + "."
 )
-@click.argument("kind", type=click.Choice(list(KINDS)))
-@click.argument("runs", nargs=-1, shell_complete=options.complete_run)
+@click.argument("kind", type=parameters.Choice(list(KINDS)))
+@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
 @click.option(
     "-t",
     "--to",
     "target",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=parameters.NewFile(ENDINGS),
     help="The file to write; its ending (.svg, .png, .pdf) says the format.",
 )
 @options.filter_options
@@ -65,8 +65,6 @@ def command(
 
     For releases RUNS name tracks, for aa, power, coverage and peers studies.
     """
-    if target.suffix.lower() not in ENDINGS:
-        raise click.UsageError(f"{target.name}: the ending must be one of {', '.join(ENDINGS)}")
     from gradbench.report.style import NothingToDraw, save
 
     try:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cases import SelectionError
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import console, duration, emit, plain, progress, table
 from gradbench.cli.run_command import (
     adjusted,
@@ -20,12 +20,13 @@ from gradbench.cli.run_command import (
     worker_options,
 )
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
+from gradbench.machine import capabilities
 from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=parameters.Group)
 def command() -> None:
     """Torch releases: install, measure in turns, compare, bisect.
 
@@ -52,20 +53,21 @@ def installer_options(command: F) -> F:
     made = [
         click.option(
             "--installer",
-            type=click.Choice(["auto", "uv", "pip"]),
+            type=parameters.Choice(["auto", "uv", "pip"]),
             default="auto",
             show_default=True,
             help="auto: uv where it is there, else venv and pip.",
         ),
         click.option(
             "--python",
+            type=parameters.Text(),
             metavar="PYTHON",
             help="The interpreter to build environments with, instead of this one.",
         ),
-        click.option("--index-url", default="", help="Passed to the installer."),
+        click.option("--index-url", type=parameters.Text(), help="Passed to the installer."),
         click.option(
             "--torch-backend",
-            default="",
+            type=parameters.Text(),
             metavar="BACKEND",
             help="Passed to uv: cpu, cu128, auto …",
         ),
@@ -73,6 +75,7 @@ def installer_options(command: F) -> F:
             "--pip-arg",
             "arguments",
             multiple=True,
+            type=parameters.Text(),
             metavar="ARG",
             help="A further argument for the installer, such as --pip-arg=--pre; may be repeated.",
         ),
@@ -144,7 +147,7 @@ _FIELDS = ("name", "torch", "released", "state", "gib", "numpy", "cpu_capability
 
 
 @command.command()
-@click.argument("names", nargs=-1, required=True, metavar="RELEASE...")
+@click.argument("names", nargs=-1, required=True, type=parameters.Text(), metavar="RELEASE...")
 @installer_options
 def install(names: tuple[str, ...], yes: bool, **given: Any) -> int:
     """Make one environment for each release. What is there already stays as it is."""
@@ -164,8 +167,8 @@ def _install(
     yes: bool,
     installer: str,
     python: str | None,
-    index_url: str,
-    torch_backend: str,
+    index_url: str | None,
+    torch_backend: str | None,
     arguments: tuple[str, ...],
 ) -> tuple[list[Any], list[Any]]:
     """Installs what is missing and says what it takes beforehand."""
@@ -178,7 +181,7 @@ def _install(
     if not wanted:
         return [], []
     how = environments.Installer.choose(
-        installer, python or sys.executable, index_url, torch_backend, arguments
+        installer, python or sys.executable, index_url or "", torch_backend or "", arguments
     )
     needed, free = environments.estimate(wanted), environments.free_bytes()
     gib = environments.GIB
@@ -202,7 +205,7 @@ def _install(
 
 
 @command.command()
-@click.argument("names", nargs=-1, metavar="[RELEASE]...")
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[RELEASE]...")
 @click.option("--all", "everything", is_flag=True, help="Every environment that was installed.")
 def remove(names: tuple[str, ...], everything: bool) -> int:
     """Remove environments. What was measured with them is kept."""
@@ -225,10 +228,10 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
 
 
 @command.command()
-@click.argument("names", nargs=-1, metavar="[RELEASE]...")
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[RELEASE]...")
 @click.option(
     "--baseline",
-    default="",
+    type=parameters.Text(),
     metavar="RELEASE",
     help="The release that all are measured with; its results join those of other tracks.  "
     "[default: the last track's, else the newest of these]",
@@ -236,60 +239,62 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
 @options.selection_options
 @click.option(
     "--profile",
-    type=click.Choice(["quick", "standard", "full"]),
+    type=parameters.Choice(["quick", "standard", "full"]),
     default="standard",
     show_default=True,
     help="quick: the documents' inputs, 4 rounds in 5 sessions; standard: 5 rounds in 10; full: "
     "larger sizes too, 16 to 100 rounds in 10.",
 )
-@click.option("--sessions", type=click.IntRange(2, 100), help="Sessions, not the profile's number.")
+@click.option(
+    "--sessions", type=parameters.Whole(2, 100), help="Sessions, not the profile's number."
+)
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     help="Seconds of visits per case and session over all releases, instead of the profile's.",
 )
 @click.option(
     "--instrument",
     "instruments",
     multiple=True,
-    type=click.Choice([WALL_TIME, *INSTRUMENTS]),
+    type=parameters.Choice([WALL_TIME, *INSTRUMENTS]),
     default=(WALL_TIME,),
     show_default=True,
     help="What is measured, may be repeated.",
 )
 @click.option(
     "--cpu-capability",
-    default="",
-    metavar="NAME",
-    help="Hold all releases to these instructions (avx2, avx512, default), so that none owes a "
-    "difference to newer ones.",
+    type=parameters.Choice(capabilities()),
+    help="Hold all releases to these instructions, so that none owes a difference to newer ones.",
 )
 @click.option(
     "--date",
     "dates",
     multiple=True,
+    type=parameters.Text(),
     metavar="NAME=YYYY-MM-DD",
     help="The day of a build that is no known release; today without it. May be repeated.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and orders.")
+@options.seed_option
 @worker_options
 @installer_options
 @options.results_option
 @click.option(
     "--resume",
     "resumed",
+    type=parameters.Text(),
     metavar="TRACK",
     help="Go on with an interrupted track ('latest', or its name or the beginning of it).",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
 def track(
     names: tuple[str, ...],
-    baseline: str,
+    baseline: str | None,
     profile: str,
     sessions: int | None,
     budget: float | None,
     instruments: tuple[str, ...],
-    cpu_capability: str,
+    cpu_capability: str | None,
     dates: tuple[str, ...],
     seed: int,
     timeout: float,
@@ -301,8 +306,8 @@ def track(
     yes: bool,
     installer: str,
     python: str | None,
-    index_url: str,
-    torch_backend: str,
+    index_url: str | None,
+    torch_backend: str | None,
     arguments: tuple[str, ...],
     **selection: Any,
 ) -> int:
@@ -338,8 +343,8 @@ def track(
                 found = options.offered(environments.find(made.baseline).worker(base))
             else:
                 options.check_sizes(selection["sizes"])
-                base = builds.held_to(base, cpu_capability)
-                those = builds.gather(names, baseline, dates, results, base, install)
+                base = builds.held_to(base, cpu_capability or "")
+                those = builds.gather(names, baseline or "", dates, results, base, install)
                 found = options.offered(environments.find(those.baseline).worker(base))
                 options.require_devices(selection["devices"], found.environment)
                 require_instruments(instruments, found)
@@ -371,7 +376,7 @@ def track(
                     those,
                     files,
                     options.given_command(),
-                    cpu_capability,
+                    cpu_capability or "",
                 )
     except KeyboardInterrupt:
         click.echo("Stopped before anything was measured; what is installed stays.", err=True)
@@ -431,22 +436,17 @@ def judging_options(command: F) -> F:
             "--track",
             "tracks",
             multiple=True,
+            type=parameters.Text(),
             metavar="TRACK",
             help="Only this track ('latest', or its name or the beginning of it); may be repeated.",
         ),
         options.filter_options,
-        click.option(
-            "--floor",
-            type=click.FloatRange(0, 1, max_open=True),
-            default=0.02,
-            show_default=True,
-            help="Differences within this share count as the same.",
-        ),
+        options.change_floor_option,
         options.confidence_option,
         options.method_option,
         click.option(
             "--fail-on",
-            type=click.Choice(["slower", "faster", "any"]),
+            type=parameters.Choice(["slower", "faster", "any"]),
             help="Exit with code 1 where a case is called so.",
         ),
         click.option("--all", "everything", is_flag=True, help="Undecided and unchanged ones too."),
@@ -460,10 +460,16 @@ def judging_options(command: F) -> F:
 
 @command.command()
 @judging_options
-@click.option("--top", default=20, show_default=True, help="Changes shown in the table.")
+@click.option(
+    "--top",
+    type=parameters.Whole(1, 10**6),
+    default=20,
+    show_default=True,
+    help="Changes shown in the table.",
+)
 @click.option(
     "--by",
-    type=click.Choice(["mode", "operator", "function"]),
+    type=parameters.Choice(["mode", "operator", "function"]),
     help="A line for each of these, over all releases, in place of single cases.",
 )
 def show(
@@ -497,8 +503,8 @@ def show(
 
 
 @command.command()
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", type=parameters.Text())
+@click.argument("new", type=parameters.Text())
 @judging_options
 def compare(
     old: str,
@@ -580,7 +586,7 @@ def _exit_code(judged: Any, fail_on: str | None) -> int:
 
 
 @command.command()
-@click.argument("names", nargs=-1, metavar="[TRACK]...")
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[TRACK]...")
 @options.results_option
 def asv(names: tuple[str, ...], results: Path) -> int:
     """Write stored tracks into asv's files, for 'asv publish'. 'track' does so by itself.
@@ -609,31 +615,20 @@ def asv(names: tuple[str, ...], results: Path) -> int:
 
 
 @command.command()
-@click.argument("case", metavar="CASE")
-@click.option("--from", "old", metavar="RELEASE", help="The older end.")
-@click.option("--to", "new", metavar="RELEASE", help="The newer end.")
+@click.argument("case", type=parameters.Text(), metavar="CASE")
+@click.option("--from", "old", type=parameters.Text(), metavar="RELEASE", help="The older end.")
+@click.option("--to", "new", type=parameters.Text(), metavar="RELEASE", help="The newer end.")
 @click.option(
     "--among",
     multiple=True,
+    type=parameters.Text(),
     metavar="RELEASE",
     help="Search these builds only, in this order, from the first to the last; repeated.",
 )
 @click.option("--installed", is_flag=True, help="Search only releases that are there already.")
-@click.option("--sessions", type=click.IntRange(2, 100), default=10, show_default=True)
-@click.option(
-    "--floor",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.02,
-    show_default=True,
-    help="Differences within this share count as the same.",
-)
-@click.option(
-    "--suite",
-    "files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-    help="A Python file whose own functions and modes take part; elsewhere this is --from.",
-)
+@click.option("--sessions", type=parameters.Whole(2, 100), default=10, show_default=True)
+@options.change_floor_option
+@options.suite_option
 @limit_options
 @installer_options
 @options.results_option

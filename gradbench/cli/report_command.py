@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import progress
 from gradbench.store.log import StoreError
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, shell_complete=options.complete_run)
+@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
 @click.option(
     "-t",
     "--to",
     "target",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=parameters.Folder(),
     help="The folder to write to.  [default: 'report' in the results folder]",
 )
 @click.option(
     "--format",
     "forms",
     multiple=True,
-    type=click.Choice(["html", "md"]),
+    type=parameters.Choice(["html", "md"]),
     default=("html",),
     show_default=True,
     help="One HTML file, or Markdown with a folder of figures; may be repeated.",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cases import Entry, Place, SelectionError
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import console, duration, progress
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.run import PROFILES, Discovery, measure, resume, start
@@ -28,14 +28,14 @@ def limit_options(command: F) -> F:
     made = [
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=parameters.seconds(),
             default=60.0,
             show_default=True,
             help="Seconds that one case may take to be prepared, or one visit to be made.",
         ),
         click.option(
             "--memory-limit",
-            type=click.FloatRange(min=0, min_open=True),
+            type=parameters.gib(),
             default=4.0,
             show_default=True,
             help="GiB beyond which a case is refused, by estimate, before anything is allocated.",
@@ -55,34 +55,35 @@ def worker_options(command: F) -> F:
 @options.selection_options
 @click.option(
     "--profile",
-    type=click.Choice(list(PROFILES)),
+    type=parameters.Choice(list(PROFILES)),
     default="quick",
     show_default=True,
     help="; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items()),
 )
 @click.option(
-    "--sessions", type=click.IntRange(1, 100), help="Processes, instead of the profile's."
+    "--sessions", type=parameters.Whole(1, 100), help="Processes, instead of the profile's."
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     help="Seconds of visits per comparison and process, instead of the profile's.",
 )
 @click.option(
     "--instrument",
     "instruments",
     multiple=True,
-    type=click.Choice([WALL_TIME, *INSTRUMENTS]),
+    type=parameters.Choice([WALL_TIME, *INSTRUMENTS]),
     help="What is measured, may be repeated; once given, the clock is read only if it is named. "
     "Without any: wall_time, and on CUDA devices device_time.",
 )
-@click.option("--baseline", default="", help="The mode that the control doubles.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and orders.")
+@click.option("--baseline", type=parameters.Text(), help="The mode that the control doubles.")
+@options.seed_option
 @worker_options
 @options.results_option
 @click.option(
     "--resume",
     "resumed",
+    type=parameters.Text(),
     metavar="RUN",
     shell_complete=options.complete_run,
     help="Go on with an interrupted run ('latest', or its name or the beginning of it); "
@@ -94,7 +95,7 @@ def command(
     sessions: int | None,
     budget: float | None,
     instruments: tuple[str, ...],
-    baseline: str,
+    baseline: str | None,
     seed: int,
     timeout: float,
     memory_limit: float,
@@ -131,7 +132,7 @@ def command(
             settings = replace(
                 adjusted(chosen.settings, sessions, budget),
                 instruments=instruments,
-                baseline=baseline,
+                baseline=baseline or "",
                 seed=seed,
                 timeout=timeout,
                 memory_limit=worker.memory_limit,

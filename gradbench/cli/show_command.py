@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from gradbench.cases import FORWARD, Comparison
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import call_time, console, emit, plain, reading, table
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, Ratio, Row, judged, launch_bound, record
@@ -34,12 +34,15 @@ VERDICT_STYLES = {
 
 
 @click.command()
-@click.argument("run", default="latest", shell_complete=options.complete_run)
+@click.argument(
+    "run", type=parameters.Text(), default="latest", shell_complete=options.complete_run
+)
 @options.filter_options
 @click.option(
     "--comparison",
     "comparisons",
     multiple=True,
+    type=parameters.Text(),
     metavar="GLOB",
     help="One comparison in full, by its name, as operator/function/size, or by a glob.",
 )

@@ -9,14 +9,16 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import console, duration, emit, plain, progress, reading, table
 from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MOST_TRIALS = 10**6
 
-@click.group()
+
+@click.group(cls=parameters.Group)
 def command() -> None:
     """Measure how far this suite can be trusted on this machine.
 
@@ -33,18 +35,24 @@ def _common(command: F) -> F:
             "--case",
             "cases",
             multiple=True,
+            type=parameters.Text(),
             metavar="OPERATOR/FUNCTION/MODE",
             help="Measure this case instead of the study's own; globs, may be repeated.",
         ),
         click.option(
-            "--device", default="cpu", show_default=True, help="Where the cases are measured."
+            "--device",
+            type=parameters.Text(),
+            default="cpu",
+            show_default=True,
+            help="Where the cases are measured.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True),
+        options.seed_option,
         options.files_option,
         options.results_option,
         click.option(
             "--resume",
             "resumed",
+            type=parameters.Text(),
             metavar="STUDY",
             help="Go on with an interrupted study ('latest', or its name or the beginning of it); "
             "its settings are its own.",
@@ -59,13 +67,17 @@ def _common(command: F) -> F:
 
 def _trials(default: int, what: str) -> Callable[[F], F]:
     return click.option(
-        "--trials", type=click.IntRange(min=1), default=default, show_default=True, help=what
+        "--trials",
+        type=parameters.Whole(1, MOST_TRIALS),
+        default=default,
+        show_default=True,
+        help=what,
     )
 
 
 _comparisons = click.option(
     "--comparisons",
-    type=click.IntRange(min=0),
+    type=parameters.Whole(0, MOST_TRIALS),
     default=80,
     show_default=True,
     help="Comparisons by the full protocol, five processes each, besides.",
@@ -79,7 +91,7 @@ _between = click.option(
 
 _pairs = click.option(
     "--pairs",
-    type=click.IntRange(min=2),
+    type=parameters.Whole(2, 1000),
     default=10,
     show_default=True,
     help="Pairs of processes in a comparison, with --between.",
@@ -87,18 +99,11 @@ _pairs = click.option(
 
 _neighbour = click.option(
     "--neighbour",
-    type=click.Choice(["none", "other", "same", "both"]),
+    type=parameters.Choice(["none", "other", "same", "both"]),
     default="none",
     show_default=True,
     help="A process that works in bursts while the study runs, on another core, on the measuring "
     "process's own, or on both; the measuring process is then tied to a core.",
-)
-
-_floor = click.option(
-    "--floor",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=None,
-    help="Differences within this share count as the same.  [default: 0.01; between: 0.02]",
 )
 
 
@@ -107,7 +112,7 @@ _floor = click.option(
 @_comparisons
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     default=0.5,
     show_default=True,
     help="Seconds of measuring per comparison, at most.",
@@ -115,7 +120,7 @@ _floor = click.option(
 @_between
 @_pairs
 @_neighbour
-@_floor
+@options.study_floor_option
 @_common
 def aa(**given: Any) -> int:
     """The same code against itself: how often a difference is called that is not there."""
@@ -128,7 +133,7 @@ def aa(**given: Any) -> int:
 @click.option(
     "--budget",
     "budgets",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     multiple=True,
     default=(0.3, 1.0),
     show_default=True,
@@ -137,7 +142,7 @@ def aa(**given: Any) -> int:
 @click.option(
     "--slowdown",
     "slowdowns",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.Real(0, 1e4, min_open=True),
     multiple=True,
     default=(1.0, 2.0, 5.0, 10.0),
     show_default=True,
@@ -146,7 +151,7 @@ def aa(**given: Any) -> int:
 @_between
 @_pairs
 @_neighbour
-@_floor
+@options.study_floor_option
 @_common
 def power(**given: Any) -> int:
     """Injected slowdowns of known size: how often they are found."""
@@ -156,14 +161,14 @@ def power(**given: Any) -> int:
 @command.command()
 @click.option(
     "--sessions",
-    type=click.IntRange(min=10),
+    type=parameters.Whole(10, MOST_TRIALS),
     default=100,
     show_default=True,
     help="Processes in the pool that stands for the long run.",
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     default=0.2,
     show_default=True,
     help="Seconds of measuring per pair and process, at most.",
@@ -182,7 +187,7 @@ def coverage(**given: Any) -> int:
 @_trials(30, "Trials; each is one comparison of every kind by every method.")
 @click.option(
     "--pyperf-trials",
-    type=click.IntRange(min=0),
+    type=parameters.Whole(0, MOST_TRIALS),
     default=3,
     show_default=True,
     help="Of these with pyperf, which takes over a minute a comparison.",
@@ -201,7 +206,7 @@ def _percents(name: str, default: tuple[float, ...], what: str) -> Callable[[F],
     return click.option(
         f"--{name}",
         f"{name}s",
-        type=click.FloatRange(min=0),
+        type=parameters.percent(),
         multiple=True,
         default=default,
         show_default=True,
@@ -215,7 +220,7 @@ def _percents(name: str, default: tuple[float, ...], what: str) -> Callable[[F],
 @_percents("step", (0.0, 5.0, 10.0, 20.0, 30.0, 50.0), "Planted slowdown; 0 plants none")
 @click.option(
     "--before",
-    type=click.IntRange(min=1),
+    type=parameters.Whole(1, 1000),
     default=10,
     show_default=True,
     help="Releases before the slowdown.",
@@ -223,7 +228,7 @@ def _percents(name: str, default: tuple[float, ...], what: str) -> Callable[[F],
 @click.option(
     "--after",
     "afters",
-    type=click.IntRange(min=1),
+    type=parameters.Whole(1, 1000),
     multiple=True,
     default=(1, 2, 3),
     show_default=True,
@@ -231,20 +236,20 @@ def _percents(name: str, default: tuple[float, ...], what: str) -> Callable[[F],
 )
 @click.option(
     "--sessions",
-    type=click.IntRange(min=2),
+    type=parameters.Whole(2, 1000),
     default=5,
     show_default=True,
     help="Processes behind each point.",
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(min=0),
+    type=parameters.percent(),
     default=5.0,
     show_default=True,
     help="Steps below this are not reported, in percent, as regressions_thresholds in "
     "asv.conf.json.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@options.seed_option
 @options.format_option("json", "csv", "md")
 def asv_steps(
     trials: int,
@@ -299,12 +304,12 @@ def asv_steps(
 @command.command()
 @click.option(
     "--rows",
-    type=click.IntRange(min=1),
+    type=parameters.Whole(1, 10**8),
     default=100_000,
     show_default=True,
     help="Rows of the made-up history: cases, releases and sessions.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@options.seed_option
 @options.format_option("json", "csv", "md")
 def pages(rows: int, seed: int, form: str) -> int:
     """How long 'gradbench report' takes on a large history, beside 'asv publish' on the same."""
@@ -335,10 +340,17 @@ def pages(rows: int, seed: int, form: str) -> int:
 
 
 @command.command()
-@click.option("-f", "--function", "names", multiple=True, help="Only this one; may be repeated.")
+@click.option(
+    "-f",
+    "--function",
+    "names",
+    multiple=True,
+    type=parameters.Text(),
+    help="Only this one; may be repeated.",
+)
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=parameters.seconds(),
     default=30.0,
     show_default=True,
     help="Seconds for each answer.",
@@ -396,10 +408,10 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
 
 
 @command.command()
-@click.argument("names", nargs=-1, metavar="[STUDY]...")
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[STUDY]...")
 @click.option(
     "--docs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=parameters.Folder(),
     help="Write evidence.md and its figures into this folder.",
 )
 @options.results_option

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gradbench.cases import Entry, SelectionError
-from gradbench.cli import options
+from gradbench.cli import options, parameters
 from gradbench.cli.output import console, emit, plain, progress, table
 from gradbench.cli.run_command import worker_options
 from gradbench.run import verify
@@ -23,12 +23,12 @@ STYLES = {"ok": "green", "unsupported": "dim", "refused": "dim"}
 @options.selection_options
 @click.option(
     "--sweep",
-    type=click.Choice(["documents", "standard", "full"]),
+    type=parameters.Choice(["documents", "standard", "full"]),
     default="standard",
     show_default=True,
     help="Sizes: the documents' inputs, those of the standard profile, or all.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the fresh inputs.")
+@options.seed_option
 @worker_options
 @click.option("--all", "everything", is_flag=True, help="Name every case, not only the exceptions.")
 @options.format_option("json", "csv", "md")
