@@ -127,24 +127,29 @@ class Kind(Generic[H]):
     decoder: msgspec.json.Decoder[Any]
     schema: int
 
-    def read(self, path: Path) -> tuple[H, list[Any], list[str]]:
+    def read(
+        self, path: Path, keep: Callable[[Any], Any] = lambda record: record
+    ) -> tuple[H, list[Any], list[str]]:
         """The first line, every other line that can be read, and what was wrong with the others.
 
-        Raises StoreError where the file is of another kind.
+        `keep` says what is kept of a line's record. The file is read line by line, so it may be
+        larger than the memory if little of it is kept. Raises StoreError where the file is of
+        another kind.
         """
+        records, problems = [], []
         try:
-            lines = path.read_bytes().split(b"\n")
+            with path.open("rb") as file:
+                line = file.readline()
+                header = self.decode_header(path, line.removesuffix(b"\n"))
+                for number, line in enumerate(file, start=2):
+                    if line.endswith(b"\n"):
+                        try:
+                            records.append(keep(self.decoder.decode(line)))
+                        except (msgspec.MsgspecError, UnicodeDecodeError):
+                            problems.append(f"{path.name}, line {number}: damaged, skipped")
         except OSError as error:
             raise StoreError(f"{path.name}: {error.strerror}") from error
-        torn = lines.pop()
-        header = self.decode_header(path, lines[0] if lines else torn)
-        records, problems = [], []
-        for number, line in enumerate(lines[1:], start=2):
-            try:
-                records.append(self.decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                problems.append(f"{path.name}, line {number}: damaged, skipped")
-        if torn:
+        if not line.endswith(b"\n"):
             problems.append(f"{path.name}: its last line is cut off, skipped")
         return header, records, problems
 
