@@ -20,7 +20,8 @@ def lines(run: Run) -> list[str]:
 
 
 def cautions(run: Run) -> list[str]:
-    """A line for each device that was slowed down while it was timed."""
+    """A line for each device that was slowed down while it was timed, and one that names the modes
+    that changed their process's state."""
     said = []
     for device, pairs in _pairs(run).items():
         slowed = [pair for pair in pairs if _slowed(*pair)]
@@ -31,6 +32,12 @@ def cautions(run: Run) -> list[str]:
             f"{device} was slowed down in {len(slowed)} of {counted(len(pairs), 'session')} (those "
             f"of each comparison counted) by {', '.join(reasons)}: times are longer for it, and "
             "ratios may be."
+        )
+    noted = {e.mode: None for s in run.sessions for e in s.entrants if e.note}
+    if noted:
+        said.append(
+            f"{counted(len(noted), 'mode')} changed the state of the measuring process, which was "
+            f"put back: {', '.join(noted)} (see the note of each case)."
         )
     return said
 

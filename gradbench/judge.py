@@ -48,6 +48,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: str
     status: str
     reason: str = ""
+    note: str = ""
+    """What the mode changed in its process, which was put back."""
     where: str = ""
     seconds: float | None = None
     seconds_low: float | None = None
@@ -242,7 +244,10 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
                 found[entrant.mode] = entrant
             elif old.status == entrant.status == "ok":
                 found[entrant.mode] = msgspec.structs.replace(
-                    old, error=max(old.error, entrant.error), ulps=max(old.ulps, entrant.ulps)
+                    old,
+                    error=max(old.error, entrant.error),
+                    ulps=max(old.ulps, entrant.ulps),
+                    note=old.note or entrant.note,
                 )
     return found
 
@@ -301,6 +306,7 @@ def _judge_comparison(
             mode=mode,
             status=entrant.status,
             reason=entrant.reason,
+            note=entrant.note,
             where=entrant.where,
             error=entrant.error,
             ulps=entrant.ulps,
@@ -380,6 +386,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "mode": row.mode,
         "status": row.status,
         "reason": row.reason,
+        "note": row.note,
         "seconds": row.seconds,
         "seconds_low": row.seconds_low,
         "seconds_high": row.seconds_high,

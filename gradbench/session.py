@@ -143,6 +143,7 @@ def prepare(
         where=answer.get("where", ""),
         error=_finite(answer.get("error", 0.0)),
         ulps=_finite(answer.get("ulps", 0.0)),
+        note=answer.get("note", ""),
     )
     return entrant, answer.get("visit")
 
@@ -154,13 +155,17 @@ def lost(mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
 
 
 def checked(entrant: Entrant, answer: Mapping[str, Any]) -> Entrant:
-    """The record with what a worker's check after timing found: its word, and the worst error."""
+    """The record with what a worker's check after timing found: its word, and the worst error.
+
+    The answer's note is of all that the contestant did, so it replaces the record's.
+    """
     return msgspec.structs.replace(
         entrant,
         status=answer["status"],
         reason=answer.get("reason", ""),
         error=max(entrant.error, _finite(answer.get("error", 0.0))),
         ulps=max(entrant.ulps, _finite(answer.get("ulps", 0.0))),
+        note=answer.get("note", "") or entrant.note,
     )
 
 
@@ -424,6 +429,7 @@ class Measurement:
             untimed=contestant.visit["untimed"],
             control=contestant.control,
             samples=contestant.samples,
+            note=entrant.note,
         )
 
 

@@ -303,6 +303,8 @@ def _show_comparison(name: str, rows: Sequence[Row], found: Judged) -> None:
             notes.append(f"{row.voided} sessions void")
         if row.reason:
             notes.append(row.reason if clock else f"{row.status}: {row.reason}")
+        if row.note:
+            notes.append(row.note)
         if row.status == "ok":
             notes += [f"{_title(n)}: {reason}" for n, reason in row.unread.items()]
         said = row.verdict or (row.status if row.status != "ok" else "")

@@ -61,15 +61,20 @@ def command(
         raise click.UsageError(str(error)) from error
     rows = [_row(entry, entrant) for entry, entrant in result.found]
     if form != "table":
-        emit(rows if everything else [r for r in rows if r["status"] != "ok"], form)
+        emit(rows if everything else [r for r in rows if r["status"] != "ok" or r["note"]], form)
         return 0 if result.passed else 1
     out = console()
-    named = [row for row in rows if everything or row["status"] not in ("ok", "unsupported")]
+    named = [
+        row
+        for row in rows
+        if everything or row["note"] or row["status"] not in ("ok", "unsupported")
+    ]
     if named:
-        shown = table("", ["case", "status", "reason"])
+        shown = table("", ["case", "status", "reason", "note"])
         for row in named:
             style = STYLES.get(row["status"], "bold red")
-            shown.add_row(plain(row["case"]), plain(row["status"], style), plain(row["reason"]))
+            cells = (plain(row[name]) for name in ("reason", "note"))
+            shown.add_row(plain(row["case"]), plain(row["status"], style), *cells)
         out.print(shown)
     reasons: dict[str, int] = {}
     for row in rows:
@@ -98,6 +103,7 @@ def _row(entry: Entry, entrant: Entrant) -> dict[str, Any]:
         "case": str(entry.comparison.case(entrant.mode)),
         "status": entrant.status,
         "reason": entrant.reason + (f" ({entrant.where})" if entrant.where else ""),
+        "note": entrant.note,
         "error": entrant.error,
         "ulps": entrant.ulps,
     }

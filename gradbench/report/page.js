@@ -20,7 +20,7 @@
     return digits(v) + " [" + digits(low) + ", " + (high > 1e300 ? "∞" : digits(high)) + "]";
   };
   const columns = [["operator"], ["function"], ["mode"], ["size"], ["seconds", "time", time],
-    ["to_fastest", "× fastest", held], ["verdict"], ["status"], ["reason"],
+    ["to_fastest", "× fastest", held], ["verdict"], ["status"], ["reason"], ["note"],
     ["to_forward", "× forward", digits], ["to_baseline", "× baseline", digits],
     ["peak_memory", "peak memory", bytes], ["ulps", "error (ulp)", digits], ["sessions"],
     ["dtype"], ["device"], ["threads"], ["torch"], ["run"]];

@@ -338,7 +338,8 @@ def _studies(studies: Sequence[Any]) -> Section:
 _COLUMNS = (
     *("operator", "function", "size", "dtype", "device", "threads", "mode", "seconds"),
     *("to_fastest", "to_fastest_low", "to_fastest_high", "verdict", "to_forward", "to_baseline"),
-    *("peak_memory", "ulps", "sessions", "status", "reason", "torch", "run"),
+    *("peak_memory", "ulps", "sessions", "status", "reason", "note", "torch"),
+    "run",
 )
 
 
@@ -446,7 +447,8 @@ def write_markdown(
 def plain(frame: pd.DataFrame) -> list[list[str]]:
     """The table where no script runs: what is not called slower, `MOST_PLAIN` rows at most.
 
-    A row has comparison, mode, time, ratio to the fastest, verdict, status and reason, unescaped.
+    A row has comparison, mode, time, ratio to the fastest, verdict, status, and reason with
+    note, unescaped.
     """
     if frame.empty:
         return []
@@ -463,7 +465,8 @@ def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
             held = f"{row['to_fastest']:.3g}"
             if row["sessions"] > 1:
                 held += f" [{row['to_fastest_low']:.3g}, {row['to_fastest_high']:.3g}]"
-        yield [*cells, held, str(row["verdict"]), str(row["status"]), str(row["reason"])]
+        reason = "; ".join(filter(None, (str(row["reason"]), str(row["note"]))))
+        yield [*cells, held, str(row["verdict"]), str(row["status"]), reason]
 
 
 def _markdown(text: str) -> str:

@@ -79,6 +79,7 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
                         "process": session.process,
                         "status": entrant.status,
                         "reason": entrant.reason,
+                        "note": entrant.note,
                         "seconds": float(np.median(times)) if times.size else np.nan,
                         "seconds_min": float(times.min()) if times.size else np.nan,
                         "rounds": int(times.size),

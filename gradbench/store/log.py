@@ -66,7 +66,7 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     refused. `error` is the
     worst error as a share of the allowed, `ulps` in units in the last place; `number` calls make
     a sub-block. `samples` are nanoseconds per sub-block, a list per round, empty in rounds that
-    the contestant sat out.
+    the contestant sat out. `note` says what it changed in its process, which was put back.
     """
 
     mode: str
@@ -79,6 +79,7 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     untimed: int = 0
     control: bool = False
     samples: list[list[int]] = []
+    note: str = ""
 
 
 def minima(number: int, samples: list[list[int]]) -> list[float]:
