@@ -1,16 +1,14 @@
 """From raw samples to judged rows: what `show`, the report and the exports say of a run.
 
 Everything here is computed on reading, so an old run can be judged again with another floor or by
-a better estimator. As that takes a moment, the rows are kept beside the logs in a cache that may
-be deleted at any time.
+a better estimator. As that takes a moment, the rows are kept in the user's cache folder: see
+`store.cache`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -18,10 +16,11 @@ from typing import Any
 
 import msgspec
 
-from gradbench import __version__, conditions
+from gradbench import conditions
 from gradbench.cases import FORWARD, Comparison
 from gradbench.instruments import INSTRUMENTS
-from gradbench.store.log import Entrant, Run, SessionMeasured, minima
+from gradbench.store import cache
+from gradbench.store.log import Entrant, Run, SessionMeasured, SessionTimed, condensing
 
 MANUAL = "manual"
 
@@ -281,25 +280,18 @@ def _judge_comparison(
 
     entrants = settled(sessions)
     good = [mode for mode, entrant in entrants.items() if entrant.status == "ok"]
+    condense = condensing()
     tables, voided = [], 0
-    for session in sessions:
-        times: dict[str, list[float]] = {}
-        control: list[float] = []
-        for entrant in session.entrants:
-            if entrant.control:
-                control = minima(entrant.number, entrant.samples)
-            elif entrant.mode in good:
-                times[entrant.mode] = minima(entrant.number, entrant.samples)
-        rounds = max(map(len, times.values()), default=0)
-        if not rounds:
+    for session in map(condense, sessions):
+        times, control = _visits(session, good)
+        if np.isnan(times).all():
             continue
-        if control and session.baseline in times:
-            ratios = np.log(np.array(control) / np.array(times[session.baseline]))
+        if control is not None and session.baseline in good:
+            ratios = np.log(control / times[:, good.index(session.baseline)])
             if statistics.control_differs(ratios, floor):
                 voided += 1
                 continue
-        missing = [math.nan] * rounds
-        tables.append(np.array([times.get(mode, missing) for mode in good]).T)
+        tables.append(times)
     bare = {
         mode: Row(
             comparison=name,
@@ -365,6 +357,24 @@ def _judge_comparison(
     return drafts
 
 
+def _visits(session: SessionTimed, modes: Sequence[str]) -> tuple[Any, Any]:
+    """The session's visit minima of these modes, rounds × modes, and those of the control.
+
+    NaN where a mode was not timed; None for no control.
+    """
+    import numpy as np
+
+    known = np.array(session.minima).reshape(len(session.entrants), session.rounds)
+    table = np.full((session.rounds, len(modes)), math.nan)
+    control = None
+    for entrant, times in zip(session.entrants, known):
+        if entrant.control:
+            control = times
+        elif entrant.mode in modes:
+            table[:, modes.index(entrant.mode)] = times
+    return table, control
+
+
 def _ratio(estimate: Any) -> Ratio | None:
     if not estimate.sessions:
         return None
@@ -414,38 +424,20 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
 def judged(
     path: Path, floor: float = 0.01, confidence: float = 0.95, method: str = "benjamini-hochberg"
 ) -> Judged:
-    """The judged rows of a log, from the cache where the log has not changed since.
+    """The judged rows of a log, from the cache where neither the log nor gradbench has changed.
 
     Raises StoreError where the file is no run log.
     """
     from gradbench.store.log import read
 
-    place = _cache_path(path, floor, confidence, method)
-    if place is not None:
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.msgpack.decode(place.read_bytes(), type=Judged)
-    made = judge_run(read(path), floor, confidence, method)
-    if place is not None:
-        with contextlib.suppress(OSError):
-            place.parent.mkdir(exist_ok=True)
-            for old in place.parent.glob(f"{path.stem}-*"):
-                old.unlink()
-            draft = place.with_suffix(f".{os.getpid()}")
-            draft.write_bytes(msgspec.msgpack.encode(made))
-            os.replace(draft, place)
-    return made
-
-
-def _cache_path(path: Path, *parameters: Any) -> Path | None:
-    """Where the rows of a log in its present state are kept: its name tells the state."""
-    try:
-        state = path.stat()
-        here = [os.stat(Path(__file__).with_name(n)).st_mtime_ns for n in _SOURCES]
-    except OSError:
-        return None
-    key = f"{state.st_size}/{state.st_mtime_ns}/{parameters}/{__version__}/{here}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return path.parent / ".cache" / f"{path.stem}-{digest}"
-
-
-_SOURCES = ("judge.py", "statistics.py", "conditions.py")
+    parameters = (floor, confidence, method)
+    key = cache.key(path, *parameters)
+    content = cache.load(key) if key else None
+    if content is not None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.msgpack.decode(content, type=Judged)
+    found = judge_run(read(path, condensed=True), floor, confidence, method)
+    # A run that is being written may have grown meanwhile.
+    if key and key == cache.key(path, *parameters):
+        cache.save(key, msgspec.msgpack.encode(found))
+    return found

@@ -127,6 +127,7 @@ class SessionTimed(SessionMeasured, frozen=True, kw_only=True):
 def condensing() -> Callable[[SessionMeasured], SessionTimed]:
     """A function from sessions to sessions without samples; those it makes share equal parts."""
     known: dict[Any, Any] = {}
+    kept = [name for name in Entrant.__struct_fields__ if name not in ("untimed", "samples")]
 
     def condense(session: SessionMeasured) -> SessionTimed:
         if isinstance(session, SessionTimed):
@@ -137,8 +138,7 @@ def condensing() -> Callable[[SessionMeasured], SessionTimed]:
             own = minima(entrant.number, entrant.samples)
             times.extend(own)
             times.extend([math.nan] * (rounds - len(own)))
-            bare = (entrant.mode, entrant.status, entrant.reason, entrant.where)
-            key = (*bare, entrant.error, entrant.ulps, entrant.number, entrant.control)
+            key = tuple(getattr(entrant, name) for name in kept)
             if key not in known:
                 known[key] = msgspec.structs.replace(entrant, untimed=0, samples=[])
             entrants.append(known[key])
