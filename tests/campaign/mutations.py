@@ -22,8 +22,8 @@ from gradbench.cli import cli
 def logs(number: int, seed: int, place: Path) -> Iterator[str]:
     """Mutates a run's log; whatever is shown is the truth, or the damage is named."""
     results = _measured(place, ["run", *PLAN, "--sessions", "3"])
-    shown = ["export", "--what", "samples", "--format", "json"]
-    return _mutated(number, seed, results / "runs", shown, ["show", "--format", "json"])
+    shown = ["show", "--format", "json"], ["show", "--runs", "--format", "json"]
+    return _mutated(number, seed, results / "runs", *shown)
 
 
 def tracks(number: int, seed: int, place: Path) -> Iterator[str]:
@@ -218,10 +218,7 @@ def odd_files(number: int, seed: int, place: Path) -> Iterator[str]:
     """Puts something that is named like a log beside one, in each folder of the store."""
     draw = random.Random(f"odd/{seed}")
     results = _measured(place, ["run", *PLAN, "--sessions", "2"])
-    commands = [
-        *(["show"], ["show", "--runs"], ["export", "--format", "csv"], ["compare"]),
-        ["report", "-t", str(place / "page")],
-    ]
+    commands = (["show"], ["show", "--runs"], ["export", "-t", str(place / "all.csv")])
     for _ in range(number):
         kind = draw.choice(list(ODD))
         shelf = draw.choice(["runs", "releases", "studies"])
@@ -229,7 +226,7 @@ def odd_files(number: int, seed: int, place: Path) -> Iterator[str]:
         path.parent.mkdir(exist_ok=True)
         ODD[kind](path)
         problem = ""
-        for words in commands[:3]:
+        for words in commands:
             answer = _run(words, results)
             if answer.exception is not None:
                 problem = problem or f"{kind} in {shelf}, {words[0]}: {answer.exception!r}"
