@@ -230,6 +230,8 @@ def odd_files(number: int, seed: int, place: Path) -> Iterator[str]:
             answer = _run(words, results)
             if answer.exception is not None:
                 problem = problem or f"{kind} in {shelf}, {words[0]}: {answer.exception!r}"
+            elif shelf == "runs" and "--runs" in words and path.name not in answer.stderr:
+                problem = f"{kind} in {shelf}: not named"
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
