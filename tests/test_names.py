@@ -6,13 +6,19 @@ import os
 from pathlib import Path
 
 import msgspec
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from gradbench import files
 from gradbench.cli import cli
 from gradbench.releases import environments
 from gradbench.releases.environments import Environment, Installer, Request
 from gradbench.releases.known import ReleaseError
+from gradbench.report import page
+from gradbench.report.findings import anchor
+from gradbench.store import asv_files
+from gradbench.store.lines import StoreError
 
 
 @pytest.fixture
@@ -55,9 +61,8 @@ def test_a_name_that_is_a_path_removes_nothing(home, tmp_path, name):
     environment(home, "2.9.0")
     before = everything(tmp_path)
     answer = remove(name)
-    assert "names no environment" in str(answer.exception) or "not installed" in str(
-        answer.exception
-    )
+    said = ("names no environment", "not installed", "it is empty", "that no name has")
+    assert any(words in str(answer.exception) for words in said)
     assert "\n" not in str(answer.exception)
     assert "\x1b" not in str(answer.exception)
     assert everything(tmp_path) == before
@@ -118,3 +123,89 @@ def test_what_a_killed_removal_left_is_removed(home):
     (home / ".2.9.0.part").mkdir()
     assert remove("2.9.0").exception is None
     assert [p.name for p in home.iterdir() if p.is_dir()] == []
+
+
+# ── files that are written ────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path):
+    path = tmp_path / ("x" * 255)
+    path.write_text("old")
+
+    def full() -> None:
+        with files.replacing(path) as draft:
+            draft.write_text("half")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        full()
+    assert path.read_text() == "old"
+    files.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link.csv"
+    link.symlink_to(tmp_path / "there" / "x.csv")
+    files.write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "there" / "x.csv").read_text() == "new"
+
+
+def test_a_report_replaces_only_what_gradbench_has_made(tmp_path):
+    shown = page.Shown("errors", "", lambda: pytest.fail("drawn before the folder was looked at"))
+    report = page.Report(
+        [], pd.DataFrame(), [], [], [page.Section("s", "", "", [shown])], [], "", pd.DataFrame()
+    )
+    for write, name in ((page.write_html, "report.html"), (page.write_markdown, "report.md")):
+        (tmp_path / name).write_text("years of work")
+        with pytest.raises(StoreError, match="was not made by gradbench"):
+            write(report, tmp_path / name)
+        assert (tmp_path / name).read_text() == "years of work"
+        (tmp_path / name).unlink()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "errors.png").write_text("a photo")
+    with pytest.raises(StoreError, match="was not made by gradbench"):
+        page.write_markdown(report, tmp_path / "report.md")
+    assert (tmp_path / "figures" / "errors.png").read_text() == "a photo"
+
+
+def test_a_report_replaces_its_own(tmp_path):
+    report = page.Report([], pd.DataFrame(), [], [], [], [], "", pd.DataFrame())
+    for write, name in ((page.write_html, "report.html"), (page.write_markdown, "report.md")):
+        write(report, tmp_path / name)
+        first = (tmp_path / name).read_text()
+        write(report, tmp_path / name)
+        assert len((tmp_path / name).read_text()) == len(first)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a" * 5000, "\udce9\x1b[2J", ".."])
+def test_names_from_a_log_make_file_names_that_stay_in_their_folder(name):
+    made = anchor("dots", name, name)
+    assert os.sep not in made
+    assert len(made) < 200
+    assert made.isascii()
+
+
+def test_long_names_that_differ_at_their_ends_make_different_file_names():
+    assert anchor("a" * 500 + "b") != anchor("a" * 500 + "c")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x", "/tmp/x", "..", ".", "", "a/b", "a\0b", "x" * 300, ".hidden", "con", "\x1b[2J"],
+)
+def test_a_machine_named_like_a_path_gets_a_folder_of_its_own_in_asvs_results(name):
+    facts = dict.fromkeys(asv_files.FIELDS, "x") | {"machine": name}
+    made = asv_files.asv_machine(facts)["machine"]
+    assert made
+    assert Path(made).name == made
+    assert not made.startswith(".")
+    assert len(made) <= 100
+
+
+def test_a_machine_keeps_a_name_that_is_one():
+    facts = dict.fromkeys(asv_files.FIELDS, "x") | {"machine": "Intel-Xeon_8.2 lab"}
+    assert asv_files.asv_machine(facts)["machine"] == "Intel-Xeon_8.2 lab"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from gradbench.cli import options, parameters
+from gradbench.files import replacing
 from gradbench.store.log import StoreError
 from gradbench.wording import counted
 
@@ -44,7 +44,7 @@ def command(
     confidence: float,
     method: str,
     results: Path,
-) -> None:
+) -> int:
     """Write stored RUNS (names, beginnings of names, 'latest'; all without any) as one table."""
     form = SUFFIXES[target.suffix.lower()]
     from gradbench.store import frame
@@ -60,21 +60,26 @@ def command(
             data = make(results, runs or None)
     except StoreError as error:
         raise click.UsageError(str(error)) from error
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    if data.empty:
+        click.echo(
+            f"gradbench: nothing to export: no case was measured in these runs; {target} is not "
+            "written",
+            err=True,
+        )
+        return 1
     try:
-        if form == "csv":
-            data.to_csv(draft, index=False)
-        elif form == "json":
-            data.to_json(draft, orient="records", indent=1, force_ascii=False)
-        else:
-            data.to_parquet(draft, index=False)
-        os.replace(draft, target)
+        with replacing(target) as draft:
+            if form == "csv":
+                data.to_csv(draft, index=False)
+            elif form == "json":
+                data.to_json(draft, orient="records", indent=1, force_ascii=False)
+            else:
+                data.to_parquet(draft, index=False)
     except ImportError:
         raise click.UsageError(
             "Parquet needs pyarrow: pip install 'gradbench[parquet]', or export to .csv"
         ) from None
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
     click.echo(f"{counted(len(data), 'row')} in {target}")
+    return 0

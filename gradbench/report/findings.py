@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,18 @@ class Note:
     evidence: str
 
 
+LONGEST_ANCHOR = 180
+
+
 def anchor(*parts: str) -> str:
     """An id for a part of the page, whatever is in the names."""
     kept = ["".join(c if c.isascii() and c.isalnum() else "-" for c in part) for part in parts]
-    return "-".join(kept)
+    name = "-".join(kept)
+    # It names files too, and a file's name has an end.
+    if len(name) <= LONGEST_ANCHOR:
+        return name
+    digest = hashlib.sha256("/".join(parts).encode(errors="replace")).hexdigest()[:12]
+    return f"{name[: LONGEST_ANCHOR - 13]}-{digest}"
 
 
 def scaling_anchor(row: Mapping[Any, Any]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import pandas as pd
 from gradbench import __version__
 from gradbench.cases import FORWARD
 from gradbench.cli.output import call_time, reading
+from gradbench.files import NotOurs, require_free, require_ours, write_text
 from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes, style
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import Note, anchor, findings, scaling_anchor, warnings
@@ -386,6 +385,7 @@ def write_html(
     """Writes the page whole or not at all. Raises StoreError where it cannot be written."""
     from markupsafe import Markup
 
+    _require_ours(path)
     total, done = sum(len(s.figures) for s in report.sections), 0
     drawings: dict[str, Any] = {}
     for section in report.sections:
@@ -408,7 +408,7 @@ def write_html(
             made=now(),
         )
     )
-    _replace(path, page)
+    _write(path, page)
 
 
 def write_markdown(
@@ -420,15 +420,22 @@ def write_markdown(
     """
     folder = path.with_name("figures")
     total, done = sum(len(s.figures) for s in report.sections), 0
+    written_before = _require_ours(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not written_before:
+            for shown in (shown for section in report.sections for shown in section.figures):
+                for ending in _ENDINGS:
+                    require_free(folder / f"{shown.id}{ending}")
         for section in report.sections:
             for shown in section.figures:
                 told(done, total, shown.id)
                 figure = shown.make()
-                for ending in (".svg", ".png"):
+                for ending in _ENDINGS:
                     style.save(figure, folder / f"{shown.id}{ending}")
                 done += 1
+    except NotOurs as error:
+        raise StoreError(f"{error}; --to names another folder") from error
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
     cases = plain(report.frame)
@@ -441,7 +448,7 @@ def write_markdown(
         version=__version__,
         made=now(),
     )
-    _replace(path, page)
+    _write(path, page)
 
 
 def plain(frame: pd.DataFrame) -> list[list[str]]:
@@ -504,14 +511,24 @@ def environments(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+_ENDINGS = (".svg", ".png")
+_MARK = " by gradbench "
+"""What every page says near its beginning: another file of that name is somebody else's."""
+
+
+def _require_ours(path: Path) -> bool:
+    """Whether there is a page to be replaced. Raises StoreError where it is not gradbench's."""
+    try:
+        return require_ours(path, _MARK)
+    except NotOurs as error:
+        raise StoreError(f"{error}; --to names another folder") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        write_text(path, text)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)

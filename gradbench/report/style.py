@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradbench.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -127,10 +129,11 @@ def mode_label(mode: str, by_hand: bool, most: int = 30) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as its ending says (.svg, .png or .pdf)."""
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with settings(), _letters():
-        figure.savefig(path, dpi=150, metadata=metadata)
+    """Writes a figure as its ending says (.svg, .png or .pdf), whole or not at all."""
+    form = path.suffix.lower().removeprefix(".")
+    metadata = {"Date": None} if form == "svg" else None
+    with settings(), _letters(), replacing(path) as draft:
+        figure.savefig(draft, format=form, dpi=150, metadata=metadata)
 
 
 _VARIABLES = {INK: "--ink", PAPER: "--paper", FAINT: "--faint", "#666666": "--faint"} | {

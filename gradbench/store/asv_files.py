@@ -25,6 +25,7 @@ import numpy as np
 
 from gradbench import machine as machines
 from gradbench.cases import Case, Offer
+from gradbench.files import write_text
 from gradbench.releases import asv_suite
 from gradbench.releases.known import Release, ReleaseError, remembered
 from gradbench.store.log import StoreError
@@ -41,6 +42,7 @@ FACTS = {
 
 FIELDS = ("machine", *FACTS)
 MADE_UP = re.compile(r"[^a-z0-9]+")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w. @()+-]{0,99}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +92,18 @@ def asv_machine(facts: dict[str, Any]) -> dict[str, Any]:
     published; ``facts["machine"]`` gives another.
     """
     if all(field in facts for field in FIELDS):
-        return {field: facts[field] for field in FIELDS}
+        return {field: facts[field] for field in FIELDS} | {"machine": _folder(facts["machine"])}
     told = {field: str(facts.get(key, "unknown")) for field, key in FACTS.items()}
     memory = f" {facts['memory'] / (1 << 30):.0f}gib" if "memory" in facts else ""
     made_up = f"{told['cpu']} {told['num_cpu']} cores{memory}".lower()
-    return {"machine": facts.get("machine") or MADE_UP.sub("-", made_up).strip("-"), **told}
+    return {"machine": _folder(facts.get("machine") or MADE_UP.sub("-", made_up)), **told}
+
+
+def _folder(name: Any) -> str:
+    """A machine's name, which names a folder of asv's results: as it is where it can be one."""
+    if isinstance(name, str) and FOLDER_NAME.fullmatch(name):
+        return name
+    return MADE_UP.sub("-", str(name).lower()).strip("-")[:100] or "unknown"
 
 
 def this_machine() -> dict[str, Any]:
@@ -268,13 +277,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _replace(path: Path, data: dict[str, Any]) -> None:
     """Writes a JSON object whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=4, sort_keys=True, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    # Names and machine facts from a log may hold what UTF-8 cannot: it is escaped as JSON can.
+    write_text(path, json.dumps(data, indent=4, sort_keys=True) + "\n")

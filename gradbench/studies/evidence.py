@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradbench.files import require_free, require_ours, write_text
 from gradbench.studies import STUDIES
 from gradbench.studies.store import Study
 
@@ -133,12 +134,24 @@ def newest(studies: Iterable[Study]) -> list[Study]:
     )
 
 
+_MARK = "Written by `gradbench study report"
+"""What the page says near its beginning: another file of that name is somebody else's."""
+
+
 def write(studies: Sequence[Study], docs: Path) -> list[Path]:
-    """Writes evidence.md and its figures into a folder; the files written."""
+    """Writes evidence.md and its figures into a folder; the files written.
+
+    Raises OSError where it cannot, or where a file of that name is not gradbench's.
+    """
     from gradbench.cli.output import duration, markdown
     from gradbench.studies import figures
 
+    page = docs / "evidence.md"
     docs.mkdir(parents=True, exist_ok=True)
+    if not require_ours(page, _MARK):
+        for kind in HEADINGS:
+            for ending in (".svg", ".png"):
+                require_free(docs / "figures" / f"{kind}{ending}")
     written = figures.draw(studies, docs / "figures")
     text = [
         "# Evidence",
@@ -148,8 +161,7 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
         "peers, inside their timing) and *in all* adds preparing, warming and starting processes, "
         "both per comparison.",
         "",
-        "Written by `gradbench study report --docs docs`; every table names the command that "
-        "measured it.",
+        f"{_MARK} --docs docs`; every table names the command that measured it.",
     ]
     kinds = [kind for kind in HEADINGS if any(s.started.study == kind for s in studies)]
     for kind in kinds:
@@ -172,6 +184,5 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
                 f"{study.started.started}, {duration(study.elapsed)} in all"
             )
             text += ["", note + (f"; {failed} measurements without result." if failed else ".")]
-    page = docs / "evidence.md"
-    page.write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_text(page, "\n".join(text) + "\n")
     return [page, *written]
