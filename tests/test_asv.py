@@ -138,7 +138,9 @@ class TestFiles:
         listed = Benchmarks.load(conf(tmp_path))
         assert listed[name]["params"] == [["'backward'", "'grad'", "'jvp'"]]
         value = results.get_result_value(name, listed[name]["params"])
-        assert value[:2] == [None, 1e-5]
+        assert value[1] == 1e-5
+        # A mode that was not measured, and one that is not supported: neither has failed (None).
+        assert math.isnan(value[0])
         assert math.isnan(value[2])
         stats = results.get_result_stats(name, listed[name]["params"])[1]
         interval = {"ci_99_a": 0.98e-5, "ci_99_b": 1.02e-5, "q_25": 1.025e-5, "q_75": 1.075e-5}
@@ -161,7 +163,21 @@ class TestFiles:
         (path,) = write(tmp_path, [row("grad", 3.0, version="2")])
         results = Results.load(str(path))
         params = [["'backward'", "'grad'"]]
-        assert results.get_result_value("vjp.exp.track_float32", params) == [None, 3.0]
+        backward, grad = results.get_result_value("vjp.exp.track_float32", params)
+        assert math.isnan(backward)
+        assert grad == 3.0
+
+    def test_a_mode_that_a_later_track_adds_has_not_failed_on_earlier_releases(self, tmp_path):
+        (path,) = write(tmp_path, [row("grad", 1.0, samples=(1.0, 2.0))], "2.12.1")
+        write(tmp_path, [row("grad", 1.0), row("compiled", 2.0)], "2.13.0")
+        results, listed = Results.load(str(path)), Benchmarks.load(conf(tmp_path))
+        (name,) = listed
+        params = listed[name]["params"]
+        found = dict(zip(params[0], results.get_result_value(name, params)))
+        assert found["'grad'"] == 1.0
+        assert math.isnan(found["'compiled'"])
+        samples = dict(zip(params[0], results.get_result_samples(name, params)))
+        assert samples == {"'grad'": [1.0, 2.0], "'compiled'": None}
 
     def test_devices_have_files_and_lines_of_their_own(self, tmp_path):
         cuda = Comparison("vjp", "exp", "documents", "float32", "cuda:0")
@@ -393,11 +409,12 @@ class TestCommands:
         assert revisions[str(found[0][6][0][1])] == told
 
         compared = asv(project, "compare", RELEASES[9].tag, told, "--machine", NAME)
-        assert "|     1.5 | vjp.exp.track_float32('grad')" in compared.stdout, (
+        assert "| 1.50 | vjp.exp.track_float32('grad')" in " ".join(compared.stdout.split()), (
             compared.stdout + compared.stderr
         )
         shown = asv(project, "show", told, "--machine", NAME)
         assert "15.0" in shown.stdout, shown.stdout + shown.stderr
+        assert "failed" not in shown.stdout
 
     def test_what_is_no_release_is_one_line_and_no_traceback(self, project):
         run = asv(project, "run", "2.99^!")

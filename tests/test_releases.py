@@ -16,7 +16,7 @@ import pytest
 from gradbench import statistics as st
 from gradbench.cases import Comparison, Entry
 from gradbench.cli import cli
-from gradbench.releases import bisect, environments, log, seeking, track
+from gradbench.releases import bisect, environments, installing, log, seeking, track
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Installer, Request, install, parse
 from gradbench.releases.frame import COLUMNS, frame, timeline
@@ -144,7 +144,7 @@ def test_the_command_installs_and_lists(home, tmp_path):
 
 
 def test_no_host_of_a_registry_gets_into_a_reason():
-    said = environments._last_words("error: cannot get https://example.org/simple/torch now", 1)
+    said = installing.reason("error: cannot get https://example.org/simple/torch now", 1)
     assert "example" not in said
     assert "cannot get … now" in said
 

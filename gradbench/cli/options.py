@@ -56,14 +56,17 @@ def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list
 
 
 def given_command() -> list[str]:
-    """The command line as the log keeps it: without the folder that the log itself is in."""
+    """The command line as the log keeps it: without the folder that the log itself is in, and
+    without addresses of registries."""
+    from gradbench.releases.installing import public
+
     words, kept = iter(sys.argv[1:]), []
     for word in words:
         if word == "--results":
             next(words, None)
         elif not word.startswith("--results="):
             kept.append(word)
-    return kept
+    return public(kept)
 
 
 results_option = click.option(

@@ -174,12 +174,14 @@ def _install(
     """Installs what is missing and says what it takes beforehand."""
     import sys
 
-    from gradbench.releases import environments
+    from gradbench.releases import environments, known
     from gradbench.releases.known import ReleaseError
 
     wanted = environments.missing(requests)
     if not wanted:
         return [], []
+    for request in wanted:
+        known.require_published(request.what)
     how = environments.Installer.choose(
         installer, python or sys.executable, index_url or "", torch_backend or "", arguments
     )
@@ -200,7 +202,9 @@ def _install(
     with progress("installing") as report:
         made, failed = environments.install_all(wanted, how, report)
     for failure in failed:
-        click.echo(f"{failure.name} could not be installed: {failure.reason}", err=True)
+        kept = environments.output(failure.name)
+        where = f" (all output: {kept})" if kept.exists() else ""
+        click.echo(f"{failure.name} could not be installed: {failure.reason}{where}", err=True)
     return made, failed
 
 

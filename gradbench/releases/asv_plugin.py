@@ -10,11 +10,13 @@ from __future__ import annotations
 import datetime
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import asv_runner
 from asv import util
+from asv.commands import command_order
 from asv.console import log
 from asv.environment import Environment
 from asv.machine import Machine, MachineCollection
@@ -25,7 +27,8 @@ from gradbench.releases import environments
 from gradbench.releases.known import RELEASES, Release, ReleaseError, parse, remembered
 
 BRANCH = "releases"
-INSTALL_TIMEOUT = 3600.0
+MEASURING = ("run", "dev", "continuous", "find", "profile")
+"""asv's commands that measure, and install the releases that they measure."""
 
 INSTALLED = "installed"
 """The range of all releases that have an environment here."""
@@ -167,6 +170,30 @@ def _installed(release: Release) -> environments.Environment | None:
     return min(hits, key=lambda one: one.name != release.version, default=None)
 
 
+def _install(release: Release) -> environments.Environment:
+    command = asv_command(sys.argv[1:])
+    if command not in MEASURING:
+        raise util.UserError(
+            f"torch {release} is not installed, and 'asv {command}' installs nothing: "
+            f"'gradbench releases install {release}' does"
+        )
+    log.info(f"Installing torch {release}")
+    try:
+        # In this process, so that the installation ends when asv does.
+        return environments.install(
+            environments.parse(release.version), environments.Installer.choose()
+        )
+    except ReleaseError as error:
+        log.error(f"torch {release} could not be installed: {error}")
+        raise util.ProcessError(["install", release.version], 1, "", str(error)) from error
+
+
+def asv_command(words: Sequence[str]) -> str:
+    """The command among asv's arguments; empty where there is none."""
+    commands = {word.lower() for word in (*command_order, "check", "dev", "gh-pages")}
+    return next((word for word in words if word in commands), "")
+
+
 class ReleaseEnvironment(Environment):  # type: ignore[misc]
     """Runs benchmarks in the environments that `gradbench releases` keeps, one a release.
 
@@ -201,24 +228,21 @@ class ReleaseEnvironment(Environment):  # type: ignore[misc]
         for package in (gradbench, asv_runner):
             source = Path(str(package.__file__)).resolve().parent
             link = folder / source.name
-            if link.is_symlink():
+            if link.is_symlink() and Path(os.readlink(link)).name == source.name:
+                # Of another installation of the same package, perhaps one that is gone.
                 link.unlink()
+            if os.path.lexists(link):
+                raise util.UserError(f"{link} is in the way: move it, and asv goes on")
             link.symlink_to(source, target_is_directory=True)
 
     def install_project(self, conf: Any, repo: ReleaseHistory, commit_hash: str) -> None:
-        """Turns to the environment of a release, installing it where there is none.
+        """Turns to the environment of a release; a command that measures installs it where there
+        is none.
 
-        Raises ProcessError where it cannot be installed.
+        Raises ProcessError where it cannot be installed, UserError where it may not be.
         """
         release = repo.release(commit_hash)
-        found = _installed(release)
-        if found is None:
-            log.info(f"Installing torch {release}")
-            install = [sys.executable, "-m", "gradbench", "releases", "install", release.version]
-            util.check_call(install, timeout=INSTALL_TIMEOUT)
-            found = _installed(release)
-        if found is None:
-            raise util.UserError(f"'gradbench releases install {release}' did not install it")
+        found = _installed(release) or _install(release)
         self._release, self._executable = release, Path(found.python)
         self._set_commit_hash(release.tag)
 

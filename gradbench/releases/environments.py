@@ -12,9 +12,7 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +23,8 @@ import filelock
 import msgspec
 from packaging.version import InvalidVersion, Version
 
+from gradbench.files import replacing
+from gradbench.releases import installing
 from gradbench.releases.known import ReleaseError
 from gradbench.run import Progress, Report
 from gradbench.store.lines import now
@@ -34,6 +34,8 @@ from gradbench.wire import Worker, WorkerError, WorkerOptions
 SCHEMA = 1
 RECORD = "environment.json"
 FAILURE = ".failed.json"
+OUTPUT = ".failed.log"
+"""Ends the name of the file that keeps all that an installer wrote before it failed."""
 LONGEST_NAME = 100
 NAMES = f"a name has letters, digits, '.', '_' and '+' only, at most {LONGEST_NAME}"
 OLDEST = Version("2.0")
@@ -113,7 +115,7 @@ def plain_name(text: str) -> str:
 def is_name(name: str) -> bool:
     """Whether an environment can have this name. Such a name is never a path."""
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+]*", name) is not None
-    return fits and len(name) <= LONGEST_NAME and not name.endswith(FAILURE)
+    return fits and len(name) <= LONGEST_NAME and not name.endswith((FAILURE, OUTPUT))
 
 
 def named(text: str) -> Request:
@@ -320,6 +322,7 @@ def install(request: Request, installer: Installer) -> Environment:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReleaseError(f"cannot write to {place}: {error.strerror}") from error
+    clear()
     failed = place / f"{request.name}{FAILURE}"
     with _held(request.name):
         try:
@@ -333,7 +336,13 @@ def install(request: Request, installer: Installer) -> Environment:
             _write(failed, failure)
             raise
         failed.unlink(missing_ok=True)
+        output(request.name).unlink(missing_ok=True)
         return made
+
+
+def output(name: str) -> Path:
+    """Where all that the installer wrote is kept if it failed."""
+    return home() / f"{name}{OUTPUT}"
 
 
 @contextlib.contextmanager
@@ -364,38 +373,17 @@ def _build(request: Request, installer: Installer, folder: Path) -> Environment:
     draft, _ = _left_behind(folder)
     try:
         for command in installer.commands(draft, request.requirements):
-            _run(command)
-        made = _identified(request, draft / "bin" / "python", _bytes(draft), installer.passed)
+            installing.run(command, output(request.name))
+        passed = installing.public(installer.passed)
+        made = _identified(request, draft / "bin" / "python", _bytes(draft), passed)
         made = msgspec.structs.replace(made, python=str(folder / "bin" / "python"))
         _write(draft / RECORD, made)
         draft.rename(folder)
+    except installing.InstallerFailed as error:
+        raise ReleaseError(str(error)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return made
-
-
-def _run(command: Sequence[str]) -> None:
-    """Runs an installer's command. Raises ReleaseError with what it said last where it fails."""
-    with tempfile.TemporaryFile() as output:
-        try:
-            code = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            ).returncode
-        except OSError as error:
-            raise ReleaseError(f"cannot start {command[0]}: {error.strerror}") from error
-        if code:
-            output.seek(0)
-            raise ReleaseError(_last_words(output.read().decode(errors="replace"), code))
-
-
-def _last_words(text: str, code: int) -> str:
-    """Why an installer failed, in one line: its first line with an error, else its last."""
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    wrong = [i for i, line in enumerate(lines) if re.search(r"error|no solution|×", line, re.I)]
-    said = " ".join(lines[wrong[0] : wrong[0] + 3]) if wrong else " ".join(lines[-1:])
-    # An installer names the place it asked; that is nobody's business in a stored result.
-    said = re.sub(r"https?://\S+", "…", said)
-    return said[:300] if said else f"the installer ended with exit code {code}"
 
 
 def _identified(request: Request, interpreter: Path, size: int, passed: list[str]) -> Environment:
@@ -420,9 +408,8 @@ def ask(options: WorkerOptions) -> dict[str, Any]:
 
 
 def _write(path: Path, record: msgspec.Struct) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(msgspec.json.encode(record))
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_bytes(msgspec.json.encode(record))
 
 
 def _bytes(folder: Path) -> int:
@@ -475,6 +462,7 @@ def remove(text: str) -> int:
     with _held(name):
         found = _read(name)
         (home() / f"{name}{FAILURE}").unlink(missing_ok=True)
+        output(name).unlink(missing_ok=True)
         _discard(home() / name)
     return found.size if found else 0
 
@@ -497,6 +485,18 @@ def _discard(folder: Path) -> None:
     except OSError as error:
         raise ReleaseError(f"cannot remove {folder}: {error.strerror}") from error
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def clear() -> None:
+    """Deletes what killed installations and removals have left behind, of whatever name; what is
+    being installed or removed by another process stays."""
+    place = home()
+    for left in (*place.glob(".*.part"), *place.glob(".*.gone")):
+        name = left.name[1:].rpartition(".")[0]
+        if not is_name(name) or left.is_symlink():
+            continue
+        with contextlib.suppress(ReleaseError), _held(name):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def install_all(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
 import functools
 import hashlib
 import json
@@ -104,11 +103,41 @@ def find(text: str) -> Release:
     for release in RELEASES:
         if release.version == version:
             return release
-    near = difflib.get_close_matches(version, [r.version for r in RELEASES], 3, 0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = f"did you mean {' or '.join(near(version))}? "
     raise ReleaseError(
         f"torch {version} is no release known here ({RELEASES[0]} to {RELEASES[-1]}); "
         f"{hint}A newer one, a nightly or a build of your own needs its date"
+    )
+
+
+def near(text: str, most: int = 3) -> list[str]:
+    """The known releases that are nearest to a version, the nearest first."""
+    wanted = (*parse(text).release, 0, 0, 0)[:3]
+
+    def distance(release: Release) -> tuple[int, ...]:
+        there = (*parse(release.version).release, 0, 0, 0)[:3]
+        return tuple(abs(a - b) for a, b in zip(there, wanted))
+
+    return [release.version for release in sorted(RELEASES, key=distance)[:most]]
+
+
+def require_published(text: str) -> None:
+    """Raises ReleaseError, with the nearest that there are, for a release that there never was.
+
+    Versions that are newer than every known release pass, and so do nightlies, builds with a local
+    part and all that is no version.
+    """
+    try:
+        version = parse(text)
+    except ReleaseError:
+        return
+    plain = str(version)
+    ours = Version(text).local or version.is_prerelease or version.is_postrelease
+    if ours or version > parse(RELEASES[-1].version) or plain in {r.version for r in RELEASES}:
+        return
+    raise ReleaseError(
+        f"there is no torch {plain}; the nearest releases are {', '.join(near(plain))} "
+        "('gradbench releases list --all' shows every one)"
     )
 
 

@@ -141,11 +141,14 @@ def write(
             told = _read(place) or told
             _replace(place, told | {"version": 1})
             _remember(folder.parent / "releases.json", release)
+            listed = _benchmarks(folder, rows, offers)
             written = [
-                _write_results(folder, told, release, environment, device, some)
+                _write_results(folder, told, release, environment, device, some, listed)
                 for device, some in by_device.items()
             ]
-            _write_benchmarks(folder, rows, offers)
+            for path in sorted(set(place.parent.glob("*.json")) - {place, *written}):
+                _fill_file(path, listed)
+            _replace(folder / "benchmarks.json", {**listed, "version": 2})
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
     return written
@@ -158,6 +161,7 @@ def _write_results(
     environment: dict[str, Any],
     device: str,
     rows: list[AsvRow],
+    listed: dict[str, dict[str, Any]],
 ) -> Path:
     from asv.environment import get_env_name
     from asv.results import Results
@@ -189,12 +193,51 @@ def _write_results(
     now = datetime_to_js_timestamp(datetime.datetime.now(datetime.timezone.utc))
     for name, some in by_name.items():
         _merge(results, name, some, now)
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=folder) as draft:
-        results.save(draft)
-        target = Path(folder, results._filename)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(Path(draft, results._filename), target)
+    _fill(results, listed)
+    target = Path(folder, results._filename)
+    _save(results, target)
     return target
+
+
+def _save(results: Any, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent.parent) as draft:
+        results.save(draft)
+        os.replace(Path(draft, results._filename), target)
+
+
+def _fill_file(path: Path, listed: dict[str, dict[str, Any]]) -> None:
+    """Does the same as `_fill` to a file; one that cannot be read is left as it is."""
+    from asv.results import Results
+    from asv.util import UserError
+
+    try:
+        results = Results.load(str(path))
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if Path(results._filename).name == path.name and _fill(results, listed):
+        _save(results, path)
+
+
+def _fill(results: Any, listed: dict[str, dict[str, Any]]) -> bool:
+    """Says of each listed mode that a benchmark has no value of that it was not measured (NaN);
+    whether there was any. What asv finds no value of it calls failed."""
+    filled = False
+    for name in results.get_all_result_keys():
+        params = results.get_result_params(name)
+        one_of_modes = name in listed and len(params) == 1 and len(listed[name]["params"]) == 1
+        if not one_of_modes or results._results[name] is None:
+            continue
+        missing = [mode for mode in listed[name]["params"][0] if mode not in params[0]]
+        if not missing:
+            continue
+        filled = True
+        results._benchmark_params[name] = [[*params[0], *missing]]
+        results._results[name] = [*results._results[name], *[math.nan] * len(missing)]
+        for column in (results._stats, results._samples):
+            if column.get(name) is not None:
+                column[name] = [*column[name], *[None] * len(missing)]
+    return filled
 
 
 def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
@@ -226,15 +269,17 @@ def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
     results._started_at[name] = now
 
 
-def _write_benchmarks(folder: Path, rows: list[AsvRow], offers: Iterable[Offer]) -> None:
+def _benchmarks(
+    folder: Path, rows: list[AsvRow], offers: Iterable[Offer]
+) -> dict[str, dict[str, Any]]:
+    """All benchmarks by name: those offered, those listed already, and the rows'."""
     modes: dict[Any, dict[str, None]] = {}
     for row in rows:
         modes.setdefault(row.case.comparison, {})[row.case.mode] = None
     mine = [asv_suite.described(comparison, given) for comparison, given in modes.items()]
-    path = folder / "benchmarks.json"
-    stored = [one for one in (_read(path) or {}).values() if isinstance(one, dict)]
-    found = asv_suite.merged([asv_suite.of_offers(offers), stored, mine])
-    _replace(path, {**dict(sorted(found.items())), "version": 2})
+    known = (_read(folder / "benchmarks.json") or {}).values()
+    stored = [one for one in known if isinstance(one, dict)]
+    return dict(sorted(asv_suite.merged([asv_suite.of_offers(offers), stored, mine]).items()))
 
 
 def _remember(path: Path, release: Release) -> None:

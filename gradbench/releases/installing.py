@@ -1,0 +1,130 @@
+"""An installer's command: run so that it ends with this process, and its failure told in a line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from gradbench.files import write_text
+from gradbench.text import line, shortened, storable
+
+BOUND = Path(__file__).with_name("bound.py")
+MOST_OUTPUT = 4 << 20
+"""Characters of an installer's output that are kept."""
+
+LONGEST_REASON = 600
+
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>(){}\[\]`]+", re.IGNORECASE)
+_HOST = re.compile(r"://(?:[^\s/@]*@)?([^\s/:@?#'\"<>(){}\[\]`]+)")
+_NAMED_HOST = re.compile(r"(host=)(['\"])[^'\"]*\2")
+_WITH_ADDRESS = re.compile(
+    r"--(?:index-url|extra-index-url|trusted-host|proxy|default-index|index)[= ]"
+)
+VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
+
+_ADVICE = re.compile(
+    r"\[notice\]|WARNING: Retrying|To fix this|\d\. (loosen|remove)|ERROR: ResolutionImpossible"
+)
+"""Begins lines of pip's that say nothing of why it failed."""
+
+CAUSES = (
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "Failed to resolve",
+    "Connection refused",
+    "Connection reset",
+    "Network is unreachable",
+    "No route to host",
+    "timed out",
+    "CERTIFICATE_VERIFY_FAILED",
+    "Cannot connect to proxy",
+    "No space left on device",
+    "Permission denied",
+    "Read-only file system",
+    "dns error",
+)
+"""What stands behind an installer's last word, somewhere in what it wrote before."""
+
+
+def run(command: Sequence[str], log: Path) -> None:
+    """Runs a command; it and all that it starts end when this process does.
+
+    Raises InstallerFailed with the reason where it fails; its whole output is in `log` then.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-I", str(BOUND), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C is this process's to handle: it ends the whole group.
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            output = process.stdout.read(MOST_OUTPUT)
+            while process.stdout.read(1 << 16):
+                pass
+            code = process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if code:
+        text = without_addresses(output.decode(errors="replace"), command)
+        with contextlib.suppress(OSError):
+            write_text(log, storable(text, MOST_OUTPUT))
+        raise InstallerFailed(reason(text, code))
+
+
+class InstallerFailed(Exception):
+    """An installer's command failed; the message says why, in one line."""
+
+
+def reason(text: str, code: int) -> str:
+    """Why an installer failed, in one line: from its first error on, with the cause behind it."""
+    lines = [" ".join(row.split()) for row in without_addresses(text).splitlines()]
+    lines = [row for row in lines if row and not _ADVICE.match(row)]
+    wrong = [i for i, row in enumerate(lines) if re.match(r"(error|fatal|×)", row, re.IGNORECASE)]
+    wrong = wrong or [
+        i for i, row in enumerate(lines) if re.search(r"error|no solution", row, re.I)
+    ]
+    said = "; ".join(dict.fromkeys(lines[wrong[0] :] if wrong else lines[-1:]))
+    if not said:
+        return f"the installer ended with exit code {code}"
+    said = line(said, LONGEST_REASON)
+    causes = [cause for cause in CAUSES if cause in text and cause not in said]
+    return shortened(said, LONGEST_REASON) + (
+        f"; its output also says: {', '.join(causes)}" if causes else ""
+    )
+
+
+def without_addresses(text: str, command: Iterable[str] = ()) -> str:
+    """The text without the places that an installer asked: who keeps a registry, and by which
+    password it is reached, is nobody's business in a stored result."""
+    told = [*command, *(os.environ.get(name, "") for name in VARIABLES), text]
+    hosts = {host for words in told for host in _HOST.findall(words)}
+    text = _NAMED_HOST.sub(r"\1\2…\2", _ADDRESS.sub("…", text))
+    for host in sorted(hosts, key=len, reverse=True):
+        if len(host) > 3:
+            text = text.replace(host, "…")
+    return text
+
+
+def public(words: Iterable[str]) -> list[str]:
+    """Arguments as they may be stored: without addresses of registries and hosts."""
+    kept: list[str] = []
+    for word in words:
+        before = kept[-1].removeprefix("--pip-arg=") if kept else ""
+        if _WITH_ADDRESS.fullmatch(before + " "):
+            word = "…"
+        else:
+            named = _WITH_ADDRESS.search(word)
+            word = word[: named.end()] + "…" if named else _ADDRESS.sub("…", word)
+        kept.append(word)
+    return kept
