@@ -2,8 +2,8 @@
 
 import itertools
 import json
+import os
 import re
-from pathlib import Path
 
 import click
 import numpy as np
@@ -534,7 +534,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     def full(*_, **__):
         raise OSError(28, "No space left")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(click.UsageError, match="No space left"):
         page_of(tmp_path)
     monkeypatch.undo()
