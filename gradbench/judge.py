@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,7 @@ from gradbench import conditions
 from gradbench.cases import FORWARD, Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.store import cache
-from gradbench.store.log import Entrant, Run, SessionMeasured, SessionTimed, condensing
+from gradbench.store.log import Entrant, Run, SessionMeasured, condensing
 
 MANUAL = "manual"
 
@@ -113,12 +114,13 @@ def judge_run(
 
     drafts: list[tuple[Row, Any]] = []
     baselines = {}
-    for name, sessions in run.by_comparison().items():
-        if sessions:
+    by_comparison = [item for item in run.by_comparison().items() if item[1]]
+    for start in range(0, len(by_comparison), TOGETHER):
+        contests = []
+        for name, sessions in by_comparison[start : start + TOGETHER]:
             baselines[name] = next((s.baseline for s in sessions if s.baseline), "")
-            drafts += _judge_comparison(
-                name, sessions, baselines[name], run.started.by_hand, floor, confidence
-            )
+            contests.append(_contest(name, sessions, baselines[name], floor))
+        drafts += _judge_contests(contests, run.started.by_hand, floor, confidence)
     pending = [estimate for _, estimate in drafts if estimate is not None]
     judgement = statistics.judge(pending, floor, confidence, method)  # type: ignore[arg-type]
     verdicts = iter(judgement.verdicts)
@@ -265,33 +267,33 @@ def launch_bound(seconds: float | None, device_time: float | None) -> bool:
     return device_time < LAUNCH_BOUND * seconds
 
 
-def _judge_comparison(
-    name: str,
-    sessions: list[SessionMeasured],
-    baseline: str,
-    by_hand: Sequence[str],
-    floor: float,
-    confidence: float,
-) -> list[tuple[Row, Any]]:
-    """A row per mode, with the estimate to be judged where there is one."""
-    import numpy as np
+TOGETHER = 256
+"""Comparisons that are judged at once: see `statistics.relative_to_each`."""
 
+
+@dataclass(frozen=True)
+class _Contest:
+    """One comparison before it is judged."""
+
+    bare: dict[str, Row]
+    """A row for each mode, without times."""
+    good: list[str]
+    """The modes that are ok in every session."""
+    baseline: str
+    timed: Any
+    """Their times, as `statistics.Tables`; None without any."""
+
+
+def _contest(
+    name: str, sessions: Sequence[SessionMeasured], baseline: str, floor: float
+) -> _Contest:
     from gradbench import statistics
 
     entrants = settled(sessions)
     good = [mode for mode, entrant in entrants.items() if entrant.status == "ok"]
-    condense = condensing()
-    tables, voided = [], 0
-    for session in map(condense, sessions):
-        times, control = _visits(session, good)
-        if np.isnan(times).all():
-            continue
-        if control is not None and session.baseline in good:
-            ratios = np.log(control / times[:, good.index(session.baseline)])
-            if statistics.control_differs(ratios, floor):
-                voided += 1
-                continue
-        tables.append(times)
+    times, controls = _visits(sessions, good)
+    void = statistics.controls_differ(controls, floor)
+    kept = [number for number, is_void in enumerate(void) if not is_void]
     bare = {
         mode: Row(
             comparison=name,
@@ -302,40 +304,104 @@ def _judge_comparison(
             where=entrant.where,
             error=entrant.error,
             ulps=entrant.ulps,
-            voided=voided,
+            voided=sum(void),
         )
         for mode, entrant in entrants.items()
     }
-    derivatives = [i for i, mode in enumerate(good) if mode != FORWARD]
-    if not tables or not derivatives:
-        return [(row, None) for row in bare.values()]
-    ranked = [i for i in derivatives if good[i] not in by_hand] or derivatives
-    ranking = statistics.fastest([t[:, ranked] for t in tables], floor, confidence)
-    if ranking.fastest is None:
-        return [(row, None) for row in bare.values()]
-    fastest = ranked[ranking.fastest]
-    tied = {ranked[i] for i in ranking.tied}
+    return _Contest(bare, good, baseline, statistics.Tables.of(times[kept]) if kept else None)
 
-    def against(mode: str) -> Sequence[Any] | None:
-        if mode not in good:
-            return None
-        return statistics.relative_to(tables, good.index(mode), floor, confidence)
 
-    to_fastest = statistics.relative_to(tables, fastest, floor, confidence)
-    others = {
-        "to_forward": against(FORWARD),
-        "to_manual": against(MANUAL),
-        "to_baseline": against(baseline),
-    }
-    drafts: list[tuple[Row, Any]] = []
-    for mode, row in bare.items():
-        if mode not in good:
-            drafts.append((row, None))
+def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[Any, Any]:
+    """The visit minima of these modes, sessions × rounds × modes, and the log ratios of the
+    controls to their baselines, sessions × rounds; of the sessions in which one was timed.
+
+    NaN where a mode or a control was not timed.
+    """
+    import numpy as np
+
+    condensed = list(map(condensing(), sessions))
+    rounds = max((session.rounds for session in condensed), default=0)
+    times = np.full((len(condensed), rounds, len(modes)), math.nan)
+    controls, baselines = np.full((2, len(condensed), rounds), math.nan)
+    columns = {mode: column for column, mode in enumerate(modes)}
+    for number, session in enumerate(condensed):
+        own = np.array(session.minima).reshape(len(session.entrants), session.rounds)
+        for entrant, visits in zip(session.entrants, own):
+            if entrant.control:
+                controls[number, : len(visits)] = visits
+            elif entrant.mode in columns:
+                times[number, : len(visits), columns[entrant.mode]] = visits
+        if session.baseline in columns:
+            baselines[number] = times[number, :, columns[session.baseline]]
+    timed = ~np.isnan(times).all(axis=(1, 2))
+    return times[timed], np.log(controls[timed] / baselines[timed])
+
+
+def _judge_contests(
+    contests: Sequence[_Contest], by_hand: Sequence[str], floor: float, confidence: float
+) -> Iterator[tuple[Row, Any]]:
+    """A row per mode, with the estimate to be judged where there is one."""
+    from gradbench import statistics
+
+    ranked = []
+    for contest in contests:
+        derivatives = [i for i, mode in enumerate(contest.good) if mode != FORWARD]
+        automatic = [i for i in derivatives if contest.good[i] not in by_hand]
+        ranked.append((automatic or derivatives) if contest.timed else [])
+    rankings = iter(
+        statistics.fastest_of_each(
+            [
+                statistics.Tables(contest.timed.logs[:, columns])
+                for contest, columns in zip(contests, ranked)
+                if columns
+            ],
+            floor,
+            confidence,
+        )
+    )
+    results = [next(rankings) if columns else None for columns in ranked]
+    # Each comparison's reference contestants, and then all ratios to them at once.
+    references: list[dict[str, int]] = []
+    for contest, columns, ranking in zip(contests, ranked, results):
+        references.append({})
+        if ranking is not None and ranking.fastest is not None:
+            modes = {"to_forward": FORWARD, "to_manual": MANUAL, "to_baseline": contest.baseline}
+            references[-1] = {"to_fastest": columns[ranking.fastest]} | {
+                name: contest.good.index(mode)
+                for name, mode in modes.items()
+                if mode in contest.good
+            }
+    asked = [
+        (contest.timed, column)
+        for contest, mine in zip(contests, references)
+        for column in mine.values()
+    ]
+    estimates = iter(statistics.relative_to_each(asked, floor, confidence))
+    for contest, columns, ranking, mine in zip(contests, ranked, results, references):
+        if not mine:
+            yield from ((row, None) for row in contest.bare.values())
             continue
-        column = good.index(mode)
-        estimate = to_fastest[column]
-        medians = [statistics.session_time(t[:, column]).median for t in tables]
-        known = [m for m in medians if not math.isnan(m)]
+        tied = {columns[i] for i in ranking.tied} if ranking else set()
+        yield from _rows(
+            contest, mine["to_fastest"], tied, {name: next(estimates) for name in mine}
+        )
+
+
+def _rows(
+    contest: _Contest, fastest: int, tied: set[int], ratios: dict[str, Sequence[Any]]
+) -> Iterator[tuple[Row, Any]]:
+    """The rows of a comparison that has a fastest mode."""
+    from gradbench import statistics
+
+    medians = contest.timed.medians().T.tolist()
+    columns = {mode: column for column, mode in enumerate(contest.good)}
+    for mode, row in contest.bare.items():
+        if mode not in columns:
+            yield row, None
+            continue
+        column = columns[mode]
+        estimate = ratios["to_fastest"][column]
+        known = [m for m in medians[column] if not math.isnan(m)]
         verdict = ""
         if column == fastest:
             verdict = "fastest"
@@ -343,36 +409,16 @@ def _judge_comparison(
             verdict = "tied" if column in tied else "judged"
         row = msgspec.structs.replace(
             row,
-            seconds=math.exp(float(np.median(known))) if known else None,
+            seconds=math.exp(statistics.middle(known)) if known else None,
             seconds_low=math.exp(min(known)) if known else None,
             seconds_high=math.exp(max(known)) if known else None,
             verdict=verdict,
-            to_fastest=_ratio(estimate),
             groups=[group.ratio for group in estimate.groups] if estimate.disagree else [],
             sessions=estimate.sessions,
             rounds=estimate.rounds,
-            **{key: _ratio(found[column]) for key, found in others.items() if found},
+            **{name: _ratio(found[column]) for name, found in ratios.items()},
         )
-        drafts.append((row, estimate if verdict in ("tied", "judged") else None))
-    return drafts
-
-
-def _visits(session: SessionTimed, modes: Sequence[str]) -> tuple[Any, Any]:
-    """The session's visit minima of these modes, rounds × modes, and those of the control.
-
-    NaN where a mode was not timed; None for no control.
-    """
-    import numpy as np
-
-    known = np.array(session.minima).reshape(len(session.entrants), session.rounds)
-    table = np.full((session.rounds, len(modes)), math.nan)
-    control = None
-    for entrant, times in zip(session.entrants, known):
-        if entrant.control:
-            control = times
-        elif entrant.mode in modes:
-            table[:, modes.index(entrant.mode)] = times
-    return table, control
+        yield row, estimate if verdict in ("tied", "judged") else None
 
 
 def _ratio(estimate: Any) -> Ratio | None:

@@ -31,7 +31,7 @@ needed, and not by the stopping rule or the control, which run inside the measur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, product
@@ -185,25 +185,69 @@ def _column_intervals(values: Array, confidence: float) -> tuple[Array, Array, A
     return ordered, counts, lows, highs
 
 
-def _columns(values: Array, confidence: float) -> list[SessionEstimate]:
-    """One estimate per column of rounds × contestants."""
-    ordered, counts, lows, highs = _column_intervals(values, confidence)
-    estimates = []
-    for column, (n, low, high) in enumerate(zip(counts.tolist(), lows.tolist(), highs.tolist())):
-        x = ordered[:, column]
-        median = float(x[(n - 1) // 2] + x[n // 2]) / 2 if n else math.nan
-        error = math.nan
-        if n > 1:
-            rank, width = _error_rank(n)
-            error = float(x[n - rank] - x[rank - 1]) / width
-            if x[n - 1] - x[0] > n * _ROUNDING:
-                # The median is only known to a step of the clock, evenly spread over it. Without
-                # a coarse clock the smallest step is far below the error.
-                steps = x[1:n] - x[: n - 1]
-                error = max(error, float(steps[steps > _ROUNDING].min()) / math.sqrt(12))
-        coverage = _rank(n, confidence)[1]
-        estimates.append(SessionEstimate(median, low, high, coverage, error, n))
-    return estimates
+@dataclass(frozen=True, slots=True)
+class _Sessions:
+    """`SessionEstimate`s of several contestants: its fields as arrays, sessions × contestants."""
+
+    median: Array
+    low: Array
+    high: Array
+    coverage: Array
+    error: Array
+    rounds: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, estimates: Sequence[SessionEstimate]) -> _Sessions:
+        """The sessions of one contestant."""
+
+        def column(name: str) -> Any:
+            return np.array([getattr(e, name) for e in estimates]).reshape(-1, 1)
+
+        return cls(*map(column, cls.__slots__))
+
+    def contestant(self, column: int) -> list[SessionEstimate]:
+        fields = (getattr(self, name)[:, column].tolist() for name in self.__slots__)
+        return [SessionEstimate(*values) for values in zip(*fields)]
+
+
+@lru_cache(maxsize=256)
+def _ranks(rounds: int, confidence: float) -> tuple[Array, ...]:
+    """By the number of rounds, up to this one: rank and coverage of the interval, rank and width
+    of the standard error (0 and NaN below two rounds)."""
+    intervals = [_rank(n, confidence) for n in range(rounds + 1)]
+    errors = [_error_rank(n) if n > 1 else (0, math.nan) for n in range(rounds + 1)]
+    return tuple(np.array(column) for pair in (intervals, errors) for column in zip(*pair))
+
+
+def _estimates(values: Array, confidence: float) -> _Sessions:
+    """Estimates of samples, shape (sessions, contestants, rounds), all at once; a NaN is no
+    sample."""
+    size = values.shape[-1]
+    if not size:
+        values, size = np.full((*values.shape[:-1], 1), math.nan), 1
+    ordered = np.sort(values, axis=-1)
+    counts = np.count_nonzero(~np.isnan(values), axis=-1)
+    ranks, coverages, error_ranks, widths = _ranks(size, confidence)
+
+    def at(places: Any) -> Array:
+        """The numbers at these places; of places outside any number, which is then not used."""
+        inside = np.clip(places, 0, size - 1)[..., np.newaxis]
+        found: Array = np.take_along_axis(ordered, inside, axis=-1)[..., 0]
+        return found
+
+    rank, error_rank = ranks[counts].astype(np.intp), error_ranks[counts].astype(np.intp)
+    # Of no sample the places hold NaN, and so does the median.
+    median = (at((counts - 1) // 2) + at(counts // 2)) / 2
+    low = np.where(rank > 0, at(rank - 1), -math.inf)
+    high = np.where(rank > 0, at(counts - rank), math.inf)
+    error = (at(counts - error_rank) - at(error_rank - 1)) / widths[counts]
+    # The median is only known to a step of the clock, evenly spread over it. Without a coarse
+    # clock the smallest step is far below the error.
+    steps = ordered[..., 1:] - ordered[..., :-1]
+    step = np.min(steps, axis=-1, where=steps > _ROUNDING, initial=math.inf)
+    stepped = (counts > 1) & (at(counts - 1) - ordered[..., 0] > counts * _ROUNDING)
+    error = np.where(stepped, np.maximum(error, step / math.sqrt(12)), error)
+    return _Sessions(median, low, high, coverages[counts], error, counts)
 
 
 def log_ratios(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
@@ -228,7 +272,7 @@ def median_interval(x: npt.ArrayLike, confidence: float = CONFIDENCE) -> Session
     ValueError for a confidence outside (0, 1) and for an array of another dimension.
     """
     _check(0, confidence)
-    return _columns(_array(x, 1, "x")[:, np.newaxis], confidence)[0]
+    return _estimates(_array(x, 1, "x")[np.newaxis, np.newaxis], confidence).contestant(0)[0]
 
 
 def session_ratio(
@@ -258,14 +302,14 @@ def _quantile(degrees: float, confidence: float) -> float:
     return float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper))
 
 
-def _upper(distance: float, error: float, degrees: float) -> float:
+def _upper(distance: Array, error: Array, degrees: float) -> Array:
     """P(T > distance / error); certainty where there is no error at all."""
     from scipy.special import ndtr, stdtr
 
-    if error < _ROUNDING:
-        return 0.0 if distance > 0 else 1.0
-    t = distance / error
-    return float(ndtr(-t) if math.isinf(degrees) else stdtr(degrees, -t))
+    exact = error < _ROUNDING
+    t = distance / np.where(exact, 1.0, error)
+    tail = ndtr(-t) if math.isinf(degrees) else stdtr(degrees, -t)
+    return np.where(exact, np.where(distance > 0, 0.0, 1.0), tail)
 
 
 # ── sessions that disagree ────────────────────────────────────────────────────────────────────
@@ -289,6 +333,12 @@ class Group:
 SEPARATION = 2.0
 CONTRAST = 20.0
 """See `clusters`; the contrast is shared among the sessions, and 2 at least."""
+
+
+def _required_gaps(half_widths: Array, floor: float) -> Array:
+    """How wide the gaps between neighbours, along the last axis, have to be to split them."""
+    both = half_widths[..., :-1] + half_widths[..., 1:]
+    return np.maximum(2 * math.log1p(floor), SEPARATION * both)
 
 
 def clusters(
@@ -321,7 +371,7 @@ def clusters(
     # nor widen its group.
     half_widths = _quantile(math.inf, confidence) * np.array([estimates[i].error for i in seen])
     gaps = medians[1:] - medians[:-1]
-    required = np.maximum(2 * math.log1p(floor), SEPARATION * (half_widths[:-1] + half_widths[1:]))
+    required = _required_gaps(half_widths, floor)
     count, bounds = len(seen), [0, len(seen)]
     widest = np.argsort(-gaps, kind="stable")
     for groups in range(2, max(2, count // 2) + 1):
@@ -402,8 +452,8 @@ class Estimate:
 
 
 def _p_values(
-    log: float, floor: float, errors: Sequence[tuple[float, float]]
-) -> tuple[float, float]:
+    log: Array, floor: float, errors: Sequence[tuple[Array, float]]
+) -> tuple[Array, Array]:
     """p_beyond and p_same: the larger of those by each (standard error, degrees of freedom).
 
     p_beyond is exact at the edge of the floor, the least favourable point inside it: both tails
@@ -411,62 +461,75 @@ def _p_values(
     Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority (2010), chapters 3
     and 11; Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657, for the equivalence test.
     """
-    edge, size = math.log1p(floor), abs(log)
-    beyond = max(_upper(size - edge, se, df) + _upper(size + edge, se, df) for se, df in errors)
-    same = max(_upper(edge - size, se, df) for se, df in errors)
-    return min(beyond, 1.0), same
+    edge, size = math.log1p(floor), np.abs(log)
+    beyond = [_upper(size - edge, se, df) + _upper(size + edge, se, df) for se, df in errors]
+    same = [_upper(edge - size, se, df) for se, df in errors]
+    return np.minimum(np.maximum.reduce(beyond), 1.0), np.maximum.reduce(same)
 
 
-def _estimate(
-    log: float,
-    error: float,
+def _estimated(
+    log: Array,
+    error: Array,
     degrees: float,
-    within: float,
+    within: Array,
     floor: float,
     confidence: float,
-    **fields: Any,
-) -> Estimate:
-    """The estimate whose interval and p-values are the wider of Student's and the rounds' own."""
-    if math.isnan(within):
-        # Of rounds nothing is known. No spread at all is then no evidence of none.
-        within = 0.0 if error > _ROUNDING else math.inf
-    if error < _ROUNDING:
-        # Medians equal to the last digit are the work of a coarse clock, and say nothing of how
-        # processes differ: the error of the rounds then has to do for it.
-        error = within
-    half = max(
-        _quantile(degrees, confidence) * error,
-        _quantile(math.inf, confidence) * within,
+) -> Iterator[dict[str, float]]:
+    """For each contestant the numbers of its `Estimate`, whose interval and p-values are the wider
+    of Student's and the rounds' own."""
+    # Of rounds nothing is known: no spread at all is then no evidence of none.
+    unknown = np.where(error > _ROUNDING, 0.0, math.inf)
+    within = np.where(np.isnan(within), unknown, within)
+    # Medians equal to the last digit are the work of a coarse clock, and say nothing of how
+    # processes differ: the error of the rounds then has to do for it.
+    error = np.where(error < _ROUNDING, within, error)
+    half = np.maximum(
+        _quantile(degrees, confidence) * error, _quantile(math.inf, confidence) * within
     )
-    p_beyond, p_same = _p_values(log, floor, [(error, degrees), (within, math.inf)])
-    return Estimate(
-        ratio=_exp(log),
-        low=_exp(log - half),
-        high=_exp(log + half),
-        confidence=confidence,
-        floor=floor,
-        p_beyond=p_beyond,
-        p_same=p_same,
-        standard_error=error,
-        degrees=degrees,
-        within_error=within,
-        **fields,
-    )
+    beyond, same = _p_values(log, floor, [(error, degrees), (within, math.inf)])
+    columns = (log, log - half, log + half, beyond, same, error, within)
+    for centre, low, high, p_beyond, p_same, se, own in zip(*(c.tolist() for c in columns)):
+        yield {
+            "ratio": _exp(centre),
+            "low": _exp(low),
+            "high": _exp(high),
+            "confidence": confidence,
+            "floor": floor,
+            "p_beyond": p_beyond,
+            "p_same": p_same,
+            "standard_error": se,
+            "degrees": degrees,
+            "within_error": own,
+        }
 
 
 @dataclass(frozen=True)
-class _Centre:
-    """Where the sessions lie: the mean of their medians, the variance of that mean between
-    sessions with its degrees of freedom, and its variance by the rounds alone."""
+class _Centres:
+    """Where the sessions of each contestant lie: the mean of their medians, the variance of that
+    mean between sessions with its degrees of freedom, and its variance by the rounds alone."""
 
-    log: float
-    between: float
+    log: Array
+    between: Array
     degrees: int
-    within: float
+    within: Array
 
 
-def _centre(estimates: Sequence[SessionEstimate]) -> _Centre:
-    """The trimmed mean of the sessions' medians and its variances.
+def _middles(values: Array) -> Array:
+    """The medians along the last axis; a NaN is no number, and of none the median is NaN."""
+    if not values.shape[-1]:
+        return np.full(values.shape[:-1], math.nan)
+    ordered = np.sort(values, axis=-1)
+    counts = np.count_nonzero(~np.isnan(values), axis=-1)[..., np.newaxis]
+    low = np.take_along_axis(ordered, np.maximum(counts - 1, 0) // 2, axis=-1)
+    high = np.take_along_axis(ordered, np.minimum(counts // 2, values.shape[-1] - 1), axis=-1)
+    found: Array = ((low + high) / 2)[..., 0]
+    return found
+
+
+def _centres(medians: Array, errors: Array) -> _Centres:
+    """The trimmed means of the sessions' medians and their variances.
+
+    `medians` and `errors`: contestants × sessions, without gaps, the medians in their order.
 
     Of S sessions the S // `TRIM` smallest and as many of the largest are left out of the mean, and
     the variance is Winsorized (Tukey and McLaughlin, Sankhyā A 25 (1963) 331; Yuen, Biometrika 61
@@ -476,16 +539,22 @@ def _centre(estimates: Sequence[SessionEstimate]) -> _Centre:
     A typical session stands for the rounds, by the median of the errors: with few rounds one burst
     of a neighbour makes an error a hundred times too large, and a mean would hand it on.
     """
-    medians = np.sort([e.median for e in estimates])
-    count = len(medians)
+    count = medians.shape[-1]
     cut = count // TRIM
-    kept = medians[cut : count - cut]
-    winsorized = np.clip(medians, kept[0], kept[-1])
-    share = len(kept) / count
-    between = float(winsorized.var(ddof=1)) / (share**2 * count) if count > 1 else math.nan
-    known = [e.error for e in estimates if not math.isnan(e.error)]
-    within = middle(known) ** 2 / count if known else math.nan
-    return _Centre(float(kept.mean()), between, len(kept) - 1, within)
+    kept = medians[:, cut : count - cut]
+    winsorized = np.clip(medians, kept[:, :1], kept[:, -1:])
+    size = kept.shape[-1]
+    if count > 1:
+        between = winsorized.var(axis=-1, ddof=1) / ((size / count) ** 2 * count)
+    else:
+        between = np.full(len(medians), math.nan)
+    return _Centres(kept.mean(axis=-1), between, size - 1, _middles(errors) ** 2 / count)
+
+
+def _centre(estimates: Sequence[SessionEstimate]) -> _Centres:
+    """Of one contestant's sessions."""
+    medians = np.sort([e.median for e in estimates])
+    return _centres(medians[np.newaxis], np.array([[e.error for e in estimates]]))
 
 
 def between_sessions(
@@ -524,61 +593,124 @@ def between_sessions(
 
     Raises ValueError for a floor, confidence or spread that is out of range.
     """
+    return _between(_Sessions.of(estimates), floor, confidence, assumed_spread)[0]
+
+
+def _between(
+    sessions: _Sessions, floor: float, confidence: float, assumed_spread: float | None = None
+) -> tuple[Estimate, ...]:
+    """`between_sessions` for every contestant at once."""
     _check(floor, confidence)
     if assumed_spread is not None and not (math.isfinite(assumed_spread) and assumed_spread > 0):
         raise ValueError(f"assumed_spread must be a positive number, not {assumed_spread!r}")
+    counts = np.count_nonzero(sessions.rounds, axis=0)
+    found: dict[int, Estimate] = {}
+    for count in set(counts.tolist()):
+        columns = np.nonzero(counts == count)[0].tolist()
+        if count > 1:
+            found |= zip(columns, _between_several(sessions, columns, count, floor, confidence))
+        else:
+            for column in columns:
+                seen = sessions.contestant(column)
+                found[column] = _of_one(seen, floor, confidence, assumed_spread)
+    return tuple(found[column] for column in range(len(counts)))
+
+
+def _between_several(
+    sessions: _Sessions, columns: list[int], count: int, floor: float, confidence: float
+) -> Iterator[Estimate]:
+    """The estimates of contestants that have `count` sessions each, two at least."""
+    timed = sessions.rounds[:, columns].T > 0
+    order = np.argsort(
+        np.where(timed, sessions.median[:, columns].T, math.inf), axis=-1, kind="stable"
+    )[:, :count]
+    medians = np.take_along_axis(sessions.median[:, columns].T, order, axis=-1)
+    errors = np.take_along_axis(sessions.error[:, columns].T, order, axis=-1)
+    centres = _centres(medians, errors)
+    numbers = _estimated(
+        centres.log,
+        np.sqrt(centres.between),
+        centres.degrees,
+        np.sqrt(centres.within),
+        floor,
+        confidence,
+    )
+    rounds = sessions.rounds[:, columns].sum(axis=0).tolist()
+    grouped = _groups(sessions, columns, order, medians, errors, floor, confidence)
+    for fields, total, groups in zip(numbers, rounds, grouped):
+        estimate = Estimate(sessions=count, rounds=total, groups=groups, **fields)
+        if estimate.disagree:
+            beyond = min(estimate.p_beyond, _p_signs(estimate, floor))
+            estimate = replace(estimate, p_beyond=beyond)
+        yield estimate
+
+
+def _groups(
+    sessions: _Sessions,
+    columns: list[int],
+    order: npt.NDArray[np.intp],
+    medians: Array,
+    errors: Array,
+    floor: float,
+    confidence: float,
+) -> Iterator[tuple[Group, ...]]:
+    """`clusters` of each contestant. It is asked only where the widest gap splits the sessions;
+    the others agree, and their one group is made here."""
+    half_widths = _quantile(math.inf, confidence) * errors
+    gaps = medians[:, 1:] - medians[:, :-1]
+    widest = gaps.argmax(axis=-1)[:, np.newaxis]
+    required = _required_gaps(half_widths, floor)
+    split = np.take_along_axis(gaps, widest, axis=-1) > np.take_along_axis(required, widest, -1)
+    reach = np.nan_to_num(_middles(half_widths))
+    logs = np.stack([medians.mean(axis=-1), medians[:, 0] - reach, medians[:, -1] + reach], axis=-1)
+    positions = np.sort(order, axis=-1)
+    for column, apart, (log, low, high), seen in zip(
+        columns, split[:, 0].tolist(), logs.tolist(), positions.tolist()
+    ):
+        if apart:
+            yield clusters(sessions.contestant(column), floor, confidence)
+        else:
+            yield (Group(_exp(log), _exp(low), _exp(high), tuple(seen)),)
+
+
+def _of_one(
+    estimates: Sequence[SessionEstimate],
+    floor: float,
+    confidence: float,
+    assumed_spread: float | None,
+) -> Estimate:
+    """The estimate of a contestant with one session, or none."""
     seen = [e for e in estimates if e.rounds]
-    rounds = sum(e.rounds for e in seen)
     if not seen:
         nan = math.nan
         return Estimate(nan, 0.0, math.inf, confidence, floor, 0, 0, nan, nan)
+    (only,) = seen
     groups = clusters(estimates, floor, confidence)
-    centre = _centre(seen)
-    log, within = centre.log, centre.within
-    if len(seen) > 1:
-        found = _estimate(
-            log,
-            math.sqrt(centre.between),
-            centre.degrees,
-            math.sqrt(within),
-            floor,
-            confidence,
-            sessions=len(seen),
-            rounds=rounds,
-            groups=groups,
-        )
-        return replace(found, p_beyond=min(found.p_beyond, _p_signs(found, floor)))
+    within = only.error
     if assumed_spread is not None and not math.isnan(within):
-        error = math.sqrt(within + assumed_spread**2)
-        return _estimate(
-            log,
-            error,
-            math.inf,
-            math.sqrt(within),
-            floor,
-            confidence,
-            sessions=1,
-            rounds=rounds,
-            groups=groups,
-            assumed_spread=assumed_spread,
+        log, spread = np.array([only.median]), math.sqrt(within**2 + assumed_spread**2)
+        (fields,) = _estimated(
+            log, np.array([spread]), math.inf, np.array([within]), floor, confidence
         )
-    only = seen[0]
+        return Estimate(
+            sessions=1, rounds=only.rounds, groups=groups, assumed_spread=assumed_spread, **fields
+        )
     if only.coverage < confidence - 1e-9:
         raise ValueError(
             f"the session's interval covers {only.coverage:.3g}, less than the {confidence:.3g} "
             "asked for: estimate the session at that confidence"
         )
     return Estimate(
-        ratio=_exp(log),
+        ratio=_exp(only.median),
         low=_exp(only.low),
         high=_exp(only.high),
         confidence=confidence,
         floor=floor,
         sessions=1,
-        rounds=rounds,
+        rounds=only.rounds,
         p_beyond=math.nan,
         p_same=math.nan,
-        within_error=math.sqrt(within),
+        within_error=within,
         groups=groups,
     )
 
@@ -647,23 +779,16 @@ def compare_runs(
         for x, y in product(clusters(a, floor, confidence), clusters(b, floor, confidence))
     )
     one, two = _centre(seen_a), _centre(seen_b)
-    log, within = one.log - two.log, math.sqrt(one.within + two.within)
+    logs, variance = one.log - two.log, one.within + two.within
     if sessions > 1:
         total = one.between + two.between
+        (sum_of_both,) = total.tolist()
         # Without any spread the formula is 0 / 0; the within error decides then.
-        parts = one.between**2 / one.degrees + two.between**2 / two.degrees
-        degrees = total**2 / parts if parts else one.degrees + two.degrees
-        return _estimate(
-            log,
-            math.sqrt(total),
-            degrees,
-            within,
-            floor,
-            confidence,
-            sessions=sessions,
-            rounds=rounds,
-            groups=groups,
-        )
+        parts = float((one.between**2 / one.degrees + two.between**2 / two.degrees)[0])
+        degrees = sum_of_both**2 / parts if parts else one.degrees + two.degrees
+        (fields,) = _estimated(logs, np.sqrt(total), degrees, np.sqrt(variance), floor, confidence)
+        return Estimate(sessions=sessions, rounds=rounds, groups=groups, **fields)
+    log, within = float(logs[0]), math.sqrt(variance[0])
     half = math.inf if math.isnan(within) else _quantile(math.inf, confidence) * within
     return Estimate(
         ratio=_exp(log),
@@ -684,16 +809,42 @@ def _table(times: npt.ArrayLike) -> Array:
     return _array(times, 2, "a session (rounds × contestants)")
 
 
-def _tables(sessions: Sequence[npt.ArrayLike]) -> list[Array]:
-    tables = [_logs(_table(times)) for times in sessions]
-    if not tables:
-        raise ValueError("there is no session to compare")
-    widths = {table.shape[1] for table in tables}
-    if len(widths) > 1 or 0 in widths:
-        raise ValueError(
-            f"sessions must have the same contestants, and one at least, not {sorted(widths)}"
-        )
-    return tables
+@dataclass(frozen=True)
+class Tables:
+    """The sessions of one comparison, ready for several questions to be asked of them.
+
+    `logs`: natural logs of the visit minima, sessions × contestants × rounds; NaN where missing and
+    beyond the rounds of a session that has fewer than others.
+    """
+
+    logs: Array
+
+    @classmethod
+    def of(cls, sessions: Sequence[npt.ArrayLike] | Tables) -> Tables:
+        """Of sessions as `relative_to` takes them. Raises ValueError for shapes that do not fit."""
+        if isinstance(sessions, Tables):
+            return sessions
+        tables = [_table(times) for times in sessions]
+        if not tables:
+            raise ValueError("there is no session to compare")
+        widths = {table.shape[1] for table in tables}
+        if len(widths) > 1 or 0 in widths:
+            raise ValueError(
+                f"sessions must have the same contestants, and one at least, not {sorted(widths)}"
+            )
+        times = np.full((len(tables), *widths, max(map(len, tables))), math.nan)
+        for own, table in zip(times, tables):
+            own[:, : len(table)] = table.T
+        return cls(_logs(times))
+
+    @property
+    def contestants(self) -> int:
+        return int(self.logs.shape[1])
+
+    def medians(self) -> Array:
+        """The median log time of each contestant, sessions × contestants, as `session_time` has
+        it."""
+        return _middles(self.logs)
 
 
 def _check_column(name: str, column: int, count: int) -> None:
@@ -701,16 +852,66 @@ def _check_column(name: str, column: int, count: int) -> None:
         raise ValueError(f"{name} {column} is none of the {count} contestants (counted from 0)")
 
 
-def _by_contestant(
-    tables: Sequence[Array], reference: int, confidence: float
-) -> list[list[SessionEstimate]]:
-    """Each contestant's sessions, as log ratios to the reference."""
-    by_session = [_columns(t - t[:, [reference]], confidence) for t in tables]
-    return [list(column) for column in zip(*by_session)]
+BATCH = 1 << 19
+"""Numbers that are computed with at once: numpy's overhead is shared, and the memory bounded."""
+
+Asked: TypeAlias = tuple[Tables, int]
+"""A comparison and the contestant that its others are related to."""
+
+
+def _batches(asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+    """The questions in their order, in parts whose log ratios are `BATCH` numbers or so."""
+    start, shape = 0, (0, 0, 0)
+    for number, (tables, _) in enumerate(asked):
+        sessions, contestants, rounds = tables.logs.shape
+        wider = max(shape[0], sessions), shape[1] + contestants, max(shape[2], rounds)
+        if math.prod(wider) > BATCH and number > start:
+            yield asked[start:number]
+            start, wider = number, tables.logs.shape
+        shape = wider
+    if start < len(asked):
+        yield asked[start:]
+
+
+def _log_ratios(asked: Sequence[Asked]) -> Array:
+    """The log ratios to the references, the contestants of all comparisons side by side: sessions ×
+    contestants × rounds, NaN where a comparison has fewer sessions or rounds than others."""
+    sessions = max(tables.logs.shape[0] for tables, _ in asked)
+    rounds = max(tables.logs.shape[2] for tables, _ in asked)
+    joined = np.full((sessions, sum(t.contestants for t, _ in asked), rounds), math.nan)
+    start = 0
+    for tables, reference in asked:
+        logs, end = tables.logs, start + tables.contestants
+        joined[: len(logs), start:end, : logs.shape[2]] = logs - logs[:, [reference]]
+        start = end
+    return joined
+
+
+def _split(asked: Sequence[Asked], values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """What belongs to each comparison of what was computed for all contestants."""
+    start = 0
+    for tables, _ in asked:
+        yield values[start : start + tables.contestants]
+        start += tables.contestants
+
+
+def relative_to_each(
+    asked: Sequence[Asked],
+    floor: float = FLOOR,
+    confidence: float = CONFIDENCE,
+    assumed_spread: float | None = None,
+) -> list[tuple[Estimate, ...]]:
+    """`relative_to` for many comparisons at once, which is much faster than one by one."""
+    found: list[tuple[Estimate, ...]] = []
+    for batch in _batches(asked):
+        sessions = _estimates(_log_ratios(batch), confidence)
+        estimates = _between(sessions, floor, confidence, assumed_spread)
+        found += map(tuple, _split(batch, estimates))
+    return found
 
 
 def relative_to(
-    sessions: Sequence[npt.ArrayLike],
+    sessions: Sequence[npt.ArrayLike] | Tables,
     reference: int = 0,
     floor: float = FLOOR,
     confidence: float = CONFIDENCE,
@@ -723,12 +924,9 @@ def relative_to(
     own entry is exactly 1. Raises ValueError for shapes or a reference that do not fit.
     """
     _check(floor, confidence)
-    tables = _tables(sessions)
-    _check_column("reference", reference, tables[0].shape[1])
-    return tuple(
-        between_sessions(column, floor, confidence, assumed_spread)
-        for column in _by_contestant(tables, reference, confidence)
-    )
+    tables = Tables.of(sessions)
+    _check_column("reference", reference, tables.contestants)
+    return relative_to_each([(tables, reference)], floor, confidence, assumed_spread)[0]
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────
@@ -900,7 +1098,7 @@ class Ranking:
 
 
 def fastest(
-    sessions: Sequence[npt.ArrayLike],
+    sessions: Sequence[npt.ArrayLike] | Tables,
     floor: float = FLOOR,
     confidence: float = CONFIDENCE,
     reference: int | None = None,
@@ -926,40 +1124,93 @@ def fastest(
     ValueError for shapes, reference, floor or confidence that do not fit.
     """
     _check(floor, confidence)
-    tables = _tables(sessions)
-    count = tables[0].shape[1]
-    valid = np.array([np.count_nonzero(~np.isnan(t), axis=0) for t in tables])
-    if reference is None:
-        reference = int(np.argmax(valid.sum(axis=0)))
-    _check_column("reference", reference, count)
-    rivals = max(1, int(np.count_nonzero(valid.sum(axis=0))) - 1)
-    level = 1 - (1 - confidence) / rivals
+    tables = Tables.of(sessions)
+    if reference is not None:
+        _check_column("reference", reference, tables.contestants)
+    return _fastest([(tables, reference)], floor, confidence, assumed_spread)[0]
 
-    def relative(column: int) -> tuple[tuple[Estimate, ...], tuple[Verdict, ...]]:
-        estimates = tuple(
-            between_sessions(own, floor, level, assumed_spread)
-            for own in _by_contestant(tables, column, level)
-        )
-        return estimates, tuple(verdict(estimate) for estimate in estimates)
 
-    medians = [
-        [e.median for e in own if e.rounds] for own in _by_contestant(tables, reference, level)
+def fastest_of_each(
+    tables: Sequence[Tables], floor: float = FLOOR, confidence: float = CONFIDENCE
+) -> list[Ranking]:
+    """`fastest` for many comparisons at once, which is much faster than one by one."""
+    _check(floor, confidence)
+    return _fastest([(table, None) for table in tables], floor, confidence, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """The contestants of one comparison before anyone is named the fastest."""
+
+    tables: Tables
+    reference: int
+    level: float
+    """The confidence of each comparison with the fastest."""
+    candidates: list[int]
+    """Who may be the fastest, the most likely first."""
+
+
+def _fields(asked: Sequence[tuple[Tables, int | None]], confidence: float) -> Iterator[_Field]:
+    resolved, levels = [], []
+    for tables, reference in asked:
+        valid = np.count_nonzero(~np.isnan(tables.logs), axis=(0, 2))
+        rivals = max(1, int(np.count_nonzero(valid)) - 1)
+        levels.append(1 - (1 - confidence) / rivals)
+        resolved.append((tables, int(np.argmax(valid)) if reference is None else reference))
+    remaining = iter(levels)
+    for batch in _batches(resolved):
+        medians = _middles(_log_ratios(batch))
+        known = np.count_nonzero(~np.isnan(medians), axis=0).tolist()
+        middles = _middles(medians.T).tolist()
+        for (tables, reference), counts, own in zip(
+            batch, _split(batch, known), _split(batch, middles)
+        ):
+            fewest = max(1, min(2, max(counts)))
+            columns = [column for column, count in enumerate(counts) if count >= fewest]
+            columns.sort(key=lambda column: (own[column], column))
+            yield _Field(tables, reference, next(remaining), columns)
+
+
+def _fastest(
+    asked: Sequence[tuple[Tables, int | None]],
+    floor: float,
+    confidence: float,
+    assumed_spread: float | None,
+) -> list[Ranking]:
+    fields = list(_fields(asked, confidence))
+    related: dict[int, tuple[Estimate, ...]] = {}
+    for level in {field.level for field in fields}:
+        places = [place for place, field in enumerate(fields) if field.level == level]
+        questions = [
+            (field.tables, next(iter(field.candidates), field.reference))
+            for field in (fields[place] for place in places)
+        ]
+        related |= zip(places, relative_to_each(questions, floor, level, assumed_spread))
+    return [
+        _ranked(field, related[place], floor, confidence, assumed_spread)
+        for place, field in enumerate(fields)
     ]
-    fewest = min(2, max(len(own) for own in medians))
-    candidates = sorted(
-        (column for column, own in enumerate(medians) if own and len(own) >= fewest),
-        key=lambda column: (middle(medians[column]), column),
-    )
-    if not candidates:
-        estimates, verdicts = relative(reference)
+
+
+def _ranked(
+    field: _Field,
+    estimates: tuple[Estimate, ...],
+    floor: float,
+    confidence: float,
+    assumed_spread: float | None,
+) -> Ranking:
+    """The ranking of a comparison, from the estimates relative to its first candidate."""
+    verdicts = tuple(map(verdict, estimates))
+    if not field.candidates:
+        count = field.tables.contestants
         return Ranking(None, (), tuple(range(count)), estimates, verdicts, confidence)
-    chosen = candidates[0]
-    estimates, verdicts = relative(chosen)
+    chosen = field.candidates[0]
     if "faster" in verdicts:
-        for candidate in candidates[1:]:
-            others = relative(candidate)
-            if "faster" not in others[1]:
-                chosen, (estimates, verdicts) = candidate, others
+        for candidate in field.candidates[1:]:
+            others = relative_to(field.tables, candidate, floor, field.level, assumed_spread)
+            said = tuple(map(verdict, others))
+            if "faster" not in said:
+                chosen, estimates, verdicts = candidate, others, said
                 break
     missing = tuple(i for i, e in enumerate(estimates) if not e.sessions)
     tied = tuple(
@@ -1052,9 +1303,20 @@ def control_differs(
     interval has this confidence and no session is voided; and a control off by less than the floor
     plus the half-width passes, which the floor of every verdict allows for.
     """
-    _check(floor, confidence)
     values = _array(control_log_ratios, 1, "control_log_ratios")
-    values = values[np.isfinite(values)]
-    _, _, lows, highs = _column_intervals(values[:, np.newaxis], confidence)
+    return controls_differ(values[np.newaxis], floor, confidence)[0]
+
+
+def controls_differ(
+    control_log_ratios: npt.ArrayLike, floor: float = FLOOR, confidence: float = 0.999
+) -> list[bool]:
+    """`control_differs` for each of several sessions: shape (sessions, rounds)."""
+    _check(floor, confidence)
+    values = _array(control_log_ratios, 2, "control_log_ratios").T
+    values = np.where(np.isfinite(values), values, math.nan)
+    if not values.size:
+        return [False] * values.shape[1]
+    _, _, lows, highs = _column_intervals(values, confidence)
     edge = math.log1p(floor)
-    return bool(lows[0] > edge or highs[0] < -edge)
+    differs: list[bool] = ((lows > edge) | (highs < -edge)).tolist()
+    return differs

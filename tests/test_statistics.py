@@ -1022,3 +1022,50 @@ def test_the_order_of_rounds_and_sessions_does_not_matter() -> None:
     shuffled = [rng.permutation(times) for times in reversed(samples)]
     one, other = st.relative_to(samples)[1], st.relative_to(shuffled)[1]
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
+
+
+# ── many comparisons at once ──────────────────────────────────────────────────────────────────
+
+
+def test_many_comparisons_at_once_say_the_same_as_one_by_one(monkeypatch):
+    rng = np.random.default_rng(5)
+    tables = []
+    for sessions in [1, 2, 3, 5, 5, 10, 22] * 6:
+        contestants, rounds = rng.integers(1, 7), rng.integers(1, 20, sessions)
+        own = []
+        for count in rounds:
+            speeds = rng.lognormal(0, 0.02, contestants) * np.where(
+                rng.random(contestants) < 0.2, 1.5, 1.0
+            )
+            times = 1e-5 * speeds * rng.lognormal(0, 0.01, (count, contestants))
+            times[rng.random(times.shape) < 0.1] = math.nan
+            if rng.random() < 0.2:
+                times[:, rng.integers(contestants)] = math.nan
+            own.append(np.round(times, 7) if rng.random() < 0.3 else times)
+        tables.append(st.Tables.of(own))
+    asked = [(table, int(rng.integers(table.contestants))) for table in tables]
+    # Estimates hold NaN, which equals nothing; their text does not mind.
+    one_by_one = [repr(st.relative_to(*question)) for question in asked]
+    for batch in (1, 500, st.BATCH):
+        monkeypatch.setattr(st, "BATCH", batch)
+        assert list(map(repr, st.relative_to_each(asked))) == one_by_one
+        rankings = list(map(repr, st.fastest_of_each(tables)))
+        assert rankings == [repr(st.fastest(table)) for table in tables]
+    for (table, reference), estimates in zip(asked, st.relative_to_each(asked)):
+        for column, estimate in enumerate(estimates):
+            sessions = [st.median_interval(log[column] - log[reference]) for log in table.logs]
+            assert repr(st.between_sessions(sessions)) == repr(estimate)
+
+
+def test_no_comparison_at_all_is_no_estimate():
+    assert st.relative_to_each([]) == st.fastest_of_each([]) == []
+
+
+def test_sessions_are_void_together_as_they_are_alone():
+    rng = np.random.default_rng(6)
+    ratios = rng.normal(0.015, 0.01, (200, 16)) + rng.normal(0, 0.01, (200, 1))
+    ratios[rng.random(ratios.shape) < 0.1] = math.nan
+    void = st.controls_differ(ratios)
+    assert void == [st.control_differs(row) for row in ratios]
+    assert set(void) == {False, True}
+    assert st.controls_differ(np.empty((3, 0))) == [False] * 3
