@@ -7,9 +7,11 @@ this package imports neither torch nor pandas; each name is loaded when it is fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# The typing module takes longer to import than all else here, and only type checkers need it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gradbench.advise.advice import compare
     from gradbench.registry import function, mode
     from gradbench.store.frame import load, samples, verdicts

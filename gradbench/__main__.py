@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+# Until `main` has begun Ctrl-C gives a traceback, so nothing is imported here that takes time.
 import os
-import sys
+import signal
+from types import FrameType
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    """Nothing is measured yet, and nothing open."""
+    try:
+        os.write(2, b"gradbench: stopped\n")
+    finally:
+        os._exit(128 + number)
 
 
 def main() -> None:
-    import click
+    # The modules below take a while to import; Ctrl-C in it is not worth a traceback.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave_at_once)
+    from gradbench.cli import cli, ending, streams
 
-    from gradbench.cli import cli
-
+    streams.prepare()
+    ending.listen()
     try:
-        code = cli.main(standalone_mode=False, prog_name="gradbench")
-        sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        _leave("stopped", 130)
-    except click.ClickException as error:
-        hint = ""
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            hint = f" (see '{error.ctx.command_path} --help')"
-        _leave(" ".join(error.format_message().split()) + hint, 2)
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-def _leave(message: str, code: int) -> None:
-    print(f"gradbench: {message}", file=sys.stderr)
-    sys.exit(code)
+        code, message = ending.carried_out(cli)
+    except KeyboardInterrupt:
+        code, message = ending.stopped_code(), "stopped"
+    ending.leave(code, message)
 
 
 if __name__ == "__main__":

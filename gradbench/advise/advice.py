@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradbench import text
 from gradbench.advise import NAME
 from gradbench.advise.code import snippet
 from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Selection, expand
@@ -289,14 +290,14 @@ def html(advice: Advice) -> str:
 
     import jinja2
 
-    from gradbench.report.style import NothingToDraw
+    from gradbench.report.style import NothingToDraw, write
 
     parts = []
     for operator in advice.operators:
         rows = advice.rows(operator)
         picture = io.BytesIO()
         with contextlib.suppress(NothingToDraw):
-            advice.figure(operator).savefig(picture, format="png", dpi=110, bbox_inches="tight")
+            write(advice.figure(operator), picture, format="png", dpi=110, bbox_inches="tight")
         parts.append(
             {
                 "title": f"{operator} of {advice.name}, by {', '.join(advice.found['wrt'])}",
@@ -316,7 +317,8 @@ def html(advice: Advice) -> str:
             }
         )
     found = advice.found
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, finalize=text.finalized)
+    page = environment.from_string(_PAGE)
     return page.render(
         parts=parts,
         columns=("mode", "µs a call", "× fastest", "peak memory", "verdict"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
-from gradbench import __version__
+from gradbench import __version__, text
+from gradbench.cli.ending import Stopped
 from gradbench.cli.parameters import Group
 
 COMMANDS = {
@@ -27,6 +32,29 @@ COMMANDS = {
 }
 
 
+class _Formatter(click.HelpFormatter):
+    """Help for a terminal that may show no more than ASCII: click would write UTF-8 to it."""
+
+    def getvalue(self) -> str:
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        said = super().getvalue()
+        return said if encoding.lower().startswith("utf") else text.in_ascii(said)
+
+
+click.Context.formatter_class = _Formatter
+
+
+@contextlib.contextmanager
+def _told_apart() -> Iterator[None]:
+    """Click takes both of these for an end that the user asked for, and writes an empty line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped from None
+    except EOFError as error:
+        raise RuntimeError("a file or a pipe ended too early") from error
+
+
 class _Lazy(Group):
     """A group that knows its commands by name and loads each when it is needed."""
 
@@ -40,6 +68,14 @@ class _Lazy(Group):
         command: click.Command = module.command
         command.short_help = COMMANDS[cmd_name]
         return command
+
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        with _told_apart():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told_apart():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # The summaries stand above so that help imports none of the commands.

@@ -10,7 +10,16 @@ from gradbench.advise import OPERATORS
 from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
 from gradbench.cases import TORCH_DTYPES
 from gradbench.cli import options, parameters
-from gradbench.cli.output import call_time, console, plain, progress, reading, table
+from gradbench.cli.output import (
+    call_time,
+    console,
+    plain,
+    progress,
+    reading,
+    say,
+    stopped,
+    table,
+)
 from gradbench.cli.show_command import times
 from gradbench.store.log import StoreError
 from gradbench.wire import WorkerError
@@ -111,11 +120,10 @@ def command(
         with progress("measuring") as report:
             advice = advise(question, results, report, options.given_command())
     except Refusal as error:
-        click.echo(f"gradbench: {target}: {error}", err=True)
+        say(f"gradbench: {target}: {error}", err=True)
         return 1
     except KeyboardInterrupt:
-        click.echo("Stopped; 'gradbench run --resume latest' goes on measuring.", err=True)
-        return 130
+        return stopped("Stopped; 'gradbench run --resume latest' goes on measuring.")
     except (StoreError, WorkerError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _show(target, advice)
@@ -162,6 +170,6 @@ def _show(target: str, advice: Advice) -> None:
         for said in advice.told(operator):
             out.print(plain(said))
         out.print(plain(f"The code of {winner}, to paste:", "bold"))
-        click.echo(advice.code(operator))
+        say(advice.code(operator))
     out.print(plain(advice.took))
     out.print(plain(f"Stored in {advice.path}; 'gradbench show' shows all of it."))

@@ -6,6 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from gradbench.cli import parameters
+from gradbench.cli.output import say
 
 
 @click.command()
@@ -21,4 +22,4 @@ def command(shell: str) -> None:
     made = get_completion_class(shell)
     if made is None:
         raise click.UsageError(f"no completion for {shell}")
-    click.echo(made(cli, {}, "gradbench", "_GRADBENCH_COMPLETE").source())
+    say(made(cli, {}, "gradbench", "_GRADBENCH_COMPLETE").source())

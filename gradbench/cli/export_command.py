@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from gradbench import text
 from gradbench.cli import options, parameters
+from gradbench.cli.output import say
 from gradbench.files import replacing
 from gradbench.store.log import StoreError
 from gradbench.wording import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WHAT = ("cases", "samples", "verdicts")
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
@@ -61,7 +69,7 @@ def command(
     except StoreError as error:
         raise click.UsageError(str(error)) from error
     if data.empty:
-        click.echo(
+        say(
             f"gradbench: nothing to export: no case was measured in these runs; {target} is not "
             "written",
             err=True,
@@ -70,16 +78,32 @@ def command(
     try:
         with replacing(target) as draft:
             if form == "csv":
-                data.to_csv(draft, index=False)
+                _clean(data, text.csv_cell).to_csv(draft, index=False)
             elif form == "json":
-                data.to_json(draft, orient="records", indent=1, force_ascii=False)
+                clean = _clean(data, text.shown)
+                clean.to_json(draft, orient="records", indent=1, force_ascii=False)
             else:
-                data.to_parquet(draft, index=False)
+                _clean(data, text.shown).to_parquet(draft, index=False)
     except ImportError:
         raise click.UsageError(
             "Parquet needs pyarrow: pip install 'gradbench[parquet]', or export to .csv"
         ) from None
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    click.echo(f"{counted(len(data), 'row')} in {target}")
+    say(f"{counted(len(data), 'row')} in {target}")
     return 0
+
+
+def _clean(data: pd.DataFrame, cell: Callable[[str], str]) -> pd.DataFrame:
+    """The frame with all text made fit for a file; numbers stay as they are."""
+    data = data.rename(columns=lambda name: cell(str(name)))
+    cell = functools.cache(cell)  # a column repeats few texts many times
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        return cell(value) if isinstance(value, str) else value
+
+    for name in data.select_dtypes(exclude=["number", "bool"]):
+        data[name] = [clean(value) for value in data[name]]
+    return data

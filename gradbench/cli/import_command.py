@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gradbench.cli import options, parameters
+from gradbench.cli.output import say
 from gradbench.wording import counted
 
 
@@ -34,7 +35,7 @@ def command(files: tuple[Path, ...], results: Path) -> None:
         except StoreError as error:
             raise click.ClickException(str(error)) from error
         timed = sum(bool(e.samples) for session in run.sessions for e in session.entrants)
-        click.echo(
+        say(
             f"{counted(timed, 'case')} of {counted(len(run.sessions), 'comparison')} "
             f"in {run.path}\n"
             "One session of one process, not interleaved: every verdict on it stays undecided.\n"

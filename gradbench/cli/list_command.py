@@ -8,7 +8,7 @@ import click
 
 from gradbench.cases import SelectionError, fits
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, emit, plain, table
+from gradbench.cli.output import console, emit, plain, say, table
 from gradbench.run import Discovery
 from gradbench.wire import WorkerError, WorkerOptions
 from gradbench.wording import counted
@@ -64,15 +64,15 @@ def command(
         title = counted(len(rows), "mode")
         if source and form == "table":
             for row in rows:
-                click.echo(f"# {row['operator']}: {row['mode']}\n{row['source']}")
+                say(f"# {row['operator']}: {row['mode']}\n{row['source']}")
             return
     if form != "table":
         emit(rows, form)
         return
     if what == "cases":
         for row in rows:
-            click.echo(row["case"])
-        click.echo(title, err=True)
+            say(row["case"])
+        say(title, err=True)
         return
     shown = table(title, list(rows[0]))
     for row in rows:

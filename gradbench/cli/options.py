@@ -22,6 +22,7 @@ from gradbench.cases import (
     parse_size,
 )
 from gradbench.cli import parameters
+from gradbench.cli.output import say
 
 if TYPE_CHECKING:
     from gradbench.run import Discovery
@@ -291,7 +292,7 @@ def planned(offers: list[Offer], chosen: Selection) -> list[Entry]:
         names = [name for name in out if name not in there]
         if names:
             listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
-            click.echo(
+            say(
                 f"Left out, as they have no size {' or '.join(chosen.sizes)}: {listed} "
                 "('gradbench list' shows the sizes of each)",
                 err=True,
@@ -329,5 +330,5 @@ def offered(worker: WorkerOptions) -> Discovery:
 
     found = discover(worker)
     for line in found.broken:
-        click.echo(line, err=True)
+        say(line, err=True)
     return found

@@ -1,23 +1,27 @@
-"""How answers look on a terminal, in a file and in a pipe."""
+"""How answers look on a terminal, in a file and in a pipe.
+
+Commands write with `say`, `emit` and `console` alone: these make text from outside fit to show.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gradbench import text
 from gradbench.cases import Case
+from gradbench.cli import ending
+from gradbench.cli.streams import Styled
 
 if TYPE_CHECKING:
     from gradbench.run import Progress
@@ -26,35 +30,84 @@ WIDE = 200
 """Columns assumed where there is no terminal to ask."""
 
 
+NARROW = 40
+"""The least columns that a table is laid out for; a terminal may say that it has none."""
+
+
+class _Console(Console):
+    """A console on which a string is text: brackets in names and messages are no markup."""
+
+    def render_str(self, said: str, **given: Any) -> Text:  # type: ignore[override]
+        return super().render_str(_shown(said), **given)
+
+
 def console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False)
+    made = _Console(
+        file=Styled(stream),  # type: ignore[arg-type]
+        width=None if stream.isatty() else WIDE,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    if made.width < NARROW:
+        made.width = NARROW
+    return made
+
+
+def say(said: Any, err: bool = False) -> None:
+    """Writes lines to standard output or error."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(_shown(str(said)) + "\n")
+    stream.flush()
+
+
+def stopped(hint: str) -> int:
+    """Says what is kept of a command that a signal ended, and how to go on: its exit code."""
+    say(hint, err=True)
+    return ending.stopped_code()
+
+
+def _shown(said: str) -> str:
+    """The text as the terminal can show it, before it is laid out in columns."""
+    clean = text.shown(said)
+    return clean if clean.isascii() or _unicode() else text.in_ascii(clean)
+
+
+def _unicode() -> bool:
+    """Whether standard output can show more than ASCII; it and standard error have one encoding."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def emit(rows: Sequence[dict[str, Any]], form: str) -> None:
     """Writes rows as JSON, CSV or a Markdown table; all have the first one's columns."""
     if form == "json":
-        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        say(text.json_text(list(rows), indent=2, only_ascii=not _unicode()))
         return
     columns = list(rows[0]) if rows else []
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _flat(v) for k, v in row.items()} for row in rows)
-        click.echo(text.getvalue(), nl=False)
+        written = io.StringIO()
+        writer = csv.writer(written, lineterminator="\n")
+        writer.writerow(map(text.csv_cell, columns))
+        writer.writerows([_csv_cell(row.get(name)) for name in columns] for row in rows)
+        say(written.getvalue().removesuffix("\n"))
         return
-    click.echo(markdown([[_flat(v) for v in row.values()] for row in rows], columns))
+    say(markdown([[_flat(row.get(name)) for name in columns] for row in rows], columns))
 
 
 def markdown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """A Markdown table; bars and line ends in cells are escaped."""
+    """A Markdown table; nothing in a cell is markup."""
 
     def line(cells: Sequence[str]) -> str:
-        clean = (str(c).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for c in cells)
-        return "| " + " | ".join(clean) + " |"
+        return "| " + " | ".join(text.markdown_cell(str(cell)) for cell in cells) + " |"
 
-    return "\n".join([line(columns), line(["---"] * len(columns)), *map(line, rows)])
+    return "\n".join([line(columns), "|" + " --- |" * len(columns), *map(line, rows)])
+
+
+def _csv_cell(value: Any) -> str:
+    """A number stays one, whatever its sign; text is no formula."""
+    flat = _flat(value)
+    return flat if isinstance(value, (bool, int, float)) else text.csv_cell(flat)
 
 
 def _flat(value: Any) -> str:
@@ -68,7 +121,7 @@ def _flat(value: Any) -> str:
 def table(title: str, columns: Sequence[str | tuple[str, str]]) -> Table:
     """A table; a column is its heading, or a pair of heading and justification."""
     made = Table(
-        title=Text(title, style="bold") if title else None,
+        title=plain(title, "bold") if title else None,
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
@@ -80,9 +133,9 @@ def table(title: str, columns: Sequence[str | tuple[str, str]]) -> Table:
     return made
 
 
-def plain(text: Any, style: str = "") -> Text:
-    """Text as it is: brackets in names and messages are no markup."""
-    return Text(str(text), style=style)
+def plain(said: Any, style: str = "") -> Text:
+    """Text from outside as it is, in a style: brackets in names and messages are no markup."""
+    return Text(_shown(str(said)), style=style)
 
 
 def duration(seconds: float) -> str:
@@ -138,13 +191,14 @@ class _Lines:
         self.last = time.monotonic() - self.EVERY / 2
 
     def __call__(self, progress: Progress) -> None:
+        ending.check()
         if time.monotonic() - self.last < self.EVERY:
             return
         self.last = time.monotonic()
-        left = _left(progress)
-        click.echo(
+        label = f" ({text.line(progress.label)})" if progress.label else ""
+        say(
             f"{self.what}: {progress.done} of {progress.total}, "
-            f"{duration(progress.elapsed)} so far{left} ({progress.label})",
+            f"{duration(progress.elapsed)} so far{_left(progress)}{label}",
             err=True,
         )
 
@@ -169,11 +223,11 @@ def progress(what: str) -> Iterator[Any]:
     from rich.progress import Progress as Bar
 
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("[dim]{task.fields[label]}"),
+        TextColumn("{task.fields[left]}", markup=False),
+        TextColumn("{task.fields[label]}", markup=False, style="dim"),
         console=console(stderr=True),
         transient=True,
     )
@@ -181,12 +235,13 @@ def progress(what: str) -> Iterator[Any]:
         task = bar.add_task(what, total=None, left="", label="")
 
         def report(at: Progress) -> None:
+            ending.check()
             bar.update(
                 task,
                 total=at.total,
                 completed=at.done,
                 left=duration(at.elapsed) + _left(at),
-                label=at.label,
+                label=_shown(text.line(at.label)),
             )
 
         yield report

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradbench.cli import options, parameters
+from gradbench.cli.output import say
 from gradbench.store.log import StoreError
 from gradbench.wire import WorkerError
 
@@ -81,7 +82,7 @@ def command(
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    click.echo(target)
+    say(target)
 
 
 def _measured(
@@ -131,7 +132,7 @@ def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
     else:
         studies, problems = store.read_all(results)
         for problem in problems:
-            click.echo(f"note: {problem}", err=True)
+            say(f"note: {problem}", err=True)
         chosen = evidence.newest(studies)
     drawn = dict(figures.figures([study for study in chosen if study.started.study == kind]))
     if kind not in drawn:

@@ -12,7 +12,7 @@ import click
 
 from gradbench.cases import SelectionError
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, duration, emit, plain, progress, table
+from gradbench.cli.output import console, duration, emit, plain, progress, say, stopped, table
 from gradbench.cli.run_command import (
     adjusted,
     limit_options,
@@ -134,12 +134,12 @@ def list_(everything: bool, form: str) -> int:
         console().print(shown)
     free = environments.free_bytes() / environments.GIB
     size = sum(e.size for e in there) / environments.GIB
-    click.echo(
+    say(
         f"{counted(len(there), 'environment')} of {size:.1f} GiB in {environments.home()}, "
         f"{free:.0f} GiB free there."
     )
     if not everything:
-        click.echo("'gradbench releases list --all' shows every known release")
+        say("'gradbench releases list --all' shows every known release")
     return 0
 
 
@@ -153,12 +153,13 @@ def install(names: tuple[str, ...], yes: bool, **given: Any) -> int:
     """Make one environment for each release. What is there already stays as it is."""
     from gradbench.releases import environments
 
-    with _clear():
-        requests = [environments.named(name) for name in names]
-        _, failed = _install(requests, yes, **given)
-        click.echo(
-            f"installed: {len(requests) - len(failed)} of {counted(len(requests), 'release')}"
-        )
+    try:
+        with _clear():
+            requests = [environments.named(name) for name in names]
+            _, failed = _install(requests, yes, **given)
+    except KeyboardInterrupt:
+        return stopped("Stopped; what is installed stays: the same command installs the rest.")
+    say(f"installed: {len(requests) - len(failed)} of {counted(len(requests), 'release')}")
     return 1 if failed else 0
 
 
@@ -188,7 +189,7 @@ def _install(
     needed, free = environments.estimate(wanted), environments.free_bytes()
     gib = environments.GIB
     said = ", ".join(request.name for request in wanted)
-    click.echo(
+    say(
         f"Installing {said} by {how.name} into {environments.home()}: up to "
         f"{needed / gib:.0f} GiB, {free / gib:.0f} GiB are free",
         err=True,
@@ -204,7 +205,7 @@ def _install(
     for failure in failed:
         kept = environments.output(failure.name)
         where = f" (all output: {kept})" if kept.exists() else ""
-        click.echo(f"{failure.name} could not be installed: {failure.reason}{where}", err=True)
+        say(f"{failure.name} could not be installed: {failure.reason}{where}", err=True)
     return made, failed
 
 
@@ -224,7 +225,7 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
         # All are looked at before the first is touched.
         chosen = list(dict.fromkeys(environments.removable(name) for name in names))
         freed = sum(environments.remove(name) for name in chosen)
-    click.echo(f"Removed {counted(len(chosen), 'environment')}, {freed / environments.GIB:.1f} GiB")
+    say(f"Removed {counted(len(chosen), 'environment')}, {freed / environments.GIB:.1f} GiB")
     return 0
 
 
@@ -365,7 +366,7 @@ def track(
                     memory_limit=base.memory_limit,
                 )
                 cases = sum(len(entry.modes) for entry in entries)
-                click.echo(
+                say(
                     f"Measuring {counted(cases, 'case')} in "
                     f"{counted(len(those.made), 'build')} of torch, "
                     f"{counted(settings.sessions, 'session')}; baseline {those.baseline}",
@@ -383,24 +384,21 @@ def track(
                     cpu_capability or "",
                 )
     except KeyboardInterrupt:
-        click.echo("Stopped before anything was measured; what is installed stays.", err=True)
-        return 130
+        return stopped("Stopped before anything was measured; what is installed stays.")
     try:
         with opened, _clear(), progress("tracking") as report:
             tracking.measure(opened, made, settings, base, found, report)
     except KeyboardInterrupt:
-        click.echo(
+        return stopped(
             f"Stopped; all that was measured is kept in {made.path}.\n"
-            f"Go on with: gradbench releases track --resume {made.name}",
-            err=True,
+            f"Go on with: gradbench releases track --resume {made.name}"
         )
-        return 130
     finally:
         _write_asv(results, made, found.offers)
     history = _history(results, [made.name])
     show_history(history, history.changes(history.steps()), "table")
-    click.echo(f"{duration(made.elapsed)} in all. Stored in {made.path}")
-    click.echo("Next: 'gradbench releases compare A B', or 'show -f FUNCTION' for a course")
+    say(f"{duration(made.elapsed)} in all. Stored in {made.path}")
+    say("Next: 'gradbench releases compare A B', or 'show -f FUNCTION' for a course")
     return 0
 
 
@@ -423,11 +421,11 @@ def _write_asv(results: Path, made: Any, offers: Sequence[Any]) -> None:
     try:
         _, left = asv_history.write(results, made, offers)
     except StoreError as error:
-        click.echo(f"note: asv's files were left as they are: {error}", err=True)
+        say(f"note: asv's files were left as they are: {error}", err=True)
         return
     if left:
         names = ", ".join(used.name for used in left)
-        click.echo(f"note: asv shows one build a release; {names} left out there", err=True)
+        say(f"note: asv shows one build a release; {names} left out there", err=True)
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────
@@ -567,7 +565,7 @@ def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
         return [log.find(results, name) for name in names]
     found, problems = log.read_all(results)
     for problem in problems + [p for t in found for p in t.problems]:
-        click.echo(f"note: {problem}", err=True)
+        say(f"note: {problem}", err=True)
     if not found:
         raise StoreError(
             f"there are no tracks in {log.folder(results)}; 'gradbench releases track' makes one"
@@ -575,7 +573,7 @@ def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
     cpu = found[-1].started.machine.get("cpu")
     mine = [t for t in found if t.started.machine.get("cpu") == cpu]
     if len(mine) < len(found):
-        click.echo(
+        say(
             f"note: left out are {counted(len(found) - len(mine), 'track')} of other machines; "
             "--track names them",
             err=True,
@@ -610,8 +608,8 @@ def asv(names: tuple[str, ...], results: Path) -> int:
         for track in tracks:
             _write_asv(results, track, offers)
             builds = counted(len(track.environments), "build")
-            click.echo(f"{track.name}: {builds}, {counted(len(track.parts), 'part')}")
-    click.echo("Next: 'asv publish' writes the site, 'asv preview' shows it")
+            say(f"{track.name}: {builds}, {counted(len(track.parts), 'part')}")
+    say("Next: 'asv publish' writes the site, 'asv preview' shows it")
     return 0
 
 
@@ -665,7 +663,7 @@ def bisect(
         with _clear():
             ends, between = seeking.candidates(old, new, among, installed)
             needed = seeking.most_installations(between)
-            click.echo(
+            say(
                 f"{counted(len(between), 'release')} between {ends[0].name} and {ends[1].name}; "
                 f"at most {needed} to install",
                 err=True,
@@ -680,25 +678,23 @@ def bisect(
                     case, results, base, sessions, floor, timeout, install, report
                 )
                 ratio = seeker.ends(*ends)
-                click.echo(f"{ends[1].name} against {ends[0].name}: {ratio}", err=True)
+                say(f"{ends[1].name} against {ends[0].name}: {ratio}", err=True)
                 found = searching.bisect(
                     *ends,
                     between,
                     seeking.is_installed,
                     seeker.measure,
-                    lambda request, said: click.echo(f"{request.name}: {said}", err=True),
+                    lambda request, said: say(f"{request.name}: {said}", err=True),
                 )
     except KeyboardInterrupt:
-        click.echo(
+        return stopped(
             "Stopped; what was measured and installed is kept, and the same command goes on "
-            "with it.",
-            err=True,
+            "with it."
         )
-        return 130
     before, after = found.before.name, found.after.name
     if found.left:
         names = ", ".join(request.name for request in found.left)
-        click.echo(f"Changed between {before} and {after}; not told apart in between: {names}")
+        say(f"Changed between {before} and {after}; not told apart in between: {names}")
         return 1
-    click.echo(f"Changed in {after}: {before} is as before, {after} as after")
+    say(f"Changed in {after}: {before} is as before, {after} as after")
     return 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import numpy as np
 
 from gradbench.cases import Case
-from gradbench.cli.output import call_time, console, emit, markdown, plain, short_case, table
+from gradbench.cli.output import call_time, console, emit, markdown, plain, say, short_case, table
 from gradbench.releases.judge import CALLED, Build, Change, History, Judged
+from gradbench.text import markdown_cell
 from gradbench.wording import counted
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
@@ -43,7 +43,7 @@ def _steps(history: History, judged: Judged, form: str, top: int, everything: bo
         if called:
             cells = [[f"{c.before} → {c.after}", *_cells(c)] for c in called[:top]]
             lines += [f"{title.capitalize()}:", "", markdown(cells, ("between", *_HEADINGS)), ""]
-        click.echo("\n".join([*lines, *(f"- {note}" for note in notes)]).rstrip())
+        say("\n".join([*lines, *(f"- {markdown_cell(note)}" for note in notes)]).rstrip())
         return
     out = console()
     shown = table(
@@ -87,7 +87,7 @@ def show_groups(history: History, judged: Judged, by: str, form: str) -> None:
         f" at a floor of {judged.floor:.3g}"
     )
     if form == "md":
-        click.echo(f"### Torch releases by {by}\n\n{markdown(rows, headings)}\n\n{legend}.")
+        say(f"### Torch releases by {by}\n\n{markdown(rows, headings)}\n\n{legend}.")
         return
     shown = table(f"by {by}", [headings[0], *((h, "right") for h in headings[1:])])
     for row in rows:
@@ -108,11 +108,11 @@ def show_comparison(
     differs = history.differences(before, after)
     notes = _unlike(history, [(before, after)])
     if form == "md":
-        lines = [f"### {title}", "", _counts(judged), ""]
-        lines += [f"> Also differs: {', '.join(differs)}.", ""] if differs else []
+        lines = [f"### {markdown_cell(title)}", "", _counts(judged), ""]
+        lines += [f"> Also differs: {markdown_cell(', '.join(differs))}.", ""] if differs else []
         if changes:
             lines += [markdown([_cells(c) for c in changes], _HEADINGS), ""]
-        click.echo("\n".join([*lines, *(f"- {note}" for note in notes)]).rstrip())
+        say("\n".join([*lines, *(f"- {markdown_cell(note)}" for note in notes)]).rstrip())
         return
     out = console()
     for what in differs:
@@ -289,7 +289,7 @@ def _course(history: History, judged: Judged, case: str, form: str) -> None:
     keep = [i for i in range(len(headings)) if i < 6 or any(row[i] for row in rows)]
     if form == "md":
         cells = [[row[i] for i in keep] for row in rows]
-        click.echo(f"### {case}\n\n{markdown(cells, [headings[i] for i in keep])}\n")
+        say(f"### {markdown_cell(case)}\n\n{markdown(cells, [headings[i] for i in keep])}\n")
         return
     right = ("time", "× baseline", "× release before", "instructions")
     shown = table(case, [(h, "right") if h in right else h for h in (headings[i] for i in keep)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import progress
+from gradbench.cli.output import progress, say, stopped
 from gradbench.store.log import StoreError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(
     method: str,
     results: Path,
     **filters: tuple[str, ...],
-) -> None:
+) -> int:
     """Make a report of stored RUNS (names, beginnings of names, 'latest'; all without any).
 
     The HTML page is one file that needs no network. Figures show the newest run of each comparison
@@ -74,10 +74,13 @@ def command(
             for form in dict.fromkeys(forms):
                 written.append(target / f"report.{form}")
                 writers[form](report, written[-1], _steps(told))
+    except KeyboardInterrupt:
+        return stopped("Stopped; a page is written whole or not at all: run the command again.")
     except StoreError as error:
         raise click.UsageError(str(error)) from error
     for path in written:
-        click.echo(path)
+        say(path)
+    return 0
 
 
 def _steps(told: Any) -> Callable[[int, int, str], None]:
@@ -133,7 +136,7 @@ def told_by_worker(files: tuple[str, ...]) -> tuple[tuple[list[dict[str, Any]], 
             version = worker.environment
             drawn = [curves.computed(worker, name) for name in curves.CURVES]
     except WorkerError as error:
-        click.echo(f"note: no code and no documents' plots: {error}", err=True)
+        say(f"note: no code and no documents' plots: {error}", err=True)
         return ([], ""), []
     said = (
         f"As installed when this report was made: gradbench {version['gradbench']}, torch "

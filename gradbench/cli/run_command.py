@@ -11,7 +11,7 @@ import click
 
 from gradbench.cases import Entry, Place, SelectionError
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, duration, progress
+from gradbench.cli.output import console, duration, progress, say, stopped
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.run import PROFILES, Discovery, measure, resume, start
 from gradbench.session import Settings
@@ -146,9 +146,9 @@ def command(
             if instruments != (WALL_TIME,):
                 said += f": {', '.join(instruments)}"
             if dry_run:
-                click.echo(said)
+                say(said)
                 return 0
-            click.echo(f"Measuring {said}", err=True)
+            say(f"Measuring {said}", err=True)
             log, run = start(results, entries, settings, found, files, options.given_command())
     except (SelectionError, StoreError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
@@ -206,12 +206,10 @@ def _go(log: LineLog, run: Run, settings: Settings, worker: WorkerOptions, found
         with log, progress("measuring") as report:
             run = measure(log, run, settings, worker, found, report)
     except KeyboardInterrupt:
-        click.echo(
+        return stopped(
             f"Stopped; all that was measured is kept in {run.path}.\n"
-            f"Go on with: gradbench run --resume {run.name}",
-            err=True,
+            f"Go on with: gradbench run --resume {run.name}"
         )
-        return 130
     except (StoreError, WorkerError) as error:
         raise click.ClickException(str(error)) from error
     show_run(run)
@@ -220,5 +218,5 @@ def _go(log: LineLog, run: Run, settings: Settings, worker: WorkerOptions, found
     if end.visiting:
         share = f", {end.visiting / end.elapsed:.0%} of it inside visits"
     console().print(f"{duration(end.elapsed)} in all{share}. Stored in {run.path}")
-    click.echo("Next: 'gradbench show --comparison NAME' for one comparison in full")
+    say("Next: 'gradbench show --comparison NAME' for one comparison in full")
     return 0

@@ -13,7 +13,7 @@ import msgspec
 
 from gradbench.cases import FORWARD, Comparison
 from gradbench.cli import options, parameters
-from gradbench.cli.output import call_time, console, emit, plain, reading, table
+from gradbench.cli.output import call_time, console, emit, plain, reading, say, table
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, Ratio, Row, judged, launch_bound, record
 from gradbench.store import log
@@ -86,7 +86,7 @@ def command(
     if run == "latest":
         _, problems = log.read_headers(results)
         for problem in problems:
-            click.echo(f"note: {problem}", err=True)
+            say(f"note: {problem}", err=True)
     show(msgspec.structs.replace(found, rows=rows), everything or bool(comparisons))
     return 0
 
@@ -362,7 +362,7 @@ def _show_odds(found: Judged) -> None:
 def _list_runs(results: Path, form: str) -> int:
     headers, problems = log.read_headers(results)
     for problem in problems:
-        click.echo(f"note: {problem}", err=True)
+        say(f"note: {problem}", err=True)
     if not headers:
         raise log.StoreError(f"there are no runs in {results}; 'gradbench run' makes one")
     rows = []

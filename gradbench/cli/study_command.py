@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, duration, emit, plain, progress, reading, table
+from gradbench.cli.output import (
+    console,
+    duration,
+    emit,
+    plain,
+    progress,
+    reading,
+    say,
+    stopped,
+    table,
+)
 from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -321,7 +331,7 @@ def pages(rows: int, seed: int, form: str) -> int:
     try:
         found = discover(WorkerOptions())
         entries = expand(found.offers, Selection())
-        told = lambda what: click.echo(f"pages: {what}", err=True)  # noqa: E731
+        told = lambda what: say(f"pages: {what}", err=True)  # noqa: E731
         measured = list(room.study(entries, found, rows, seed, told))
     except (WorkerError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
@@ -433,13 +443,13 @@ def report(
         else:
             studies, problems = store.read_all(results)
             for problem in problems:
-                click.echo(f"note: {problem}", err=True)
+                say(f"note: {problem}", err=True)
             chosen = evidence.newest(studies)
         if not chosen:
             raise StoreError(f"there are no finished studies in {store.folder(results)}")
         if docs is not None:
             for path in evidence.write(chosen, docs):
-                click.echo(path)
+                say(path)
             return 0
     except (StoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -469,6 +479,7 @@ def _study(
     from gradbench.wire import WorkerError, WorkerOptions
 
     module = importlib.import_module(STUDIES[name])
+    log: Any = None
     try:
         if resumed is not None:
             study = store.find(results, resumed, name)
@@ -497,12 +508,12 @@ def _study(
             carry_out = getattr(module, "carry_out", engine.carry_out)
             study = carry_out(log, study, steps, report, WorkerOptions(files=files))
     except KeyboardInterrupt:
-        click.echo(
+        if log is None:
+            return stopped("Stopped before anything was measured.")
+        return stopped(
             f"Stopped; all that was measured is kept in {log.path}.\n"
-            f"Go on with: {log.go_on} {log.path.stem}",
-            err=True,
+            f"Go on with: {log.go_on} {log.path.stem}"
         )
-        return 130
     except (SelectionError, NoPinning) as error:
         raise click.UsageError(str(error)) from error
     except (StoreError, WorkerError) as error:

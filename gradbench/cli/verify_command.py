@@ -8,7 +8,7 @@ import click
 
 from gradbench.cases import Entry, SelectionError
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, emit, plain, progress, table
+from gradbench.cli.output import console, emit, plain, progress, stopped, table
 from gradbench.cli.run_command import worker_options
 from gradbench.run import verify
 from gradbench.session import Settings
@@ -57,6 +57,8 @@ def command(
         entries = options.planned(found.offers, options.selection(sweep, **given))
         with progress("verifying") as report:
             result = verify(entries, Settings(timeout=timeout, seed=seed), worker, found, report)
+    except KeyboardInterrupt:
+        return stopped("Stopped; checks are not stored: the same command begins anew.")
     except (SelectionError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
     rows = [_row(entry, entrant) for entry, entrant in result.found]

@@ -29,10 +29,11 @@ class Note:
 
 
 LONGEST_ANCHOR = 180
+"""Characters; a file system allows some 250 for a name with its ending."""
 
 
 def anchor(*parts: str) -> str:
-    """An id for a part of the page, whatever is in the names."""
+    """An id for a part of the page and the name of its file, whatever is in the names."""
     kept = ["".join(c if c.isascii() and c.isalnum() else "-" for c in part) for part in parts]
     name = "-".join(kept)
     # It names files too, and a file's name has an end.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradbench import __version__
+from gradbench import __version__, text
 from gradbench.cases import FORWARD
 from gradbench.cli.output import call_time, reading
 from gradbench.files import NotOurs, require_free, require_ours, write_text
@@ -353,13 +352,14 @@ def packed(frame: pd.DataFrame) -> str:
             columns[name] = {"texts": [], "at": []}
         elif frame[name].dtype.kind == "f":
             columns[name] = [
-                None if math.isnan(v) else float(f"{v:.4g}") for v in frame[name].tolist()
+                None if math.isnan(v) else float(f"{max(-1e308, min(v, 1e308)):.4g}")
+                for v in frame[name].tolist()
             ]
         else:
             codes, texts = pd.factorize(frame[name].astype(str))
-            columns[name] = {"texts": list(texts), "at": codes.tolist()}
-    text = json.dumps(columns, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
+            columns[name] = {"texts": [text.shown(t) for t in texts], "at": codes.tolist()}
+    packed = json.dumps(columns, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return packed.replace("<", "\\u003c")
 
 
 def _template() -> Any:
@@ -370,8 +370,9 @@ def _template() -> Any:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=text.finalized,
     )
-    environment.filters["markdown"] = _markdown
+    environment.filters["markdown"] = text.markdown_cell
     return environment
 
 
@@ -474,13 +475,6 @@ def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
                 held += f" [{row['to_fastest_low']:.3g}, {row['to_fastest_high']:.3g}]"
         reason = "; ".join(filter(None, (str(row["reason"]), str(row["note"]))))
         yield [*cells, held, str(row["verdict"]), str(row["status"]), reason]
-
-
-def _markdown(text: str) -> str:
-    escaped = html.escape(" ".join(text.split()))
-    for sign in "\\`*_[]|~":
-        escaped = escaped.replace(sign, "\\" + sign)
-    return escaped
 
 
 def environments(report: Report) -> list[dict[str, str]]:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradbench.files import replacing
+from gradbench import text
+from gradbench.files import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,9 +132,32 @@ def mode_label(mode: str, by_hand: bool, most: int = 30) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as its ending says (.svg, .png or .pdf), whole or not at all."""
     form = path.suffix.lower().removeprefix(".")
-    metadata = {"Date": None} if form == "svg" else None
-    with settings(), _letters(), replacing(path) as draft:
-        figure.savefig(draft, format=form, dpi=150, metadata=metadata)
+    if form == "svg":
+        write_text(path, _svg(figure))
+        return
+    with replacing(path) as draft:
+        write(figure, draft, format=form, dpi=150)
+
+
+def write(figure: Figure, target: Any, **given: Any) -> None:
+    """Writes a figure with `Figure.savefig`, its text made fit to show: a dollar sign begins no
+    formula."""
+    from matplotlib.text import Text
+
+    with settings(), _letters():
+        for label in figure.findobj(Text):
+            assert isinstance(label, Text)
+            label.set_parse_math(False)
+            label.set_text(text.shown(label.get_text()))
+        figure.savefig(target, **given)
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as an SVG file. XML cannot hold a control character, and the labels of ticks are
+    made only as it is drawn."""
+    written = io.StringIO()
+    write(figure, written, format="svg", metadata={"Date": None})
+    return text.shown(written.getvalue())
 
 
 _VARIABLES = {INK: "--ink", PAPER: "--paper", FAINT: "--faint", "#666666": "--faint"} | {
@@ -148,10 +172,7 @@ def inline(figure: Figure, name: str, described: str) -> str:
     """
     from html import escape
 
-    text = io.StringIO()
-    with settings(), _letters():
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
+    svg = _svg(figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # The description is escaped and put in last, so that nothing in it is taken for a colour.
@@ -163,6 +184,8 @@ def inline(figure: Figure, name: str, described: str) -> str:
     least = f"{float(width[1]) * 0.95:.0f}" if width else "600"
     svg = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
     svg = re.sub(r' width="[\d.]+pt"', "", svg, count=1)
-    head = f'<svg role="img" aria-label="{escape(described)}" style="min-width:{least}px;'
+    head = (
+        f'<svg role="img" aria-label="{escape(text.shown(described))}" style="min-width:{least}px;'
+    )
     head += f'max-width:{float(least) * 1.6:.0f}px"'
     return svg.replace("<svg", head, 1)

@@ -28,6 +28,7 @@ from gradbench.store.log import (
     read,
     read_all,
 )
+from gradbench.text import shown
 
 ENVIRONMENT = (*BUILD, "gradbench")
 """Fields of the measuring process that every row carries."""
@@ -39,7 +40,7 @@ def _runs(results: str | Path, runs: Iterable[str] | None) -> list[Run]:
         return [read(locate(place, name)) for name in runs]
     found, problems = read_all(place)
     for problem in problems + [p for run in found for p in run.problems]:
-        warnings.warn(problem, stacklevel=3)
+        warnings.warn(shown(problem), stacklevel=3)
     if not found:
         raise StoreError(f"there are no runs in {folder(place)}; 'gradbench run' makes one")
     return found

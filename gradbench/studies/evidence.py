@@ -145,6 +145,7 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
     """
     from gradbench.cli.output import duration, markdown
     from gradbench.studies import figures
+    from gradbench.text import line, markdown_cell
 
     page = docs / "evidence.md"
     docs.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
             rows = rows_of(study)
             if not rows:
                 continue
-            text += ["", "```", shlex.join(study.started.command), "```", ""]
+            text += ["", "```", line(shlex.join(study.started.command), 2000), "```", ""]
             text.append(markdown([cells(row) for row in rows], show_columns(rows)))
             told = rows[0]
             failed = sum(bool(t.reason) for t in study.trials)
@@ -183,6 +184,7 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
                 f"{told['threads']} thread, load {told['load']}; "
                 f"{study.started.started}, {duration(study.elapsed)} in all"
             )
-            text += ["", note + (f"; {failed} measurements without result." if failed else ".")]
+            note += f"; {failed} measurements without result." if failed else "."
+            text += ["", markdown_cell(note)]
     write_text(page, "\n".join(text) + "\n")
     return [page, *written]
