@@ -21,7 +21,7 @@ from gradbench.cli.output import (
     table,
 )
 from gradbench.cli.show_command import times
-from gradbench.store.log import StoreError
+from gradbench.store.log import StoreError, paths
 from gradbench.wire import WorkerError
 
 
@@ -116,6 +116,7 @@ def command(
         also=also,
         device="cuda:0" if device == "cuda" else device,
     )
+    before = set(paths(results))
     try:
         with progress("measuring") as report:
             advice = advise(question, results, report, options.given_command())
@@ -123,7 +124,13 @@ def command(
         say(f"gradbench: {target}: {error}", err=True)
         return 1
     except KeyboardInterrupt:
-        return stopped("Stopped; 'gradbench run --resume latest' goes on measuring.")
+        begun = [path for path in paths(results) if path not in before]
+        if not begun:
+            return stopped("Stopped before anything was measured.")
+        return stopped(
+            f"Stopped; all that was measured is kept in {begun[-1]}.\n"
+            f"Go on with: gradbench run --resume {begun[-1].stem}"
+        )
     except (StoreError, WorkerError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _show(target, advice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +23,7 @@ from gradbench.cases import (
 )
 from gradbench.cli import parameters
 from gradbench.cli.output import say
+from gradbench.text import line
 
 if TYPE_CHECKING:
     from gradbench.run import Discovery
@@ -39,21 +40,29 @@ def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[
 
         try:
             entries = log.find(Path(ctx.params.get("results") or "results"), "latest").started
-        except log.StoreError:
+        except (log.StoreError, OSError, ValueError):
             return []
         names = set()
         for entry in entries.entries():
             names |= set(entry.modes) if field == "mode" else {getattr(entry.comparison, field)}
-        return [CompletionItem(name) for name in sorted(names) if name.startswith(begun)]
+        return _items(sorted(names), begun)
 
     return complete
+
+
+def _items(names: Iterable[str], begun: str) -> list[CompletionItem]:
+    """The names that a shell may be given: not those with characters that it would obey."""
+    return [CompletionItem(n) for n in names if n.startswith(begun) and n == line(n)]
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
     from gradbench.store import log
 
-    names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
-    return [CompletionItem(n) for n in ("latest", *names[::-1]) if n.startswith(begun)]
+    try:
+        names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
+    except (OSError, ValueError):
+        names = []
+    return _items(("latest", *names[::-1]), begun)
 
 
 def given_command() -> list[str]:
@@ -329,6 +338,6 @@ def offered(worker: WorkerOptions) -> Discovery:
     from gradbench.run import discover
 
     found = discover(worker)
-    for line in found.broken:
-        say(line, err=True)
+    for problem in found.broken:
+        say(problem, err=True)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -76,14 +77,28 @@ def read(
     judge = partial(judged, floor=floor, confidence=confidence, method=method)
     # Judging a run that is not in the cache takes a second or two: several are shared out.
     lanes = min(len(usable_cores()), len(headers) // 2)
-    with ProcessPoolExecutor(lanes) if lanes > 1 else nullcontext() as pool:
+    lane = ProcessPoolExecutor(lanes, initializer=_leave_signals) if lanes > 1 else nullcontext()
+    with lane as pool:
         paths = [header.path for header in headers]
         rows = pool.map(judge, paths) if pool else map(judge, paths)
-        for number, header in enumerate(headers):
-            told(number, len(headers), header.path.stem)
-            found.append(Stored(header, next(rows)))
+        try:
+            for number, header in enumerate(headers):
+                told(number, len(headers), header.path.stem)
+                found.append(Stored(header, next(rows)))
+        except BaseException:
+            if pool:
+                pool.shutdown(wait=False, cancel_futures=True)
+            raise
     told(len(headers), len(headers), "")
     return found, problems
+
+
+def _leave_signals() -> None:
+    """In a process of the pool: the one that started it sees to signals, and ends its pool."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def rows(stored: Iterable[Stored]) -> pd.DataFrame:

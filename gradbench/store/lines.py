@@ -92,9 +92,12 @@ class LineLog:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
             os.fsync(self._descriptor)
-        except OSError as error:
+        except BaseException as error:
+            # Ctrl-C between two pieces would leave half a line, and the next one behind it.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, size)
+            if not isinstance(error, OSError):
+                raise
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror}; all before it is kept, and "
                 f"'{self.go_on} {self.path.stem}' goes on from there"
