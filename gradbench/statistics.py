@@ -514,7 +514,7 @@ class _Centres:
     within: Array
 
 
-def _middles(values: Array) -> Array:
+def middles(values: Array) -> Array:
     """The medians along the last axis; a NaN is no number, and of none the median is NaN."""
     if not values.shape[-1]:
         return np.full(values.shape[:-1], math.nan)
@@ -548,7 +548,7 @@ def _centres(medians: Array, errors: Array) -> _Centres:
         between = winsorized.var(axis=-1, ddof=1) / ((size / count) ** 2 * count)
     else:
         between = np.full(len(medians), math.nan)
-    return _Centres(kept.mean(axis=-1), between, size - 1, _middles(errors) ** 2 / count)
+    return _Centres(kept.mean(axis=-1), between, size - 1, middles(errors) ** 2 / count)
 
 
 def _centre(estimates: Sequence[SessionEstimate]) -> _Centres:
@@ -661,7 +661,7 @@ def _groups(
     widest = gaps.argmax(axis=-1)[:, np.newaxis]
     required = _required_gaps(half_widths, floor)
     split = np.take_along_axis(gaps, widest, axis=-1) > np.take_along_axis(required, widest, -1)
-    reach = np.nan_to_num(_middles(half_widths))
+    reach = np.nan_to_num(middles(half_widths))
     logs = np.stack([medians.mean(axis=-1), medians[:, 0] - reach, medians[:, -1] + reach], axis=-1)
     positions = np.sort(order, axis=-1)
     for column, apart, (log, low, high), seen in zip(
@@ -844,7 +844,7 @@ class Tables:
     def medians(self) -> Array:
         """The median log time of each contestant, sessions × contestants, as `session_time` has
         it."""
-        return _middles(self.logs)
+        return middles(self.logs)
 
 
 def _check_column(name: str, column: int, count: int) -> None:
@@ -1159,11 +1159,11 @@ def _fields(asked: Sequence[tuple[Tables, int | None]], confidence: float) -> It
         resolved.append((tables, int(np.argmax(valid)) if reference is None else reference))
     remaining = iter(levels)
     for batch in _batches(resolved):
-        medians = _middles(_log_ratios(batch))
+        medians = middles(_log_ratios(batch))
         known = np.count_nonzero(~np.isnan(medians), axis=0).tolist()
-        middles = _middles(medians.T).tolist()
+        typical = middles(medians.T).tolist()
         for (tables, reference), counts, own in zip(
-            batch, _split(batch, known), _split(batch, middles)
+            batch, _split(batch, known), _split(batch, typical)
         ):
             fewest = max(1, min(2, max(counts)))
             columns = [column for column, count in enumerate(counts) if count >= fewest]

@@ -5,28 +5,36 @@ docs/results.md documents every column.
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import warnings
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from gradbench import statistics
 from gradbench.cases import Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import judged, read_values, record, with_readings
+from gradbench.store.lines import read_each
 from gradbench.store.log import (
     BUILD,
+    KIND,
     Entrant,
     Run,
     SessionMeasured,
+    SessionTimed,
     StoreError,
+    condensing,
     folder,
     locate,
-    minima,
+    paths,
     read,
-    read_all,
 )
 from gradbench.text import shown
 
@@ -34,12 +42,25 @@ ENVIRONMENT = (*BUILD, "gradbench")
 """Fields of the measuring process that every row carries."""
 
 
-def _runs(results: str | Path, runs: Iterable[str] | None) -> list[Run]:
+R = TypeVar("R")
+
+
+def _each_run(
+    results: str | Path, runs: Iterable[str] | None, make: Callable[[Run], R], *, condensed: bool
+) -> list[R]:
+    """What `make` makes of each run; only one of them is in memory at a time."""
     place = Path(results)
+    problems: list[str] = []
+
+    def made(path: Path) -> R:
+        run = read(path, condensed=condensed)
+        problems.extend(run.problems)
+        return make(run)
+
     if runs is not None:
-        return [read(locate(place, name)) for name in runs]
-    found, problems = read_all(place)
-    for problem in problems + [p for run in found for p in run.problems]:
+        return [made(locate(place, name)) for name in runs]
+    found, skipped = read_each(paths(place), made, KIND.what)
+    for problem in skipped + problems:
         warnings.warn(shown(problem), stacklevel=3)
     if not found:
         raise StoreError(f"there are no runs in {folder(place)}; 'gradbench run' makes one")
@@ -54,48 +75,121 @@ def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> 
     were not timed have a status, a reason and no time. What other instruments read of a case
     stands in each of its rows. Raises StoreError where there are none.
     """
-    rows = []
-    for run in _runs(results, runs):
-        readings = read_values(run)
-        for session in [*run.sessions, *_untimed(run)]:
-            case = Comparison.parse(session.comparison)
-            environment = run.environment(session.process)
-            for entrant in session.entrants:
-                times = np.array(minima(entrant.number, entrant.samples))
-                times = times[~np.isnan(times)]
-                compared = entrant.status in ("ok", "wrong")
-                read_here = readings.get((session.comparison, entrant.mode), {})
-                rows.append(
-                    {
-                        "run": run.name,
-                        "operator": case.operator,
-                        "function": case.function,
-                        "size": case.size,
-                        "dtype": case.dtype,
-                        "device": case.device,
-                        "threads": case.threads,
-                        "mode": entrant.mode,
-                        "control": entrant.control,
-                        "session": session.session,
-                        "process": session.process,
-                        "status": entrant.status,
-                        "reason": entrant.reason,
-                        "note": entrant.note,
-                        "seconds": float(np.median(times)) if times.size else np.nan,
-                        "seconds_min": float(times.min()) if times.size else np.nan,
-                        "rounds": int(times.size),
-                        "number": entrant.number,
-                        "error": entrant.error if compared else np.nan,
-                        "ulps": entrant.ulps if compared else np.nan,
-                        **{name: read_here.get(name, np.nan) for name in INSTRUMENTS},
-                        "stopped": session.stopped,
-                        "load": session.load,
-                        "cpu": run.started.machine.get("cpu", ""),
-                        "device_name": case.place.name(environment),
-                        **{name: environment.get(name) for name in ENVIRONMENT},
-                    }
-                )
-    return pd.DataFrame(rows)
+    parts = _each_run(results, runs, _cases, condensed=True)
+    columns = {}
+    for name in list(parts[0]) if parts else []:
+        # A column is let go of as soon as it is part of the frame.
+        values = [part.pop(name) for part in parts]
+        if isinstance(values[0], np.ndarray):
+            columns[name] = pd.Series(np.concatenate(values))
+        else:
+            columns[name] = pd.Series(list(itertools.chain.from_iterable(values)))
+    return pd.DataFrame(columns, copy=False)
+
+
+def _cases(run: Run) -> dict[str, Any]:
+    """The columns of a run's rows in `load`: arrays of numbers, and iterators over anything else,
+    which take no memory until they are asked for."""
+    sessions = list(map(condensing(), [*run.sessions, *_untimed(run)]))
+    entrants = [entrant for session in sessions for entrant in session.entrants]
+    counts = [len(session.entrants) for session in sessions]
+    # The parts of a comparison's name are shared among its rows.
+    known = {name: Comparison.parse(name) for name in {s.comparison for s in sessions}}
+    cases = [known[session.comparison] for session in sessions]
+    builds = {worker.process: worker.environment for worker in reversed(run.workers)}
+    environments = [builds.get(session.process, {}) for session in sessions]
+
+    def each_session(values: Iterable[Any]) -> Iterator[Any]:
+        return itertools.chain.from_iterable(map(itertools.repeat, values, counts))
+
+    def constant(value: Any) -> Iterator[Any]:
+        return itertools.repeat(value, len(entrants))
+
+    compared = np.array([entrant.status in ("ok", "wrong") for entrant in entrants], dtype=bool)
+    errors, ulps = np.array([(e.error, e.ulps) for e in entrants], dtype=float).reshape(-1, 2).T
+    seconds, smallest, rounds = _times(sessions)
+    readings = read_values(run)
+    return {
+        "run": constant(run.name),
+        "operator": each_session(case.operator for case in cases),
+        "function": each_session(case.function for case in cases),
+        "size": each_session(case.size for case in cases),
+        "dtype": each_session(case.dtype for case in cases),
+        "device": each_session(case.device for case in cases),
+        "threads": each_session(case.threads for case in cases),
+        "mode": (entrant.mode for entrant in entrants),
+        "control": np.array([entrant.control for entrant in entrants], dtype=bool),
+        "session": each_session(session.session for session in sessions),
+        "process": each_session(session.process for session in sessions),
+        "status": (entrant.status for entrant in entrants),
+        "reason": (entrant.reason for entrant in entrants),
+        "note": (entrant.note for entrant in entrants),
+        "seconds": seconds,
+        "seconds_min": smallest,
+        "rounds": rounds,
+        "number": np.array([entrant.number for entrant in entrants], dtype=int),
+        "error": np.where(compared, errors, math.nan),
+        "ulps": np.where(compared, ulps, math.nan),
+        **{name: _read_by(name, readings, sessions, len(entrants)) for name in INSTRUMENTS},
+        "stopped": each_session(session.stopped for session in sessions),
+        "load": each_session(session.load for session in sessions),
+        "cpu": constant(run.started.machine.get("cpu", "")),
+        "device_name": each_session(
+            case.place.name(environment) for case, environment in zip(cases, environments)
+        ),
+        **{
+            name: each_session(map(operator.methodcaller("get", name), environments))
+            for name in ENVIRONMENT
+        },
+    }
+
+
+def _times(sessions: Sequence[SessionTimed]) -> tuple[Any, Any, Any]:
+    """Median, minimum and number of the visits of each contestant of each session."""
+    parts: list[tuple[Any, Any, Any]] = [(np.empty(0), np.empty(0), np.empty(0, dtype=int))]
+    for rounds, alike in itertools.groupby(sessions, key=lambda session: session.rounds):
+        for batch in _batches(alike):
+            rows = sum(len(session.entrants) for session in batch)
+            times = np.concatenate([session.minima for session in batch]).reshape(rows, rounds)
+            timed = ~np.isnan(times)
+            smallest = np.min(times, axis=-1, where=timed, initial=math.inf)
+            count = timed.sum(axis=-1)
+            middles = statistics.middles(times)
+            parts.append((middles, np.where(count > 0, smallest, math.nan), count))
+    middles, smallest, rounds = map(np.concatenate, zip(*parts))
+    return middles, smallest, rounds
+
+
+def _batches(sessions: Iterable[SessionTimed]) -> Iterator[list[SessionTimed]]:
+    """The sessions in parts of `statistics.BATCH` numbers or so."""
+    batch: list[SessionTimed] = []
+    size = 0
+    for session in sessions:
+        batch.append(session)
+        size += len(session.minima)
+        if size > statistics.BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _read_by(
+    instrument: str,
+    readings: dict[tuple[str, str], dict[str, float]],
+    sessions: Sequence[SessionTimed],
+    size: int,
+) -> Any:
+    """What an instrument read of each row's case; NaN where it read nothing."""
+    known = {case: read[instrument] for case, read in readings.items() if instrument in read}
+    if not known:
+        return np.full(size, math.nan)
+    values = [
+        known.get((session.comparison, entrant.mode), math.nan)
+        for session in sessions
+        for entrant in session.entrants
+    ]
+    return np.array(values, dtype=float)
 
 
 def _untimed(run: Run) -> list[SessionMeasured]:
@@ -132,28 +226,39 @@ def samples(results: str | Path = "results", runs: Iterable[str] | None = None) 
     `nanoseconds` is the sub-block's whole length, `number` the calls in it. Raises StoreError
     where there are no runs.
     """
-    columns: dict[str, list[object]] = {
-        name: []
-        for name in (
-            *("run", "comparison", "mode", "control", "session", "process"),
-            *("round", "block", "number", "nanoseconds"),
-        )
-    }
-    for run in _runs(results, runs):
-        for session in run.sessions:
-            for entrant in session.entrants:
-                for turn, blocks in enumerate(entrant.samples):
-                    for block, nanoseconds in enumerate(blocks):
-                        for name, value in zip(
-                            columns,
-                            (
-                                *(run.name, session.comparison, entrant.mode, entrant.control),
-                                *(session.session, session.process, turn, block),
-                                *(entrant.number, nanoseconds),
-                            ),
-                        ):
-                            columns[name].append(value)
-    return pd.DataFrame(columns)
+    parts = _each_run(results, runs, _samples, condensed=False)
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+
+
+def _samples(run: Run) -> pd.DataFrame:
+    """A run's rows in `samples`."""
+    owners = [(session, entrant) for session in run.sessions for entrant in session.entrants]
+    counts = [sum(map(len, entrant.samples)) for _, entrant in owners]
+    rounds, blocks, nanoseconds = array("q"), array("q"), array("q")
+    for _, entrant in owners:
+        for turn, visit in enumerate(entrant.samples):
+            rounds.extend([turn] * len(visit))
+            blocks.extend(range(len(visit)))
+            nanoseconds.extend(visit)
+
+    def repeated(values: list[Any]) -> pd.Series:
+        return pd.Series(values).repeat(counts).reset_index(drop=True)
+
+    return pd.DataFrame(
+        {
+            "run": repeated([run.name for _ in owners]),
+            "comparison": repeated([session.comparison for session, _ in owners]),
+            "mode": repeated([entrant.mode for _, entrant in owners]),
+            "control": repeated([entrant.control for _, entrant in owners]),
+            "session": repeated([session.session for session, _ in owners]),
+            "process": repeated([session.process for session, _ in owners]),
+            "round": np.array(rounds),
+            "block": np.array(blocks),
+            "number": repeated([entrant.number for _, entrant in owners]),
+            "nanoseconds": np.array(nanoseconds),
+        },
+        copy=False,
+    )
 
 
 def verdicts(
