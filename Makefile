@@ -65,5 +65,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parquet]'
 	touch $@
 
+# Nothing but a virtual environment is deleted, whatever VENV names.
 clean:
-	rm -rf $(VENV)
+	@if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
+	  echo "$(VENV) is no virtual environment (it has no pyvenv.cfg): left as it is" >&2; exit 2; fi
+	rm -rf -- "$(VENV)"

@@ -5,12 +5,15 @@ Both sides of the wire use this module, so it needs nothing but the standard lib
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
+import re
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
+
+from gradbench.suggest import hint
+from gradbench.text import line
 
 DOCUMENTS = "documents"
 """The size label of the documents' own inputs."""
@@ -27,6 +30,8 @@ DTYPES = (*TORCH_DTYPES, TF32)
 
 Size = Mapping[str, int]
 
+LARGEST_SIZE = 10**12
+
 
 def size_label(size: Size) -> str:
     """The canonical form of a size: ``{"m": 3, "n": 4}`` is ``"m=3,n=4"``."""
@@ -40,19 +45,22 @@ def parse_size(label: str) -> dict[str, int]:
     """
     size: dict[str, int] = {}
     for part in label.split(","):
-        name, equals, digits = part.partition("=")
-        name = name.strip()
-        try:
-            number = int(digits)
-        except ValueError:
-            number = 0
-        if not (equals and name.isidentifier() and number > 0):
+        name, equals, digits = (piece.strip() for piece in part.partition("="))
+        number = int(digits) if re.fullmatch(r"[0-9]{1,15}", digits) else 0
+        if not (equals and name.isidentifier() and 0 < number <= LARGEST_SIZE):
             raise ValueError(
-                f"size {label!r}: {part!r} is not of the form name=positive integer "
-                "(for example n=64 or m=3,n=5)"
+                f"size {line(label, 60)!r}: {line(part, 60)!r} is not of the form name=positive "
+                f"integer up to {LARGEST_SIZE} (for example n=64 or m=3,n=5)"
             )
+        if name in size:
+            raise ValueError(f"size {line(label, 60)!r}: {name} is given twice")
         size[name] = number
     return size
+
+
+def is_size(pattern: str) -> bool:
+    """Whether a pattern names one size, rather than being a glob or `DOCUMENTS`."""
+    return "=" in pattern and not set(pattern) & set("*?[")
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,13 @@ class Place:
         kind, colon, number = device.partition(":")
         if kind == "cuda" and not colon:
             device, number = "cuda:0", "0"
-        known = device == "cpu" or (kind == "cuda" and number.isdigit())
+        known = device == "cpu" or (
+            kind == "cuda" and re.fullmatch(r"0|[1-9][0-9]{0,3}", number) is not None
+        )
         sets = 1
         for condition in conditions:
             digits = condition.removesuffix("sets")
-            if digits != condition and digits.isdigit():
+            if digits != condition and re.fullmatch(r"[0-9]{1,9}", digits):
                 sets = int(digits)
                 if not 1 < sets <= cls.MOST_SETS:
                     raise ValueError(f"device {label!r}: sets go from 2 to {cls.MOST_SETS}")
@@ -118,7 +128,7 @@ class Place:
                 )
         place = cls(device, "cold" in conditions, "transfer" in conditions, sets)
         if not known:
-            raise ValueError(f"device {label!r} is none of cpu, cuda, cuda:1, …")
+            raise ValueError(f"device {line(label, 60)!r} is none of cpu, cuda, cuda:1, …")
         if place.transfer and place.on_cpu:
             raise ValueError(f"device {label!r}: nothing is transferred on the processor")
         return place
@@ -255,16 +265,57 @@ def fits(name: str, patterns: Iterable[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _require_known(kind: str, patterns: Iterable[str], known: Iterable[str]) -> None:
+def _require_known(
+    kind: str,
+    patterns: Iterable[str],
+    known: Iterable[str],
+    usual: Collection[str] = (),
+    exotic: Collection[str] = (),
+) -> None:
     names = sorted(set(known))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            close = difflib.get_close_matches(pattern, names, 3, 0.5)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            near = hint(pattern, names, usual, exotic)
             listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} are known"
             raise SelectionError(
-                f"no {kind} matches {pattern!r}; {hint}('gradbench list' shows all: {listed})"
+                f"no {kind} matches {line(pattern, 60)!r}; {near + ' ' if near else ''}"
+                f"('gradbench list' shows all: {listed})"
             )
+
+
+def nothing_fits(cases: Iterable[tuple[Comparison, str]], **globs: Iterable[str]) -> str:
+    """Why none of these cases, a comparison and a mode each, fits globs as `Comparison.matches`
+    takes them: the first glob that fits none of them, with the nearest name that there is."""
+    cases = list(cases)
+    for kind, patterns in globs.items():
+        field = kind.removesuffix("s")
+        names = {mode if field == "mode" else str(getattr(c, field)) for c, mode in cases}
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                near = hint(pattern, names) or f"there are {', '.join(sorted(names)[:8])}"
+                return f"no stored case has a {field} {line(pattern, 60)!r}; {near}"
+    return "no stored case fits all of these options together"
+
+
+def _require_sizes(offers: Iterable[Offer], selection: Selection) -> None:
+    """Raises SelectionError for a size that no selected function can have."""
+    chosen = [
+        offer
+        for offer in offers
+        if fits(offer.function, selection.functions) and fits(offer.operator, selection.operators)
+    ]
+    for pattern in selection.sizes:
+        if not chosen or any(_sizes(o, replace(selection, sizes=(pattern,))) for o in chosen):
+            continue
+        known = {label for o in chosen for label in (DOCUMENTS, *o.sizes, *o.large_sizes)}
+        names = {",".join(o.size_names) for o in chosen} - {""}
+        near = hint(pattern, known) or (
+            f"sizes are of {' or of '.join(sorted(names)[:4])}" if names else "it has no sizes"
+        )
+        raise SelectionError(
+            f"the selection is empty: no selected function has a size {line(pattern, 60)!r}; "
+            f"{near} ('gradbench list' shows the sizes of each)"
+        )
 
 
 def _sizes(offer: Offer, selection: Selection) -> list[str]:
@@ -274,7 +325,7 @@ def _sizes(offer: Offer, selection: Selection) -> list[str]:
         for pattern in selection.sizes:
             known = (DOCUMENTS, *offer.sizes, *offer.large_sizes)
             hits = [label for label in known if fnmatch.fnmatchcase(label, pattern)]
-            if not hits and "=" in pattern and "*" not in pattern:
+            if not hits and is_size(pattern):
                 size = parse_size(pattern)
                 if set(size) == set(offer.size_names):
                     hits = [size_label(size)]
@@ -299,10 +350,15 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
     _require_known("function", selection.functions, (offer.function for offer in offers))
     _require_known("operator", selection.operators, (offer.operator for offer in offers))
     _require_known("document", selection.documents, letters)
-    _require_known("mode", selection.modes, (m for o in offers for m in o.modes + o.opt_in))
-    for pattern in selection.sizes:
-        if "=" in pattern and "*" not in pattern:
-            parse_size(pattern)
+    exotic = {mode for offer in offers for mode in offer.opt_in}
+    _require_known(
+        "mode",
+        selection.modes,
+        (m for o in offers for m in o.modes + o.opt_in),
+        usual={offer.first for offer in offers},
+        exotic=exotic,
+    )
+    _require_sizes(offers, selection)
     entries = []
     for offer in offers:
         if not (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradbench import statistics
-from gradbench.cases import Case, Comparison
+from gradbench.cases import Case, Comparison, nothing_fits
 from gradbench.judge import settled
 from gradbench.store.log import BUILD, Run, minima
 
@@ -57,6 +57,14 @@ def compare(
     times_old, times_new = _times(old, filters), _times(new, filters)
     shared = [case for case in times_old if case in times_new]
     if not shared:
+        if any(filters.values()) and not (times_old or times_new):
+            everything = [
+                (Comparison.parse(p.comparison), mode)
+                for run in (old, new)
+                for p in run.started.plan
+                for mode in p.modes
+            ]
+            raise ValueError(nothing_fits(everything, **filters))
         raise ValueError(f"{old.name} and {new.name} have no timed case in common")
     estimates = [
         statistics.compare_runs(times_new[case], times_old[case], floor, confidence)

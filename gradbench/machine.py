@@ -28,6 +28,21 @@ def capabilities() -> tuple[str, ...]:
     return CAPABILITIES.get(names.get(architecture, architecture), ("default",))
 
 
+FLAGS = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+"""What a processor says that it has where it has these instructions."""
+
+
+def lacks(capability: str) -> bool:
+    """Whether this processor lacks instructions: torch would use them all the same, and die.
+
+    Takes a second. False where the processor does not tell.
+    """
+    import cpuinfo
+
+    flags = set(cpuinfo.get_cpu_info().get("flags", ()))
+    return bool(flags) and not FLAGS.get(capability, set()) <= flags
+
+
 def facts() -> dict[str, Any]:
     """The machine's processor, memory, system and what is set about its clock. Takes a second."""
     import cpuinfo

@@ -109,14 +109,21 @@ def load_builtin() -> None:
 
 
 def load_file(path: str) -> None:
-    """Imports a user's file, whose declarations join the registry."""
+    """Imports a user's file, whose declarations join the registry.
+
+    Raises ImportError where it declares nothing, and whatever it raises itself.
+    """
     name = "gradbench_from_" + Path(path).stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    declared = len(FUNCTIONS) + len(MODES)
     spec.loader.exec_module(module)
+    if len(FUNCTIONS) + len(MODES) == declared:
+        # Whoever gives a file wants to see it measured, not the whole catalogue without it.
+        raise ImportError("it declares no function or mode (@gradbench.function, @gradbench.mode)")
 
 
 def load() -> list[str]:

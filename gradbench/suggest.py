@@ -40,7 +40,7 @@ def nearest(
 def hint(
     name: str, known: Iterable[str], usual: Collection[str] = (), exotic: Collection[str] = ()
 ) -> str:
-    """``did you mean 'list'?``, or nothing where no known name is near."""
+    """``did you mean list?``, or nothing where no known name is near."""
     # A long text is no typing error, and comparing it with every name takes long.
     close = nearest(name, known, usual, exotic) if len(name) <= 100 else []
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"did you mean {' or '.join(close)}?" if close else ""

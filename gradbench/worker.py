@@ -440,11 +440,12 @@ def main() -> None:
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     broken = registry.load()
+    path = ""
     try:
         for path in options.files:
             registry.load_file(path)
     except BaseException as error:
-        reason = {"ok": False, "reason": _line(error), "where": _where(error)}
+        reason = {"ok": False, "reason": f"{path}: {_line(error)}", "where": _where(error)}
         answers.write(json.dumps(reason) + "\n")
         answers.flush()
         return

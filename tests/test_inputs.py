@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from gradbench.cli import cli, parameters
+from gradbench.cases import Comparison, Place, nothing_fits
+from gradbench.cli import cli, options, parameters
+from gradbench.releases import builds, environments
+from gradbench.releases.known import ReleaseError
+from gradbench.run import discover
+from gradbench.suggest import hint, nearest
+from gradbench.wire import WorkerError, WorkerOptions
 
 
 def commands(group=cli, path=()):
@@ -83,7 +93,7 @@ def test_every_whole_number_has_an_end(command, parameter):
 @pytest.mark.parametrize(("command", "parameter"), of_kind(click.Choice))
 def test_every_choice_suggests_the_nearest(command, parameter):
     word = parameter.type.choices[-1]
-    assert repr(word) in refused(parameter, command, word + "x")
+    assert f"did you mean {word}" in refused(parameter, command, word + "x")
 
 
 @pytest.mark.parametrize(("command", "parameter"), of_kind(parameters.Location))
@@ -152,18 +162,223 @@ def test_a_file_to_write_is_an_ordinary_one_in_a_folder_that_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("words", "meant"),
     [
-        (["lst"], "'list'"),
-        (["Run"], "'run'"),
-        (["reprot"], "'report'"),
-        (["releases", "instal"], "'install'"),
-        (["releases", "biscet"], "'bisect'"),
-        (["study", "covrage"], "'coverage'"),
+        (["lst"], "did you mean list"),
+        (["Run"], "did you mean run"),
+        (["reprot"], "did you mean report"),
+        (["releases", "instal"], "did you mean install"),
+        (["releases", "biscet"], "did you mean bisect"),
+        (["study", "covrage"], "did you mean coverage"),
         (["show", "--comparision", "x"], "--comparison"),
-        (["run", "--profile", "quik"], "'quick'"),
-        (["plot", "heat", "-t", "x.svg"], "'heatmap'"),
+        (["run", "--profile", "quik"], "did you mean quick"),
+        (["plot", "heat", "-t", "x.svg"], "did you mean heatmap"),
     ],
 )
 def test_a_word_that_is_not_there_gets_the_nearest(words, meant):
     answer = CliRunner().invoke(cli, words, standalone_mode=False)
     assert isinstance(answer.exception, click.UsageError)
     assert meant in answer.exception.format_message()
+
+
+# ── names that are not there ──────────────────────────────────────────────────────────────────
+
+MODES = ["backward", "grad", "graphed_grad", "func_grad", "loop_grad", "jacrev", "compiled_jacrev"]
+OPT_IN = ["graphed_grad", "compiled_jacrev"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("autograd_grad", "grad"),
+        ("torch.autograd.grad", "grad"),
+        ("Grad", "grad"),
+        ("graphed_gard", "graphed_grad"),
+        ("jacrve", "jacrev"),
+        ("torch.func.jacrev", "jacrev"),
+        ("compiled_jacrv", "compiled_jacrev"),
+        ("backwards", "backward"),
+        ("grad_loop", "grad"),
+    ],
+)
+def test_the_usual_mode_is_suggested_unless_another_was_nearly_typed(typed, meant):
+    assert nearest(typed, MODES, usual=["grad", "jacrev"], exotic=OPT_IN)[0] == meant
+
+
+@pytest.mark.parametrize("typed", ["", "x", "zzzzzz", "é" * 50, "y" * 100_000])
+def test_nothing_is_suggested_for_what_is_like_no_name(typed):
+    assert hint(typed, MODES) == ""
+
+
+C = [
+    (Comparison("vjp", "exp", "documents", "float32"), "grad"),
+    (Comparison("vjp", "mse", "n=64", "float32"), "backward"),
+]
+
+
+@pytest.mark.parametrize(
+    ("globs", "says"),
+    [
+        ({"functions": ("exq",)}, "no stored case has a function 'exq'; did you mean exp?"),
+        ({"sizes": ("n=63",)}, "did you mean n=64?"),
+        ({"devices": ("cuda:0",)}, "there are cpu"),
+        ({"functions": ("exp",), "modes": ("backward",)}, "fits all of these options together"),
+        ({"functions": ("exp", "[")}, "no stored case has a function '['"),
+    ],
+)
+def test_a_selection_of_stored_cases_that_fits_none_says_which_part(globs, says):
+    assert says in nothing_fits(C, **globs)
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["n=x", "n=", "=3", "n=1,n=2", "n=1,m=2,n=1", "n=-1", "n=0", "n=1.5", "n=" + "9" * 30, "n=١",
+     "n=1,", "n=1;m=2", "n=" + "9" * 5000, "n =", "1=2", "n=1=2"],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["run", "show", "list", "report"])
+def test_a_size_that_can_be_none_is_refused_before_anything_is_done(command, size):
+    answer = CliRunner().invoke(cli, [command, f"--size={size}"], standalone_mode=False)
+    assert isinstance(answer.exception, click.BadParameter), answer
+    assert len(str(answer.exception)) < 300
+
+
+def test_a_size_is_named_in_any_order():
+    with click.Context(cli) as context:
+        assert options._size_globs(context, cli, ("n=5,m=3", "n=*", "documents")) == (
+            "m=3,n=5",
+            "n=*",
+            "documents",
+        )
+
+
+@pytest.mark.parametrize(
+    "label", ["cuda:²", "cuda:-1", "cuda:01", "cuda:99999", "gpu", "cpu+", "cpu+²sets", "cpu+0sets"]
+)
+def test_a_device_that_can_be_none_is_refused(label):
+    with pytest.raises(ValueError, match="device"):
+        Place.parse(label)
+
+
+# ── files that take part ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("x = 1", "it declares no function or mode"),
+        ("", "it declares no function or mode"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("def f(:", "SyntaxError"),
+        ("print('hello'); 1 / 0", "ZeroDivisionError"),
+        ("import os; os._exit(5)", "exit code 5"),
+    ],
+)
+def test_a_file_that_brings_nothing_is_one_line_that_names_it(tmp_path, content, says):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(WorkerError, match=says) as error:
+        discover(WorkerOptions(files=(str(path),)))
+    assert "\n" not in str(error.value)
+    if "exit code" not in says:
+        assert str(path) in str(error.value)
+
+
+def test_a_file_that_holds_only_a_mode_takes_part(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\nfrom gradbench.registry import mode\n\n@mode('gradient')\n"
+        "def mine(problem):\n"
+        "    return lambda inputs: torch.autograd.grad(problem.forward(*inputs), inputs)\n"
+    )
+    found = discover(WorkerOptions(files=(str(path),)))
+    assert any(mode["mode"] == "mine" for mode in found.modes)
+
+
+# ── releases ──────────────────────────────────────────────────────────────────────────────────
+
+
+def requests(*names):
+    return [environments.parse(name) for name in names]
+
+
+def test_a_release_named_twice_takes_part_once():
+    assert builds.different(requests("2.13.0", "v2.13.0", "2.9.0")) == requests("2.13.0", "2.9.0")
+
+
+def test_two_names_of_one_release_are_refused_unless_they_were_given():
+    with pytest.raises(ReleaseError, match=r"2\.13 and 2\.13\.0 are the same release"):
+        builds.different(requests("2.13", "2.13.0"))
+    assert len(builds.different(requests("a=2.13.0", "b=2.13.0"))) == 2
+
+
+@pytest.mark.parametrize("command", [["track", "2.13.0", "2.13.0"], ["track", "2.13.0"]])
+def test_one_build_is_nothing_to_compare(tmp_path, monkeypatch, command):
+    place = tmp_path / "environments" / "2.13.0"
+    place.mkdir(parents=True)
+    made = environments.Environment(
+        1, "2.13.0", "2.13.0", sys.executable, {"torch": "2.13.0"}, "", 9
+    )
+    (place / environments.RECORD).write_bytes(msgspec.json.encode(made))
+    monkeypatch.setenv("GRADBENCH_RELEASES", str(place.parent))
+    answer = CliRunner().invoke(
+        cli, ["releases", *command, "--results", str(tmp_path / "results")], standalone_mode=False
+    )
+    assert "name two different releases" in str(answer.exception)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [("AVX2", "avx2"), ("DEFAULT", "default"), ("NO AVX", "default"), ("AVX512", "avx512")],
+)
+def test_a_build_is_held_to_the_instructions_that_it_tells(told, held):
+    made = environments.Environment(
+        1, "x", "x", "python", {"torch": "2.9.0", "cpu_capability": told}, "", 1
+    )
+    builds._require_held([made], held)
+    builds._require_held([made], "")
+    other = "avx2" if held != "avx2" else "avx512"
+    with pytest.raises(ReleaseError, match=f"cannot be held to {other}"):
+        builds._require_held([made], other)
+
+
+@pytest.mark.parametrize("name", ["avx1024", "AVX2", "avx", "none"])
+def test_instructions_that_torch_does_not_know_are_refused(name):
+    answer = CliRunner().invoke(
+        cli, ["releases", "track", "2.9.0", "2.10.0", "--cpu-capability", name],
+        standalone_mode=False,
+    )  # fmt: skip
+    assert "is none of" in answer.exception.format_message()
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["2.9.0", "2.9.0=", "=2026-01-01", "2.9.0=2026-13-01", "2.9.0=yesterday", "x=2026-01-01"],
+)
+def test_a_date_that_is_none_is_refused(date):
+    with pytest.raises(ReleaseError, match="--date"):
+        builds._dates([date], ["2.9.0"])
+
+
+def test_a_second_date_of_one_release_is_refused():
+    with pytest.raises(ReleaseError, match="has a date already"):
+        builds._dates(["2.9.0=2026-01-01", "v2.9.0=2026-01-02"], ["2.9.0"])
+
+
+# ── make clean ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["photos", "my photos", "."])
+def test_make_clean_deletes_nothing_but_a_virtual_environment(tmp_path, name):
+    makefile = Path(__file__).parents[1] / "Makefile"
+    place = tmp_path / name
+    place.mkdir(exist_ok=True)
+    (place / "1.jpg").write_text("")
+    command = ["make", "-f", str(makefile), "clean", f"VENV={place}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "no virtual environment" in done.stderr
+    assert (place / "1.jpg").exists()
+    (place / "pyvenv.cfg").write_text("")
+    if name == "photos":
+        subprocess.run(command, cwd=tmp_path, check=True)
+        assert not place.exists()

@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradbench import text
-from gradbench.advise import NAME
+from gradbench.advise import NAME, OPERATORS
 from gradbench.advise.code import snippet
-from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Selection, expand
+from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Entry, Place, Selection, expand
 from gradbench.cli.output import reading
+from gradbench.files import write_text
 from gradbench.instruments import WALL_TIME
 from gradbench.instruments.peak_memory import PeakMemory
 from gradbench.judge import Judged, Row, judged, record
-from gradbench.run import PROFILES, Report, discover, measure, start
+from gradbench.run import PROFILES, Discovery, Report, discover, measure, start
+from gradbench.session import Settings
 from gradbench.store.lines import new_id
-from gradbench.wire import WorkerOptions
+from gradbench.suggest import hint
+from gradbench.wire import Worker, WorkerOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -342,8 +345,10 @@ def examine(question: Question, pattern: str = "") -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            out, err = process.communicate(timeout=question.timeout)
+            out, err = process.communicate(timeout=min(question.timeout, question.budget))
         except subprocess.TimeoutExpired:
+            if question.budget < question.timeout:
+                raise _too_short(question, f"more than {question.budget:g} s") from None
             raise Refusal(f"it did not end within {question.timeout:g} s (--timeout)") from None
         finally:
             if process.poll() is None:
@@ -379,37 +384,97 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
     """
     began = time.perf_counter()
-    # With TF32 the code to paste would lack what switches it on.
-    if question.dtype not in TORCH_DTYPES:
-        raise Refusal(f"dtype {question.dtype!r} is none of {', '.join(TORCH_DTYPES)}")
     # What the run needs stays beside the runs, so that an interrupted one can be resumed.
     suites = results.resolve() / "advise"
     suites.mkdir(parents=True, exist_ok=True)
     name = new_id()
-    pattern = str(suites / f"pattern_{name}.pt")
-    found = examine(question, pattern)
+    pattern = suites / f"pattern_{name}.pt"
+    suite = suites / f"suite_{name.replace('-', '_')}.py"
+    passed = [Path(question.passed)] if question.passed else []
+    try:
+        # With TF32 the code to paste would lack what switches it on.
+        if question.dtype not in TORCH_DTYPES:
+            raise Refusal(f"dtype {question.dtype!r} is none of {', '.join(TORCH_DTYPES)}")
+        if question.operator and question.operator not in OPERATORS:
+            near = hint(question.operator, OPERATORS)
+            raise Refusal(
+                f"--operator {question.operator}: it is none of {', '.join(OPERATORS)}"
+                + (f"; {near}" if near else "")
+            )
+        _require_device(question.device)
+        found, prepared = _prepared(question, pattern, suite, began)
+        entries, settings, discovery, options = prepared
+        log, run = start(results, entries, settings, discovery, options.files, command)
+    except BaseException:
+        # Nothing was measured, so there is nothing to resume: the user's data go with the refusal.
+        _delete([pattern, suite, *passed])
+        raise
+    with log:
+        run = measure(log, run, settings, options, discovery, report)
+    if run.finished:
+        # A run that is over is not resumed; the code to paste may need the pattern.
+        _delete([suite, *passed, *([] if found["form"]["pattern"] else [pattern])])
+    answer = judged(run.path)
+    seconds = time.perf_counter() - began
+    return Advice(question.target, found, answer, run.path, seconds, question.budget)
+
+
+def _delete(paths: Sequence[Path]) -> None:
+    """Deletes files, and their folder where nothing else is in it."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        paths[0].parent.rmdir()
+
+
+def _require_device(device: str) -> None:
+    """Raises Refusal where nothing can be measured on a device here."""
+    try:
+        place = Place.parse(device)
+    except ValueError as error:
+        raise Refusal(f"--device: {error}") from error
+    if str(place) != place.device:
+        raise Refusal(f"--device {device}: advice is given on a device alone, as {place.device}")
+    if not place.on_cpu:
+        with Worker(WorkerOptions()) as worker:
+            there, torch = worker.environment["devices"], worker.environment["torch"]
+        if place.device not in there:
+            raise Refusal(f"--device {device}: there are {', '.join(there)} with torch {torch}")
+
+
+def _too_short(question: Question, needed: str) -> Refusal:
+    return Refusal(
+        f"a budget of {question.budget:g} s is too short: looking at the function and starting "
+        f"processes take {needed} here (--budget)"
+    )
+
+
+Prepared = tuple[list[Entry], Settings, Discovery, WorkerOptions]
+
+
+def _prepared(
+    question: Question, pattern: Path, suite: Path, began: float
+) -> tuple[dict[str, Any], Prepared]:
+    """What was found of the function, and the run that is to be made of it.
+
+    Raises Refusal where there is none to be made.
+    """
+    found = examine(question, str(pattern))
     asked = question.operator or found["operators"][0]
     if asked in found["refusals"]:
         raise Refusal(found["refusals"][asked])
     if asked not in found["operators"]:
         there = [name for name in found["operators"] if name not in found["refusals"]]
         raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
-    operators = [asked]
-    spec = question.spec(pattern) | {
-        "operators": operators,
+    spec = question.spec(str(pattern)) | {
+        "operators": [asked],
         **{k: found[k] for k in ("structured", "per_sample")},
     }
-    suite = suites / f"suite_{name.replace('-', '_')}.py"
-    suite.write_text(f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
+    write_text(suite, f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
     options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
     before = time.perf_counter()
     discovery = discover(options)
     start_up = time.perf_counter() - before
-    if question.device not in discovery.environment["devices"]:
-        raise Refusal(
-            f"--device {question.device}: there are {', '.join(discovery.environment['devices'])} "
-            f"with torch {discovery.environment['torch']}"
-        )
     by_hand = set(discovery.by_hand)
     entries = [
         replace(entry, modes=tuple(m for m in entry.modes if m not in by_hand))
@@ -422,10 +487,7 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     spent = time.perf_counter() - began + LAST
     needed = spent + 3 * start_up
     if question.budget < needed:
-        raise Refusal(
-            f"a budget of {question.budget:g} s is too short: looking at the function and starting "
-            f"processes take {needed:.0f} s here (--budget)"
-        )
+        raise _too_short(question, f"{needed:.0f} s")
     instruments: tuple[str, ...] = (WALL_TIME,)
     if not discovery.unavailable.get(PEAK):
         instruments += (PEAK,)
@@ -441,19 +503,7 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
         total=question.budget - spent,
         patience=PATIENCE * question.budget,
     )
-    log, run = start(results, entries, settings, discovery, options.files, command)
-    with log:
-        run = measure(log, run, settings, options, discovery, report)
-    if run.finished:
-        # A run that is over is not resumed; the code to paste may need the pattern.
-        suite.unlink(missing_ok=True)
-        if question.passed:
-            Path(question.passed).unlink(missing_ok=True)
-        if not found["form"]["pattern"]:
-            Path(pattern).unlink(missing_ok=True)
-    answer = judged(run.path)
-    seconds = time.perf_counter() - began
-    return Advice(question.target, found, answer, run.path, seconds, question.budget)
+    return found, (entries, settings, discovery, options)
 
 
 def compare(
@@ -505,7 +555,10 @@ def compare(
         for name, x in zip(names, inputs)
     }
     try:
-        ways = {getattr(way, "__name__", f"own{i}"): way for i, way in enumerate(also)}
+        ways: dict[str, Callable[..., Any]] = {}
+        for number, way in enumerate(also):
+            name = getattr(way, "__name__", "own")
+            ways[f"{name}_{number}" if name in ways else name] = way
         content = cloudpickle.dumps((function, given, ways))
     except Exception as error:
         raise Refusal(

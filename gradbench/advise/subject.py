@@ -9,7 +9,7 @@ import inspect
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -27,6 +27,7 @@ from gradbench.catalogue.function import Formula, Function, Tensors
 from gradbench.modes import structured
 from gradbench.modes.mode import Call
 from gradbench.operators import Problem
+from gradbench.suggest import hint
 
 AGREEMENT = 1e-9
 """How far a structured derivative's product may be from the pullback, in float64, relative to its
@@ -92,6 +93,26 @@ def argument_names(function: Any, count: int) -> list[str]:
         if len(known) >= count:
             return known[:count]
     return [f"x{i}" for i in range(count)]
+
+
+def _require_arguments(target: Any, given: Iterable[str]) -> None:
+    """Raises Unusable for an input by a name that no argument of the target has."""
+    called = target.forward if isinstance(target, torch.nn.Module) else target
+    try:
+        arguments = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):
+        # Functions written in C do not tell their arguments' names: order decides.
+        return
+    if any(one.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for one in arguments):
+        return
+    names = [one.name for one in arguments]
+    for name in given:
+        if name not in names:
+            near = hint(name, names)
+            raise Unusable(
+                f"--input {name}: it has no argument of that name, but {', '.join(names) or 'none'}"
+                + (f"; {near}" if near else "")
+            )
 
 
 def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]]]:
@@ -163,17 +184,26 @@ class Subject:
             except ValueError as error:
                 raise Unusable(f"--input: {error}") from error
             if spec["maker"]:
-                given |= made(spec["maker"], self.target)
+                more = made(spec["maker"], self.target)
+                for name in given:
+                    if name in more:
+                        raise Unusable(f"--input {name}: --inputs {spec['maker']} returns it too")
+                given |= more
+            _require_arguments(self.target, given)
         for also in spec["also"]:
             name = also.rpartition(":")[2].rpartition(".")[2]
+            if name in self.ways:
+                raise Unusable(f"--also {also}: there are two of the name {name}")
             self.ways[name] = resolve(also)
+            if not callable(self.ways[name]):
+                raise Unusable(f"--also {also}: it is a {type(self.ways[name]).__name__}")
         if not callable(self.target):
             raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         self.plain = {name: value for name, value in given.items() if name not in tensors}
         self.order = list(given)
         self.parameters: list[str] = []
-        wrt = list(spec["wrt"])
+        wrt = list(dict.fromkeys(spec["wrt"]))
         if isinstance(self.target, torch.nn.Module) and not wrt:
             held = dict(self.target.named_parameters())
             self.parameters = wrt = list(held)
@@ -195,8 +225,11 @@ class Subject:
             known = inspect.signature(
                 self.target.forward if isinstance(self.target, torch.nn.Module) else self.target
             ).parameters
+            any_name = any(one.kind == Parameter.VAR_KEYWORD for one in known.values())
             self.by_name = all(
-                name in known and known[name].kind in (POSITIONAL_OR_KEYWORD, KEYWORD_ONLY)
+                known[name].kind in (POSITIONAL_OR_KEYWORD, KEYWORD_ONLY)
+                if name in known
+                else any_name
                 for name in self.order
             )
         except (TypeError, ValueError):

@@ -95,12 +95,15 @@ def command(
     """Find the fastest correct way to differentiate a function of your own.
 
     MODULE:FUNCTION is imported from the current folder or as installed; FILE.py:FUNCTION works too.
+    Exit code 1 where no advice can be given, or no mode could be timed.
     """
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for given in inputs:
         name, equals, text = given.partition("=")
         if not (equals and name.isidentifier() and text.strip()):
             raise click.UsageError(f"--input {given!r} is not of the form name=expression")
+        if name in dict(pairs):
+            raise click.UsageError(f"--input {name} is given twice")
         pairs.append((name, text))
     if not (pairs or maker):
         raise click.UsageError("give the inputs: --input NAME=EXPR, or --inputs MODULE:FUNCTION")
@@ -134,7 +137,7 @@ def command(
     except (StoreError, WorkerError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _show(target, advice)
-    return 0
+    return 0 if all(advice.winner(operator) for operator in advice.operators) else 1
 
 
 def _show(target: str, advice: Advice) -> None:

@@ -48,7 +48,6 @@ def command(
     The two were not measured in turns, so whatever else changed on the machine between them is in
     the ratios too. What differs in build or machine is said first.
     """
-    options.check_sizes(filters["sizes"])
     try:
         found = compare(
             log.find(results, old), log.find(results, new), floor, confidence, method, **filters

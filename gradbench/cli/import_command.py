@@ -20,7 +20,7 @@ from gradbench.wording import counted
     type=parameters.ReadableFile(),
 )
 @options.results_option
-def command(files: tuple[Path, ...], results: Path) -> None:
+def command(files: tuple[Path, ...], results: Path) -> int:
     """Take what 'pytest benchmarks/ --benchmark-json FILE' measured into the results.
 
     Each file becomes a run that 'show' and 'export' can read. It is one session of one process,
@@ -29,15 +29,18 @@ def command(files: tuple[Path, ...], results: Path) -> None:
     from gradbench.store import pytest_json
     from gradbench.store.log import StoreError
 
-    for path in files:
+    imported = 0
+    for path in dict.fromkeys(files):
         try:
             run = pytest_json.store(results, path)
         except StoreError as error:
             raise click.ClickException(str(error)) from error
         timed = sum(bool(e.samples) for session in run.sessions for e in session.entrants)
+        imported += timed
         say(
             f"{counted(timed, 'case')} of {counted(len(run.sessions), 'comparison')} "
             f"in {run.path}\n"
             "One session of one process, not interleaved: every verdict on it stays undecided.\n"
             f"Show it with: gradbench show {run.name}"
         )
+    return 0 if imported else 1

@@ -37,7 +37,6 @@ def command(
     Options narrow the list, as they do for 'gradbench run'.
     """
     try:
-        options.check_sizes(given["sizes"])
         found = options.offered(WorkerOptions(files=files))
         options.require_devices(given["devices"], found.environment)
         if what == "modes" or what == "operators":

@@ -19,7 +19,9 @@ from gradbench.cases import (
     Selection,
     SelectionError,
     expand,
+    is_size,
     parse_size,
+    size_label,
 )
 from gradbench.cli import parameters
 from gradbench.cli.output import say
@@ -170,6 +172,16 @@ _FILTERS = (
 )
 
 
+def _size_globs(
+    context: click.Context, parameter: click.Parameter, globs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The globs, with sizes as the names of cases have them. A size that can be none is refused."""
+    try:
+        return tuple(size_label(parse_size(glob)) if is_size(glob) else glob for glob in globs)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
 def _glob_options(command: F) -> F:
     """Globs over what is selected; each may be given several times."""
     options = [
@@ -191,6 +203,7 @@ def _glob_options(command: F) -> F:
             "sizes",
             multiple=True,
             type=parameters.Text(),
+            callback=_size_globs,
             metavar="SIZE",
             help="Only this size, as n=64 or m=3,n=5, 'documents', or a glob.",
         ),
@@ -205,6 +218,20 @@ def _glob_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def place_label(context: click.Context, parameter: click.Parameter, label: str) -> str:
+    """A device as the names of cases have it. What can be none is refused."""
+    try:
+        return str(Place.parse(label))
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
+def _places(
+    context: click.Context, parameter: click.Parameter, labels: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(place_label(context, parameter, label) for label in labels))
 
 
 def _device_globs(
@@ -252,6 +279,7 @@ def selection_options(command: F) -> F:
             "devices",
             multiple=True,
             type=parameters.Text(),
+            callback=_places,
             default=("cpu",),
             show_default=True,
             help="cpu, cuda, cuda:1; with +cold (emptied caches), +transfer (copies timed) or "
@@ -318,16 +346,6 @@ def require_devices(devices: tuple[str, ...], environment: dict[str, Any]) -> No
                 f"device {device!r}: not available here with torch {environment['torch']} "
                 f"(available: {', '.join(there)})"
             )
-
-
-def check_sizes(sizes: tuple[str, ...]) -> None:
-    """Raises SelectionError for a size that can never be one, before any worker starts."""
-    for size in sizes:
-        if "=" in size and "*" not in size:
-            try:
-                parse_size(size)
-            except ValueError as error:
-                raise SelectionError(str(error)) from error
 
 
 def offered(worker: WorkerOptions) -> Discovery:

@@ -95,7 +95,7 @@ def _measured(
     filters: dict[str, tuple[str, ...]],
 ) -> Figure:
     from gradbench import report
-    from gradbench.report.data import selected
+    from gradbench.report.data import selected, why_none
 
     draw: Any = {
         "heatmap": report.heat_map,
@@ -107,10 +107,11 @@ def _measured(
         "correctness": report.errors,
     }[kind]
     frame = report.table(results, runs, floor, confidence, method)
-    frame = selected(frame[frame["newest"]], **filters)
-    if frame.empty:
-        raise StoreError("no stored case is selected; 'gradbench show' lists what there is")
-    made: Figure = draw(frame).figure
+    frame = frame[frame["newest"]] if len(frame) else frame
+    chosen = selected(frame, **filters)
+    if chosen.empty:
+        raise StoreError(why_none(frame, **filters))
+    made: Figure = draw(chosen).figure
     return made
 
 

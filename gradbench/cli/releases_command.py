@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cases import SelectionError
+from gradbench.cases import SelectionError, nothing_fits
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, duration, emit, plain, progress, say, stopped, table
 from gradbench.cli.run_command import (
@@ -20,7 +20,7 @@ from gradbench.cli.run_command import (
     worker_options,
 )
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
-from gradbench.machine import capabilities
+from gradbench.machine import capabilities, lacks
 from gradbench.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,11 +151,11 @@ _FIELDS = ("name", "torch", "released", "state", "gib", "numpy", "cpu_capability
 @installer_options
 def install(names: tuple[str, ...], yes: bool, **given: Any) -> int:
     """Make one environment for each release. What is there already stays as it is."""
-    from gradbench.releases import environments
+    from gradbench.releases import builds, environments
 
     try:
         with _clear():
-            requests = [environments.named(name) for name in names]
+            requests = builds.different([environments.named(name) for name in names])
             _, failed = _install(requests, yes, **given)
     except KeyboardInterrupt:
         return stopped("Stopped; what is installed stays: the same command installs the rest.")
@@ -347,7 +347,10 @@ def track(
                 base = builds.held_to(base, made.started.settings.get("cpu_capability", ""))
                 found = options.offered(environments.find(made.baseline).worker(base))
             else:
-                options.check_sizes(selection["sizes"])
+                if cpu_capability is not None and lacks(cpu_capability):
+                    raise SelectionError(
+                        f"--cpu-capability {cpu_capability}: this processor does not have it"
+                    )
                 base = builds.held_to(base, cpu_capability or "")
                 those = builds.gather(names, baseline or "", dates, results, base, install)
                 found = options.offered(environments.find(those.baseline).worker(base))
@@ -395,9 +398,13 @@ def track(
         )
     finally:
         _write_asv(results, made, found.offers)
-    history = _history(results, [made.name])
+    with _clear():
+        history = _history(results, [made.name])
     show_history(history, history.changes(history.steps()), "table")
     say(f"{duration(made.elapsed)} in all. Stored in {made.path}")
+    if not any(side.minima for part in made.parts for case in part.cases for side in case.sides):
+        say("gradbench: no case could be timed in any build", err=True)
+        return 1
     say("Next: 'gradbench releases compare A B', or 'show -f FUNCTION' for a course")
     return 0
 
@@ -493,7 +500,6 @@ def show(
     """
     from gradbench.cli.releases_tables import show_groups, show_history
 
-    options.check_sizes(filters["sizes"])
     with _clear():
         history = _history(results, tracks, filters)
     judged = history.changes(history.steps(), floor, confidence, method)
@@ -528,7 +534,6 @@ def compare(
     """
     from gradbench.cli.releases_tables import show_comparison
 
-    options.check_sizes(filters["sizes"])
     with _clear():
         history = _history(results, tracks, filters)
         before, after = history.find(old), history.find(new)
@@ -550,10 +555,21 @@ def _history(results: Path, names: Sequence[str], filters: dict[str, Any] | None
     Raises SelectionError where the selection fits nothing, StoreError where there is none.
     """
     from gradbench.releases.judge import History
+    from gradbench.store.lines import StoreError
 
-    history = History.of(_tracks(results, names), filters)
+    tracks = _tracks(results, names)
+    history = History.of(tracks, filters)
     if not history.cases:
-        raise SelectionError("no tracked case fits the selection")
+        given = filters or {}
+        planned = [
+            (entry.comparison, mode)
+            for track in tracks
+            for entry in track.entries()
+            for mode in entry.modes
+        ]
+        if any(given.values()):
+            raise SelectionError(nothing_fits(planned, **given))
+        raise StoreError("no case of these tracks was measured in any build")
     return history
 
 

@@ -17,6 +17,7 @@ from gradbench.run import PROFILES, Discovery, measure, resume, start
 from gradbench.session import Settings
 from gradbench.store.lines import LineLog
 from gradbench.store.log import Run, StoreError, find
+from gradbench.suggest import hint
 from gradbench.wire import WorkerError, WorkerOptions
 from gradbench.wording import counted
 
@@ -121,7 +122,6 @@ def command(
             log, run, settings = resume(old)
             worker = replace(worker, memory_limit=settings.memory_limit)
         else:
-            options.check_sizes(given["sizes"])
             found = options.offered(worker)
             options.require_devices(given["devices"], found.environment)
             instruments = instruments or usual(given["devices"])
@@ -138,7 +138,11 @@ def command(
                 memory_limit=worker.memory_limit,
             )
             if baseline and not any(baseline in entry.modes for entry in entries):
-                raise SelectionError(f"--baseline {baseline!r} is no mode of what is selected")
+                near = hint(baseline, (mode for entry in entries for mode in entry.modes))
+                raise SelectionError(
+                    f"--baseline {baseline!r} is no mode of what is selected"
+                    + (f"; {near}" if near else "")
+                )
             require_devices_of(instruments, entries)
             cases = sum(len(entry.modes) for entry in entries)
             said = f"{counted(cases, 'case')} in {counted(len(entries), 'comparison')}, "
@@ -212,11 +216,14 @@ def _go(log: LineLog, run: Run, settings: Settings, worker: WorkerOptions, found
         )
     except (StoreError, WorkerError) as error:
         raise click.ClickException(str(error)) from error
-    show_run(run)
+    measured = show_run(run)
     end = run.ends[-1]
     share = ""
     if end.visiting:
         share = f", {end.visiting / end.elapsed:.0%} of it inside visits"
     console().print(f"{duration(end.elapsed)} in all{share}. Stored in {run.path}")
+    if not measured:
+        say("gradbench: no mode could be measured; the table says why", err=True)
+        return 1
     say("Next: 'gradbench show --comparison NAME' for one comparison in full")
     return 0

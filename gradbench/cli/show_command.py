@@ -11,12 +11,14 @@ from typing import Any
 import click
 import msgspec
 
-from gradbench.cases import FORWARD, Comparison
+from gradbench import text
+from gradbench.cases import FORWARD, Comparison, nothing_fits
 from gradbench.cli import options, parameters
 from gradbench.cli.output import call_time, console, emit, plain, reading, say, table
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, Ratio, Row, judged, launch_bound, record
 from gradbench.store import log
+from gradbench.suggest import hint
 from gradbench.wording import counted
 
 VERDICTS = ("slower", "faster", "same", "undecided")
@@ -71,7 +73,6 @@ def command(
     the mode that people usually write first. With --comparison or --all, every mode with its
     verdict. Verdicts are worked out on reading, so another --floor re-judges an old run.
     """
-    options.check_sizes(filters["sizes"])
     try:
         if list_runs:
             return _list_runs(results, form)
@@ -79,6 +80,13 @@ def command(
         found = judged(path, floor, confidence, method)
     except log.StoreError as error:
         raise click.UsageError(str(error)) from error
+    if not found.rows:
+        say(
+            f"gradbench: nothing was measured in {found.run} yet; "
+            f"'gradbench run --resume {found.run}' goes on with it",
+            err=True,
+        )
+        return 1
     rows = _filtered(found.rows, comparisons, **filters)
     if form != "table":
         emit([record(row, found) for row in rows], form)
@@ -91,9 +99,11 @@ def command(
     return 0
 
 
-def show_run(run: log.Run) -> None:
-    """The table of a run that has just ended."""
-    show(judged(run.path), False)
+def show_run(run: log.Run) -> bool:
+    """The table of a run that has just ended; whether anything was measured in it."""
+    found = judged(run.path)
+    show(found, False)
+    return any(row.seconds or row.readings for row in found.rows)
 
 
 def _filtered(
@@ -103,19 +113,27 @@ def _filtered(
     for row in rows:
         c = Comparison.parse(row.comparison)
         if c.matches(row.mode, **filters) and (
-            not comparisons
-            or any(
-                fnmatch.fnmatchcase(row.comparison, glob)
-                or fnmatch.fnmatchcase(row.comparison, f"{glob}/*")
-                for glob in comparisons
-            )
+            not comparisons or any(_is_called(row.comparison, glob) for glob in comparisons)
         ):
             kept.append(row)
     if not kept:
-        raise click.UsageError(
-            "nothing in this run is called that; 'gradbench show' lists its comparisons"
-        )
+        raise click.UsageError(_why_none(rows, comparisons, filters))
     return kept
+
+
+def _is_called(comparison: str, glob: str) -> bool:
+    return fnmatch.fnmatchcase(comparison, glob) or fnmatch.fnmatchcase(comparison, f"{glob}/*")
+
+
+def _why_none(
+    rows: Sequence[Row], comparisons: tuple[str, ...], filters: dict[str, tuple[str, ...]]
+) -> str:
+    names = list(dict.fromkeys(row.comparison for row in rows))
+    for glob in comparisons:
+        if not any(_is_called(name, glob) for name in names):
+            near = hint(glob, names) or "'gradbench show' lists its comparisons"
+            return f"nothing in this run is called {text.line(glob, 80)!r}; {near}"
+    return nothing_fits(((Comparison.parse(r.comparison), r.mode) for r in rows), **filters)
 
 
 def times(ratio: Ratio | None) -> str:

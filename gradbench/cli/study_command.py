@@ -52,6 +52,7 @@ def _common(command: F) -> F:
         click.option(
             "--device",
             type=parameters.Text(),
+            callback=options.place_label,
             default="cpu",
             show_default=True,
             help="Where the cases are measured.",
@@ -519,7 +520,7 @@ def _study(
     except (StoreError, WorkerError) as error:
         raise click.ClickException(str(error)) from error
     _show(study, by_case, form)
-    return 0
+    return 0 if study.good() or not study.trials else 1
 
 
 def _require_no_settings() -> None:

@@ -51,7 +51,6 @@ def command(
     given["dtypes"] = given["dtypes"] or ("float32", "float64")
     worker = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
     try:
-        options.check_sizes(given["sizes"])
         found = options.offered(worker)
         options.require_devices(given["devices"], found.environment)
         entries = options.planned(found.offers, options.selection(sweep, **given))

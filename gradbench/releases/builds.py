@@ -12,7 +12,7 @@ import msgspec
 
 from gradbench.releases import environments, log
 from gradbench.releases.environments import Environment, Failure, Request
-from gradbench.releases.known import ReleaseError
+from gradbench.releases.known import ReleaseError, parse
 from gradbench.store.lines import StoreError
 from gradbench.wire import WorkerOptions
 
@@ -41,7 +41,7 @@ def gather(
     started: where it holds them to some instructions, each is asked anew what it is. Raises
     ReleaseError where there are not two builds to compare.
     """
-    requests = [environments.named(name) for name in names]
+    requests = different([environments.named(name) for name in names])
     if not requests:
         requests = [Request(e.name, e.what) for e in environments.installed()]
     baseline = choose_baseline(baseline, requests, results)
@@ -54,9 +54,13 @@ def gather(
         raise ReleaseError(f"the baseline {baseline} could not be installed")
     made = [environments.find(request.name) for request in requests if request.name not in lost]
     if len(made) < 2:
-        raise ReleaseError("there is nothing to compare: name two releases at least")
+        raise ReleaseError(
+            "there is nothing to compare: name two different releases at least"
+            + (f" ({', '.join(sorted(lost))} could not be installed)" if lost else "")
+        )
     if base.environment:
         made = [_asked(environment, base) for environment in made]
+        _require_held(made, base.environment.get(HELD_BY, ""))
     return Builds(made, failed, baseline, days)
 
 
@@ -76,11 +80,51 @@ def choose_baseline(given: str, requests: Sequence[Request], results: Path) -> s
     return max(requests, key=lambda request: environments.order(request.what)).name
 
 
+HELD_BY = "ATEN_CPU_CAPABILITY"
+"""The variable that holds torch to some instructions."""
+
+
 def held_to(base: WorkerOptions, capability: str) -> WorkerOptions:
     """Workers that use these instructions at most (`avx2`); empty: whatever each takes."""
     if not capability:
         return base
-    return replace(base, environment={**base.environment, "ATEN_CPU_CAPABILITY": capability})
+    return replace(base, environment={**base.environment, HELD_BY: capability})
+
+
+def _require_held(made: Sequence[Environment], capability: str) -> None:
+    """Raises ReleaseError where a build says that it uses other instructions than it is held to."""
+    if not capability:
+        return
+    for environment in made:
+        told = str(environment.identity.get("cpu_capability", "")).lower()
+        if told.replace("no avx", "default") != capability:
+            raise ReleaseError(
+                f"{environment.name} cannot be held to {capability}: torch {environment.torch} "
+                f"uses {told or 'what it does not tell'} here; choose another --cpu-capability, or "
+                "leave it out"
+            )
+
+
+def different(requests: Sequence[Request]) -> list[Request]:
+    """The environments that are asked for, each once.
+
+    Raises ReleaseError where two names stand for one release: its two builds cannot be told apart.
+    """
+    chosen = list({request.name: request for request in requests}.values())
+    versions: dict[str, str] = {}
+    for request in chosen:
+        if request.interpreter is not None or request.what.endswith(".whl"):
+            continue
+        version = str(parse(request.what))
+        # NAME=VERSION is there to have a release twice; 2.13 beside 2.13.0 is a slip.
+        if request.name == request.what and versions.setdefault(version, request.name) != (
+            request.name
+        ):
+            raise ReleaseError(
+                f"{versions[version]} and {request.name} are the same release; to measure it "
+                f"against itself name them: a={request.what} b={request.what}"
+            )
+    return chosen
 
 
 def _asked(environment: Environment, base: WorkerOptions) -> Environment:
@@ -88,9 +132,12 @@ def _asked(environment: Environment, base: WorkerOptions) -> Environment:
 
 
 def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for text in given:
         name, _, day = text.partition("=")
+        name = environments.plain_name(name)
+        if name in found:
+            raise ReleaseError(f"--date {text!r}: {name} has a date already ({found[name]})")
         try:
             found[name] = str(datetime.date.fromisoformat(day))
         except ValueError:

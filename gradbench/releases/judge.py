@@ -19,6 +19,7 @@ from gradbench.releases.known import ReleaseError, parse
 from gradbench.releases.log import EnvironmentUsed, Track
 from gradbench.statistics import Estimate
 from gradbench.store.lines import StoreError
+from gradbench.suggest import hint
 
 Array = npt.NDArray[np.float64]
 
@@ -179,7 +180,11 @@ class History:
             hits = [b for b, e in self.used.items() if parse(e.torch) == version]
         if not hits:
             known = ", ".join(dict.fromkeys(b.name for b in self.builds))
-            raise StoreError(f"{text!r} has not been measured; measured are: {known or 'none'}")
+            near = hint(text, (b.name for b in self.builds))
+            raise StoreError(
+                f"{text!r} has not been measured; {near + ' ' if near else ''}measured are: "
+                f"{known or 'none'}"
+            )
         return max(hits, key=lambda b: b.track)
 
     def point(self, build: Build, case: str) -> Point | None:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.cases import Comparison
+from gradbench.cases import Comparison, nothing_fits
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, judged, record
 from gradbench.machine import usable_cores
@@ -167,3 +167,11 @@ def selected(frame: pd.DataFrame, **globs: Iterable[str]) -> pd.DataFrame:
             fits = column.map(lambda v, p=patterns: any(fnmatch.fnmatchcase(v, one) for one in p))
             frame = frame[fits]
     return frame
+
+
+def why_none(frame: pd.DataFrame, **globs: Iterable[str]) -> str:
+    """Why `selected` leaves nothing of a frame, in a line."""
+    if frame.empty:
+        return "no stored case was measured"
+    different = frame[["comparison", "mode"]].drop_duplicates().itertuples(index=False)
+    return nothing_fits(((Comparison.parse(row[0]), str(row[1])) for row in different), **globs)

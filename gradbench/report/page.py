@@ -83,10 +83,10 @@ def assemble(
     """The report of runs. `keep` narrows the rows; `changes` is a `releases.timeline`; `code` the
     modes that a worker told of and the sentence that says of which version; `drawn` what
     `curves.computed` gave. Raises StoreError where nothing is left to report."""
-    frame = rows(stored)
-    frame = keep(frame) if len(frame) else frame
+    every = rows(stored)
+    frame = keep(every) if len(every) else every
     changes = pd.DataFrame() if changes is None else changes
-    if frame.empty and changes.empty:
+    if frame.empty and (changes.empty or len(every)):
         raise StoreError("there is nothing to report: no stored case is selected")
     newest = frame[frame["newest"]] if len(frame) else frame
     sections = [*_operators(newest), _scaling(newest), _places(newest), _memory(newest)]

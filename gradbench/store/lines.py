@@ -19,6 +19,8 @@ from typing import Any, Generic, TypeVar
 import filelock
 import msgspec
 
+from gradbench import suggest
+
 SUFFIX = ".jsonl"
 
 _encoder = msgspec.json.Encoder()
@@ -181,7 +183,7 @@ def locate(known: Sequence[Path], name: str, what: str, place: Path, hint: str) 
     message, `hint` says how to make or list them. Raises StoreError where there is none, or more
     than one.
     """
-    if name.endswith(SUFFIX) and Path(name).is_file():
+    if name.endswith(SUFFIX) and os.path.isfile(name):
         return Path(name)
     if name == "latest":
         if known:
@@ -194,7 +196,8 @@ def locate(known: Sequence[Path], name: str, what: str, place: Path, hint: str) 
     if hits:
         names = ", ".join(path.stem for path in hits)
         raise StoreError(f"{name!r} fits {len(hits)} {what}s: {names}")
-    raise StoreError(f"no {what} named {name!r} in {place}; {hint}")
+    near = suggest.hint(name, (path.stem for path in known[::-1]))
+    raise StoreError(f"no {what} named {name!r} in {place}; {near or hint}")
 
 
 def read_each(
