@@ -78,7 +78,7 @@ def markdown_cell(text: str) -> str:
     Signs of HTML are written as entities, which hold inside an element too. Addresses are no
     links either: GitHub makes one of every ``https://`` and ``www.``.
     """
-    clean = " ".join(shown(text).split())
+    clean = shown(shortened(" ".join(text.split()), LONGEST))
     clean = re.sub(r"([\\|`\[\]*~$])", r"\\\1", html.escape(clean, quote=False))
     # An underscore inside a word is no markup, and names are full of them.
     clean = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", clean)

@@ -134,8 +134,9 @@ def table(title: str, columns: Sequence[str | tuple[str, str]]) -> Table:
 
 
 def plain(said: Any, style: str = "") -> Text:
-    """Text from outside as it is, in a style: brackets in names and messages are no markup."""
-    return Text(_shown(str(said)), style=style)
+    """Text from outside as it is, in a style: brackets in names and messages are no markup, and
+    what fills screens loses its middle."""
+    return Text(_shown(text.shortened(str(said), text.LONGEST)), style=style)
 
 
 def duration(seconds: float) -> str:
