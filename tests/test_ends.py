@@ -359,6 +359,38 @@ def test_an_error_that_nobody_expected_is_one_line(results, error):
     assert done.stderr.startswith(f"gradbench: {says}"), done.stderr
 
 
+def test_a_warning_is_one_line(results):
+    action = "import warnings; warnings.warn('odd\\n\\x1b[31m')"
+    done = at_import("gradbench.judge", action, "show", "--results", str(results))
+    assert done.returncode == 0
+    assert done.stderr == "note: odd \\x1b[31m\n"
+
+
+def test_a_signal_that_comes_in_a_finaliser_is_not_lost(results):
+    """Python drops the exception; the command ends where it next says how far it is."""
+    code = """if True:
+        import os, signal, sys
+        from gradbench.cli import ending, output, streams
+        from gradbench.run import Progress
+
+        class Final:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        streams.prepare()
+        ending.listen()
+        final = Final()
+        del final
+        try:
+            with output.progress("measuring") as report:
+                report(Progress(0, 1, "", 0.0))
+        except KeyboardInterrupt:
+            ending.leave(output.stopped("Stopped"))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "Stopped\n")
+
+
 def test_a_traceback_is_shown_to_who_asks_for_it(results):
     done = at_import(
         "gradbench.judge",

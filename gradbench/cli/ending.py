@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -48,10 +49,28 @@ class _Stop:
 
 
 def listen() -> None:
-    """Has the signals end the command. One that is ignored, as under `nohup`, stays ignored."""
+    """Has the signals end the command. One that is ignored, as under `nohup`, stays ignored.
+
+    Python's own ways of telling something take several lines: a warning becomes a note, and what
+    is raised in a finaliser, which Python drops, is shown only to who asks for tracebacks.
+    """
+    warnings.showwarning = _noted
+    if not os.environ.get(TRACEBACK):
+        sys.unraisablehook = lambda dropped: None
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+
+
+def _noted(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    sys.stderr.write(f"note: {text.line(str(message))}\n")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
