@@ -6,6 +6,7 @@ Both sides of the wire use this module, so it needs nothing but the standard lib
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -149,6 +150,7 @@ class Comparison:
         return "/".join(str(getattr(self, field.name)) for field in fields(self))
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)
     def parse(cls, text: str) -> Comparison:
         """The comparison of a canonical string; ValueError where it is none."""
         parts = text.split("/")

@@ -288,3 +288,50 @@ def test_a_reader_that_leaves_early_is_no_error(results):
         text=True,
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("title", ["", "vjp at documents (baseline: grad)"])
+@pytest.mark.parametrize("styled", [False, True])
+def test_a_table_of_many_rows_looks_like_one_of_few(title, styled, monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    from gradbench.cli import output
+
+    def shown(many):
+        monkeypatch.setattr(output, "MANY", many)
+        made = output.table(title, ["function", ("time", "right"), ("× fastest", "right"), "note"])
+        for number in range(30):
+            cells = (f"f{number}" * (number % 5), f"{number} µs", "1.00 ±3%", "函数" * (number % 3))
+            made.add_row(*(output.plain(c, "bold green" * (c == "f1")) for c in cells))
+        color = "standard" if styled else None
+        console = Console(file=io.StringIO(), width=100, force_terminal=styled, color_system=color)
+        console.print(made)
+        return console.file.getvalue()
+
+    few, many = shown(100), shown(10)
+    if styled:
+        import re
+
+        assert "\x1b[1;32m" in many
+        few, many = (re.sub("\x1b\\[[0-9;]*m", "", text) for text in (few, many))
+    assert many == few
+
+
+def test_a_wide_table_of_many_rows_is_wrapped(monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    from gradbench.cli import output
+
+    monkeypatch.setattr(output, "MANY", 1)
+    made = output.table("", ["mode", "note"])
+    for _ in range(5):
+        made.add_row(output.plain("grad"), output.plain("word " * 60))
+    console = Console(file=io.StringIO(), width=60)
+    console.print(made)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert len(lines) > 20

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -118,9 +120,74 @@ def _flat(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+MANY = 200
+"""Rows from which on a table is laid out here: rich takes a millisecond for a row."""
+
+
+class _Table(Table):
+    """A table of `plain` cells that looks the same however many rows it has."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = list(zip(*(column.cells for column in self.columns)))
+        if len(rows) > MANY and not options.ascii_only and (widths := self._widths(rows, options)):
+            return self._laid_out(console, rows, widths)
+        return super().__rich_console__(console, options)
+
+    def _widths(
+        self, rows: Sequence[Sequence[RenderableType]], options: ConsoleOptions
+    ) -> list[int] | None:
+        """The columns' widths; None where something has to be wrapped, which is rich's."""
+        widths = [cell_len(str(column.header)) for column in self.columns]
+        for cells in rows:
+            for place, cell in enumerate(cells):
+                if not isinstance(cell, Text) or "\n" in cell.plain or "\t" in cell.plain:
+                    return None
+                widths[place] = max(widths[place], cell_len(cell.plain))
+        total = sum(widths) + _BETWEEN * (len(widths) - 1) + 2
+        title = cell_len(str(self.title or ""))
+        return widths if max(total, title + 1) <= options.max_width and title <= total else None
+
+    def _laid_out(
+        self, console: Console, rows: Sequence[Sequence[RenderableType]], widths: Sequence[int]
+    ) -> Iterator[Segment]:
+        total = sum(widths) + _BETWEEN * (len(widths) - 1) + 2
+        right = [column.justify == "right" for column in self.columns]
+
+        def line(cells: Sequence[RenderableType]) -> Iterator[Segment]:
+            """A line, with as few segments as its styles allow."""
+            said = " "
+            for place, cell in enumerate(cells):
+                assert isinstance(cell, Text)
+                space = " " * (widths[place] - cell_len(cell.plain))
+                said += (" " * _BETWEEN if place else "") + (space if right[place] else "")
+                if cell.style:
+                    yield Segment(said)
+                    yield Segment(cell.plain, console.get_style(cell.style))
+                    said = ""
+                else:
+                    said += cell.plain
+                said += "" if right[place] else space
+            yield Segment(said + " \n")
+
+        if isinstance(self.title, Text):
+            title = self.title.plain
+            yield Segment(title, console.get_style(self.title.style))
+            yield Segment(" " * (total - cell_len(title)) + "\n")
+        yield Segment(" " * total + "\n")
+        yield from line([Text(str(column.header), style="bold") for column in self.columns])
+        yield Segment(" " + "─" * (total - 2) + " \n")
+        for cells in rows:
+            yield from line(cells)
+        yield Segment(" " * total + "\n")
+
+
+_BETWEEN = 3
+"""Spaces between two columns."""
+
+
 def table(title: str, columns: Sequence[str | tuple[str, str]]) -> Table:
     """A table; a column is its heading, or a pair of heading and justification."""
-    made = Table(
+    made = _Table(
         title=plain(title, "bold") if title else None,
         title_justify="left",
         header_style="bold",
