@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from gradbench.suggest import hint
-from gradbench.text import line
+from gradbench.text import UNSAFE, line
 
 DOCUMENTS = "documents"
 """The size label of the documents' own inputs."""
@@ -29,9 +29,20 @@ TORCH_DTYPES = ("float32", "float64", "float16", "bfloat16")
 DTYPES = (*TORCH_DTYPES, TF32)
 """How a case computes, as its name says it: torch's dtypes, and TF32."""
 
+LONGEST_NAME = 1000
+NAME = rf"\A[^\t\n{UNSAFE}]{{1,{LONGEST_NAME}}}\Z"
+"""The pattern of a name that can be part of a case: not empty, no control characters."""
+
+MOST_THREADS = 1 << 16
+
 Size = Mapping[str, int]
 
 LARGEST_SIZE = 10**12
+
+
+def is_name(text: str) -> bool:
+    """Whether a function, an operator or a mode can have this name."""
+    return re.search(NAME, text) is not None
 
 
 def size_label(size: Size) -> str:
@@ -119,7 +130,7 @@ class Place:
         sets = 1
         for condition in conditions:
             digits = condition.removesuffix("sets")
-            if digits != condition and re.fullmatch(r"[0-9]{1,9}", digits):
+            if digits != condition and _is_number(digits):
                 sets = int(digits)
                 if not 1 < sets <= cls.MOST_SETS:
                     raise ValueError(f"device {label!r}: sets go from 2 to {cls.MOST_SETS}")
@@ -152,12 +163,11 @@ class Comparison:
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def parse(cls, text: str) -> Comparison:
-        """The comparison of a canonical string; ValueError where it is none."""
-        parts = text.split("/")
-        if len(parts) != len(fields(cls)) or not parts[-1].isdigit():
-            raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
-        operator, function, size, dtype, device, threads = parts
-        return cls(operator, function, size, dtype, device, int(threads))
+        """The comparison of a canonical string.
+
+        Raises ValueError with one line where it is none, or not in its canonical form.
+        """
+        return _comparison(text)
 
     @property
     def place(self) -> Place:
@@ -192,6 +202,31 @@ class Comparison:
         return Case(self, mode)
 
 
+# A log says the same few names over and over.
+@functools.lru_cache(maxsize=1 << 14)
+def _comparison(text: str) -> Comparison:
+    parts = text.split("/")
+    if len(parts) != len(fields(Comparison)) or not _is_number(parts[-1]):
+        raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
+    operator, function, size, dtype, device, threads = parts
+    made = Comparison(operator, function, size, dtype, device, int(threads))
+    for name in (operator, function):
+        if not is_name(name):
+            raise ValueError(f"{text!r}: {name!r} is not a name")
+    if size != DOCUMENTS and size_label(parse_size(size)) != size:
+        raise ValueError(f"{text!r}: the size {size!r} is not in its canonical form")
+    if dtype not in DTYPES:
+        raise ValueError(f"{text!r}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if str(made.place) != device or not 1 <= made.threads <= MOST_THREADS or str(made) != text:
+        raise ValueError(f"{text!r}: the device or the threads are not in their canonical form")
+    return made
+
+
+def _is_number(digits: str) -> bool:
+    """Whether these are digits, and no more of them than a count in a name has."""
+    return re.fullmatch("[0-9]{1,9}", digits) is not None
+
+
 @dataclass(frozen=True, order=True)
 class Case:
     """A comparison and one way of computing its operator."""
@@ -205,8 +240,12 @@ class Case:
     @classmethod
     def parse(cls, text: str) -> Case:
         """The case of a canonical string; ValueError where it is none."""
-        comparison, _, mode = text.rpartition("/")
-        return cls(Comparison.parse(comparison), mode)
+        parts = text.split("/")
+        here = len(fields(Comparison))
+        mode = "/".join(parts[here:])
+        if not is_name(mode):
+            raise ValueError(f"{text!r}: {mode!r} is not a name")
+        return cls(Comparison.parse("/".join(parts[:here])), mode)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from gradbench.store.fields import Amount, Index, Label
 
 SLOWED = {
     0x4: "power cap",
@@ -34,20 +36,20 @@ TEMPERATURE_GPU = 0
 class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the driver of a CUDA device told of it. None: it did not tell."""
 
-    when: str
+    when: Label
     """``warm``: before the first round, ``timed``: after the last."""
-    sm_clock: int | None = None
-    memory_clock: int | None = None
+    sm_clock: Index | None = None
+    memory_clock: Index | None = None
     """MHz."""
-    temperature: int | None = None
+    temperature: Annotated[int, msgspec.Meta(ge=-300, le=10_000)] | None = None
     """°C."""
-    power: float | None = None
-    power_limit: float | None = None
+    power: Amount | None = None
+    power_limit: Amount | None = None
     """W."""
-    slowed: list[str] = []
+    slowed: list[Label] = []
     """Why its clocks were lower than its settings allow, at that moment."""
-    slowed_by_power: float | None = None
-    slowed_by_heat: float | None = None
+    slowed_by_power: Amount | None = None
+    slowed_by_heat: Amount | None = None
     """Seconds since the driver was loaded: the difference of two states tells."""
 
 

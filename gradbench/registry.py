@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradbench.cases import is_name
+
 if TYPE_CHECKING:
     from gradbench.catalogue.function import Function
     from gradbench.modes.mode import Mode
@@ -43,6 +45,7 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
     if declared is not None:
         if fields:
             raise TypeError("function() takes a Function, or the fields of one, not both")
+        _require_name(declared.name)
         if declared.name in FUNCTIONS:
             raise ValueError(f"a function named {declared.name!r} is registered already")
         FUNCTIONS[declared.name] = declared
@@ -84,6 +87,7 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
             summary=_first_line(build),
             **fields,
         )
+        _require_name(declared.name)
         for operator in operators:
             key = (operator, declared.name)
             if key in MODES:
@@ -92,6 +96,14 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
         return build
 
     return register
+
+
+def _require_name(name: object) -> None:
+    """Raises ValueError for a name that no case could have."""
+    if not isinstance(name, str) or not is_name(name) or "/" in name:
+        raise ValueError(
+            f"{str(name)[:80]!r} cannot be a name: letters, digits and signs but '/' make one"
+        )
 
 
 def modes_of(operator: str) -> list[Mode]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +27,9 @@ from gradbench.session import (
     slow,
 )
 from gradbench.statistics import Stopping
-from gradbench.store.lines import LineLog, new_id
+from gradbench.store import lines
+from gradbench.store.fields import reason
+from gradbench.store.lines import LineLog, digests, new_id
 from gradbench.store.log import (
     SCHEMA,
     Entrant,
@@ -51,6 +53,9 @@ from gradbench.wire import (
     WorkerRefused,
     WorkerTimeout,
 )
+
+if TYPE_CHECKING:
+    from gradbench.releases.log import Track
 
 
 @dataclass(frozen=True)
@@ -213,8 +218,12 @@ def start(
     discovery: Discovery,
     files: Sequence[str] = (),
     command: Sequence[str] = (),
+    loaded: Sequence[str] = (),
 ) -> tuple[LineLog, Run]:
-    """A new log with the plan. Raises StoreError where it cannot be written."""
+    """A new log with the plan. `loaded` are files that the user's `files` load in turn.
+
+    Raises StoreError where it cannot be written, or a file cannot be read.
+    """
     header = RunStarted(
         schema=SCHEMA,
         run=new_id(),
@@ -225,6 +234,7 @@ def start(
         command=list(command),
         files=list(files),
         by_hand=discovery.by_hand,
+        digests=digests([*files, *loaded]),
     )
     log = RunLog.create(results, header)
     return log, Run(log.path, header)
@@ -233,10 +243,24 @@ def start(
 def resume(run: Run) -> tuple[LineLog, Run, Settings]:
     """An interrupted run's log, what it holds, and its settings. Raises StoreError where it is
     finished or in use."""
-    if run.finished:
-        raise StoreError(f"{run.name} is finished: there is nothing to resume")
+    settings = settings_of(run)
     log = RunLog.reopen(run)
-    return log, read(run.path), msgspec.convert(run.started.settings, Settings)
+    # What was read before the log was locked another process may have added to.
+    return log, read(run.path), settings
+
+
+def settings_of(stored: Run | Track) -> Settings:
+    """The settings that a run or a track goes on with.
+
+    Raises StoreError where it is finished, or where they are damaged.
+    """
+    lines.require_unfinished(stored)
+    try:
+        return msgspec.convert(stored.started.settings, Settings)
+    except msgspec.ValidationError as error:
+        raise StoreError(
+            f"{stored.name} cannot go on: its settings are damaged ({reason(error)})"
+        ) from error
 
 
 def measure(

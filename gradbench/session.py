@@ -14,15 +14,17 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from gradbench.cases import FORWARD, Entry
 from gradbench.instruments import WALL_TIME
 from gradbench.nvml import DeviceState
 from gradbench.statistics import Stop, Stopping, enough
+from gradbench.store.fields import Amount, Bytes, Positive
 from gradbench.store.log import Entrant, SessionMeasured, minima
 from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
 
@@ -61,20 +63,20 @@ def no_state(when: str, uuid: str) -> DeviceState | None:
 class Settings:
     """How a run measures. Times in seconds."""
 
-    sessions: int = 5
+    sessions: Annotated[int, Meta(ge=1, le=10_000)] = 5
     stopping: Stopping = field(default_factory=Stopping)
-    warm: float = 0.05
-    timeout: float = 60.0
-    compile_timeout: float = 300.0
+    warm: Amount = 0.05
+    timeout: Positive = 60.0
+    compile_timeout: Positive = 300.0
     seed: int = 0
-    memory_limit: int = 4 << 30
+    memory_limit: Bytes = 4 << 30
     """Bytes beyond which a case is refused, by estimate."""
     baseline: str = ""
     """The mode to form ratios against; empty: the mode people usually write first."""
     instruments: tuple[str, ...] = (WALL_TIME,)
-    total: float = 0.0
+    total: Amount = 0.0
     """Seconds after which the run should be over: sessions and visits are fitted in. 0: never."""
-    patience: float = 0.0
+    patience: Amount = 0.0
     """A mode is refused of which one call takes longer, in seconds. 0: however long it takes."""
 
 

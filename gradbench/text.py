@@ -18,14 +18,17 @@ from typing import Any
 LONGEST = 2000
 """Characters of one stored message at most; what is longer loses its middle."""
 
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but for tab and newline
+UNSAFE = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but for tab and newline
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of writing
     "\u2028\u2029"  # line ends that only some programs see
     "\u200b\u2060-\u2064\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # what nobody can see
     "\ufffe\uffff"  # what XML, and so SVG, cannot hold
-    "\ud800-\udfff]"  # lone surrogates
+    "\ud800-\udfff"  # lone surrogates
 )
+"""Characters that are never stored or shown, as they stand between the brackets of a pattern."""
+
+_UNSAFE = re.compile(f"[{UNSAFE}]")
 
 
 def shown(text: str) -> str:

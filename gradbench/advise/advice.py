@@ -404,7 +404,8 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
         _require_device(question.device)
         found, prepared = _prepared(question, pattern, suite, began)
         entries, settings, discovery, options = prepared
-        log, run = start(results, entries, settings, discovery, options.files, command)
+        loaded = [str(file) for file in (*passed, pattern) if Path(file).exists()]
+        log, run = start(results, entries, settings, discovery, options.files, command, loaded)
     except BaseException:
         # Nothing was measured, so there is nothing to resume: the user's data go with the refusal.
         _delete([pattern, suite, *passed])

@@ -62,7 +62,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list
 
     try:
         names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
-    except (OSError, ValueError):
+    except (OSError, ValueError, log.StoreError):
         names = []
     return _items(("latest", *names[::-1]), begun)
 

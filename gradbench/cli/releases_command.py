@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -324,6 +325,8 @@ def track(
     from gradbench.cli.releases_tables import show_history
     from gradbench.releases import builds, environments, log
     from gradbench.releases import track as tracking
+    from gradbench.run import settings_of
+    from gradbench.store.lines import executed
     from gradbench.wire import WorkerOptions
 
     base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
@@ -338,14 +341,22 @@ def track(
             if resumed is not None:
                 _reject_plan(names)
                 made = log.find(results, resumed)
-                opened, settings = tracking.resume(made)
-                base = replace(
-                    base,
-                    files=files or tuple(made.started.files),
-                    memory_limit=settings.memory_limit,
+                settings = settings_of(made)
+                files = executed(
+                    made.path,
+                    log.folder(results),
+                    made.started.files,
+                    made.started.digests,
+                    files,
+                    "gradbench releases track --resume",
+                    partial(say, err=True),
                 )
+                base = replace(base, files=files, memory_limit=settings.memory_limit)
                 base = builds.held_to(base, made.started.settings.get("cpu_capability", ""))
-                found = options.offered(environments.find(made.baseline).worker(base))
+                opened, settings = tracking.resume(made)
+                with opened.closed_on_error():
+                    made = log.read(made.path)
+                    found = options.offered(environments.find(made.baseline).worker(base))
             else:
                 if cpu_capability is not None and lacks(cpu_capability):
                     raise SelectionError(
@@ -573,19 +584,31 @@ def _history(results: Path, names: Sequence[str], filters: dict[str, Any] | None
     return history
 
 
-def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
+def _stored_tracks(results: Path, names: Sequence[str]) -> list[Any]:
+    """These tracks, or all, oldest first; what was left out is named on stderr.
+
+    Raises StoreError where there is none."""
     from gradbench.releases import log
-    from gradbench.store.lines import StoreError
+    from gradbench.store.lines import StoreError, once
 
     if names:
-        return [log.find(results, name) for name in names]
-    found, problems = log.read_all(results)
+        found, problems = once([log.find(results, name) for name in names], log.KIND.what)
+    else:
+        found, problems = log.read_all(results)
     for problem in problems + [p for t in found for p in t.problems]:
         say(f"note: {problem}", err=True)
     if not found:
         raise StoreError(
             f"there are no tracks in {log.folder(results)}; 'gradbench releases track' makes one"
         )
+    return found
+
+
+def _tracks(results: Path, names: Sequence[str]) -> list[Any]:
+
+    found = _stored_tracks(results, names)
+    if names:
+        return found
     cpu = found[-1].started.machine.get("cpu")
     mine = [t for t in found if t.started.machine.get("cpu") == cpu]
     if len(mine) < len(found):
@@ -611,15 +634,11 @@ def asv(names: tuple[str, ...], results: Path) -> int:
 
     Without a name, all of them, oldest first.
     """
-    from gradbench.releases import log
     from gradbench.run import discover
-    from gradbench.store.lines import StoreError
     from gradbench.wire import WorkerOptions
 
     with _clear():
-        tracks = [log.find(results, name) for name in names] or log.read_all(results)[0]
-        if not tracks:
-            raise StoreError(f"there are no tracks in {log.folder(results)}")
+        tracks = _stored_tracks(results, names)
         offers = discover(WorkerOptions()).offers
         for track in tracks:
             _write_asv(results, track, offers)

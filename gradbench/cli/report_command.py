@@ -108,6 +108,9 @@ def _assembled(
 
     stored, problems = data.read(results, runs, floor, confidence, method, told)
     changes = None if runs else page.releases(results)
+    measured, damaged = studies.read_all(results)
+    for problem in damaged:
+        say(f"note: {problem}", err=True)
     if not stored and (changes is None or changes.empty):
         raise StoreError(
             f"there are no runs in {results / 'runs'}; 'gradbench run' makes one"
@@ -119,7 +122,7 @@ def _assembled(
         problems,
         lambda frame: data.selected(frame, **filters),
         changes,
-        evidence.newest(studies.read_all(results)[0]),
+        evidence.newest(measured),
         sources,
         drawn,
     )

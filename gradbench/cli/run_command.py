@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +14,10 @@ from gradbench.cases import Entry, Place, SelectionError
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, duration, progress, say, stopped
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
-from gradbench.run import PROFILES, Discovery, measure, resume, start
+from gradbench.run import PROFILES, Discovery, measure, resume, settings_of, start
 from gradbench.session import Settings
-from gradbench.store.lines import LineLog
-from gradbench.store.log import Run, StoreError, find
+from gradbench.store.lines import LineLog, executed
+from gradbench.store.log import Run, StoreError, find, folder
 from gradbench.suggest import hint
 from gradbench.wire import WorkerError, WorkerOptions
 from gradbench.wording import counted
@@ -116,11 +117,20 @@ def command(
         if resumed is not None:
             _reject_selection()
             old = find(results, resumed)
-            worker = replace(worker, files=files or tuple(old.started.files))
+            settings = settings_of(old)
+            files = executed(
+                old.path,
+                folder(results),
+                old.started.files,
+                old.started.digests,
+                files,
+                "gradbench run --resume",
+                partial(say, err=True),
+            )
+            worker = WorkerOptions(files=files, memory_limit=settings.memory_limit)
             found = options.offered(worker)
-            require_instruments(old.started.settings.get("instruments", ()), found)
+            require_instruments(settings.instruments, found)
             log, run, settings = resume(old)
-            worker = replace(worker, memory_limit=settings.memory_limit)
         else:
             found = options.offered(worker)
             options.require_devices(given["devices"], found.environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -474,6 +475,7 @@ def _study(
     from gradbench import machine
     from gradbench.cases import SelectionError
     from gradbench.run import discover, require_same
+    from gradbench.store.lines import executed, require_unfinished
     from gradbench.store.log import StoreError
     from gradbench.studies import STUDIES, engine, store
     from gradbench.studies.neighbour import NoPinning, places
@@ -485,10 +487,20 @@ def _study(
         if resumed is not None:
             study = store.find(results, resumed, name)
             _require_no_settings()
-            files = tuple(study.settings.get("files", ()))
+            require_unfinished(study)
+            files = executed(
+                study.path,
+                store.folder(results),
+                study.settings.get("files", ()),
+                study.started.digests,
+                files,
+                f"gradbench study {name} --resume",
+                partial(say, err=True),
+            )
             found = discover(WorkerOptions(files=files))
             require_same("this study", study.started.environment, found.environment)
             log = store.StudyLog.go_on_with(study)
+            study = store.read(study.path)
         else:
             places(settings.get("neighbour", "none"))
             found = discover(WorkerOptions(files=files))
@@ -505,7 +517,12 @@ def _study(
                 ["gradbench", *options.given_command()],
             )
         with log, progress(name) as report:
-            steps = module.plan(study.settings, study.settings["cases"])
+            try:
+                steps = module.plan(study.settings, study.settings["cases"])
+            except (LookupError, TypeError, ValueError) as error:
+                raise StoreError(
+                    f"{study.name} cannot go on: its settings are damaged ({error!r})"
+                ) from error
             carry_out = getattr(module, "carry_out", engine.carry_out)
             study = carry_out(log, study, steps, report, WorkerOptions(files=files))
     except KeyboardInterrupt:
@@ -526,7 +543,7 @@ def _study(
 def _require_no_settings() -> None:
     context = click.get_current_context()
     for name in context.params:
-        if name in ("resumed", "results", "by_case", "form"):
+        if name in ("resumed", "results", "files", "by_case", "form"):
             continue
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(

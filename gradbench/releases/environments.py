@@ -27,7 +27,16 @@ from gradbench.files import replacing
 from gradbench.releases import installing
 from gradbench.releases.known import ReleaseError
 from gradbench.run import Progress, Report
-from gradbench.store.lines import now
+from gradbench.store.fields import (
+    Bytes,
+    Label,
+    Name,
+    Schema,
+    Text,
+    Texts,
+    check_environment,
+)
+from gradbench.store.lines import DAMAGE, StoreError, content, now, storable
 from gradbench.text import line
 from gradbench.wire import Worker, WorkerError, WorkerOptions
 
@@ -127,15 +136,15 @@ def named(text: str) -> Request:
 class Environment(msgspec.Struct, frozen=True):
     """An environment that works. `identity` is what its worker says of itself."""
 
-    schema: int
-    name: str
-    what: str
-    python: str
+    schema: Schema
+    name: Name
+    what: Text
+    python: Text
     identity: dict[str, Any]
-    installed: str
-    size: int
+    installed: Label
+    size: Bytes
     """Bytes in its folder; 0 where somebody else keeps it."""
-    arguments: list[str] = []
+    arguments: Texts = []
     """What was passed to the installer."""
 
     @property
@@ -156,10 +165,10 @@ class Environment(msgspec.Struct, frozen=True):
 class Failure(msgspec.Struct, frozen=True):
     """An environment that could not be made, and why."""
 
-    name: str
-    what: str
-    reason: str
-    when: str
+    name: Name
+    what: Text
+    reason: Text
+    when: Label
 
 
 def home() -> Path:
@@ -180,10 +189,12 @@ def _read(name: str) -> Environment | None:
     if not is_name(name) or folder.is_symlink():
         return None
     try:
-        found = msgspec.json.decode((folder / RECORD).read_bytes(), type=Environment)
-    except (OSError, msgspec.MsgspecError):
+        found = msgspec.json.decode(content(folder / RECORD), type=Environment)
+        check_environment(found.identity)
+    except (StoreError, *DAMAGE):
         return None
-    return found if found.schema == SCHEMA and found.name == name else None
+    known = found.schema == SCHEMA and bool(found.identity.get("torch"))
+    return found if known and found.name == name else None
 
 
 def installed() -> list[Environment]:
@@ -198,8 +209,8 @@ def failures() -> list[Failure]:
     """What could not be installed last time it was tried."""
     found = []
     for path in sorted(home().glob(f"*{FAILURE}")) if home().is_dir() else ():
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            failure = msgspec.json.decode(path.read_bytes(), type=Failure)
+        with contextlib.suppress(StoreError, *DAMAGE):
+            failure = msgspec.json.decode(content(path), type=Failure)
             if is_name(failure.name) and path.name == failure.name + FAILURE:
                 found.append(failure)
     return found
@@ -409,7 +420,7 @@ def ask(options: WorkerOptions) -> dict[str, Any]:
 
 def _write(path: Path, record: msgspec.Struct) -> None:
     with replacing(path) as draft:
-        draft.write_bytes(msgspec.json.encode(record))
+        draft.write_bytes(msgspec.json.encode(storable(msgspec.to_builtins(record))))
 
 
 def _bytes(folder: Path) -> int:

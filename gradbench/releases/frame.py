@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gradbench.cases import Case
 from gradbench.releases import log
 from gradbench.releases.judge import Change, History
 from gradbench.statistics import Estimate
+from gradbench.store.lines import StoreWarning, once
 
 COLUMNS = (
     "operator",
@@ -64,9 +66,12 @@ def timeline(
     that there is not.
     """
     place = Path(results)
-    chosen = (
-        log.read_all(place)[0] if tracks is None else [log.find(place, name) for name in tracks]
-    )
+    if tracks is None:
+        chosen, problems = log.read_all(place)
+    else:
+        chosen, problems = once([log.find(place, name) for name in tracks], log.KIND.what)
+    for problem in problems + [p for track in chosen for p in track.problems]:
+        warnings.warn(problem, StoreWarning, stacklevel=2)
     return frame(History.of(chosen), floor, confidence)
 
 

@@ -7,10 +7,13 @@ import datetime
 import functools
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
+
+from gradbench.store.lines import StoreError, content
 
 TAG_LENGTH = 8
 """Names of asv's result files hold so many characters of a tag."""
@@ -159,12 +162,12 @@ def remembered(path: Path) -> tuple[Release, ...]:
 
     The file is a JSON object of versions and their dates. Raises ReleaseError where it is not.
     """
-    try:
-        told = json.loads(path.read_text("utf-8"))
-        found = [Release(v, datetime.date.fromisoformat(day)) for v, day in told.items()]
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return ()
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    try:
+        told = json.loads(content(path))
+        found = [Release(v, datetime.date.fromisoformat(day)) for v, day in told.items()]
+    except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseError(
             f"{path} should be a JSON object of versions and dates, as "
             f'{{"2.16.0.dev20261103": "2026-11-03"}}: {error}'

@@ -7,7 +7,7 @@ documents the fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,36 +16,65 @@ import msgspec
 
 from gradbench.cases import Comparison, Entry
 from gradbench.releases.known import Release, build
+from gradbench.store import lines
+from gradbench.store.fields import (
+    Amount,
+    Bytes,
+    Day,
+    Digest,
+    FileName,
+    Index,
+    Label,
+    Name,
+    Names,
+    Schema,
+    Text,
+    Texts,
+    check_environment,
+    check_machine,
+    require_once,
+)
 from gradbench.store.lines import SUFFIX, Kind, LineLog, locate, now, read_each
-from gradbench.store.log import Entrant, PlanEntry, Reading, minima
+from gradbench.store.log import (
+    Entrant,
+    PlanEntry,
+    Reading,
+    check_plan,
+    check_reading,
+    check_samples,
+    minima,
+)
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: lines had no checksums, and the first one no digests."""
 
 
 class TrackStarted(msgspec.Struct, tag_field="kind", tag="track", frozen=True):
     """What was asked for, on what machine."""
 
-    schema: int
-    track: str
-    started: str
+    schema: Schema
+    track: FileName
+    started: Label
     settings: dict[str, Any]
     machine: dict[str, Any]
     plan: list[PlanEntry]
-    baseline: str
-    groups: list[list[str]]
+    baseline: Name
+    groups: list[Names]
     """Environments that are measured together, by name; each group has the baseline first."""
-    command: list[str] = []
-    files: list[str] = []
+    command: Texts = []
+    files: Texts = []
+    digests: dict[Text, Digest] = {}
+    """The SHA-256 of each of `files` when the track began."""
 
 
 class EnvironmentUsed(msgspec.Struct, tag_field="kind", tag="environment", frozen=True):
     """A build that takes part: `identity` is all that its worker tells of itself."""
 
-    name: str
-    what: str
-    date: str
+    name: Name
+    what: Text
+    date: Day
     identity: dict[str, Any]
-    arguments: list[str] = []
+    arguments: Texts = []
 
     @property
     def torch(self) -> str:
@@ -61,16 +90,16 @@ class EnvironmentUsed(msgspec.Struct, tag_field="kind", tag="environment", froze
 class NotInstalled(msgspec.Struct, tag_field="kind", tag="failure", frozen=True):
     """An environment that was asked for and could not be made."""
 
-    name: str
-    what: str
-    reason: str
-    when: str
+    name: Name
+    what: Text
+    reason: Text
+    when: Label
 
 
 class Side(msgspec.Struct, frozen=True):
     """One build's part in one case: the record of its contestant, by environment."""
 
-    environment: str
+    environment: Name
     entrant: Entrant
 
     @property
@@ -81,39 +110,39 @@ class Side(msgspec.Struct, frozen=True):
 class CaseMeasured(msgspec.Struct, frozen=True):
     """One case in one session: a side per environment; their rounds are the same ones."""
 
-    mode: str
+    mode: Name
     sides: list[Side]
-    stopped: str
+    stopped: Label
 
 
 class PartMeasured(msgspec.Struct, tag_field="kind", tag="part", frozen=True):
     """One comparison of one group in one session: the unit that is stored whole or not at all."""
 
-    comparison: str
-    session: int
-    group: int
+    comparison: Label
+    session: Index
+    group: Index
     cases: list[CaseMeasured]
-    visiting: float
-    elapsed: float
-    load: float
+    visiting: Amount
+    elapsed: Amount
+    load: Amount
 
 
 class ReadingMade(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
     """What an instrument other than the clock read in one environment."""
 
-    environment: str
+    environment: Name
     reading: Reading
 
 
 class TrackResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):
-    started: str
-    cut: int = 0
+    started: Label
+    cut: Bytes = 0
 
 
 class TrackEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
-    ended: str
+    ended: Label
     finished: bool
-    elapsed: float
+    elapsed: Amount
 
 
 Line = (
@@ -125,7 +154,75 @@ Line = (
     | TrackResumed
     | TrackEnded
 )
-KIND = Kind("track of releases", TrackStarted, msgspec.json.Decoder(Line), SCHEMA)
+
+
+def check(record: Line, header: TrackStarted) -> None:
+    """Raises ValueError where the fields of a record do not fit each other or the plan."""
+    match record:
+        case PartMeasured():
+            _check_part(record, header)
+        case ReadingMade():
+            _require_known(record.environment, header)
+            Comparison.parse(record.reading.comparison)
+            check_reading(record.reading)
+        case EnvironmentUsed():
+            _require_known(record.name, header)
+            check_environment(record.identity)
+            if not record.identity.get("torch"):
+                raise ValueError("identity: it does not say which torch")
+            # Raises where the version or the date is none.
+            str(record.release)
+        case TrackStarted():
+            check_machine(record.machine)
+            check_plan(record.plan)
+            for group in record.groups:
+                require_once("environment", group)
+                if record.baseline not in group:
+                    raise ValueError(f"groups: one is without the baseline {record.baseline}")
+
+
+def _check_part(part: PartMeasured, header: TrackStarted) -> None:
+    Comparison.parse(part.comparison)
+    if part.group >= len(header.groups):
+        raise ValueError(f"group {part.group}: there are {len(header.groups)}, counted from 0")
+    require_once("mode", [case.mode for case in part.cases])
+    for case in part.cases:
+        names = [side.environment for side in case.sides]
+        require_once(f"{case.mode}: environment", names)
+        if not set(names) <= set(header.groups[part.group]):
+            raise ValueError(f"{case.mode}: an environment is not one of group {part.group}")
+        check_samples([side.entrant for side in case.sides])
+
+
+def _require_known(environment: str, header: TrackStarted) -> None:
+    if not any(environment in group for group in header.groups):
+        raise ValueError(f"environment {environment!r} is in no group")
+
+
+def key(record: Line) -> tuple[Hashable, ...] | None:
+    """What no track has twice."""
+    match record:
+        case PartMeasured():
+            return ("part", record.comparison, record.session, record.group)
+        case EnvironmentUsed():
+            return ("environment", record.name)
+        case NotInstalled():
+            return ("failure", record.name)
+        case ReadingMade():
+            made = record.reading
+            return (
+                *("reading", record.environment),
+                *(made.comparison, made.session, made.instrument),
+            )
+        case TrackEnded():
+            return ("end", record.ended, record.finished, record.elapsed)
+    return None
+
+
+_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+KIND = Kind(
+    "track of releases", TrackStarted, _decoder, SCHEMA, check, key, lambda header: header.track
+)
 
 
 @dataclass
@@ -198,9 +295,15 @@ class TrackLog(LineLog):
 
     @classmethod
     def reopen(cls, track: Track) -> LineLog:
-        """An existing file, its torn last line cut off. Raises StoreError where it is in use."""
+        """An unfinished file, its torn last line cut off.
+
+        Raises StoreError where it is in use or finished.
+        """
         log, cut = cls.opened(track.path, new=False)
-        log.append(TrackResumed(now(), cut))
+        with log.closed_on_error():
+            # Another process may have finished it before it was locked.
+            lines.require_unfinished(read(track.path))
+            log.append(TrackResumed(now(), cut))
         return log
 
 
@@ -213,9 +316,8 @@ def read(path: Path) -> Track:
 
 
 def paths(results: Path) -> list[Path]:
-    """The files of all tracks, oldest first."""
-    found = folder(results).glob(f"*{SUFFIX}") if folder(results).is_dir() else ()
-    return sorted(found)
+    """All that should be tracks, oldest first. Raises StoreError for an unreadable folder."""
+    return lines.listed(folder(results))
 
 
 def read_all(results: Path) -> tuple[list[Track], list[str]]:
@@ -229,4 +331,10 @@ def find(results: Path, name: str) -> Track:
     Raises StoreError where there is none, or more than one.
     """
     hint = "'gradbench releases track' makes one"
-    return read(locate(paths(results), name, "track", folder(results), hint))
+    return read(locate(paths(results), name, "track", folder(results), hint, _header))
+
+
+def _header(path: Path) -> None:
+    """Raises StoreError where a file is no track."""
+    with KIND.opened(path):
+        pass

@@ -20,7 +20,7 @@ from gradbench.releases.known import ReleaseError
 from gradbench.run import Discovery, Report, discover
 from gradbench.session import Settings
 from gradbench.statistics import Stopping
-from gradbench.store.lines import StoreError
+from gradbench.store.lines import StoreError, listed
 from gradbench.wire import WorkerOptions
 
 STOPPING = Stopping(min_rounds=16, max_rounds=60, every=4, half_width=0.005, budget=1.5)
@@ -156,7 +156,7 @@ class Seeker:
             self.found = discover(made[0].worker(self.base))
         found = self.found
         entry = self._entry(found.offers)
-        for path in sorted(self.place.glob("*.jsonl")) if self.place.is_dir() else ():
+        for path in listed(self.place):
             try:
                 old = log.read(path)
             except StoreError:
@@ -165,11 +165,12 @@ class Seeker:
                 name: used.identity for name, used in old.environments.items()
             }
             settings = old.started.settings
-            if same and old.entries() == [entry] and settings["sessions"] == self.settings.sessions:
+            sessions = settings.get("sessions")
+            if same and old.entries() == [entry] and sessions == self.settings.sessions:
                 if old.finished:
                     return History.of([old])
-                measured = old
                 opened, chosen = track.resume(old)
+                measured = log.read(path)
                 break
         else:
             those = Builds(made, [], made[0].name, {})

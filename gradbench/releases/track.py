@@ -43,10 +43,10 @@ from gradbench.releases.log import (
     TrackStarted,
 )
 from gradbench.run import PROFILES as RUN
-from gradbench.run import Discovery, Progress, Report, require_same
+from gradbench.run import Discovery, Progress, Report, require_same, settings_of
 from gradbench.session import Settings, checked, lost, prepare
 from gradbench.statistics import Stopping, enough
-from gradbench.store.lines import LineLog, StoreError, new_id, now
+from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
 from gradbench.store.log import Entrant, PlanEntry, Reading, minima
 from gradbench.wire import (
     Worker,
@@ -124,6 +124,7 @@ def begin(
         groups=groups(those.baseline, [e.name for e in those.made], room()),
         command=list(command),
         files=list(files),
+        digests=digests(files),
     )
     log = TrackLog.create(place, header)
     track = Track(log.path, header)
@@ -143,16 +144,16 @@ def _date(environment: Environment, dates: Mapping[str, str]) -> str:
 
 
 def resume(track: Track) -> tuple[LineLog, Settings]:
-    """An interrupted track's file and its settings. Raises StoreError where it is finished, in
-    use, or an environment is gone; `measure` sees whether one is not what it was."""
-    if track.finished:
-        raise StoreError(f"{track.name} is finished: there is nothing to resume")
+    """An interrupted track's file and its settings. What it holds has to be read again: another
+    process may have added to it. Raises StoreError where it is finished, in use, or an environment
+    is gone; `measure` sees whether one is not what it was."""
+    settings = settings_of(track)
     for name in track.environments:
         try:
             environments.find(name)
         except ReleaseError as error:
             raise StoreError(f"{track.name} cannot go on: {error}") from error
-    return TrackLog.reopen(track), msgspec.convert(track.started.settings, Settings)
+    return TrackLog.reopen(track), settings
 
 
 class Team:

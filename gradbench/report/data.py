@@ -19,6 +19,7 @@ from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, judged, record
 from gradbench.machine import usable_cores
 from gradbench.store import log
+from gradbench.store.lines import once
 
 MACHINE = ("cpu", "torch", "cpu_capability", "python", "numpy", "gradbench")
 """Of the run, in each of its rows."""
@@ -72,7 +73,7 @@ def read(
         there = {h.path.resolve() for h in headers}
         headers = [h for h in headers if h.path.resolve() in chosen]
         headers += [log.read_header(path) for path in sorted(chosen - there)]
-        problems = []
+        headers, problems = once(headers, log.KIND.what)
     found = []
     judge = partial(judged, floor=floor, confidence=confidence, method=method)
     # Judging a run that is not in the cache takes a second or two: several are shared out.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import msgspec
 import numpy as np
 
 from gradbench import machine as machines
@@ -28,7 +29,9 @@ from gradbench.cases import Case, Offer
 from gradbench.files import write_text
 from gradbench.releases import asv_suite
 from gradbench.releases.known import Release, ReleaseError, remembered
-from gradbench.store.log import StoreError
+from gradbench.store.fields import Label, reason
+from gradbench.store.lines import StoreError, content
+from gradbench.text import line
 
 LOCK_TIMEOUT = 60.0
 FACTS = {
@@ -138,7 +141,7 @@ def write(
         with _held(folder):
             # The line of a machine must not break because its kernel was upgraded.
             place = folder / told["machine"] / "machine.json"
-            told = _read(place) or told
+            told = _machine(place) or told
             _replace(place, told | {"version": 1})
             _remember(folder.parent / "releases.json", release)
             listed = _benchmarks(folder, rows, offers)
@@ -180,12 +183,15 @@ def _write_results(
         get_env_name("releases", python, {}, {("nobuild", asv_suite.DEVICE): device}),
         {asv_suite.DEVICE: device},
     )
+    place = Path(folder, results._filename)
+    # asv would wait for a FIFO, and raises whatever a file's content leads to.
+    if os.path.lexists(place):
+        _read(place)
     try:
         results.load_data(str(folder))
-    except (UserError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{folder / results._filename} cannot be read ({' '.join(str(error).split())}); "
-            "restore or delete it"
+            f"{place} cannot be read ({line(str(error))}); restore or delete it"
         ) from error
     by_name: dict[str, list[AsvRow]] = {}
     for row in rows:
@@ -308,15 +314,32 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is no file. Raises StoreError where it is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except ValueError:
+    try:
+        found = json.loads(content(path))
+    except StoreError as error:
+        raise StoreError(f"{path.parent}: {error}") from error
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise StoreError(f"{path} is damaged; delete it, and it is made again")
     return found
+
+
+def _machine(path: Path) -> dict[str, Any] | None:
+    """asv's facts of a machine; None where there is no file. Raises StoreError where they are not
+    those of the folder that they are in."""
+    found = _read(path)
+    if found is None:
+        return None
+    try:
+        told = msgspec.convert({field: found.get(field) for field in FIELDS}, dict[str, Label])
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{path} is damaged ({reason(error)}); restore or delete it") from error
+    if told["machine"] != path.parent.name:
+        raise StoreError(f"{path} is of another machine ({told['machine']}); restore or delete it")
+    return dict(told)
 
 
 def _replace(path: Path, data: dict[str, Any]) -> None:

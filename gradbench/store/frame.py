@@ -21,7 +21,7 @@ from gradbench import statistics
 from gradbench.cases import Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import judged, read_values, record, with_readings
-from gradbench.store.lines import read_each
+from gradbench.store.lines import StoreWarning, once
 from gradbench.store.log import (
     BUILD,
     KIND,
@@ -33,8 +33,9 @@ from gradbench.store.log import (
     condensing,
     folder,
     locate,
-    paths,
     read,
+    read_header,
+    read_headers,
 )
 from gradbench.text import shown
 
@@ -58,11 +59,13 @@ def _each_run(
         return make(run)
 
     if runs is not None:
-        return [made(locate(place, name)) for name in runs]
-    found, skipped = read_each(paths(place), made, KIND.what)
+        headers, skipped = once([read_header(locate(place, name)) for name in runs], KIND.what)
+    else:
+        headers, skipped = read_headers(place)
+    found = [made(header.path) for header in headers]
     for problem in skipped + problems:
-        warnings.warn(shown(problem), stacklevel=3)
-    if not found:
+        warnings.warn(shown(problem), StoreWarning, stacklevel=3)
+    if not found and runs is None:
         raise StoreError(f"there are no runs in {folder(place)}; 'gradbench run' makes one")
     return found
 

@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
-from gradbench.cases import Comparison, Entry
+from gradbench.cases import DTYPES, Comparison, Entry, Place
+from gradbench.instruments import INSTRUMENTS
 from gradbench.nvml import DeviceState
 from gradbench.store import lines
+from gradbench.store.fields import (
+    Amount,
+    Bytes,
+    Calls,
+    Digest,
+    FileName,
+    Index,
+    Label,
+    Name,
+    Names,
+    Nanoseconds,
+    Positive,
+    Schema,
+    Status,
+    Text,
+    Texts,
+    check_environment,
+    check_machine,
+    require_once,
+)
 from gradbench.store.lines import SUFFIX, Kind, LineLog, read_each
 from gradbench.store.lines import StoreError as StoreError
 from gradbench.store.lines import now as now
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: lines had no checksums, and the first one no digests."""
 
 BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy")
 """What tells one build of torch and its surroundings from another, in a worker's environment."""
@@ -28,24 +53,26 @@ BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy"
 class PlanEntry(msgspec.Struct, frozen=True):
     """One comparison that the run is to make, with its contestants."""
 
-    comparison: str
-    modes: list[str]
+    comparison: Label
+    modes: Names
 
 
 class RunStarted(msgspec.Struct, tag_field="kind", tag="run", frozen=True):
     """The first line of a log: what was asked for, on what machine."""
 
-    schema: int
-    run: str
-    started: str
+    schema: Schema
+    run: FileName
+    started: Label
     settings: dict[str, Any]
     machine: dict[str, Any]
     plan: list[PlanEntry]
-    command: list[str] = []
-    files: list[str] = []
+    command: Texts = []
+    files: Texts = []
     """The user's files that took part."""
-    by_hand: list[str] = []
+    by_hand: Names = []
     """Modes that need a derivative written by hand: yardsticks, never called the fastest."""
+    digests: dict[Text, Digest] = {}
+    """The SHA-256 of each of `files` when the run began."""
 
     def entries(self) -> list[Entry]:
         return [Entry(Comparison.parse(p.comparison), tuple(p.modes)) for p in self.plan]
@@ -54,9 +81,9 @@ class RunStarted(msgspec.Struct, tag_field="kind", tag="run", frozen=True):
 class WorkerStarted(msgspec.Struct, tag_field="kind", tag="worker", frozen=True):
     """A measuring process and all that its times may depend on."""
 
-    process: int
+    process: Index
     environment: dict[str, Any]
-    started: str
+    started: Label
 
 
 class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,17 +96,17 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     the contestant sat out. `note` says what it changed in its process, which was put back.
     """
 
-    mode: str
-    status: str
-    reason: str = ""
-    where: str = ""
-    error: float = 0.0
-    ulps: float = 0.0
-    number: int = 0
-    untimed: int = 0
+    mode: Name
+    status: Status
+    reason: Text = ""
+    where: Text = ""
+    error: Amount = 0.0
+    ulps: Amount = 0.0
+    number: Calls = 0
+    untimed: Calls = 0
     control: bool = False
-    samples: list[list[int]] = []
-    note: str = ""
+    samples: list[list[Nanoseconds]] = []
+    note: Text = ""
 
 
 def minima(number: int, samples: list[list[int]]) -> list[float]:
@@ -90,25 +117,25 @@ def minima(number: int, samples: list[list[int]]) -> list[float]:
 class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=True):
     """One process's share of one comparison: the unit that is stored whole or not at all."""
 
-    comparison: str
-    session: int
-    process: int
-    baseline: str
+    comparison: Label
+    session: Index
+    process: Index
+    baseline: Label
     entrants: list[Entrant]
-    order: list[list[int]]
+    order: list[list[Index]]
     """Positions in `entrants` in the order of their visits, a list per round."""
-    stopped: str
+    stopped: Label
     """Why the rounds ended: precise, rounds, budget, or nothing to time."""
-    visiting: float
+    visiting: Amount
     """Seconds inside visits."""
-    elapsed: float
+    elapsed: Amount
     """Seconds from opening the comparison to closing it."""
-    load: float
+    load: Amount
     """The machine's one-minute load average."""
-    result_bytes: int = 0
-    argument_bytes: int = 0
+    result_bytes: Bytes = 0
+    argument_bytes: Bytes = 0
     """One set of the arguments: what a call cannot but read."""
-    states: list[DeviceState] = []
+    states: Annotated[list[DeviceState], Meta(max_length=2)] = []
     """Of the device, before the rounds and after them; empty where nothing told."""
 
 
@@ -153,14 +180,14 @@ def condensing() -> Callable[[SessionMeasured], SessionTimed]:
 class Limits(msgspec.Struct, tag_field="kind", tag="limits", frozen=True):
     """What a device could do at most when the run was made: see `gradbench.limits`."""
 
-    process: int
-    device: str
-    threads: int
-    bandwidth: float
+    process: Index
+    device: Label
+    threads: Annotated[int, Meta(ge=1, le=1 << 16)]
+    bandwidth: Positive
     """Bytes per second, read and written together."""
-    rates: dict[str, float]
+    rates: dict[Label, Amount]
     """Floating-point operations per second of a product of matrices, by dtype."""
-    cache: int
+    cache: Bytes
     """Bytes of the last-level cache."""
 
 
@@ -171,34 +198,113 @@ class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
     it was not read, beginning with its status as in `Entrant`.
     """
 
-    comparison: str
-    session: int
-    process: int
-    instrument: str
-    unit: str
-    values: dict[str, list[float]]
-    reasons: dict[str, str] = {}
+    comparison: Label
+    session: Index
+    process: Index
+    instrument: Name
+    unit: Label
+    values: dict[Name, list[Amount]]
+    reasons: dict[Name, Text] = {}
 
 
 class RunResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):
-    started: str
-    cut: int = 0
+    started: Label
+    cut: Bytes = 0
     """Bytes of a torn last line that were cut off."""
 
 
 class RunEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
     """The last line of a stretch of measuring: finished, or interrupted by the user."""
 
-    ended: str
+    ended: Label
     finished: bool
-    elapsed: float
-    visiting: float
+    elapsed: Amount
+    visiting: Amount
 
 
 Record = RunStarted | WorkerStarted | SessionMeasured | Reading | Limits | RunResumed | RunEnded
 
-_decoder = msgspec.json.Decoder(Record)
-KIND = Kind("run log", RunStarted, _decoder, SCHEMA)
+
+def check(record: Record, header: RunStarted) -> None:
+    """Raises ValueError where the fields of a record do not fit each other."""
+    match record:
+        case SessionMeasured():
+            Comparison.parse(record.comparison)
+            check_session(record)
+        case Reading():
+            Comparison.parse(record.comparison)
+            check_reading(record)
+        case WorkerStarted():
+            check_environment(record.environment)
+        case Limits():
+            if str(Place.parse(record.device)) != record.device:
+                raise ValueError(f"device {record.device!r} is not in its canonical form")
+            if not record.rates.keys() <= set(DTYPES):
+                raise ValueError(f"rates: a dtype is none of {', '.join(DTYPES)}")
+        case RunStarted():
+            check_machine(record.machine)
+            check_plan(record.plan)
+
+
+def check_plan(plan: list[PlanEntry]) -> None:
+    """Raises ValueError where a plan has what cannot be measured, or twice the same."""
+    for entry in plan:
+        Comparison.parse(entry.comparison)
+        require_once(f"{entry.comparison}: mode", entry.modes)
+    require_once("comparison", [entry.comparison for entry in plan])
+
+
+def check_session(record: SessionMeasured) -> None:
+    entrants = record.entrants
+    if max(chain.from_iterable(record.order), default=-1) >= len(entrants):
+        raise ValueError(f"order: there are {len(entrants)} entrants, counted from 0")
+    require_once("mode", [e.mode for e in entrants if not e.control])
+    if [e.mode for e in entrants if e.control] not in ([], [record.baseline]):
+        raise ValueError("the control is not a second instance of the baseline")
+    rounds = check_samples(entrants)
+    if rounds and record.order and len(record.order) != rounds:
+        raise ValueError(f"samples of {rounds} rounds, order of {len(record.order)}")
+
+
+def check_samples(entrants: list[Entrant]) -> int:
+    """The rounds of those that were timed together; 0 where none was. Raises ValueError where
+    they are not the same for all, or where it is not known how many calls a sample has."""
+    timed = [e for e in entrants if e.samples]
+    rounds = {len(e.samples) for e in timed}
+    if len(rounds) > 1:
+        raise ValueError(f"samples: unequal numbers of rounds ({', '.join(map(str, rounds))})")
+    for entrant in timed:
+        if not entrant.number:
+            raise ValueError(f"{entrant.mode}: samples of 0 calls")
+    return rounds.pop() if rounds else 0
+
+
+def check_reading(record: Reading) -> None:
+    known = INSTRUMENTS.get(record.instrument)
+    if known is None:
+        raise ValueError(f"instrument {record.instrument!r} is none of {', '.join(INSTRUMENTS)}")
+    if record.unit != known.unit:
+        raise ValueError(f"{record.instrument} reads {known.unit}, not {record.unit!r}")
+
+
+def key(record: Record) -> tuple[Hashable, ...] | None:
+    """What no log has twice."""
+    match record:
+        case SessionMeasured():
+            return ("session", record.comparison, record.session)
+        case WorkerStarted():
+            return ("worker", record.process)
+        case Reading():
+            return ("reading", record.comparison, record.session, record.instrument)
+        case Limits():
+            return ("limits", record.device, record.threads)
+        case RunEnded():
+            return ("end", record.ended, record.finished, record.elapsed)
+    return None
+
+
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+KIND = Kind("run log", RunStarted, _decoder, SCHEMA, check, key, lambda header: header.run)
 
 
 @dataclass
@@ -258,9 +364,15 @@ class RunLog(LineLog):
 
     @classmethod
     def reopen(cls, run: Run) -> LineLog:
-        """An existing log, its torn last line cut off. Raises StoreError where it is in use."""
+        """An unfinished log, its torn last line cut off.
+
+        Raises StoreError where it is in use or finished.
+        """
         log, cut = cls.opened(run.path, new=False)
-        log.append(RunResumed(now(), cut))
+        with log.closed_on_error():
+            # Another process may have finished it before it was locked.
+            lines.require_unfinished(read(run.path))
+            log.append(RunResumed(now(), cut))
         return log
 
 
@@ -293,11 +405,8 @@ def read(path: Path, *, condensed: bool = False) -> Run:
 
 
 def paths(results: Path) -> list[Path]:
-    """All files that should be run logs, oldest first."""
-    place = folder(results)
-    if not place.is_dir():
-        return []
-    return sorted(path for path in place.iterdir() if path.is_file())
+    """All that should be run logs, oldest first. Raises StoreError for an unreadable folder."""
+    return lines.listed(folder(results))
 
 
 def read_all(results: Path) -> tuple[list[Run], list[str]]:
@@ -310,19 +419,8 @@ def locate(results: Path, name: str) -> Path:
 
     Raises StoreError where there is none, or more than one.
     """
-    known = [path for path in paths(results) if path.suffix == SUFFIX]
-    if name == "latest":
-        known = [path for path in known[::-1] if _readable(path)][:1]
     hint = "'gradbench run' makes one, 'gradbench show --runs' lists them"
-    return lines.locate(known, name, "run", folder(results), hint)
-
-
-def _readable(path: Path) -> bool:
-    try:
-        read_header(path)
-    except StoreError:
-        return False
-    return True
+    return lines.locate(paths(results), name, "run", folder(results), hint, read_header)
 
 
 def find(results: Path, name: str) -> Run:
@@ -341,6 +439,10 @@ class Header:
     finished: bool
 
     @property
+    def name(self) -> str:
+        return self.started.run
+
+    @property
     def torch(self) -> str:
         return str(self.environment.get("torch", ""))
 
@@ -350,19 +452,33 @@ def read_headers(results: Path) -> tuple[list[Header], list[str]]:
     return read_each(paths(results), read_header, KIND.what)
 
 
+TAIL = 4096
+"""Bytes at the end of a log that hold its last line, where that is an `end`."""
+
+
 def read_header(path: Path) -> Header:
     """A run's header. Raises StoreError where the file is no run log."""
-    with path.open("rb") as file:
-        started = KIND.decode_header(path, file.readline())
-        second = file.readline()
-        file.seek(max(0, path.stat().st_size - 4096))
-        last = file.read().splitlines()[-1]
-    environment: dict[str, Any] = {}
-    finished = False
-    with contextlib.suppress(msgspec.MsgspecError):
-        worker = _decoder.decode(second)
-        if isinstance(worker, WorkerStarted):
-            environment = worker.environment
-        end = _decoder.decode(last)
-        finished = isinstance(end, RunEnded) and end.finished
-    return Header(path, started, environment, finished)
+    with lines.opened(path) as file:
+        try:
+            started = KIND.decode_header(path, file.readline(lines.LONGEST_LINE))
+            second = file.readline(lines.LONGEST_LINE)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            last = file.read(TAIL)
+        except OSError as error:
+            raise StoreError(f"{lines.called(path)}: {error.strerror}") from error
+    worker = _record(second, started)
+    end = _record(b"".join(last.splitlines()[-1:]), started)
+    return Header(
+        path,
+        started,
+        worker.environment if isinstance(worker, WorkerStarted) else {},
+        isinstance(end, RunEnded) and end.finished,
+    )
+
+
+def _record(line: bytes, header: RunStarted) -> Record | None:
+    """A line's record; None where it is damaged, cut off or not there."""
+    with contextlib.suppress(*lines.DAMAGE):
+        record: Record = KIND.decode(line.rstrip(b"\r\n"), header)
+        return record
+    return None

@@ -17,10 +17,22 @@ import msgspec
 
 from gradbench.cases import Case
 from gradbench.session import Settings
-from gradbench.store.log import (
-    SCHEMA as LOG_SCHEMA,
+from gradbench.store.fields import (
+    DAY,
+    Amount,
+    Calls,
+    Label,
+    Names,
+    Positive,
+    Schema,
+    Status,
+    Text,
+    Texts,
+    reason,
 )
+from gradbench.store.lines import DAMAGE, content
 from gradbench.store.log import (
+    KIND,
     Entrant,
     PlanEntry,
     Run,
@@ -33,21 +45,24 @@ from gradbench.store.log import (
     folder,
     read,
 )
+from gradbench.store.log import (
+    SCHEMA as LOG_SCHEMA,
+)
 
 SCHEMA = 1
 
 
 class _Stats(msgspec.Struct):
-    iterations: int
-    data: list[float] | None = None
+    iterations: Calls
+    data: list[Positive] | None = None
     """Seconds of a round's sub-block, per call."""
 
 
 class _Info(msgspec.Struct):
-    case: str
-    untimed: int
-    error: float
-    ulps: float
+    case: Label
+    untimed: Calls
+    error: Amount
+    ulps: Amount
 
 
 class _Benchmark(msgspec.Struct):
@@ -56,37 +71,34 @@ class _Benchmark(msgspec.Struct):
 
 
 class _LeftOut(msgspec.Struct):
-    case: str
-    status: str
-    reason: str
+    case: Label
+    status: Status
+    reason: Text
 
 
 class _Ours(msgspec.Struct):
-    schema: int
+    schema: Schema
     environment: dict[str, Any]
     machine: dict[str, Any]
-    by_hand: list[str]
-    first: dict[str, str]
-    files: list[str]
-    load: float
+    by_hand: Names
+    first: dict[str, Label]
+    files: Texts
+    load: Amount
     left_out: list[_LeftOut]
 
 
 class _File(msgspec.Struct):
-    datetime: str
+    datetime: Label
     benchmarks: list[_Benchmark]
     gradbench: _Ours
 
 
 def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
     """The records of a file. Raises StoreError, in one line, where it is none of ours."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+    data = content(path)
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except DAMAGE as error:
         raise StoreError(f"{path} is not JSON, or cut off: {error}") from error
     if not isinstance(raw, dict) or "benchmarks" not in raw:
         raise StoreError(
@@ -128,7 +140,12 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
         by_hand=file.gradbench.by_hand,
     )
     worker = WorkerStarted(1, file.gradbench.environment, header.started)
-    return header, worker, [_session(name, e, file.gradbench) for name, e in entrants.items()]
+    sessions = [_session(name, e, file.gradbench) for name, e in entrants.items()]
+    try:
+        KIND.require_readable((header, worker, *sessions))
+    except DAMAGE as error:
+        raise StoreError(f"{path} is damaged: {reason(error)}") from error
+    return header, worker, sessions
 
 
 def store(results: Path, path: Path) -> Run:
@@ -145,18 +162,18 @@ def store(results: Path, path: Path) -> Run:
     return read(log.path)
 
 
-def _case(path: Path, text: str) -> Case:
+def _case(path: Path, name: str) -> Case:
     try:
-        return Case.parse(text)
+        return Case.parse(name)
     except ValueError as error:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
-def _time(path: Path, text: str) -> datetime:
+def _time(path: Path, stated: str) -> datetime:
     try:
         # Python 3.10 does not read the "Z" that other writers put.
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
-    except ValueError as error:
+        return datetime.fromisoformat(stated.replace("Z", "+00:00")).astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
@@ -167,7 +184,7 @@ def _timed(path: Path, case: Case, one: _Benchmark) -> Entrant:
             f"{path} has no single times: write it with --benchmark-json, "
             "or add --benchmark-save-data"
         )
-    if number < 1 or not all(seconds > 0 for seconds in one.stats.data):
+    if number < 1 or not max(one.stats.data) * number * 1e9 < DAY:
         raise StoreError(f"{path} is damaged: {case} has times that are none")
     blocks = [max(1, round(seconds * number * 1e9)) for seconds in one.stats.data]
     info = one.extra_info

@@ -70,7 +70,9 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     visiting, elapsed = np.mean(costs, axis=0) if costs else (math.nan, math.nan)
     made = []
     for rule, count in ((GROUP, SESSIONS), (RESAMPLED, SESSIONS), (ONE, 1)):
-        hits = {name: _hits(pool, rule, study.settings["seed"]) for name, pool in pools.items()}
+        hits = {
+            name: _hits(pool, rule, study.settings.get("seed", 0)) for name, pool in pools.items()
+        }
         groups = [("all", [hit for own in hits.values() for hit in own])] if hits else []
         if by_case:
             groups += list(hits.items())
@@ -82,7 +84,7 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
             made.append(
                 {
                     "rule": rule,
-                    "neighbour": study.settings["neighbour"],
+                    "neighbour": study.settings.get("neighbour"),
                     "case": f"all {len(pools)} pairs" if name == "all" else name,
                     "long_run_ratio": None if name == "all" else _ratio(pools[name]),
                     "trials": len(own),

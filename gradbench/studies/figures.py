@@ -82,7 +82,7 @@ def _aa(studies: Sequence[Study]) -> Any:
     wrong = total = 0
     for colour, study in zip(COLOURS, studies):
         floors = floors_of(study)
-        way = "between" if study.settings["between"] else "process"
+        way = "between" if study.settings.get("between") else "process"
         found = [o for o in outcomes(study.trials, floors) if o.way == way and not o.share]
         if not found:
             continue

@@ -6,28 +6,53 @@ line of its own as soon as it is measured. All figures are computed on reading.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
-from gradbench.store.lines import SUFFIX, Kind, LineLog, StoreError, locate, new_id, now, read_each
+from gradbench.cases import Comparison
+from gradbench.store import lines
+from gradbench.store.fields import (
+    Amount,
+    Digest,
+    FileName,
+    Finite,
+    Index,
+    Label,
+    Positive,
+    Schema,
+    Text,
+    Texts,
+    check_environment,
+    check_machine,
+)
+from gradbench.store.lines import SUFFIX, Kind, LineLog, locate, new_id, now, read_each
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: lines had no checksums, and the first one no digests."""
+
+Share = Annotated[str, Meta(pattern=r"\A[0-9]+(\.[0-9]+)?\Z")]
+Millionths = Annotated[int, Meta(ge=-(10**9), le=10**9)]
+"""Of a logarithm: a ratio beyond these is none of two times."""
 
 
 class StudyStarted(msgspec.Struct, tag_field="kind", tag="study", frozen=True):
     """What is studied, with every setting the plan follows from, and on what machine."""
 
-    schema: int
-    study: str
-    name: str
-    started: str
+    schema: Schema
+    study: FileName
+    name: FileName
+    started: Label
     settings: dict[str, Any]
     machine: dict[str, Any]
     environment: dict[str, Any]
-    command: list[str]
+    command: Texts
+    digests: dict[Text, Digest] = {}
+    """The SHA-256 of each of the user's files when the study began."""
 
 
 class Trial(msgspec.Struct, tag_field="kind", tag="trial", frozen=True, omit_defaults=True):
@@ -39,37 +64,126 @@ class Trial(msgspec.Struct, tag_field="kind", tag="trial", frozen=True, omit_def
     millionths, one per round, second over first. `reason` says why there is no result.
     """
 
-    key: str
-    way: str
-    case: str
-    process: int
-    group: int
-    share: float = 0.0
-    injected: float = 0.0
-    budget: float = 0.0
-    log_ratios: list[int] = []
-    seconds: float = 0.0
-    stopped: str = ""
-    visiting: float = 0.0
-    elapsed: float = 0.0
-    load: float = 0.0
-    reason: str = ""
+    key: Label
+    way: Label
+    case: Label
+    process: Index
+    group: Index
+    share: Finite = 0.0
+    injected: Finite = 0.0
+    budget: Amount = 0.0
+    log_ratios: list[Millionths] = []
+    seconds: Amount = 0.0
+    stopped: Label = ""
+    visiting: Amount = 0.0
+    elapsed: Amount = 0.0
+    load: Amount = 0.0
+    reason: Text = ""
     values: dict[str, Any] = {}
 
 
 class StudyResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):
-    started: str
+    started: Label
 
 
 class StudyEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
-    ended: str
+    ended: Label
     finished: bool
-    elapsed: float
+    elapsed: Amount
 
 
 Line = StudyStarted | Trial | StudyResumed | StudyEnded
 
-KIND = Kind("study", StudyStarted, msgspec.json.Decoder(Line), SCHEMA)
+
+CASE_PARTS = len(fields(Comparison)) + 1
+
+
+def check(record: Line, header: StudyStarted) -> None:
+    """Raises ValueError where the fields of a record do not fit each other."""
+    match record:
+        case Trial():
+            if record.case.count("/") < CASE_PARTS - 1:
+                raise ValueError(f"{record.case!r} is not a case")
+            if not record.reason:
+                _check_result(record, header.study)
+        case StudyStarted():
+            check_machine(record.machine)
+            check_environment(record.environment)
+            msgspec.convert(record.settings, _Settings)
+
+
+class _Settings(msgspec.Struct):
+    """What is known of the settings of a study; there may be more."""
+
+    neighbour: Annotated[str, Meta(pattern=r"\A(none|other|same|both)\Z")] | None = None
+    between: bool | None = None
+    seed: int | None = None
+    floor: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    pairs: Annotated[int, Meta(ge=0, le=10**6)] | None = None
+    cases: list[Label] | None = None
+    files: Texts | None = None
+
+
+class _Arm(msgspec.Struct):
+    """What another tool said of one side: what it reports, or its samples."""
+
+    median: Positive | None = None
+    mean: Positive | None = None
+    min: Positive | None = None
+    samples: Annotated[list[Positive], Meta(min_length=2)] | None = None
+    number: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+
+
+class _Values(msgspec.Struct):
+    """What is known of a trial's values; there may be more."""
+
+    against: Label | None = None
+    shares: list[Amount] | None = None
+    arms: list[_Arm] | None = None
+    log_ratios: dict[Share, Annotated[list[Millionths], Meta(min_length=1)]] | None = None
+
+
+PEERS_SAY = {
+    "timeit": ("min",),
+    "pytest-benchmark": ("median", "mean"),
+    "asv": ("samples", "number"),
+    "pyperf": ("samples",),
+}
+"""What a tool's rule needs of each arm, where it is not the median."""
+
+
+def _check_result(trial: Trial, study: str) -> None:
+    """Raises ValueError where a trial that says it has a result lacks it."""
+    values = msgspec.convert(trial.values, _Values)
+    if study == "coverage" and values.against is None:
+        raise ValueError("values: it does not say against which mode")
+    if study != "peers":
+        if not trial.log_ratios:
+            raise ValueError("log_ratios: there are none, and no reason")
+    elif trial.way.startswith("gradbench"):
+        if not values.log_ratios:
+            raise ValueError("values: there are no log_ratios, and no reason")
+    else:
+        arms = values.arms or []
+        if not arms or len(arms) != len(values.shares or []):
+            raise ValueError("values: there is not an arm for each share")
+        for name in PEERS_SAY.get(trial.way, ("median",)):
+            if any(getattr(arm, name) is None for arm in arms):
+                raise ValueError(f"values: an arm has no {name}")
+
+
+def key(record: Line) -> tuple[Hashable, ...] | None:
+    """What no study has twice."""
+    match record:
+        case Trial():
+            return ("trial", record.key)
+        case StudyEnded():
+            return ("end", record.ended, record.finished, record.elapsed)
+    return None
+
+
+_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+KIND = Kind("study", StudyStarted, _decoder, SCHEMA, check, key, lambda header: header.name)
 
 
 @dataclass
@@ -81,6 +195,10 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     ends: list[StudyEnded] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.started.name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,9 +234,13 @@ class StudyLog(LineLog):
         environment: dict[str, Any],
         command: list[str],
     ) -> tuple[LineLog, Study]:
-        """A new file with its first line. Raises StoreError where it cannot be written."""
+        """A new file with its first line. Raises StoreError where it cannot be written, or a file
+        of the user's cannot be read."""
         name = f"{study}-{new_id()}"
-        header = StudyStarted(SCHEMA, study, name, now(), settings, machine, environment, command)
+        digests = lines.digests(settings.get("files", ()))
+        header = StudyStarted(
+            SCHEMA, study, name, now(), settings, machine, environment, command, digests
+        )
         log, _ = cls.opened(folder(results) / f"{name}{SUFFIX}", new=True)
         log.go_on = f"gradbench study {study} --resume"
         log.append(header)
@@ -126,12 +248,16 @@ class StudyLog(LineLog):
 
     @classmethod
     def go_on_with(cls, study: Study) -> LineLog:
-        """An unfinished file, its torn last line cut off. Raises StoreError where it is in use."""
-        if study.finished:
-            raise StoreError(f"{study.started.name} is finished: there is nothing to resume")
+        """An unfinished file, its torn last line cut off.
+
+        Raises StoreError where it is in use or finished.
+        """
         log, _ = cls.opened(study.path, new=False)
-        log.go_on = f"gradbench study {study.started.study} --resume"
-        log.append(StudyResumed(now()))
+        with log.closed_on_error():
+            log.go_on = f"gradbench study {study.started.study} --resume"
+            # Another process may have finished it before it was locked.
+            lines.require_unfinished(read(study.path))
+            log.append(StudyResumed(now()))
         return log
 
 
@@ -148,9 +274,8 @@ def read(path: Path) -> Study:
 
 
 def paths(results: Path) -> list[Path]:
-    """The study files, oldest first."""
-    found = folder(results).glob(f"*{SUFFIX}") if folder(results).is_dir() else ()
-    return sorted(found, key=lambda path: path.stem.partition("-")[2])
+    """All that should be studies, oldest first. Raises StoreError for an unreadable folder."""
+    return sorted(lines.listed(folder(results)), key=lambda path: path.stem.partition("-")[2])
 
 
 def read_all(results: Path) -> tuple[list[Study], list[str]]:
@@ -162,4 +287,4 @@ def find(results: Path, name: str, study: str) -> Study:
     """The study of a name or of the beginning of one, or the latest of its kind."""
     known = [path for path in paths(results) if path.stem.startswith(f"{study}-")]
     hint = f"'gradbench study {study}' makes one"
-    return read(locate(known, name, f"{study} study", folder(results), hint))
+    return read(locate(known, name, f"{study} study", folder(results), hint, read))

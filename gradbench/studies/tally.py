@@ -125,7 +125,7 @@ def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "rule": rule(way, pairs_of(study)),
-                    "neighbour": study.settings["neighbour"],
+                    "neighbour": study.settings.get("neighbour"),
                     "floor": floors[way],
                     "budget": group[0].budget,
                     "case": f"all {len(cases)}" if case == "all" else case,
@@ -175,7 +175,7 @@ def power(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
                     rows.append(
                         {
                             "rule": rule(way, pairs_of(study)),
-                            "neighbour": study.settings["neighbour"],
+                            "neighbour": study.settings.get("neighbour"),
                             "floor": floors[way],
                             "budget": budget,
                             "slowdown": share,

@@ -441,7 +441,7 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
             {
                 "method": method,
                 "rule": said,
-                "neighbour": study.settings["neighbour"],
+                "neighbour": study.settings.get("neighbour"),
                 "floor": FLOOR if rule is None else None,
                 "trials": len(plain),
                 "false_alarms": odds.count,
