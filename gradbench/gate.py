@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench import state
 from gradbench.cases import FORWARD, TF32, Size
 from gradbench.catalogue.function import Function, Tensors, as_tuple, uniform
 from gradbench.devices import synchronizer
@@ -46,6 +47,8 @@ PERTURBATIONS = 5
 SMALLEST_STEP = 2.0**-46
 """Inputs are moved by no less, relative to themselves, for below it the float64 of the exact
 derivative rounds too; the change is then scaled down to the unit that is asked for."""
+
+CLOCK = time.perf_counter_ns
 
 
 class TooSlow(Exception):
@@ -236,6 +239,10 @@ class Gate:
         self.given = (*self.timed, *self.fresh)
         """All sets of arguments, by number: what is timed and then what is fresh."""
         self._known: dict[tuple[bool, int], Expected] = {}
+        self.home = state.look()
+        """The state of the process that each mode finds."""
+        self.left = state.Left()
+        """What the function's own formula has changed in it."""
 
     def _expect(self, forward: bool, index: int) -> Expected:
         key = (forward, index)
@@ -247,8 +254,11 @@ class Gate:
             else:
                 rows = OPERATORS[self.problem.operator].rows(self.problem)
                 exact = self._derivative
-            with torch.no_grad():
-                found = _expected(exact, given, rows, self.problem.unit, self.problem.smallest)
+            try:
+                with torch.no_grad():
+                    found = _expected(exact, given, rows, self.problem.unit, self.problem.smallest)
+            finally:
+                self.left.add(state.put_back(self.home))
             self._require_range(found.blocks)
             self._known[key] = found
         return self._known[key]
@@ -415,6 +425,8 @@ class Contestant:
         self.waits = synchronizer(gate.problem.device)
         self.fastest = 0
         """Nanoseconds of the fastest call while it was checked."""
+        self.left = state.Left()
+        """What its calls have changed in the process."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -453,11 +465,15 @@ class Contestant:
         return finding
 
     def _check(self, index: int, arguments: tuple[Any, ...]) -> Finding:
-        start = time.perf_counter_ns()
-        result = self.call(*arguments)
-        if self.waits is not None:
-            self.waits()
-        spent = time.perf_counter_ns() - start
+        try:
+            start = CLOCK()
+            result = self.call(*arguments)
+            if self.waits is not None:
+                self.waits()
+            spent = CLOCK() - start
+        finally:
+            # Before anything is judged by it.
+            self.left.add(state.put_back(self.gate.home))
         self.fastest = min(self.fastest or spent, spent)
         finding = self.gate.judge(self.mode, index, result)
         return finding.and_then(self._traces(index, arguments))

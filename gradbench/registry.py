@@ -120,11 +120,14 @@ def load_builtin() -> None:
             importlib.import_module(f"{package}.{module}")
 
 
-def load_file(path: str) -> None:
+def load_file(path: str) -> list[str]:
     """Imports a user's file, whose declarations join the registry.
 
-    Raises ImportError where it declares nothing, and whatever it raises itself.
+    What it changes in the process, other than sys.path, is put back; returns a line about that
+    where it does. Raises ImportError where it declares nothing, and whatever it raises itself.
     """
+    from gradbench import state
+
     name = "gradbench_from_" + Path(path).stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -132,16 +135,24 @@ def load_file(path: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     declared = len(FUNCTIONS) + len(MODES)
-    spec.loader.exec_module(module)
+    left = state.Left()
+    with state.kept(left, guest=False):
+        spec.loader.exec_module(module)
     if len(FUNCTIONS) + len(MODES) == declared:
         # Whoever gives a file wants to see it measured, not the whole catalogue without it.
         raise ImportError("it declares no function or mode (@gradbench.function, @gradbench.mode)")
+    return _told(path, left)
+
+
+def _told(what: str, left: Any) -> list[str]:
+    return [f"{what} changes {left.what} while it is loaded: put back"] if left else []
 
 
 def load() -> list[str]:
     """Registers the built-in functions and modes, then those of installed packages.
 
-    Returns one line for each package's entry point that could not be loaded.
+    Returns one line for each package's entry point that could not be loaded, or that changes the
+    state of the process.
     """
     load_builtin()
     return load_entry_points()
@@ -156,16 +167,19 @@ def load_entry_points() -> list[str]:
 
     An entry point names a module, or anything in one; a `Function` that it names and that is not
     registered yet is registered. Returns one line for each that failed; such a one leaves nothing
-    behind.
+    behind. So too for what one changes in the process, which is put back.
     """
+    from gradbench import state
     from gradbench.catalogue.function import Function
 
     broken = []
     for group in GROUPS:
         for entry in sorted(importlib.metadata.entry_points(group=group)):
             functions, modes = dict(FUNCTIONS), dict(MODES)
+            left = state.Left()
             try:
-                loaded = entry.load()
+                with state.kept(left, guest=False):
+                    loaded = entry.load()
                 if isinstance(loaded, Function) and FUNCTIONS.get(loaded.name) is not loaded:
                     function(loaded)
             except (Exception, SystemExit) as error:
@@ -179,4 +193,5 @@ def load_entry_points() -> list[str]:
                     f"{package} is left out: its entry point {entry.name} = {entry.value} of "
                     f"{group} does not load ({what})"
                 )
+            broken += _told(f"the entry point {entry.name} = {entry.value} of {group}", left)
     return broken

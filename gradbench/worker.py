@@ -20,13 +20,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 import torch
 
-from gradbench import __version__, registry
+from gradbench import __version__, registry, state
 from gradbench.cases import DOCUMENTS, TF32, Comparison, Offer, parse_size, size_label
 from gradbench.devices import Cuda, audit, exactness, flusher, synchronizer
 from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
@@ -42,6 +42,10 @@ PROTOCOL = 1
 
 DEVICE_LOST = 70
 """The exit code of a process whose device can no longer be used in it."""
+
+
+STATE_LOST = 71
+"""The exit code of a process in which a mode has changed what cannot be put back."""
 
 
 class Refused(Exception):
@@ -132,6 +136,33 @@ def _failure(error: Exception) -> dict[str, str]:
     return {"status": "out of memory", "reason": asked}
 
 
+@dataclass
+class _Changes:
+    """What a mode has changed in the process: its build, its calls, and the function under it."""
+
+    build: state.Left = field(default_factory=state.Left)
+    calls: state.Left = field(default_factory=state.Left)
+    function: state.Left = field(default_factory=state.Left)
+
+    def told(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
+        """The answer with a note of them; the status is `failed` where a call has left something
+        on which results or times depend. docs/correctness.md gives the rule."""
+        calls = self.calls
+        notes = []
+        if self.build:
+            notes.append(f"its build changes {self.build.what}: put back before its calls")
+        if calls.measured and answer["status"] == "ok":
+            what = state.listed(calls.measured)
+            reason = f"{when}changes {what} and does not put it back"
+            answer = {**answer, "status": "failed", "reason": reason}
+            calls = state.Left(other=calls.other)
+        if calls:
+            notes.append(f"its calls change {calls.what}: put back after each")
+        if self.function:
+            notes.append(f"the function changes {self.function.what}: put back")
+        return {**answer, "note": "; ".join(notes)} if notes else answer
+
+
 class Session:
     """The state of one worker: the open comparison and its contestants."""
 
@@ -144,6 +175,7 @@ class Session:
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
         self.contestants: dict[int, tuple[Contestant, Visit]] = {}
+        self.changes: dict[int, _Changes] = {}
         self.instruments: dict[str, Instrument] = {n: made() for n, made in INSTRUMENTS.items()}
         self.compiled = False
 
@@ -213,14 +245,17 @@ class Session:
             raise Refused("the processor has no tf32")
         size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
         torch.set_num_threads(wanted.threads)
-        problem, timed = pose(
-            function, wanted.operator, size, wanted.dtype, place.device, wanted.seed(salt, 0)
-        )
-        drawn = function.example_size if size is None else size
-        others = [draw(problem, drawn, wanted.seed(salt, i)) for i in fresh]
-        # Fresh sets are numbered from 1 on, so these differ from all of them.
-        more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
+        left = state.Left()
+        with state.kept(left):
+            problem, timed = pose(
+                function, wanted.operator, size, wanted.dtype, place.device, wanted.seed(salt, 0)
+            )
+            drawn = function.example_size if size is None else size
+            others = [draw(problem, drawn, wanted.seed(salt, i)) for i in fresh]
+            # Fresh sets are numbered from 1 on, so these differ from all of them.
+            more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
         self.gate = Gate(problem, timed, others, place.transfer, more)
+        self.gate.left.add(left)
         exactness(problem.device, problem.tf32)
         flush = flusher(problem.device) if place.cold else None
         self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
@@ -249,12 +284,28 @@ class Session:
                 "status": "unsupported",
                 "reason": f"torch {torch.__version__} has no {missing}",
             }
+        self.gate.home = state.look()
+        changes = self.changes[handle] = _Changes(function=self.gate.left)
+        answer = self._prepare(declared, changes, handle, warm, fresh, patience)
+        return changes.told(answer)
+
+    def _prepare(
+        self,
+        declared: Mode,
+        changes: _Changes,
+        handle: int,
+        warm: int,
+        fresh: list[int],
+        patience: int,
+    ) -> dict[str, Any]:
+        assert self.gate is not None
         try:
-            call = declared.build(self.gate.problem)
+            call = self._built(declared, changes)
             refusal = self._refusal(declared)
             if refusal:
                 return {"status": "refused", "reason": refusal}
-            contestant = self.gate.enter(mode, call, declared.leaves)
+            contestant = self.gate.enter(declared.name, call, declared.leaves)
+            contestant.left = changes.calls
             # Where nothing is timed there is no later check: everything is looked at now.
             finding = contestant.check(fresh, again=None if warm else True, patience=patience)
         except TooSlow as error:
@@ -270,17 +321,35 @@ class Session:
         if not finding.right:
             return {"status": "wrong", "reason": finding.reason, **evidence}
         self.compiled |= declared.opt_in
-        if not warm:
+        if not warm or changes.calls.measured:
             return {"status": "ok", **evidence}
-        if contestant.fastest > SLOW:
-            # Being checked has warmed it.
-            how = plan(contestant.fastest)
-        else:
-            how = self.wall.warm(contestant.call, contestant.turns, warm)
-        if (reason := self._untrusted(contestant)) is not None:
-            return {"status": "failed", "reason": reason}
+        with self._watched(contestant):
+            if contestant.fastest > SLOW:
+                # Being checked has warmed it.
+                how = plan(contestant.fastest)
+            else:
+                how = self.wall.warm(contestant.call, contestant.turns, warm)
+            if (reason := self._untrusted(contestant)) is not None:
+                return {"status": "failed", "reason": reason}
         self.contestants[handle] = (contestant, how)
         return {"status": "ok", "visit": asdict(how), **evidence}
+
+    def _built(self, declared: Mode, changes: _Changes) -> Callable[..., Any]:
+        """What a mode's builder gives; what it changes in the process is put back."""
+        assert self.gate is not None
+        try:
+            return declared.build(self.gate.problem)
+        finally:
+            changes.build.add(state.put_back(self.gate.home))
+
+    @contextlib.contextmanager
+    def _watched(self, contestant: Contestant) -> Iterator[None]:
+        """Puts back what calls of a contestant change in the process, and keeps what that was."""
+        home = contestant.gate.home
+        try:
+            yield
+        finally:
+            contestant.left.add(state.put_back(home))
 
     def _untrusted(self, contestant: Contestant) -> str | None:
         """Why the clock cannot time it, on a device that works while the host goes on."""
@@ -301,16 +370,60 @@ class Session:
         return f"would need about {size(needed)}, more than the limit of {size(self.memory_limit)}"
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
-        """Visits in the order given; nanoseconds of every sub-block, and of all visits."""
+        """Visits in the order given; nanoseconds of every sub-block, and of all visits.
+
+        After each, the state of the process is put back, as far as it takes no time to look at.
+        What a visit changes is told by `check`.
+        """
         blocks = []
+        home = self._at_home()
+        quick = home[: len(state.QUICK)]
         start = self.clock()
         for handle in handles:
             contestant, how = self.contestants[handle]
-            blocks.append(self.wall.visit(contestant.call, contestant.turns, how))
-        return {"blocks": blocks, "spent": self.clock() - start}
+            try:
+                blocks.append(self.wall.visit(contestant.call, contestant.turns, how))
+            except Exception as error:
+                left = state.put_back(quick)
+                contestant.left.add(left)
+                if left:
+                    reason = f"changes {left.what}, and then raises {_line(error)}"
+                    raise Refused(reason) from error
+                raise
+            contestant.left.add(state.put_back(quick))
+        spent = self.clock() - start
+        rest = state.put_back(home)
+        if rest:
+            self._find_culprit([self.contestants[h][0] for h in dict.fromkeys(handles)], rest)
+        return {"blocks": blocks, "spent": spent}
+
+    def _at_home(self) -> state.Seen:
+        """The state of the process as the harness leaves it to the next that is called."""
+        assert self.gate is not None
+        self.gate.home = state.look()
+        return self.gate.home
+
+    def _find_culprit(self, contestants: Sequence[Contestant], rest: state.Left) -> None:
+        """Calls each contestant once more to see whose visit has changed what."""
+        if len(contestants) == 1:
+            contestants[0].left.add(rest)
+            return
+        for contestant in contestants:
+            with self._watched(contestant):
+                contestant.call(*contestant.arguments)
+        told = {what for c in contestants for what in c.left.measured + c.left.other}
+        unknown = [w for w in rest.measured + rest.other if w not in told]
+        for contestant in contestants if unknown else ():
+            contestant.left.add(
+                state.Left(other=[f"{w} (or another mode of its rounds does)" for w in unknown])
+            )
 
     def check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         """Checks a contestant once more, after it was timed."""
+        self._at_home()
+        return self.changes[handle].told(self._check(handle, fresh), "after timing: ")
+
+    def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         contestant, _ = self.contestants[handle]
         try:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
@@ -333,11 +446,15 @@ class Session:
         if self.gate is None:
             raise Refused("no comparison is open")
         declared = registry.MODES[self.gate.problem.operator, mode]
-        built = declared.build(self.gate.problem)
+        self._at_home()
+        changes = self.changes[handle] = _Changes(function=self.gate.left)
+        built = self._built(declared, changes)
         contestant = self.gate.enter(mode, built, declared.leaves)
+        contestant.left = changes.calls
         self.contestants[handle] = (contestant, plan(call))
         if rehearse:
-            contestant.call(*contestant.arguments)
+            with self._watched(contestant):
+                contestant.call(*contestant.arguments)
         return {}
 
     def read(self, handle: int, instruments: list[str]) -> dict[str, Any]:
@@ -345,9 +462,11 @@ class Session:
         contestant, how = self.contestants[handle]
         values: dict[str, list[float]] = {}
         reasons: dict[str, str] = {}
+        self._at_home()
         for name in instruments:
             try:
-                values[name] = self.instruments[name].read(contestant, how.call)
+                with self._watched(contestant):
+                    values[name] = self.instruments[name].read(contestant, how.call)
             except Unreadable as error:
                 reasons[name] = f"{error.status}: {error}"
             except Exception as error:
@@ -362,6 +481,7 @@ class Session:
         from gradbench.studies.injection import Dose, calibrate, slowed
 
         contestant, how = self.contestants[handle]
+        self._at_home()
         if turns is None:
             dose = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
         else:
@@ -375,9 +495,10 @@ class Session:
         if declared is None or "diagonal" not in declared.derivatives:
             raise Refused(f"there is no elementwise function {function!r} here")
         x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
-        value = declared.forward(x)
-        (slope,) = torch.autograd.grad(value.sum(), x)
-        by_hand = declared.derivatives["diagonal"](x.detach())
+        with state.kept(state.Left()):
+            value = declared.forward(x)
+            (slope,) = torch.autograd.grad(value.sum(), x)
+            by_hand = declared.derivatives["diagonal"](x.detach())
         found = {"value": value.detach(), "automatic": slope, "by_hand": by_hand}
         return {"formula": declared.formula, **{n: t.tolist() for n, t in found.items()}}
 
@@ -389,6 +510,7 @@ class Session:
 
     def close(self) -> dict[str, Any]:
         self.contestants.clear()
+        self.changes.clear()
         self.gate = None
         if self.compiled and "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
@@ -421,6 +543,9 @@ def serve(requests: IO[str], answers: IO[str], session: Session) -> None:
             answer = {"ok": True, **session.answer(json.loads(line))}
         except Refused as error:
             answer = {"ok": False, "reason": str(error)}
+        except state.StateLost as error:
+            os.write(2, f"{error}\n".encode())
+            os._exit(STATE_LOST)
         except Exception as error:
             answer = {"ok": False, **_failure(error)}
         answers.write(json.dumps(answer) + "\n")
@@ -443,7 +568,7 @@ def main() -> None:
     path = ""
     try:
         for path in options.files:
-            registry.load_file(path)
+            broken += registry.load_file(path)
     except BaseException as error:
         reason = {"ok": False, "reason": f"{path}: {_line(error)}", "where": _where(error)}
         answers.write(json.dumps(reason) + "\n")
