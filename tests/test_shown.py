@@ -33,6 +33,8 @@ EVIL = (
     "www.evil.example <script>alert(1)</script><img src=x onerror=alert(1)> </script> "
     "`code` | **bold** $\\frac{$ {{ 7*7 }} & \ufffe end"
 )
+FACT = text.shown(EVIL)
+"""A fact of a machine has no control characters, or its line is refused."""
 NAME = "=x[b](u)`<i>$\\frac{$\x1b[31m\u202e"
 
 
@@ -40,7 +42,7 @@ def poisoned(value, name=""):
     """A stored line with every text that anybody may write into it made hostile."""
     if name in ("machine", "environment", "identity") and isinstance(value, dict):
         kept = ("torch", "python", "devices", "device_names")
-        return {k: EVIL if isinstance(v, str) and k not in kept else v for k, v in value.items()}
+        return {k: FACT if isinstance(v, str) and k not in kept else v for k, v in value.items()}
     if name in ("command", "files"):
         return [EVIL, *value]
     if name in ("reason", "where", "note"):
@@ -90,6 +92,24 @@ def results(tmp_path_factory):
     for name in ("aa-20261122-050145-921205", "peers-20261122-052300-0405d4"):
         study = lines(STORED / "studies" / f"{name}.jsonl")
         write(place / "studies" / f"{name}.jsonl", map(poisoned, study))
+    return place
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """A folder of logs whose first lines are refused, each for a hostile text."""
+    place = tmp_path_factory.mktemp("refused")
+    for folder, name in (
+        ("runs", RUN),
+        ("releases", TRACK),
+        ("studies", "aa-20261122-050145-921205"),
+    ):
+        (first,) = lines(STORED / folder / f"{name}.jsonl", lambda line: b'"schema"' in line)
+        bad = first | {"machine": {"cpu": EVIL}, "settings": {EVIL: EVIL}}
+        write(place / folder / f"{name}.jsonl", [bad])
+        write(place / folder / f"{name}x.jsonl", [first | {"started": EVIL}])
+        write(place / folder / f"{name}y.jsonl", [first | {EVIL: EVIL, "plan": EVIL}])
+        write(place / folder / f"{name}z.jsonl", [{"kind": EVIL}])
     return place
 
 
@@ -149,6 +169,14 @@ def test_what_is_shown_is_text_and_nothing_else(results, capsys, words, form):
         assert_no_formula(out)
     elif form == "md":
         assert_no_markup(out)
+
+
+@pytest.mark.parametrize("words", SHOWING, ids=" ".join)
+def test_what_is_refused_is_named_in_harmless_lines(refused, capsys, words):
+    code, out, err = ran(refused, capsys, *words)
+    assert code == 2 or words == ("show", "--runs")
+    assert out == ""
+    assert_harmless(err)
 
 
 def assert_no_formula(written):

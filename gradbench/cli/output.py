@@ -196,7 +196,7 @@ def table(title: str, columns: Sequence[str | tuple[str, str]]) -> Table:
     )
     for column in columns:
         heading, justify = column if isinstance(column, tuple) else (column, "left")
-        made.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        made.add_column(plain(heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
     return made
 
 
