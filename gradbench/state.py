@@ -257,6 +257,9 @@ class _Names:
         missing = object()
         for key, value in self.values.items():
             if later.values.get(key, missing) is not value and callable(value):
+                if key == "Storage":
+                    # Torch's own, which goes with the default dtype.
+                    continue
                 found.append(f"{self.told}.{key}")
         if isinstance(self.owner, type):
             for key in later.values.keys() - self.values.keys():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradbench import cases, machine, registry
+from gradbench import cases, machine, registry, state
 from gradbench.cases import DTYPES, Case, Offer, Selection
 from gradbench.cli.options import require_devices, selection
 from gradbench.gate import Contestant
@@ -85,7 +85,8 @@ class Engine:
             warnings.warn(line, stacklevel=1)
         for path in config.getoption("--gradbench-from"):
             try:
-                registry.load_file(path)
+                for line in registry.load_file(path):
+                    warnings.warn(line, stacklevel=1)
             except Exception as error:
                 raise pytest.UsageError(f"--gradbench-from {path}: {error}") from error
         self.seconds = config.getoption("--gradbench-seconds")
@@ -112,6 +113,7 @@ class Engine:
             raise pytest.UsageError(str(error)) from error
         self.cases = [entry.comparison.case(mode) for entry in entries for mode in entry.modes]
         self.opened: cases.Comparison | None = None
+        self.home: state.Seen = ()
         self.left_out: list[dict[str, Any]] = []
 
     def enter(self, case: Case) -> tuple[Contestant, Visit, dict[str, Any]]:
@@ -129,10 +131,13 @@ class Engine:
             found = {"status": "unsupported", "reason": str(error)}
         if found["status"] != "ok":
             self.leave_out(case, found)
+        self.home = state.look()
         return (*self.session.contestants[0], found)
 
     def check(self, case: Case) -> str:
         """Why what was timed is wrong now; empty where it is right."""
+        contestant, _ = self.session.contestants[0]
+        contestant.left.add(state.put_back(self.home))
         found = self.session.check(0, [1])
         if found["status"] != "ok":
             self.note(case, found)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench import state
 from gradbench.advise.cost import explain, refuse
 from gradbench.advise.structure import Structure
 from gradbench.advise.subject import Subject, Unusable, per_sample, promoted, structures
@@ -42,7 +43,14 @@ class Refused(Exception):
 def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
     """The value, from calls that must not change the inputs and must agree."""
     given = tuple(x.clone() for x in inputs)
-    y = subject.forward(*given)
+    left = state.Left()
+    try:
+        with state.kept(left):
+            y = subject.forward(*given)
+    except state.StateLost as error:
+        raise Refused(f"it {error}") from error
+    if left.measured:
+        raise Refused(f"it changes {state.listed(left.measured)} and does not put it back")
     for name, now, before in zip(subject.names, given, inputs):
         if not torch.equal(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
@@ -188,7 +196,8 @@ def _second(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
 
 def probe(spec: dict[str, Any]) -> dict[str, Any]:
     """What is found out of a function. Raises Refused, or whatever the function raises."""
-    subject = Subject(spec)
+    with state.kept(state.Left(), guest=False):
+        subject = Subject(spec)
     inputs = subject.values
     y = _manners(subject, inputs)
     wrt = inputs[: subject.differentiated]
