@@ -57,14 +57,18 @@ def run(command: Sequence[str], log: Path) -> None:
 
     Raises InstallerFailed with the reason where it fails; its whole output is in `log` then.
     """
-    with subprocess.Popen(
-        [sys.executable, "-I", str(BOUND), *command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # Ctrl-C is this process's to handle: it ends the whole group.
-        start_new_session=True,
-    ) as process:
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(BOUND), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is this process's to handle: it ends the whole group.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise InstallerFailed(f"cannot start {command[0]}: {error.strerror}") from error
+    with process:
         assert process.stdout is not None
         try:
             output = process.stdout.read(MOST_OUTPUT)
