@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradbench.cases import is_name
+from gradbench.suggest import hint
 
 if TYPE_CHECKING:
     from gradbench.catalogue.function import Function
@@ -75,9 +76,17 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
 
     The fields are those of `gradbench.modes.mode.Mode`; the name is the builder's own unless
     `name` is given, the summary the first line of its docstring. Raises ValueError where an
-    operator has a mode of that name already.
+    operator has a mode of that name already, or where there is no such operator.
     """
     from gradbench.modes.mode import Mode
+    from gradbench.operators import OPERATORS
+
+    if not operators or not all(isinstance(one, str) for one in operators):
+        raise TypeError("mode() takes the operators that the mode computes: @mode('gradient')")
+    for operator in operators:
+        if operator not in OPERATORS:
+            near = hint(operator, OPERATORS) or f"there are {', '.join(OPERATORS)}"
+            raise ValueError(f"there is no operator {operator!r}; {near}")
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         declared = Mode(

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradbench import text
+from gradbench import arguments, text
 from gradbench.advise import NAME, OPERATORS
 from gradbench.advise.code import snippet
 from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Entry, Place, Selection, expand
@@ -517,7 +517,7 @@ def compare(
     timeout: float = 60.0,
     memory_limit: int = 4 << 30,
     seed: int = 0,
-    also: Sequence[Callable[..., Any]] = (),
+    also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
     results: str | Path = "results",
 ) -> Advice:
     """Measures every way of differentiating `function` at `inputs` and says which is fastest.
@@ -537,6 +537,19 @@ def compare(
     """
     import cloudpickle
     import torch
+
+    place = arguments.folder("results", results)
+    if not callable(function):
+        raise TypeError(f"function should be callable, not a {type(function).__name__}")
+    arguments.number("budget", budget, 0, 1e7, low_open=True)
+    arguments.number("timeout", timeout, 0, 1e7, low_open=True)
+    arguments.number("memory_limit", memory_limit, 1, 2.0**60)
+    arguments.number("seed", seed, 0, 2**32 - 1)
+    if operator:
+        arguments.choice("operator", operator, OPERATORS)
+    wrt = (arguments.texts("wrt", wrt) or ()) if wrt else ()
+    if callable(also):
+        also = (also,)
 
     tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
     if isinstance(function, torch.nn.Module):
@@ -565,14 +578,14 @@ def compare(
         raise Refusal(
             f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"
         ) from error
-    place = Path(results).resolve() / "advise"
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"passed_{new_id()}.pickle"
+    kept = place.resolve() / "advise"
+    kept.mkdir(parents=True, exist_ok=True)
+    path = kept / f"passed_{new_id()}.pickle"
     path.write_bytes(pickle.dumps((sys.path, content)))
     question = Question(
         _target(function),
         (),
-        (wrt,) if isinstance(wrt, str) else tuple(wrt),
+        wrt,
         operator,
         dtype,
         budget,
@@ -582,7 +595,7 @@ def compare(
         str(path),
         device=device,
     )
-    return advise(question, Path(results), lambda progress: None, [])
+    return advise(question, place, lambda progress: None, [])
 
 
 def _target(function: Callable[..., Any]) -> str:

@@ -22,4 +22,8 @@ def command(shell: str) -> None:
     made = get_completion_class(shell)
     if made is None:
         raise click.UsageError(f"no completion for {shell}")
-    say(made(cli, {}, "gradbench", "_GRADBENCH_COMPLETE").source())
+    try:
+        script = made(cli, {}, "gradbench", "_GRADBENCH_COMPLETE").source()
+    except OSError as error:
+        raise click.ClickException(f"cannot ask {shell} for its version: {error}") from error
+    say(script)

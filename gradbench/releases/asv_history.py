@@ -60,7 +60,7 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
 
     Its value is the median over sessions of their median visit minima; the interval is Student's
     between the sessions' logarithms, 99 %. What is not supported has the value NaN. What is wrong,
-    failed or crashed in any session has no row: asv shows it as not measured.
+    failed or crashed in any session has none: asv shows it as failed.
     """
     sides: dict[Case, list[Side]] = {}
     for part in track.parts:
@@ -76,6 +76,8 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
             yield _row(case, timed)
         elif statuses and statuses <= {"unsupported", "refused"}:
             yield AsvRow(case, math.nan)
+        elif statuses - {"ok"}:
+            yield AsvRow(case, None)
 
 
 def _row(case: Case, sides: list[Side]) -> AsvRow:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradbench import statistics
+from gradbench import arguments, statistics
 from gradbench.cases import Case
 from gradbench.releases import log
 from gradbench.releases.judge import Change, History
@@ -52,7 +52,7 @@ COLUMNS = (
 
 def timeline(
     results: str | Path = "results",
-    tracks: Iterable[str] | None = None,
+    tracks: str | Iterable[str] | None = None,
     floor: float = statistics.RELEASE_FLOOR,
     confidence: float = statistics.CONFIDENCE,
 ) -> pd.DataFrame:
@@ -65,11 +65,14 @@ def timeline(
     release. `tracks`: names, beginnings of names or paths; None for all. Raises StoreError for one
     that there is not.
     """
-    place = Path(results)
-    if tracks is None:
+    place = arguments.folder("results", results)
+    names = arguments.texts("tracks", tracks)
+    arguments.share("floor", floor)
+    arguments.confidence("confidence", confidence)
+    if names is None:
         chosen, problems = log.read_all(place)
     else:
-        chosen, problems = once([log.find(place, name) for name in tracks], log.KIND.what)
+        chosen, problems = once([log.find(place, name) for name in names], log.KIND.what)
     for problem in problems + [p for track in chosen for p in track.problems]:
         warnings.warn(problem, StoreWarning, stacklevel=2)
     return frame(History.of(chosen), floor, confidence)

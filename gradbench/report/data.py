@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradbench import statistics
+from gradbench import arguments, statistics
 from gradbench.cases import Comparison, nothing_fits
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, judged, record
@@ -143,17 +143,23 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
 
 def table(
     results: str | Path = "results",
-    runs: Iterable[str] = (),
+    runs: str | Iterable[str] = (),
     floor: float = statistics.FLOOR,
     confidence: float = statistics.CONFIDENCE,
     method: str = "benjamini-hochberg",
 ) -> pd.DataFrame:
-    """The frame that the figures take: see `rows`. Raises StoreError where there are no runs."""
-    found, _ = read(Path(results), runs, floor, confidence, method)
+    """The frame that the figures take: see `rows`. Raises StoreError where there are no runs.
+
+    `runs`: one or several of names, beginnings of names, 'latest' or paths; () for all.
+    """
+    place = arguments.folder("results", results)
+    names = arguments.texts("runs", runs or None) or ()
+    arguments.share("floor", floor)
+    arguments.confidence("confidence", confidence)
+    arguments.choice("method", method, arguments.METHODS)
+    found, _ = read(place, names, floor, confidence, method)
     if not found:
-        raise log.StoreError(
-            f"there are no runs in {log.folder(Path(results))}; 'gradbench run' makes one"
-        )
+        raise log.StoreError(f"there are no runs in {log.folder(place)}; 'gradbench run' makes one")
     return rows(found)
 
 

@@ -52,13 +52,14 @@ FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w. @()+-]{0,99}", re.ASCII)
 class AsvRow:
     """What is stored of a case on one release.
 
-    `seconds` per call, NaN where the case is not supported there; `low` and `high` bound it by
-    the 99 % interval between sessions, infinite where there is only one. `samples` are seconds per
-    call, one a session; `number` the calls in a sub-block, `repeat` the sessions.
+    `seconds` per call, NaN where the case is not supported there, None where it failed. `low` and
+    `high` bound it by the 99 % interval between sessions, infinite where there is only one.
+    `samples` are seconds per call, one a session; `number` the calls in a sub-block, `repeat` the
+    sessions.
     """
 
     case: Case
-    seconds: float
+    seconds: float | None
     low: float = -math.inf
     high: float = math.inf
     number: int = 1
@@ -70,7 +71,7 @@ class AsvRow:
     def statistics(self) -> dict[str, Any] | None:
         """asv's statistics; None where there is no value. Without samples the quartiles, which
         asv shows as ±, are the interval's ends."""
-        if math.isnan(self.seconds):
+        if self.seconds is None or math.isnan(self.seconds):
             return None
         if self.samples:
             q_25, q_75 = (float(q) for q in np.quantile(self.samples, [0.25, 0.75]))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from gradbench import statistics
+from gradbench import arguments, statistics
 from gradbench.cases import Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import judged, read_values, record, with_readings
@@ -47,10 +47,15 @@ R = TypeVar("R")
 
 
 def _each_run(
-    results: str | Path, runs: Iterable[str] | None, make: Callable[[Run], R], *, condensed: bool
+    results: str | Path,
+    runs: str | Iterable[str] | None,
+    make: Callable[[Run], R],
+    *,
+    condensed: bool,
 ) -> list[R]:
     """What `make` makes of each run; only one of them is in memory at a time."""
-    place = Path(results)
+    place = arguments.folder("results", results)
+    runs = arguments.texts("runs", runs)
     problems: list[str] = []
 
     def made(path: Path) -> R:
@@ -70,13 +75,13 @@ def _each_run(
     return found
 
 
-def load(results: str | Path = "results", runs: Iterable[str] | None = None) -> pd.DataFrame:
+def load(results: str | Path = "results", runs: str | Iterable[str] | None = None) -> pd.DataFrame:
     """Every stored case, one row per case and session.
 
-    `runs`: names, beginnings of names, 'latest' or paths; None for all. `seconds` is the median
-    of the session's visit minima, seconds per call, and `seconds_min` the smallest. Cases that
-    were not timed have a status, a reason and no time. What other instruments read of a case
-    stands in each of its rows. Raises StoreError where there are none.
+    `runs`: one or several of names, beginnings of names, 'latest' or paths; None for all. `seconds`
+    is the median of the session's visit minima, seconds per call, and `seconds_min` the smallest.
+    Cases that were not timed have a status, a reason and no time. What other instruments read of a
+    case stands in each of its rows. Raises StoreError where there are none.
     """
     parts = _each_run(results, runs, _cases, condensed=True)
     columns = {}
@@ -223,7 +228,9 @@ def _untimed(run: Run) -> list[SessionMeasured]:
     ]
 
 
-def samples(results: str | Path = "results", runs: Iterable[str] | None = None) -> pd.DataFrame:
+def samples(
+    results: str | Path = "results", runs: str | Iterable[str] | None = None
+) -> pd.DataFrame:
     """Every raw sample: one row per sub-block, with its round and its place in the visit.
 
     `nanoseconds` is the sub-block's whole length, `number` the calls in it. Raises StoreError
@@ -276,5 +283,9 @@ def verdicts(
     `floor` is the smallest difference that matters, as a share; `method` how false alarms are
     held down over the table. Raises StoreError where there is no such run.
     """
-    found = judged(locate(Path(results), run), floor, confidence, method)
+    place = arguments.folder("results", results)
+    arguments.share("floor", floor)
+    arguments.confidence("confidence", confidence)
+    arguments.choice("method", method, arguments.METHODS)
+    found = judged(locate(place, arguments.text("run", run)), floor, confidence, method)
     return pd.DataFrame([record(row, found) for row in found.rows])
