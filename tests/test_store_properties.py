@@ -19,6 +19,7 @@ from gradbench.releases import environments as installed
 from gradbench.releases import log as tracks
 from gradbench.releases.known import ReleaseError, remembered
 from gradbench.store import frame, lines, log, pytest_json
+from gradbench.studies import evidence, peers
 from gradbench.studies import store as studies
 
 # Each file has something to say in a warning.
@@ -37,11 +38,37 @@ def place(tmp_path_factory):
 GOOD = {
     "run": (header(), session(0), session(1), log.RunEnded("now", True, 1.0, 1.0)),
     "track": (track_header(), used(), part(0), part(1)),
-    "study": (
-        studies.StudyStarted(2, "aa", "aa-1", "now", {}, {}, {}, []),
-        studies.Trial("k", "process", f"{EXP}/manual", 0, 0, log_ratios=[1, -2]),
-    ),
 }
+
+
+def study_of(name, *ways, **values):
+    """A study with two trials of each way."""
+    settings = {"neighbour": "none", "between": False, "seed": 0, "pairs": 2}
+    yield studies.StudyStarted(2, name, f"{name}-1", "now", settings, {}, {}, [])
+    for number, way in enumerate(2 * ways):
+        yield studies.Trial(
+            *(f"k{number}", way, f"{EXP}/manual", number, 0),
+            log_ratios=[1000, -2000, 500],
+            values=values,
+        )
+    yield studies.StudyEnded("now", True, 1.0)
+
+
+ARMS = {
+    "shares": [0.05, 0.0, 0.0, 0.02],
+    "arms": [
+        {"median": m, "mean": m, "min": m, "samples": [m, 1.1 * m, 0.9 * m], "number": 10}
+        for m in (1.05, 1.0, 1.01, 1.02)
+    ],
+    "log_ratios": {"0.05": [50000, 51000], "0": [100, -100], "0.02": [20000, 21000]},
+}
+STUDIES = {
+    "aa": study_of("aa", "process", "session", "between"),
+    "power": study_of("power", "process", "truth"),
+    "coverage": study_of("coverage", "pool", against="jacrev"),
+    "peers": study_of("peers", *peers.METHODS, peers.PYPERF, **ARMS),
+}
+GOOD |= {name: tuple(records) for name, records in STUDIES.items()}
 FILES = {kind: b"".join(map(lines.encoded, records)) for kind, records in GOOD.items()}
 FIRST = [lines.encoded(records[0]) for records in GOOD.values()]
 
@@ -171,13 +198,16 @@ def test_whatever_a_line_of_a_track_says_the_track_can_be_used(place, fields, ol
         list(asv_history.rows(track, name))
 
 
-@given(fields=any_record("study"), old=st.booleans())
-def test_whatever_a_line_of_a_study_says_the_study_can_be_read(place, fields, old):
+@pytest.mark.parametrize("kind", STUDIES)
+@given(data=st.data(), old=st.booleans())
+def test_whatever_a_line_of_a_study_says_the_study_can_be_shown(place, kind, data, old):
     path = place / "study.jsonl"
-    path.write_bytes(_file("study", fields, old))
+    path.write_bytes(_file(kind, data.draw(any_record(kind)), old))
     study = studies.read(path)
     if "another study begins" not in "".join(study.problems):
-        assert "k" in [trial.key for trial in study.trials]
+        assert "k0" in [trial.key for trial in study.trials]
+    evidence.newest([study])
+    evidence.rows_of(study, True)
 
 
 @given(fields=anything)
@@ -230,7 +260,7 @@ def _numbers(found):
 @given(data=st.data())
 def test_a_changed_file_never_says_anything_else_without_a_word(place, kind, data):
     """A mutated file says less and names it, or is refused, or says what it said."""
-    reader = {"run": log.read, "track": tracks.read, "study": studies.read}[kind]
+    reader = {"run": log.read, "track": tracks.read}.get(kind, studies.read)
     path = place / f"{kind}.jsonl"
     path.write_bytes(FILES[kind])
     good = _numbers(reader(path))

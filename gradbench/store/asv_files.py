@@ -186,11 +186,10 @@ def _write_results(
     )
     place = Path(folder, results._filename)
     # asv would wait for a FIFO, and raises whatever a file's content leads to.
-    if os.path.lexists(place):
-        _read(place)
     try:
+        _read(place)
         results.load_data(str(folder))
-    except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (StoreError, UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{place} cannot be read ({line(str(error))}); restore or delete it"
         ) from error

@@ -125,6 +125,8 @@ def _hits(
         if not len(outside):
             continue
         estimate = statistics.between_sessions([pool[i] for i in group])
-        low, high = math.log(estimate.low), math.log(estimate.high)
+        # Of a few rounds the interval has no ends: 0 and infinity.
+        low = math.log(estimate.low) if estimate.low else -math.inf
+        high = math.log(estimate.high)
         found.append((low <= float(outside.mean()) <= high, (high - low) / 2))
     return found

@@ -57,7 +57,7 @@ def outcomes(
 ) -> list[Outcome]:
     """Each comparison decided by its way's rule; incomplete ones are left out."""
     found = []
-    trials = [t for t in trials if not t.reason and t.way in WAYS]
+    trials = [t for t in trials if not t.reason and t.log_ratios and t.way in WAYS]
     for trial in trials:
         if trial.way == "process":
             values = logs(trial.log_ratios)

@@ -425,7 +425,8 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     level = sum(c.called == "slower" for c in best) / len(best) if best else 1.0
     made = []
     for _, method, said, rule, found in measured:
-        if not found:
+        # A rate needs comparisons of each kind.
+        if not {0.0, 0.02, 0.05} <= {c.share for c in found}:
             continue
         plain = [c for c in found if not c.share]
         apart = np.abs([c.log for c in plain])
