@@ -11,8 +11,10 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+import torch
 from click.testing import CliRunner
 
+from gradbench.advise import advice, subject
 from gradbench.cases import Comparison, Place, nothing_fits
 from gradbench.cli import cli, options, parameters
 from gradbench.releases import builds, environments
@@ -382,3 +384,111 @@ def test_make_clean_deletes_nothing_but_a_virtual_environment(tmp_path, name):
     if name == "photos":
         subprocess.run(command, cwd=tmp_path, check=True)
         assert not place.exists()
+
+
+# ── advice ────────────────────────────────────────────────────────────────────────────────────
+
+
+def advised(tmp_path, *arguments):
+    return CliRunner().invoke(
+        cli,
+        ["advise", "m:f", *arguments, "--results", str(tmp_path / "results")],
+        standalone_mode=False,
+    )
+
+
+def left_by(tmp_path):
+    return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("error", [advice.Refusal("no"), KeyboardInterrupt(), WorkerError("no")])
+def test_a_refusal_takes_the_users_data_with_it(tmp_path, monkeypatch, error):
+    kept = tmp_path / "advise"
+    kept.mkdir()
+    passed = kept / "passed_1.pickle"
+    passed.write_bytes(b"the user's function and inputs")
+
+    def examine(question, pattern):
+        Path(pattern).write_bytes(b"places")
+        raise error
+
+    monkeypatch.setattr(advice, "examine", examine)
+    question = advice.Question(":f", (), passed=str(passed))
+    with pytest.raises(type(error)):
+        advice.advise(question, tmp_path, lambda progress: None, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fields", [{"dtype": "tf32"}, {"operator": "x"}, {"device": "gpu"}])
+def test_a_question_that_is_refused_unseen_leaves_nothing(tmp_path, monkeypatch, fields):
+    monkeypatch.setattr(advice, "examine", lambda *arguments: pytest.fail("looked at"))
+    passed = tmp_path / "advise" / "passed_1.pickle"
+    passed.parent.mkdir()
+    passed.write_bytes(b"")
+    with pytest.raises(advice.Refusal):
+        advice.advise(
+            advice.Question(":f", (), passed=str(passed), **fields), tmp_path, lambda p: None, []
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_is_in_the_folder_of_advice_stays(tmp_path):
+    (tmp_path / "advise").mkdir()
+    other = tmp_path / "advise" / "pattern_of_another_run.pt"
+    other.write_bytes(b"")
+    with pytest.raises(advice.Refusal):
+        advice.advise(advice.Question(":f", (), device="gpu"), tmp_path, lambda p: None, [])
+    assert left_by(tmp_path) == [other]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--input", "x=1", "--input", "x=2"], "--input x is given twice"),
+        (["--input", "x"], "not of the form name=expression"),
+        (["--input", "x=1", "--operator", "jacobain"], "did you mean jacobian"),
+        (["--input", "x=1", "--budget", "nan"], "not a finite number"),
+        (["--input", "x=1", "--device", ""], "it is empty"),
+    ],
+)
+def test_a_bad_question_is_refused_before_anything_is_looked_at(
+    tmp_path, monkeypatch, arguments, says
+):
+    monkeypatch.setattr(advice, "examine", lambda *arguments: pytest.fail("looked at"))
+    answer = advised(tmp_path, *arguments)
+    assert says in answer.exception.format_message()
+    assert not (tmp_path / "results").exists()
+
+
+def positional(x, /, y=1.0):
+    return x * y
+
+
+def any_position(*xs):
+    return xs[0]
+
+
+def any_name(**named):
+    return named["x"]
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "says"),
+    [
+        (positional, ["z"], "--input z: it has no argument of that name, but x, y"),
+        (positional, ["x", "yy"], "did you mean y"),
+        (positional, ["x", "y"], ""),
+        (any_position, ["whatever"], ""),
+        (any_name, ["whatever"], ""),
+        (torch.sin, ["whatever"], ""),
+        (torch.nn.Linear(2, 2), ["x"], "but input"),
+        (torch.nn.Linear(2, 2), ["input"], ""),
+        (lambda: 1, ["x"], "but none"),
+    ],
+)
+def test_an_input_goes_to_the_argument_of_its_name(target, given, says):
+    if not says:
+        subject._require_arguments(target, given)
+        return
+    with pytest.raises(subject.Unusable, match=says):
+        subject._require_arguments(target, given)
