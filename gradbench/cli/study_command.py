@@ -453,8 +453,11 @@ def report(
             for path in evidence.write(chosen, docs):
                 say(path)
             return 0
-    except (StoreError, OSError) as error:
+    except StoreError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        where = error.filename or docs
+        raise click.ClickException(f"cannot write {where}: {error.strerror or error}") from error
     for study in chosen:
         _show(study, by_case, form)
     return 0

@@ -511,13 +511,15 @@ _MARK = " by gradbench "
 
 
 def _require_ours(path: Path) -> bool:
-    """Whether there is a page to be replaced. Raises StoreError where it is not gradbench's."""
+    """Whether there is a page to be replaced. Raises StoreError where it is not gradbench's, or
+    where there can be none: drawing takes minutes."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return require_ours(path, _MARK)
     except NotOurs as error:
         raise StoreError(f"{error}; --to names another folder") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _write(path: Path, text: str) -> None:
