@@ -103,7 +103,9 @@ def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[str, list[Any]
     for session in run.sessions:
         comparison = Comparison.parse(session.comparison)
         for entrant in session.entrants:
-            if entrant.control or (session.comparison, entrant.mode) in bad:
+            if entrant.control or entrant.status != "ok":
+                continue
+            if (session.comparison, entrant.mode) in bad:
                 continue
             if not comparison.matches(entrant.mode, **filters):
                 continue

@@ -21,7 +21,7 @@ from gradbench import conditions
 from gradbench.cases import FORWARD, Comparison
 from gradbench.instruments import INSTRUMENTS
 from gradbench.store import cache
-from gradbench.store.log import Entrant, Run, SessionMeasured, condensing
+from gradbench.store.log import LOST, Entrant, Run, SessionMeasured, condensing, loss
 
 MANUAL = "manual"
 
@@ -49,7 +49,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     status: str
     reason: str = ""
     note: str = ""
-    """What the mode changed in its process, which was put back."""
+    """What the mode changed in its process, which was put back, and the session that lost it."""
     where: str = ""
     seconds: float | None = None
     seconds_low: float | None = None
@@ -234,14 +234,21 @@ def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
 
 
 def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
-    """Each mode's record over all sessions: a mode that was ever not ok is not ok."""
-    found: dict[str, Entrant] = {}
+    """Each mode's record over all sessions.
+
+    A mode that was ever wrong or failed is not ok, and none of its times count. One that was lost
+    in some sessions is ok by the others, and its note says so.
+    """
+    found: dict[str, Entrant | None] = {}
+    losses: dict[str, tuple[int, Entrant]] = {}
     for session in sessions:
         for entrant in session.entrants:
             if entrant.control and entrant.status == "ok":
                 continue
-            old = found.get(entrant.mode)
-            if old is None or (old.status == "ok" and entrant.status != "ok"):
+            old = found.setdefault(entrant.mode, None)
+            if entrant.status in LOST:
+                losses.setdefault(entrant.mode, (session.session, entrant))
+            elif old is None or (old.status == "ok" and entrant.status != "ok"):
                 found[entrant.mode] = entrant
             elif old.status == entrant.status == "ok":
                 found[entrant.mode] = msgspec.structs.replace(
@@ -250,7 +257,15 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
                     ulps=max(old.ulps, entrant.ulps),
                     note=old.note or entrant.note,
                 )
-    return found
+    count = 1 + max((session.session for session in sessions), default=0)
+    for mode, (number, entrant) in losses.items():
+        other = found[mode]
+        if other is None:
+            found[mode] = entrant
+        elif other.status == "ok":
+            notes = [other.note, loss(entrant, number, count)]
+            found[mode] = msgspec.structs.replace(other, note="; ".join(filter(None, notes)))
+    return {mode: entrant for mode, entrant in found.items() if entrant is not None}
 
 
 LAUNCH_BOUND = 0.5
@@ -278,7 +293,7 @@ class _Contest:
     bare: dict[str, Row]
     """A row for each mode, without times."""
     good: list[str]
-    """The modes that are ok in every session."""
+    """The modes that are ok: see `settled`."""
     baseline: str
     timed: Any
     """Their times, as `statistics.Tables`; None without any."""
@@ -326,7 +341,10 @@ def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[
     columns = {mode: column for column, mode in enumerate(modes)}
     for number, session in enumerate(condensed):
         own = np.array(session.minima).reshape(len(session.entrants), session.rounds)
+        lost = {entrant.mode for entrant in session.entrants if entrant.status != "ok"}
         for entrant, visits in zip(session.entrants, own):
+            if entrant.mode in lost:
+                continue
             if entrant.control:
                 controls[number, : len(visits)] = visits
             elif entrant.mode in columns:

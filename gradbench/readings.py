@@ -30,7 +30,6 @@ from gradbench.store.log import Entrant, Reading, WorkerStarted, now
 from gradbench.wire import (
     Worker,
     WorkerDied,
-    WorkerError,
     WorkerOptions,
     WorkerRefused,
     WorkerTimeout,
@@ -118,6 +117,7 @@ class Readings:
         self.settled = settled
         self.report = report
         self.process = 0
+        self.opened: Worker | None = None
 
     def records(self) -> Generator[Reading | WorkerStarted]:
         """Each record as soon as it is made. Raises WorkerError where a process cannot be started;
@@ -144,36 +144,14 @@ class Readings:
         values: dict[str, dict[str, list[float]]] = {name: {} for name in here}
         reasons: dict[str, dict[str, str]] = {name: {} for name in here}
         passed.reasons.clear()
-        opened: Worker | None = None
+        self.opened = None
         for mode in task.entry.modes:
             known = self.settled.get(task.name, {}).get(mode)
             if known is not None:
                 passed.reasons[mode] = _reason(known)
                 continue
-            worker, self.process = self.start()
             try:
-                if worker is not opened:
-                    self._open(worker, task)
-                    opened = worker
-                limit = self.settings.timeout
-                slow = self.settings.compile_timeout if mode in self.opt_in else limit
-                entrant, visit = prepare(
-                    worker,
-                    mode,
-                    slow,
-                    handle=0,
-                    warm=WARM,
-                    fresh=(0,),
-                    patience=BASELINE_PATIENCE * self.settings.patience,
-                )
-                if visit is None:
-                    passed.reasons[mode] = _reason(entrant)
-                    continue
-                passed.calls[mode] = visit["call"]
-                if not here:
-                    continue
-                answer = worker.request("read", limit, handle=0, instruments=list(here))
-                check = worker.request("check", limit, handle=0, fresh=[1])
+                found = self._of_mode(task, mode, here)
             except WorkerRefused as error:
                 passed.reasons[mode] = f"failed: {error}"
                 continue
@@ -181,19 +159,60 @@ class Readings:
                 passed.calls.pop(mode, None)
                 passed.reasons[mode] = _reason(lost(mode, error))
                 continue
-            if check["status"] != "ok":
+            if isinstance(found, str):
                 passed.calls.pop(mode, None)
-                passed.reasons[mode] = f"{check['status']}: {check['reason']}"
+                passed.reasons[mode] = found
                 continue
+            passed.calls[mode], read, unread = found
             for name in here:
-                if name in answer["values"]:
-                    values[name][mode] = answer["values"][name]
+                if name in read:
+                    values[name][mode] = read[name]
                 else:
-                    reasons[name][mode] = answer["reasons"][name]
+                    reasons[name][mode] = unread[name]
         return [
             _reading(task, name, self.process, values[name], passed.reasons | reasons[name])
             for name in here
         ]
+
+    def _of_mode(
+        self, task: Task, mode: str, here: Sequence[str]
+    ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
+        """The nanoseconds of a mode's call with what was read of it and why the rest was not, or
+        why it is not to be read at all.
+
+        A worker that dies is replaced once, for it may have been killed from outside.
+        """
+        with contextlib.suppress(WorkerDied):
+            return self._tried(task, mode, here)
+        return self._tried(task, mode, here)
+
+    def _tried(
+        self, task: Task, mode: str, here: Sequence[str]
+    ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
+        worker, self.process = self.start()
+        if worker is not self.opened:
+            self._open(worker, task)
+            self.opened = worker
+        limit = self.settings.timeout
+        slow = self.settings.compile_timeout if mode in self.opt_in else limit
+        entrant, visit = prepare(
+            worker,
+            mode,
+            slow,
+            handle=0,
+            warm=WARM,
+            fresh=(0,),
+            patience=BASELINE_PATIENCE * self.settings.patience,
+        )
+        if visit is None:
+            return _reason(entrant)
+        if not here:
+            return visit["call"], {}, {}
+        read = read_by(worker, limit, here)
+        check = worker.request("check", limit, handle=0, fresh=[1])
+        if check["status"] != "ok":
+            return f"{check['status']}: {check['reason']}"
+        return visit["call"], *read
 
     def _open(self, worker: Worker, task: Task) -> None:
         worker.request(
@@ -293,8 +312,12 @@ class _Lane:
         self.records = records
         self.number = 0
         self.worker: Worker | None = None
+        self.opened: Worker | None = None
+        """The process that has the comparison at hand open."""
         self.lost: dict[tuple[str, str], str] = {}
         """Why the process was lost, by comparison and mode."""
+        self.deaths: set[tuple[str, str]] = set()
+        """The comparisons and modes over which it has died once."""
         self._stopping = False
         self._pid: int | None = None
         self._lock = threading.Lock()
@@ -342,34 +365,49 @@ class _Lane:
         reasons = dict(passed.reasons)
         values: dict[str, list[float]] = {}
         name = self.instrument.name
-        opened: Worker | None = None
+        self.opened = None
         for mode, call in passed.calls.items():
             refusal = self._refusal(mode, call)
             if refusal is not None:
                 reasons[mode] = f"refused: {refusal}"
                 continue
-            worker = self._rehearsed()
-            if (task.name, mode) in self.lost:
-                reasons[mode] = self.lost[task.name, mode]
-                continue
             try:
-                if worker is not opened:
-                    self._open(worker, task)
-                    opened = worker
-                self._request(worker, "trust", mode=mode, handle=0, call=call, rehearse=False)
-                answer = self._request(worker, "read", handle=0, instruments=[name])
+                read, unread = self._of_mode(task, mode, call)
             except WorkerRefused as error:
                 reasons[mode] = f"failed: {error}"
                 continue
-            except (WorkerDied, WorkerTimeout) as error:
-                self._check_stopping(error)
-                reasons[mode] = _reason(lost(mode, error))
-                continue
-            if name in answer["values"]:
-                values[mode] = answer["values"][name]
+            if name in read:
+                values[mode] = read[name]
             else:
-                reasons[mode] = answer["reasons"][name]
+                reasons[mode] = unread[name]
         return _reading(task, name, self.number, values, reasons)
+
+    def _of_mode(
+        self, task: Task, mode: str, call: int
+    ) -> tuple[dict[str, list[float]], dict[str, str]]:
+        """What is read of a mode, and why it is not."""
+        name, case = self.instrument.name, (task.name, mode)
+        while True:
+            worker = self._rehearsed()
+            if case in self.lost:
+                return {}, {name: self.lost[case]}
+            try:
+                if worker is not self.opened:
+                    self._open(worker, task)
+                    self.opened = worker
+                self._request(worker, "trust", mode=mode, handle=0, call=call, rehearse=False)
+                return read_by(worker, SLOWEST_TIMEOUT, [name])
+            except (WorkerDied, WorkerTimeout) as error:
+                self._charge(case, error)
+
+    def _charge(self, case: tuple[str, str], error: WorkerDied | WorkerTimeout) -> None:
+        """Lays the loss of the process to a case, unless it is the first death: then the case is
+        tried again. Raises the error where the lane was told to stop."""
+        if self._stopping:
+            raise error
+        if isinstance(error, WorkerTimeout) or case in self.deaths:
+            self.lost[case] = _reason(lost(case[1], error))
+        self.deaths.add(case)
 
     def _refusal(self, mode: str, call: int) -> str | None:
         return self.instrument.refusal(call, mode in self.opt_in)
@@ -379,10 +417,6 @@ class _Lane:
 
     def _open(self, worker: Worker, task: Task) -> None:
         self._request(worker, "open", comparison=task.name, salt=self.settings.seed, fresh=[])
-
-    def _check_stopping(self, error: WorkerError) -> None:
-        if self._stopping:
-            raise error
 
     def _rehearsed(self) -> Worker:
         """The process, which has called each mode once before the instrument reads anything.
@@ -423,20 +457,35 @@ class _Lane:
             }
             if not calls:
                 continue
+            in_hand = next(iter(calls))
             try:
                 self._open(worker, task)
+                for mode, call in calls.items():
+                    in_hand = mode
+                    seen.add((operator, mode))
+                    with contextlib.suppress(WorkerRefused):
+                        self._request(
+                            worker, "trust", mode=mode, handle=0, call=call, rehearse=True
+                        )
             except WorkerRefused:
                 continue
-            for mode, call in calls.items():
-                seen.add((operator, mode))
-                try:
-                    self._request(worker, "trust", mode=mode, handle=0, call=call, rehearse=True)
-                except WorkerRefused:
-                    continue
-                except (WorkerDied, WorkerTimeout) as error:
-                    self._check_stopping(error)
-                    self.lost[task.name, mode] = _reason(lost(mode, error))
-                    raise
+            except (WorkerDied, WorkerTimeout) as error:
+                self._charge((task.name, in_hand), error)
+                raise
+
+
+def read_by(
+    worker: Worker, timeout: float, instruments: Sequence[str]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """What the instruments read of a worker's contestant, and why the others did not.
+
+    Raises WorkerGarbled where it says neither of one.
+    """
+    answer = worker.request("read", timeout, handle=0, instruments=list(instruments))
+    values, reasons = answer["values"], answer["reasons"]
+    if {*values, *reasons} != {*instruments}:
+        raise worker.garbled("not what the instruments were asked for")
+    return values, reasons
 
 
 def _reason(entrant: Entrant) -> str:

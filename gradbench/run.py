@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from gradbench.store import lines
 from gradbench.store.fields import reason
 from gradbench.store.lines import LineLog, digests, new_id
 from gradbench.store.log import (
+    RETRIED,
     SCHEMA,
     Entrant,
     Limits,
@@ -49,9 +50,11 @@ from gradbench.store.log import (
 from gradbench.wire import (
     Worker,
     WorkerDied,
+    WorkerError,
     WorkerOptions,
     WorkerRefused,
     WorkerTimeout,
+    ask,
 )
 
 if TYPE_CHECKING:
@@ -128,15 +131,14 @@ class Discovery:
 
 def discover(options: WorkerOptions) -> Discovery:
     """Asks a fresh worker. Raises WorkerError with one line where there is none to ask."""
-    with Worker(options) as worker:
-        answer = worker.request("discover", options.start_timeout)
-        return Discovery(
-            msgspec.convert(answer["offers"], list[Offer]),
-            answer["modes"],
-            worker.environment,
-            answer["unavailable"],
-            tuple(answer["broken"]),
-        )
+    answer, environment = ask(options, "discover", options.start_timeout)
+    return Discovery(
+        msgspec.convert(answer["offers"], list[Offer]),
+        answer["modes"],
+        environment,
+        answer["unavailable"],
+        tuple(answer["broken"]),
+    )
 
 
 @dataclass(frozen=True)
@@ -241,26 +243,92 @@ def start(
 
 
 def resume(run: Run) -> tuple[LineLog, Run, Settings]:
-    """An interrupted run's log, what it holds, and its settings. Raises StoreError where it is
-    finished or in use."""
+    """An interrupted run's log, what it holds, and its settings; a finished one's too where modes
+    crashed, for they get another chance. Raises StoreError where there is nothing left to make, or
+    the log is in use."""
     settings = settings_of(run)
     log = RunLog.reopen(run)
     # What was read before the log was locked another process may have added to.
     return log, read(run.path), settings
 
 
-def settings_of(stored: Run | Track) -> Settings:
-    """The settings that a run or a track goes on with.
+def settings_of(run: Run) -> Settings:
+    """The settings that a run goes on with.
 
-    Raises StoreError where it is finished, or where they are damaged.
+    Raises StoreError where there is nothing left to make, or where they are damaged.
     """
-    lines.require_unfinished(stored)
+    settings = converted_settings(run)
+    if not lacking(run, settings):
+        lines.require_unfinished(run)
+    return settings
+
+
+def converted_settings(stored: Run | Track) -> Settings:
+    """The settings of a run or a track. Raises StoreError where they are damaged."""
     try:
         return msgspec.convert(stored.started.settings, Settings)
     except msgspec.ValidationError as error:
         raise StoreError(
             f"{stored.name} cannot go on: its settings are damaged ({reason(error)})"
         ) from error
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Lack(Generic[K]):
+    """What a comparison has too little of, as modes crashed in some of its sessions."""
+
+    modes: frozenset[K]
+    sessions: range
+    """The numbers of as many further sessions as it takes until each mode has those planned."""
+
+
+def lack_of(
+    planned: int, statuses: Mapping[int, Mapping[K, str]], resting: Collection[K]
+) -> Lack[K] | None:
+    """What is lacking of a comparison with these statuses by session, if anything is.
+
+    A session of the plan that is still to be made tries every mode anyway. What is wrong, or rests
+    as it is slow, would not be timed again.
+    """
+    left = planned - sum(number < planned for number in statuses)
+    good: dict[K, int] = {}
+    lost: set[K] = set()
+    settled: set[K] = set()
+    for found in statuses.values():
+        for mode, status in found.items():
+            good[mode] = good.get(mode, 0) + (status == "ok")
+            if status in RETRIED:
+                lost.add(mode)
+            elif status != "ok":
+                settled.add(mode)
+    modes = frozenset(mode for mode in lost - settled if mode not in resting)
+    missing = max((planned - left - good[mode] for mode in modes), default=0)
+    if missing <= 0:
+        return None
+    first = max(planned, 1 + max(statuses))
+    return Lack(modes, range(first, first + missing))
+
+
+def lacking(run: Run, settings: Settings) -> dict[str, Lack[str]]:
+    """The comparisons in which modes crashed, or ran out of memory, and could be tried again.
+
+    A run that has to end in time makes no sessions beyond its plan.
+    """
+    if settings.total or WALL_TIME not in settings.instruments:
+        return {}
+    found = {}
+    for name, sessions in run.by_comparison().items():
+        resting = {m for s in sessions if s.session == 0 for m in slow(s, settings)}
+        statuses = {
+            s.session: {e.mode: e.status for e in s.entrants if not e.control} for s in sessions
+        }
+        lack = lack_of(settings.sessions, statuses, resting)
+        if lack is not None:
+            found[name] = lack
+    return found
 
 
 def measure(
@@ -275,20 +343,22 @@ def measure(
 
     Sessions are outermost: each is one process that goes through all comparisons. The readings
     of other instruments than the clock follow, so that they disturb no times. Whatever stops
-    it, Ctrl-C included, the log holds all that was measured. Raises WorkerError where no worker
-    can be started, StoreError where the disk is full or the build has changed.
+    it, Ctrl-C included, the log holds all that was measured. A mode that crashed in an earlier
+    stretch is tried again, in further sessions where the plan has none left. Raises WorkerError
+    where no worker can be started, StoreError where the disk is full or the build has changed.
     """
     began = time.perf_counter()
     entries = run.started.entries()
     done = run.done()
     sessions = settings.sessions if WALL_TIME in settings.instruments else 0
-    steps = [(s, e) for s in range(sessions) for e in entries]
+    lacks = lacking(run, settings)
+    steps = [(s, e) for s in range(sessions) for e in entries] + _further(run, lacks)
     nvml = Nvml()
     workers = _Workers(options, log, run.workers)
     settled: dict[str, dict[str, Entrant]] = {}
     slow_ones: dict[str, frozenset[str]] = {}
     for record in run.sessions:
-        _settle(settled, record)
+        _settle(settled, record, but=RETRIED)
         if record.session == 0:
             slow_ones[record.comparison] = slow(record, settings)
     together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
@@ -301,6 +371,9 @@ def measure(
         for position, (number, entry) in enumerate(steps):
             name = str(entry.comparison)
             if (name, number) in done:
+                continue
+            if number >= sessions and lacks[name].modes <= settled.get(name, {}).keys():
+                # They had their other chance.
                 continue
             elapsed = time.perf_counter() - began
             report(Progress(position, len(steps), name, elapsed, skipped, settings.total))
@@ -338,6 +411,8 @@ def measure(
             _limits(log, run, settings, workers, report)
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {log.hint}") from error
     finally:
         workers.end()
         end = RunEnded(now(), finished, time.perf_counter() - began, visiting)
@@ -445,22 +520,42 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: _Workers, repor
     for position, ((device, threads), dtypes) in enumerate(left):
         elapsed = time.perf_counter() - began
         report(Progress(position, len(left), f"limits of {device}", elapsed))
-        worker, process = workers.current()
-        with contextlib.suppress(WorkerDied, WorkerTimeout, WorkerRefused):
-            found = worker.request(
-                "limits", settings.timeout, device=device, threads=threads, dtypes=dtypes
-            )
+        for _ in range(2):
+            worker, process = workers.current()
+            try:
+                found = worker.request(
+                    "limits", settings.timeout, device=device, threads=threads, dtypes=dtypes
+                )
+            except WorkerDied:
+                continue
+            except (WorkerTimeout, WorkerRefused):
+                break
             made = Limits(
                 process, device, threads, found["bandwidth"], found["rates"], found["cache"]
             )
             log.append(made)
             run.limits.append(made)
+            break
 
 
-def _settle(settled: dict[str, dict[str, Entrant]], record: SessionMeasured) -> None:
-    """Contestants that one session showed not to be measurable are not tried in the next."""
+def _further(run: Run, lacks: Mapping[str, Lack[str]]) -> list[tuple[int, Entry]]:
+    """Sessions beyond the plan's for what is lacking."""
+    steps = [
+        (number, entry)
+        for entry in run.started.entries()
+        if (lack := lacks.get(str(entry.comparison))) is not None
+        for number in lack.sessions
+    ]
+    return sorted(steps, key=lambda step: step[0])
+
+
+def _settle(
+    settled: dict[str, dict[str, Entrant]], record: SessionMeasured, but: Sequence[str] = ()
+) -> None:
+    """Contestants that one session showed not to be measurable are not tried in the next; `but`
+    are the statuses that say nothing for this."""
     for entrant in record.entrants:
-        if entrant.status != "ok":
+        if entrant.status not in ("ok", *but):
             settled.setdefault(record.comparison, {})[entrant.mode] = _without_samples(entrant)
 
 
@@ -525,29 +620,31 @@ def _verify_entry(
     entry: Entry, settings: Settings, workers: _Workers, opt_in: frozenset[str]
 ) -> list[Entrant]:
     found: list[Entrant] = []
-    left = list(entry.modes)
     opened: Worker | None = None
-    while left:
-        worker, _ = workers.current()
-        try:
-            if worker is not opened:
-                worker.request(
-                    "open",
-                    settings.timeout,
-                    comparison=str(entry.comparison),
-                    salt=settings.seed,
-                    fresh=[1, 2],
-                )
-                opened = worker
-        except WorkerRefused as error:
-            return found + [Entrant(m, error.status, str(error), error.where) for m in left]
-        except (WorkerDied, WorkerTimeout) as error:
-            return found + [lost(mode, error) for mode in left]
-        mode = left.pop(0)
+    for position, mode in enumerate(entry.modes):
         limit = settings.compile_timeout if mode in opt_in else settings.timeout
-        try:
-            entrant, _ = prepare(worker, mode, limit, handle=0, warm=0, fresh=(0, 1))
-        except (WorkerDied, WorkerTimeout) as error:
-            entrant = lost(mode, error)
-        found.append(entrant)
+        for last in (False, True):
+            worker, _ = workers.current()
+            try:
+                if worker is not opened:
+                    worker.request(
+                        "open",
+                        settings.timeout,
+                        comparison=str(entry.comparison),
+                        salt=settings.seed,
+                        fresh=[1, 2],
+                    )
+                    opened = worker
+                entrant, _ = prepare(worker, mode, limit, handle=0, warm=0, fresh=(0, 1))
+            except WorkerRefused as error:
+                entrant = Entrant(mode, error.status, str(error), error.where)
+            except (WorkerDied, WorkerTimeout) as error:
+                # What has died once may have been killed from outside.
+                if isinstance(error, WorkerDied) and not last:
+                    continue
+                if worker is not opened:
+                    return found + [lost(left, error) for left in entry.modes[position:]]
+                entrant = lost(mode, error)
+            found.append(entrant)
+            break
     return found

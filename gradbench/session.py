@@ -138,6 +138,8 @@ def prepare(
         )
     except WorkerRefused as error:
         answer = {"status": error.status, "reason": str(error), "where": error.where}
+    if answer["status"] == "ok" and warm and not answer["visit"]:
+        raise worker.garbled("no visits are planned")
     entrant = Entrant(
         mode=mode,
         status=answer["status"],
@@ -148,6 +150,21 @@ def prepare(
         note=answer.get("note", ""),
     )
     return entrant, answer.get("visit")
+
+
+def visits(
+    worker: Worker, timeout: float, handles: Sequence[int], plans: Sequence[Mapping[str, Any]]
+) -> tuple[list[list[int]], float]:
+    """Has a worker visit contestants in this order, each with the plan of its visits.
+
+    Gives the nanoseconds of every visit's sub-blocks, and the seconds of all. Raises WorkerGarbled
+    where these are not as many as planned.
+    """
+    answer = worker.request("visit", timeout, handles=list(handles))
+    blocks: list[list[int]] = answer["blocks"]
+    if [len(found) for found in blocks] != [plan["blocks"] for plan in plans]:
+        raise worker.garbled("not the sub-blocks that were planned")
+    return blocks, answer["spent"] * 1e-9
 
 
 def lost(mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
@@ -174,10 +191,11 @@ def checked(entrant: Entrant, answer: Mapping[str, Any]) -> Entrant:
 class Measurement:
     """Measures one entry of the plan in one session.
 
-    `start` gives a worker; it is called again where the last one died. `settled` holds the
-    contestants that earlier sessions have shown not to be measurable, with their record: they
-    are not tried again. `resting` are those that sit this session out (see `slow`). `state` tells
-    of the device.
+    `start` gives a worker; it is called again where the last one died. The mode that was in hand
+    then is tried once more, for the worker may have been killed from outside: first in a fresh
+    process, so that no other mode's doing is laid to it. `settled` holds the contestants that
+    earlier sessions have shown not to be measurable, with their record: they are not tried again.
+    `resting` are those that sit this session out (see `slow`). `state` tells of the device.
     """
 
     def __init__(
@@ -201,6 +219,8 @@ class Measurement:
         self.failed: dict[str, Entrant] = dict(settled)
         self.resting = resting
         self.state = state
+        self.suspects: list[str] = []
+        """The modes in whose hands a worker has died once."""
         self.posing_died = False
         self.random = random.Random(f"{settings.seed}/{entry.comparison}/{session}")
         # Fresh inputs differ from session to session, so that each adds to the evidence.
@@ -258,6 +278,7 @@ class Measurement:
         settings = self.settings
         out = self.failed.keys() | self.resting
         modes = [mode for mode in self.entry.modes if mode not in out]
+        modes.sort(key=lambda mode: mode not in self.suspects)
         if not modes:
             return [], {}
         try:
@@ -324,12 +345,20 @@ class Measurement:
                 patience=patience,
             )
         except (WorkerDied, WorkerTimeout) as error:
-            self.failed[mode] = lost(mode, error)
+            self._charge(mode, error)
             raise
         if visit is None:
             self.failed[mode] = entrant
             return None
         return _Contestant(mode, handle, visit, entrant)
+
+    def _charge(self, mode: str, error: WorkerDied | WorkerTimeout) -> None:
+        """Lays the loss of the worker to the mode in hand, unless it is the first death: then the
+        mode is tried again."""
+        if isinstance(error, WorkerTimeout) or mode in self.suspects:
+            self.failed[mode] = lost(mode, error)
+        else:
+            self.suspects.append(mode)
 
     def _fail_all(self, modes: list[str], status: str, reason: str, where: str = "") -> None:
         for mode in modes:
@@ -353,23 +382,23 @@ class Measurement:
             answers: list[list[int]] = []
             pieces = [[handle] for handle in handles] if careful else [handles]
             for piece in pieces:
-                limit = self.settings.timeout + 20 * sum(contestants[h].cost for h in piece)
+                made = [contestants[h] for h in piece]
+                limit = self.settings.timeout + 20 * sum(c.cost for c in made)
                 try:
-                    answer = worker.request("visit", limit, handles=piece)
+                    blocks, seconds = visits(worker, limit, piece, [c.visit for c in made])
                 except WorkerRefused as error:
-                    mode = contestants[piece[0]].mode
                     if not careful:
                         raise _Lost from error
+                    mode = made[0].mode
                     self.failed[mode] = Entrant(mode, error.status, f"while timed: {error}")
                     raise _Again from error
                 except (WorkerDied, WorkerTimeout) as error:
                     if not careful:
                         raise _Lost from error
-                    mode = contestants[piece[0]].mode
-                    self.failed[mode] = lost(mode, error)
+                    self._charge(made[0].mode, error)
                     raise
-                answers += answer["blocks"]
-                spent += answer["spent"] * 1e-9
+                answers += blocks
+                spent += seconds
             found = iter(answers)
             for order in batch:
                 for contestant in contestants:
@@ -413,8 +442,10 @@ class Measurement:
             limit = self.settings.timeout
             try:
                 answer = worker.request("check", limit, handle=contestant.handle, fresh=[1])
+            except WorkerRefused as error:
+                answer = {"status": error.status, "reason": f"after timing: {error}"}
             except (WorkerDied, WorkerTimeout) as error:
-                self.failed[contestant.mode] = lost(contestant.mode, error)
+                self._charge(contestant.mode, error)
                 raise
             contestant.entrant = checked(contestant.entrant, answer)
 

@@ -1,28 +1,30 @@
 """The measuring process: torch and the standard library, nothing else.
 
-It reads one request a line from its standard input and answers each with one line, both JSON.
-`gradbench.session` is the other side; docs/architecture.md describes every message. Whatever the
-measured code prints goes to standard error, so that it can't break the wire. The process ends
-when its input does.
+It answers requests over the wire that `gradbench.process` makes of its standard streams.
+`gradbench.session` is the other side; docs/architecture.md describes every message. The process
+ends when its input does, and with its driver.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import importlib.metadata
-import json
 import os
 import platform
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any
+
+from gradbench.process import Wire
+
+if __name__ == "__main__":
+    # Before torch is imported: that takes seconds, in which the driver can be killed.
+    wire = Wire()
 
 import torch
 
@@ -33,12 +35,13 @@ from gradbench.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
 from gradbench.instruments import INSTRUMENTS
 from gradbench.instruments.instrument import Instrument, Unreadable
 from gradbench.instruments.wall import Visit, WallTime, plan
-from gradbench.modes.capability import device_lost, out_of_memory, unsupported_reason
+from gradbench.modes.capability import device_lost, message_of, out_of_memory, unsupported_reason
 from gradbench.modes.mode import Mode, Unsupported
 from gradbench.operators import OPERATORS
+from gradbench.text import line
 from gradbench.wording import size
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 DEVICE_LOST = 70
 """The exit code of a process whose device can no longer be used in it."""
@@ -46,6 +49,8 @@ DEVICE_LOST = 70
 
 STATE_LOST = 71
 """The exit code of a process in which a mode has changed what cannot be put back."""
+
+FORKED = "it forks, and the child comes back as if it were the measuring process"
 
 
 class Refused(Exception):
@@ -99,9 +104,8 @@ def _version(package: str) -> str | None:
 
 def _line(error: BaseException) -> str:
     """An exception as one short line."""
-    text = " ".join(str(error).split())
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    said = message_of(error)
+    return line(f"{type(error).__name__}: {said}" if said.strip() else type(error).__name__)
 
 
 def _where(error: BaseException) -> str:
@@ -167,10 +171,15 @@ class Session:
     """The state of one worker: the open comparison and its contestants."""
 
     def __init__(
-        self, memory_limit: int, clock: Any = time.perf_counter_ns, broken: Sequence[str] = ()
+        self,
+        memory_limit: int,
+        clock: Any = time.perf_counter_ns,
+        broken: Sequence[str] = (),
+        forked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.memory_limit = memory_limit
         self.broken = tuple(broken)
+        self.forked = forked
         self.clock = clock
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
@@ -183,6 +192,10 @@ class Session:
 
     def hello(self) -> dict[str, Any]:
         return {"protocol": PROTOCOL, "environment": environment()}
+
+    def ping(self) -> dict[str, Any]:
+        """Nothing: that this is the next answer tells the driver that there was none between."""
+        return {}
 
     def discover(self) -> dict[str, Any]:
         offers = []
@@ -311,12 +324,15 @@ class Session:
         except TooSlow as error:
             return {"status": "refused", "reason": str(error)}
         except Unsupported as error:
-            return {"status": "unsupported", "reason": str(error)}
+            return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
             reason = unsupported_reason(error)
             if reason is not None:
                 return {"status": "unsupported", "reason": reason}
             return _failure(error)
+        if self.forked():
+            # Called in a loop it would come back as ever more processes.
+            return {"status": "failed", "reason": FORKED}
         evidence = {"error": finding.error, "ulps": finding.ulps}
         if not finding.right:
             return {"status": "wrong", "reason": finding.reason, **evidence}
@@ -429,10 +445,12 @@ class Session:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
             finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
         except Unsupported as error:
-            return {"status": "unsupported", "reason": str(error)}
+            return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
             failure = _failure(error)
             return {"status": failure["status"], "reason": "after timing: " + failure["reason"]}
+        if self.forked():
+            return {"status": "failed", "reason": f"after timing: {FORKED}"}
         return {
             "status": "ok" if finding.right else "wrong",
             "reason": finding.reason and "after timing: " + finding.reason,
@@ -522,7 +540,7 @@ class Session:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
-        known = {"hello", "discover", "open", "prepare", "visit", "check", "close"}
+        known = {"hello", "ping", "discover", "open", "prepare", "visit", "check", "close"}
         known |= {"trust", "read", "slow", "curve", "limits"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
@@ -530,17 +548,11 @@ class Session:
         return answer
 
 
-def _die_with_parent() -> None:
-    """On Linux, ends this process when the driver is killed, even in the midst of a call."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def serve(requests: IO[str], answers: IO[str], session: Session) -> None:
+def serve(wire: Wire, session: Session) -> None:
     """Answers requests until the input ends."""
-    for line in requests:
+    for request in wire.requests():
         try:
-            answer = {"ok": True, **session.answer(json.loads(line))}
+            answer = {"ok": True, **session.answer(request)}
         except Refused as error:
             answer = {"ok": False, "reason": str(error)}
         except state.StateLost as error:
@@ -548,37 +560,34 @@ def serve(requests: IO[str], answers: IO[str], session: Session) -> None:
             os._exit(STATE_LOST)
         except Exception as error:
             answer = {"ok": False, **_failure(error)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        wire.answer(answer)
 
 
-def main() -> None:
+def main(wire: Wire) -> None:
     parser = argparse.ArgumentParser(prog="python -m gradbench.worker")
     parser.add_argument("--memory-limit", type=int, default=4 << 30)
     parser.add_argument("--from", dest="files", action="append", default=[])
     options = parser.parse_args()
-    _die_with_parent()
-    answers = os.fdopen(os.dup(1), "w")
-    requests = os.fdopen(os.dup(0), "r")
-    os.dup2(2, 1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    wire.require_driver()
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     broken = registry.load()
     path = ""
     try:
         for path in options.files:
+            wire.require_driver()
             broken += registry.load_file(path)
     except BaseException as error:
         reason = {"ok": False, "reason": f"{path}: {_line(error)}", "where": _where(error)}
-        answers.write(json.dumps(reason) + "\n")
-        answers.flush()
+        for _ in wire.requests():
+            wire.answer(reason)
         return
-    session = Session(options.memory_limit, broken=broken)
+    wire.require_driver()
+    session = Session(options.memory_limit, broken=broken, forked=wire.forked)
     session.close()
     gc.disable()
-    serve(requests, answers, session)
+    serve(wire, session)
 
 
 if __name__ == "__main__":
-    main()
+    main(wire)

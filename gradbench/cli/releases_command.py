@@ -325,7 +325,7 @@ def track(
     from gradbench.cli.releases_tables import show_history
     from gradbench.releases import builds, environments, log
     from gradbench.releases import track as tracking
-    from gradbench.run import settings_of
+    from gradbench.releases.track import settings_of
     from gradbench.store.lines import executed
     from gradbench.wire import WorkerOptions
 

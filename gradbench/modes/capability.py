@@ -37,7 +37,10 @@ REASONS = tuple(
             "the shape of a tensor depends on values: vmap cannot",
         ),
         (r"[Bb]atching rule not implemented for (\S+?)[;,.]?(?:\s|$)", "vmap has no rule for {0}"),
-        (r"(\S+) hit the vmap fallback which is currently disabled", "vmap has no rule for {0}"),
+        (
+            r"(\S{1,100}) hit the vmap fallback which is currently disabled",
+            "vmap has no rule for {0}",
+        ),
         (
             r"tried to vmap over (\w+), but it does not have vmap support",
             "vmap has no rule for {0}",
@@ -95,6 +98,19 @@ REASONS = tuple(
 )
 
 
+LONGEST_MESSAGE = 100_000
+"""Characters of an error's message that are looked at."""
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says; code that is measured may raise one that says endlessly much, or that
+    raises another where it is to be shown."""
+    try:
+        return str(error)[:LONGEST_MESSAGE]
+    except Exception:
+        return "its message cannot be shown"
+
+
 def unsupported_reason(error: BaseException) -> str | None:
     """One line that says what is not supported, or None where the error says no such thing.
 
@@ -103,7 +119,7 @@ def unsupported_reason(error: BaseException) -> str | None:
     """
     if not isinstance(error, RuntimeError):
         return None
-    message = str(error)
+    message = message_of(error)
     if type(error).__module__ == "torch._dynamo.exc":
         reason = _graph_break(type(error).__name__, message)
         if reason:
@@ -128,7 +144,7 @@ def out_of_memory(error: BaseException) -> str | None:
     """
     if not isinstance(error, (RuntimeError, MemoryError)):
         return None
-    message = str(error)
+    message = message_of(error)
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if not (named or _MEMORY.search(message)):
         return None
@@ -151,8 +167,8 @@ def not_recordable(error: BaseException) -> str | None:
         chain.append(at)
         at = at.__context__
     for one in reversed(chain):
-        if isinstance(one, RuntimeError) and _RECORDING.search(str(one)):
-            line = str(one).partition("\n")[0].removeprefix("CUDA error: ")
+        if isinstance(one, RuntimeError) and _RECORDING.search(message_of(one)):
+            line = message_of(one).partition("\n")[0].removeprefix("CUDA error: ")
             return f"a CUDA graph cannot hold it, as when it waits for the device: {line}"
     return None
 
@@ -161,7 +177,7 @@ def device_lost(error: BaseException) -> bool:
     """Whether every later call on the device would fail in this process too."""
     if type(error).__name__ == "AcceleratorError":
         return True
-    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
+    return isinstance(error, RuntimeError) and bool(_LOST.search(message_of(error)))
 
 
 def _graph_break(kind: str, message: str) -> str | None:

@@ -13,6 +13,7 @@ from gradbench.cases import Case, Offer
 from gradbench.releases.log import EnvironmentUsed, Side, Track
 from gradbench.store import asv_files
 from gradbench.store.asv_files import AsvRow
+from gradbench.store.log import LOST
 
 CONFIDENCE = 0.99
 """asv's own: its files name the interval by it."""
@@ -60,7 +61,7 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
 
     Its value is the median over sessions of their median visit minima; the interval is Student's
     between the sessions' logarithms, 99 %. What is not supported has the value NaN. What is wrong,
-    failed or crashed in any session has none: asv shows it as failed.
+    or failed in any session, or crashed in all, has none: asv shows it as failed.
     """
     sides: dict[Case, list[Side]] = {}
     for part in track.parts:
@@ -72,7 +73,7 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
     for case, found in sides.items():
         statuses = {side.entrant.status for side in found}
         timed = [side for side in found if np.isfinite(side.minima).any()]
-        if statuses == {"ok"} and timed:
+        if statuses - {*LOST} == {"ok"} and timed:
             yield _row(case, timed)
         elif statuses and statuses <= {"unsupported", "refused"}:
             yield AsvRow(case, math.nan)

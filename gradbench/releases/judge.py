@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from gradbench.releases.known import ReleaseError, parse
 from gradbench.releases.log import EnvironmentUsed, Track
 from gradbench.statistics import Estimate
 from gradbench.store.lines import StoreError
+from gradbench.store.log import LOST, loss
 from gradbench.suggest import hint
 
 Array = npt.NDArray[np.float64]
@@ -103,6 +104,8 @@ class _Times:
 
     sessions: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
     wrong: dict[str, tuple[str, str]] = field(default_factory=dict)
+    lost: dict[str, Point] = field(default_factory=dict)
+    """What is said where a mode was lost in every session, and, as its reason, where in one."""
 
 
 @dataclass
@@ -138,6 +141,7 @@ class History:
         return made
 
     def _take(self, track: Track) -> None:
+        sessions = 1 + max((part.session for part in track.parts), default=0)
         for part in track.parts:
             for case in part.cases:
                 name = f"{part.comparison}/{case.mode}"
@@ -146,6 +150,9 @@ class History:
                 for side in case.sides:
                     if side.entrant.status == "ok":
                         own[side.environment] = np.array(side.minima)
+                    elif side.entrant.status in LOST:
+                        said = loss(side.entrant, part.session, sessions)
+                        times.lost.setdefault(side.environment, Point(side.entrant.status, said))
                     else:
                         found = (side.entrant.status, side.entrant.reason)
                         times.wrong.setdefault(side.environment, found)
@@ -202,10 +209,12 @@ class History:
             # Wrong in one session is wrong in all: what was timed there is not judged.
             return Point(*times.wrong[build.name], instructions=instructions)
         mine = [own[build.name] for own in times.sessions.values() if build.name in own]
+        lost = times.lost.get(build.name)
         if not mine:
-            return None
+            return lost and replace(lost, instructions=instructions)
         medians = [statistics.middle(values) for values in mine]
-        return Point("ok", "", statistics.middle(medians), instructions)
+        reason = lost.reason if lost else ""
+        return Point("ok", reason, statistics.middle(medians), instructions)
 
     def ratios(
         self, case: str, steps: Sequence[Step], floor: float, confidence: float

@@ -295,14 +295,15 @@ class TrackLog(LineLog):
 
     @classmethod
     def reopen(cls, track: Track) -> LineLog:
-        """An unfinished file, its torn last line cut off.
+        """An existing file, its torn last line cut off.
 
-        Raises StoreError where it is in use or finished.
+        Raises StoreError where it is in use, or was finished meanwhile.
         """
         log, cut = cls.opened(track.path, new=False)
         with log.closed_on_error():
-            # Another process may have finished it before it was locked.
-            lines.require_unfinished(read(track.path))
+            if not track.finished:
+                # Another process may have finished it before it was locked.
+                lines.require_unfinished(read(track.path))
             log.append(TrackResumed(now(), cut))
         return log
 

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,20 @@ from gradbench.releases.log import (
     TrackStarted,
 )
 from gradbench.run import PROFILES as RUN
-from gradbench.run import Discovery, Progress, Report, require_same, settings_of
-from gradbench.session import Settings, checked, lost, prepare
+from gradbench.run import (
+    Discovery,
+    Lack,
+    Progress,
+    Report,
+    converted_settings,
+    lack_of,
+    require_same,
+)
+from gradbench.session import Settings, checked, lost, prepare, visits
 from gradbench.statistics import Stopping, enough
+from gradbench.store import lines
 from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
-from gradbench.store.log import Entrant, PlanEntry, Reading, minima
+from gradbench.store.log import RETRIED, Entrant, PlanEntry, Reading, minima
 from gradbench.wire import (
     Worker,
     WorkerDied,
@@ -144,8 +153,9 @@ def _date(environment: Environment, dates: Mapping[str, str]) -> str:
 
 
 def resume(track: Track) -> tuple[LineLog, Settings]:
-    """An interrupted track's file and its settings. What it holds has to be read again: another
-    process may have added to it. Raises StoreError where it is finished, in use, or an environment
+    """An interrupted track's file and its settings; a finished one's too where modes crashed, for
+    they get another chance. What it holds has to be read again: another process may have added to
+    it. Raises StoreError where there is nothing left to make, the file is in use, or an environment
     is gone; `measure` sees whether one is not what it was."""
     settings = settings_of(track)
     for name in track.environments:
@@ -154,6 +164,17 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
         except ReleaseError as error:
             raise StoreError(f"{track.name} cannot go on: {error}") from error
     return TrackLog.reopen(track), settings
+
+
+def settings_of(track: Track) -> Settings:
+    """The settings that a track goes on with.
+
+    Raises StoreError where there is nothing left to make, or where they are damaged.
+    """
+    settings = converted_settings(track)
+    if not lacking(track, _sessions(settings)):
+        lines.require_unfinished(track)
+    return settings
 
 
 class Team:
@@ -193,6 +214,7 @@ class _Player:
     """An environment's contestant in the case that is being measured."""
 
     name: str
+    worker: Worker
     entrant: Entrant
     visit: dict[str, Any]
     samples: list[list[int]] = field(default_factory=list)
@@ -217,8 +239,16 @@ Settled = dict[tuple[str, str, str], Entrant]
 """What is known not to be measurable: comparison, mode and environment, with the record."""
 
 
+class _Again(Exception):
+    """A worker has died over a case for the first time: the case is measured once more."""
+
+
 class Part:
-    """Measures one comparison of one group in one session."""
+    """Measures one comparison of one group in one session.
+
+    A worker that dies over a case may have been killed from outside: the case starts over, all
+    environments together, since their times are compared round by round.
+    """
 
     def __init__(
         self,
@@ -252,9 +282,9 @@ class Part:
         cases = [
             self._case(mode) for mode in self.entry.modes if (self.name, mode) not in self.resting
         ]
-        for name in self.opened:
+        for worker in self.opened.values():
             with contextlib.suppress(WorkerError):
-                self.team.worker(name).request("close", self.settings.timeout)
+                worker.request("close", self.settings.timeout)
         return PartMeasured(
             comparison=self.name,
             session=self.session,
@@ -279,6 +309,20 @@ class Part:
         return worker
 
     def _case(self, mode: str) -> CaseMeasured:
+        self.deaths: set[str] = set()
+        while True:
+            with contextlib.suppress(_Again):
+                return self._tried(mode)
+
+    def _lost(self, name: str, mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
+        """The record of a mode over which an environment's worker was lost. Raises _Again where it
+        died for the first time."""
+        if isinstance(error, WorkerDied) and name not in self.deaths:
+            self.deaths.add(name)
+            raise _Again from error
+        return lost(mode, error)
+
+    def _tried(self, mode: str) -> CaseMeasured:
         players: list[_Player] = []
         out: list[Side] = []
         for name in self.names:
@@ -308,8 +352,8 @@ class Part:
             # A release may not know what another one offers: that is its answer, no failure.
             return Entrant(mode, error.status, str(error), error.where)
         except (WorkerDied, WorkerTimeout) as error:
-            return lost(mode, error)
-        return entrant if visit is None else _Player(name, entrant, visit)
+            return self._lost(name, mode, error)
+        return entrant if visit is None else _Player(name, worker, entrant, visit)
 
     def _rounds(self, mode: str, players: list[_Player], out: list[Side]) -> str:
         """Rounds until the stopping rule says so; who is lost on the way moves to `out`."""
@@ -321,19 +365,19 @@ class Part:
             for player in order:
                 cost = player.visit["call"] * 1e-9 * player.visit["blocks"] * player.visit["number"]
                 try:
-                    answer = self.team.worker(player.name).request(
-                        "visit", self.settings.timeout + 20 * cost, handles=[0]
+                    (blocks,), seconds = visits(
+                        player.worker, self.settings.timeout + 20 * cost, [0], [player.visit]
                     )
                 except WorkerRefused as error:
                     self._drop(player, players, out, Entrant(mode, error.status, f"timed: {error}"))
                     continue
                 except (WorkerDied, WorkerTimeout) as error:
-                    self._drop(player, players, out, lost(mode, error))
+                    self._drop(player, players, out, self._lost(player.name, mode, error))
                     continue
                 # The visit's value alone: with all sub-blocks of all builds a track would take
                 # five times the room, and no estimator asks for the others.
-                player.samples.append([min(answer["blocks"][0])])
-                spent += answer["spent"] * 1e-9
+                player.samples.append([min(blocks)])
+                spent += seconds
             rounds += 1
             times = np.array([player.times for player in players]).T
             why = enough(times, spent, stopping) if players else "nothing to time"
@@ -351,13 +395,11 @@ class Part:
 
     def _check(self, player: _Player, mode: str) -> Entrant:
         try:
-            answer = self.team.worker(player.name).request(
-                "check", self.settings.timeout, handle=0, fresh=[1]
-            )
+            answer = player.worker.request("check", self.settings.timeout, handle=0, fresh=[1])
         except WorkerRefused as error:
             return Entrant(mode, error.status, f"after timing: {error}")
         except (WorkerDied, WorkerTimeout) as error:
-            return lost(mode, error)
+            return self._lost(player.name, mode, error)
         return checked(player.entrant, answer)
 
 
@@ -389,11 +431,18 @@ def measure(
     steps = list(_steps(track, settings))
     skipped = sum(key in done for key, _ in steps)
     settled = _settled(track)
+    sessions = _sessions(settings)
+    lacks = lacking(track, sessions)
     finished = False
     current = (-1, -1)
     try:
         for position, ((group, session, name), entry) in enumerate(steps):
             if (group, session, name) in done:
+                continue
+            if session >= sessions and all(
+                (name, *key) in settled for key in lacks[group, name].modes
+            ):
+                # They had their other chance.
                 continue
             elapsed = time.perf_counter() - began
             report(Progress(position, len(steps), name, elapsed, skipped))
@@ -420,9 +469,11 @@ def measure(
             track.take([part])
             _settle(settled, part)
         team.end_all()
-        _read(log, track, settings, base, made, discovery, report)
+        _read(log, track, settings, base, made, discovery, settled, report)
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {log.hint}") from error
     finally:
         team.end_all()
         end = TrackEnded(now(), finished, round(time.perf_counter() - began, 1))
@@ -433,26 +484,68 @@ def measure(
     return track
 
 
-def _steps(track: Track, settings: Settings) -> Iterator[tuple[tuple[int, int, str], Entry]]:
-    sessions = settings.sessions if WALL_TIME in settings.instruments else 0
-    for session in range(sessions):
-        for group in range(len(track.started.groups)):
-            for entry in track.entries():
-                yield (group, session, str(entry.comparison)), entry
+def _steps(track: Track, settings: Settings) -> list[tuple[tuple[int, int, str], Entry]]:
+    sessions = _sessions(settings)
+    steps = [
+        ((group, session, str(entry.comparison)), entry)
+        for session in range(sessions)
+        for group in range(len(track.started.groups))
+        for entry in track.entries()
+    ]
+    return steps + _further(track, sessions)
+
+
+def _sessions(settings: Settings) -> int:
+    return settings.sessions if WALL_TIME in settings.instruments else 0
+
+
+def lacking(track: Track, sessions: int) -> dict[tuple[int, str], Lack[tuple[str, str]]]:
+    """The groups and comparisons in which a mode crashed, or ran out of memory, in an environment
+    and could be tried again, as in `run.lacking`."""
+    statuses: dict[tuple[int, str], dict[int, dict[tuple[str, str], str]]] = {}
+    for part in track.parts:
+        statuses.setdefault((part.group, part.comparison), {})[part.session] = {
+            (case.mode, side.environment): side.entrant.status
+            for case in part.cases
+            for side in case.sides
+        }
+    found = {}
+    for (group, name), own in statuses.items():
+        resting = {mode for _, mode in _resting(track, name)}
+        lack = lack_of(
+            sessions, own, {key for told in own.values() for key in told if key[0] in resting}
+        )
+        if lack is not None:
+            found[group, name] = lack
+    return found
+
+
+def _further(track: Track, sessions: int) -> list[tuple[tuple[int, int, str], Entry]]:
+    """Sessions beyond the plan's for what is lacking."""
+    entries = {str(entry.comparison): entry for entry in track.entries()}
+    steps = [
+        ((group, session, name), entries[name])
+        for (group, name), lack in lacking(track, sessions).items()
+        for session in lack.sessions
+        if name in entries
+    ]
+    return sorted(steps, key=lambda step: (step[0][1], step[0][0]))
 
 
 def _settled(track: Track) -> Settled:
+    """What the track holds that a resumed one does not try again."""
     settled: Settled = {}
     for part in track.parts:
-        _settle(settled, part)
+        _settle(settled, part, but=RETRIED)
     return settled
 
 
-def _settle(settled: Settled, part: PartMeasured) -> None:
-    """What one session showed not to be measurable is not tried in the next."""
+def _settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> None:
+    """What one session showed not to be measurable is not tried in the next; `but` are the
+    statuses that say nothing for this."""
     for case in part.cases:
         for side in case.sides:
-            if side.entrant.status != "ok":
+            if side.entrant.status not in ("ok", *but):
                 bare = msgspec.structs.replace(side.entrant, samples=[])
                 settled[part.comparison, case.mode, side.environment] = bare
 
@@ -476,6 +569,7 @@ def _read(
     base: WorkerOptions,
     made: Mapping[str, Environment],
     discovery: Discovery,
+    known: Settled,
     report: Report,
 ) -> None:
     """Makes the readings that the file lacks, of all instruments but the clock."""
@@ -485,9 +579,9 @@ def _read(
     wanted = replace(settings, instruments=others)
     for name, environment in made.items():
         team = Team(worker_options({name: environment}, base))
-        known = [r.reading for r in track.readings if r.environment == name]
+        done = [r.reading for r in track.readings if r.environment == name]
         settled: dict[str, dict[str, Entrant]] = {}
-        for (comparison, mode, where), entrant in _settled(track).items():
+        for (comparison, mode, where), entrant in known.items():
             if where == name:
                 settled.setdefault(comparison, {})[mode] = entrant
         began = time.perf_counter()
@@ -500,7 +594,7 @@ def _read(
             return team.worker(name), 0
 
         readings = Readings(
-            missing(track.entries(), wanted, known),
+            missing(track.entries(), wanted, done),
             wanted,
             team.options[name],
             start,

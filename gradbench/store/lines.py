@@ -262,9 +262,13 @@ class LineLog:
             if not isinstance(error, OSError):
                 raise
             raise StoreError(
-                f"cannot write to {self.path}: {error.strerror}; all before it is kept, and "
-                f"'{self.go_on} {self.path.stem}' goes on from there"
+                f"cannot write to {self.path}: {error.strerror}; {self.hint}"
             ) from error
+
+    @property
+    def hint(self) -> str:
+        """What an error that ends the measuring says last."""
+        return f"all before it is kept, and '{self.go_on} {self.path.stem}' goes on from there"
 
     @contextlib.contextmanager
     def closed_on_error(self) -> Iterator[None]:

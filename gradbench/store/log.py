@@ -46,6 +46,12 @@ from gradbench.store.lines import now as now
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
 
+LOST = ("crashed", "timed out", "out of memory")
+"""Statuses of a mode that say nothing against what was measured of it in other sessions."""
+
+RETRIED = ("crashed", "out of memory")
+"""Statuses that a resumed run tries again. (A mode that timed out would have to be waited for.)"""
+
 BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy")
 """What tells one build of torch and its surroundings from another, in a worker's environment."""
 
@@ -307,6 +313,12 @@ _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 KIND = Kind("run log", RunStarted, _decoder, SCHEMA, check, key, lambda header: header.run)
 
 
+def loss(entrant: Entrant, session: int, sessions: int) -> str:
+    """What a case's note says of a session in which the mode was lost."""
+    said = f"{entrant.status} in session {session + 1} of {sessions}"
+    return f"{said}: {entrant.reason}" if entrant.reason else said
+
+
 @dataclass
 class Run:
     """One log as it was read."""
@@ -364,14 +376,15 @@ class RunLog(LineLog):
 
     @classmethod
     def reopen(cls, run: Run) -> LineLog:
-        """An unfinished log, its torn last line cut off.
+        """An existing log, its torn last line cut off.
 
-        Raises StoreError where it is in use or finished.
+        Raises StoreError where it is in use, or was finished meanwhile.
         """
         log, cut = cls.opened(run.path, new=False)
         with log.closed_on_error():
-            # Another process may have finished it before it was locked.
-            lines.require_unfinished(read(run.path))
+            if not run.finished:
+                # Another process may have finished it before it was locked.
+                lines.require_unfinished(read(run.path))
             log.append(RunResumed(now(), cut))
         return log
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gradbench.session import visits
 from gradbench.statistics import Stopping, enough
 from gradbench.studies.rules import stored
 from gradbench.wire import Worker, WorkerRefused
@@ -21,11 +22,11 @@ CALIBRATION = 20_000_000
 
 @dataclass(frozen=True)
 class Side:
-    """A prepared contestant: where it lives and how many calls make a sub-block."""
+    """A prepared contestant: where it lives and how it is visited."""
 
     worker: Worker
     handle: int
-    number: int
+    visit: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def prepare(worker: Worker, mode: str, handle: int, warm: float, timeout: float)
     visit = answer.get("visit")
     if visit is None:
         raise WorkerRefused(f"{mode}: {answer['status']}: {answer.get('reason', '')}")
-    return Side(worker, handle, visit["number"])
+    return Side(worker, handle, visit)
 
 
 def inject(sides: Sequence[Side], share: float, timeout: float) -> float:
@@ -92,16 +93,16 @@ def measure(
         for _ in range(batch):
             order += chance.sample((0, 1), 2)
         if together:
-            answers = [_visit(first.worker, [sides[i].handle for i in order], timeout)]
+            answers = [_visits(first.worker, [sides[i] for i in order], timeout)]
         else:
-            answers = [_visit(sides[i].worker, [sides[i].handle], timeout) for i in order]
-        blocks = [block for answer in answers for block in answer["blocks"]]
-        spent += sum(answer["spent"] for answer in answers) * 1e-9
+            answers = [_visits(sides[i].worker, [sides[i]], timeout) for i in order]
+        blocks = [found for answer, _ in answers for found in answer]
+        spent += sum(seconds for _, seconds in answers)
         for i, found in zip(order, blocks):
-            samples[i].append(min(found) / sides[i].number * 1e-9)
+            samples[i].append(min(found) / sides[i].visit["number"] * 1e-9)
         why = enough(np.array(samples).T, spent, stopping)
     return Measured(samples[0], samples[1], why, spent, time.perf_counter() - began)
 
 
-def _visit(worker: Worker, handles: list[int], timeout: float) -> dict[str, Any]:
-    return worker.request("visit", timeout, handles=handles)
+def _visits(worker: Worker, sides: Sequence[Side], timeout: float) -> tuple[list[list[int]], float]:
+    return visits(worker, timeout, [s.handle for s in sides], [s.visit for s in sides])
