@@ -248,11 +248,12 @@ def has_log(results, folder="runs"):
 def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
     process = started(*TINY, "--results", str(tmp_path), until=has_log(tmp_path))
     left = children(process)
-    # The second one comes while the first is being seen to.
-    for number in (getattr(signal, name), signal.SIGTERM, signal.SIGINT):
+    # The others come while the first is being seen to; on a busy machine all at once, in any order.
+    sent = (getattr(signal, name), signal.SIGTERM, signal.SIGINT)
+    for number in sent:
         process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + getattr(signal, name)
+    assert process.returncode in {128 + number for number in sent}
     assert out == ""
     assert re.search(r"^Go on with: gradbench run --resume \S+\n\Z", err, re.M), err
     assert "Traceback" not in err
@@ -266,7 +267,6 @@ def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
     [
         (("verify",), "checks are not stored"),
         (("study", "aa", "--trials", "20"), "Go on with: gradbench study aa"),
-        (("list",), "gradbench: stopped"),
         (("report", "--to", "page"), "written whole or not at all"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
