@@ -634,7 +634,10 @@ def executed(
         return tuple(given)
     if not named:
         return ()
-    again = shlex.join([*command.split(), log.stem, *(f"--from={file}" for file in named)])
+    words = [*command.split(), log.stem, *(f"--from={file}" for file in named)]
+    if place.parent != Path("results"):
+        words.append(f"--results={place.parent}")
+    again = shlex.join(words)
     look = f"look at what would be executed, then type: {again}"
     if log.parent.resolve() != place.resolve() or log.stat().st_uid != os.getuid():
         raise StoreError(
