@@ -133,7 +133,8 @@ def _why_none(
         if not any(_is_called(name, glob) for name in names):
             near = hint(glob, names) or "'gradbench show' lists its comparisons"
             return f"nothing in this run is called that: {text.line(glob, 80)!r}; {near}"
-    return nothing_fits(((Comparison.parse(r.comparison), r.mode) for r in rows), **filters)
+    why = nothing_fits(((Comparison.parse(r.comparison), r.mode) for r in rows), **filters)
+    return f"nothing in this run is called that: {why}"
 
 
 def times(ratio: Ratio | None) -> str:
