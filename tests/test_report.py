@@ -549,7 +549,18 @@ def test_the_study_of_pages_gives_both_tools_the_same_history():
 
     found = discover(WorkerOptions())
     entries = expand(found.offers, Selection(functions=("exp",), operators=("vjp",)))
-    rows = list(pages.study(entries, found, 80, 0, lambda what: None))
+    read, rows = [], []
+    for row in pages.study(entries, found, 80, 0, lambda what: None):
+        (rows if row["command"] in ("gradbench report", "asv publish") else read).append(row)
+    assert [row["command"] for row in read] == [
+        "gradbench show",
+        "gradbench show",
+        "gradbench.load",
+        "gradbench export",
+        "gradbench releases show",
+    ]
+    assert read[3]["written_bytes"] > 1_000
+    assert all(row["peak_bytes"] > 1 << 20 for row in read + rows)
     assert [row["command"] for row in rows] == [
         "gradbench report",
         "asv publish",

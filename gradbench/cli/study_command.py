@@ -319,12 +319,13 @@ def asv_steps(
     type=parameters.Whole(1, 10**8),
     default=100_000,
     show_default=True,
-    help="Rows of the made-up history: cases, releases and sessions.",
+    help="Rows of the made-up runs and history: cases, sizes or releases, and sessions.",
 )
+@click.option("--only-runs", is_flag=True, help="Read one large run only, and make no pages.")
 @options.seed_option
 @options.format_option("json", "csv", "md")
-def pages(rows: int, seed: int, form: str) -> int:
-    """How long 'gradbench report' takes on a large history, beside 'asv publish' on the same."""
+def pages(rows: int, only_runs: bool, seed: int, form: str) -> int:
+    """Time and memory of reading large stores, and of pages beside 'asv publish'."""
     from gradbench.cases import Selection, expand
     from gradbench.run import discover
     from gradbench.studies import pages as room
@@ -334,18 +335,18 @@ def pages(rows: int, seed: int, form: str) -> int:
         found = discover(WorkerOptions())
         entries = expand(found.offers, Selection())
         told = lambda what: say(f"pages: {what}", err=True)  # noqa: E731
-        measured = list(room.study(entries, found, rows, seed, told))
+        measured = list(room.study(entries, found, rows, seed, told, pages=not only_runs))
     except (WorkerError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     if form != "table":
         emit(measured, form)
         return 0
-    numbers = ("rows", "seconds", "on processors", "written")
+    numbers = ("rows", "time (s)", "CPU (s)", "peak memory", "written")
     shown = table("", ["command", "of", *((name, "right") for name in numbers)])
     for row in measured:
-        size = reading(row["written_bytes"], "bytes")
-        spent = f"{row['seconds']:.1f}", f"{row['processor_seconds']:.1f} s"
-        cells = (row["command"], row["of"], f"{row['rows']:,}", *spent, size)
+        sizes = (reading(row[name], "bytes") for name in ("peak_bytes", "written_bytes"))
+        spent = f"{row['seconds']:.1f}", f"{row['processor_seconds']:.1f}"
+        cells = (row["command"], row["of"], f"{row['rows']:,}", *spent, *sizes)
         shown.add_row(*map(plain, cells))
     console().print(shown)
     return 0

@@ -1,13 +1,13 @@
-"""How long a page of a large history takes: `gradbench report` beside `asv publish`.
+"""What large stores cost: time and memory of reading them, and of pages beside `asv publish`.
 
-The history is made up: every case of the catalogue at the documents' inputs, in as many torch
-releases and sessions as make the rows asked for. Both tools get the same one, each in its own
-format, and run as a user would run them, the commands' own starts included. What is stored as
-runs, a row a case and session, is timed too; asv has nothing to hold against that.
+Runs and a history are made up: every case of the catalogue, in as many sizes, or torch releases,
+and sessions as make the rows asked for, a row a case and session. asv gets the same history in its
+own format. All commands run as a user would run them, their own starts included.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import subprocess
@@ -97,26 +97,42 @@ def runs(results: Path, entries: Sequence[Entry], found: Discovery, rows: int, s
     cases = sum(len(entry.modes) for entry in entries)
     count = max(1, -(-rows // (cases * SESSIONS)))
     for number in range(count):
-        times = _Times(seed + number)
         # Names sort by time; those of one second would not.
-        name = f"20260101-{number:06d}-000000"
-        header = RunStarted(1, name, now(), {"sessions": SESSIONS}, machine.facts(), _plan(entries))
-        with RunLog.create(results, header) as opened:
-            for session in range(SESSIONS):
-                opened.append(WorkerStarted(session + 1, found.environment, now()))
-                for entry in entries:
-                    entrants = [times.entrant(mode, i) for i, mode in enumerate(entry.modes)]
-                    order = [list(range(len(entrants)))] * ROUNDS
-                    comparison = str(entry.comparison)
-                    baseline = found.first(entry.comparison.operator)
-                    opened.append(
-                        SessionMeasured(
-                            *(comparison, session, session + 1, baseline, entrants, order),
-                            *("rounds", 1.0, 2.0, 0.1),
-                        )
-                    )
-            opened.append(RunEnded(now(), True, 1.0, 1.0))
+        _run(results, f"20260101-{number:06d}-000000", entries, found, seed + number)
     return count * cases * SESSIONS
+
+
+def one_run(results: Path, entries: Sequence[Entry], found: Discovery, rows: int, seed: int) -> int:
+    """The same in a single run, in which each case has as many sizes as it takes."""
+    cases = sum(len(entry.modes) for entry in entries)
+    sizes = max(1, -(-rows // (cases * SESSIONS)))
+    sized = [
+        Entry(dataclasses.replace(entry.comparison, size=f"n={size + 1}"), entry.modes)
+        for size in range(sizes)
+        for entry in entries
+    ]
+    _run(results, "20260101-000000-000000", sized, found, seed)
+    return sizes * cases * SESSIONS
+
+
+def _run(results: Path, name: str, entries: Sequence[Entry], found: Discovery, seed: int) -> None:
+    times = _Times(seed)
+    header = RunStarted(1, name, now(), {"sessions": SESSIONS}, machine.facts(), _plan(entries))
+    with RunLog.create(results, header) as opened:
+        for session in range(SESSIONS):
+            opened.append(WorkerStarted(session + 1, found.environment, now()))
+            for entry in entries:
+                entrants = [times.entrant(mode, i) for i, mode in enumerate(entry.modes)]
+                order = [list(range(len(entrants)))] * ROUNDS
+                comparison = str(entry.comparison)
+                baseline = found.first(entry.comparison.operator)
+                opened.append(
+                    SessionMeasured(
+                        *(comparison, session, session + 1, baseline, entrants, order),
+                        *("rounds", 1.0, 2.0, 0.1),
+                    )
+                )
+        opened.append(RunEnded(now(), True, 1.0, 1.0))
 
 
 def study(
@@ -125,53 +141,86 @@ def study(
     rows: int,
     seed: int,
     told: Callable[[str], None],
+    *,
+    pages: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """A row for each command: what it read, its seconds from start to end and on the processors
-    (which other work on the machine changes less), and what it wrote."""
+    (which other work on the machine changes less), its peak memory and what it wrote.
+
+    Without `pages`, only what reads runs and writes no pages.
+    """
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
-        history, stored = Path(scratch, "history"), Path(scratch, "stored")
+        # Judged rows are cached here, and not where other runs have theirs.
+        surroundings = {**os.environ, "XDG_CACHE_HOME": str(Path(scratch, "cache"))}
+
+        def timed(
+            command: str, what: str, rows: int, words: Sequence[object], place: Path
+        ) -> dict[str, Any]:
+            told(f"{command} of {what}")
+            return _timed(command, what, rows, words, place, surroundings)
+
+        told("making up runs")
+        large, gradbench = Path(scratch, "large"), [sys.executable, "-m", "gradbench"]
+        counted = one_run(large, entries, found, rows, seed)
+        show = [*gradbench, "show", "--results", large]
+        table = large / "cases.csv"
+        load = f"import gradbench; gradbench.load({str(large)!r})"
+        yield timed("gradbench show", "a run", counted, show, table)
+        yield timed("gradbench show", "the run, judged before", counted, show, table)
+        yield timed("gradbench.load", "the run", counted, [sys.executable, "-c", load], table)
+        export = [*gradbench, "export", "-t", table, "--results", large]
+        yield timed("gradbench export", "the run", counted, export, table)
+        if not pages:
+            return
         told("making up a history")
+        history, stored = Path(scratch, "history"), Path(scratch, "stored")
         tracked = track(history, entries, found, rows, seed)
         made = log.read_all(history)[0][0]
         asv_history.write(history, made, found.offers)
         counted = runs(stored, entries, found, rows, seed)
-        report = [sys.executable, "-m", "gradbench", "report", "--no-code", "--results"]
-        told("gradbench report of the history")
-        yield _timed("gradbench report", "a track", tracked, [*report, history], history / "report")
-        told("asv publish of the history")
-        yield _timed(
-            "asv publish",
-            "the same in asv's files",
-            tracked,
-            [sys.executable, "-m", "asv", "publish", "--config", _asv_conf(history, scratch)],
-            Path(scratch, "html"),
-        )
-        told("gradbench report of runs, never judged before")
-        yield _timed("gradbench report", "runs", counted, [*report, stored], stored / "report")
-        told("gradbench report of runs, judged before")
-        again = "runs, judged before"
-        yield _timed("gradbench report", again, counted, [*report, stored], stored / "report")
+        report = [*gradbench, "report", "--no-code", "--results"]
+        releases = [*gradbench, "releases", "show", "--results", history]
+        yield timed("gradbench releases show", "a track", tracked, releases, table)
+        yield timed("gradbench report", "a track", tracked, [*report, history], history / "report")
+        publish = [sys.executable, "-m", "asv", "publish", "--config", _asv_conf(history, scratch)]
+        place = Path(scratch, "html")
+        yield timed("asv publish", "the same in asv's files", tracked, publish, place)
+        for what in ("runs", "runs, judged before"):
+            words = [*report, stored]
+            yield timed("gradbench report", what, counted, words, stored / "report")
 
 
 def _timed(
-    command: str, what: str, rows: int, words: Sequence[str | Path], place: Path
+    command: str,
+    what: str,
+    rows: int,
+    words: Sequence[object],
+    place: Path,
+    surroundings: dict[str, str],
 ) -> dict[str, Any]:
-    began, before = time.perf_counter(), os.times()
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True)
-    seconds, after = time.perf_counter() - began, os.times()
-    busy = after.children_user + after.children_system
-    busy -= before.children_user + before.children_system
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"{command}: {said[-1][:200]}")
-    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    with tempfile.TemporaryFile() as said:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [str(w) for w in words], stdout=said, stderr=subprocess.STDOUT, env=surroundings
+        )
+        # Unlike subprocess, wait4 tells what this process and its children used.
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+        if code:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{command}: {(lines or [f'exit code {code}'])[-1][:200]}")
+    places = place.rglob("*") if place.is_dir() else [place]
     return {
         "command": command,
         "of": what,
         "rows": rows,
         "seconds": round(seconds, 1),
-        "processor_seconds": round(busy, 1),
-        "written_bytes": size,
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        # Kilobytes on Linux, bytes on macOS.
+        "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "written_bytes": sum(path.stat().st_size for path in places if path.is_file()),
     }
 
 
