@@ -3,6 +3,8 @@
 #
 # Both set up a virtual environment in .venv first. PYTHON names the interpreter to build it with.
 #
+# make faults  kill, mutate and disturb whole commands by the hundred; prints what was held
+#
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, all
 #                  left in results/gpu-check. It sets nothing up: GPU_PYTHON (else PYTHON) names a
 #                  Python that has this package and a torch that finds the device.
@@ -16,7 +18,7 @@ GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
 FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
-.PHONY: bench test gpu-check clean
+.PHONY: bench test faults gpu-check clean
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
@@ -27,6 +29,9 @@ test: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.ready
+	$(BIN)/python tests/campaign
 
 # What each of the modes passes, times and needs on the device.
 gpu-check:

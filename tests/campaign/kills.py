@@ -144,7 +144,8 @@ def worker_killed(number: int, seed: int, place: Path) -> Iterator[str]:
     while tried < number:
         results = place / str(tried)
         results.mkdir()
-        words = ["run", *PLAN, "--sessions", "8", "--results", str(results)]
+        sessions = str(min(8, number - tried))
+        words = ["run", *PLAN, "--sessions", sessions, "--results", str(results)]
         words += ["--instrument", "wall_time", "--instrument", "dispatches"]
         command = Command(words, results).start()
         killed = 0
