@@ -9,7 +9,7 @@ import click
 
 from gradbench.changes import Change, Compared, compare
 from gradbench.cli import options, parameters
-from gradbench.cli.output import call_time, console, emit, plain, short_case, table
+from gradbench.cli.output import call_time, console, emit, notes, plain, short_case, table
 from gradbench.store import log
 from gradbench.wording import counted
 
@@ -49,9 +49,9 @@ def command(
     the ratios too. What differs in build or machine is said first.
     """
     try:
-        found = compare(
-            log.find(results, old), log.find(results, new), floor, confidence, method, **filters
-        )
+        runs = log.find(results, old), log.find(results, new)
+        notes(problem for run in runs for problem in run.problems)
+        found = compare(*runs, floor, confidence, method, **filters)
     except (log.StoreError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     shown = [c for c in found.changes if everything or c.verdict in ("faster", "slower")]

@@ -9,7 +9,7 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,12 @@ def _shown(said: str) -> str:
 def _unicode() -> bool:
     """Whether standard output can show more than ASCII; it and standard error have one encoding."""
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
+def notes(problems: Iterable[str]) -> None:
+    """Names on stderr what of the stored files was left out, whatever the output's format."""
+    for problem in problems:
+        say(f"note: {problem}", err=True)
 
 
 def emit(rows: Sequence[dict[str, Any]], form: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import say
+from gradbench.cli.output import notes, say
 from gradbench.store.log import StoreError
 from gradbench.wire import WorkerError
 
@@ -132,8 +132,7 @@ def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
         chosen = [store.find(results, name, kind) for name in names]
     else:
         studies, problems = store.read_all(results)
-        for problem in problems:
-            say(f"note: {problem}", err=True)
+        notes(problems)
         chosen = evidence.newest(studies)
     drawn = dict(figures.figures([study for study in chosen if study.started.study == kind]))
     if kind not in drawn:

@@ -13,7 +13,17 @@ import click
 
 from gradbench.cases import SelectionError, nothing_fits
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, duration, emit, plain, progress, say, stopped, table
+from gradbench.cli.output import (
+    console,
+    duration,
+    emit,
+    notes,
+    plain,
+    progress,
+    say,
+    stopped,
+    table,
+)
 from gradbench.cli.run_command import (
     adjusted,
     limit_options,
@@ -595,8 +605,7 @@ def _stored_tracks(results: Path, names: Sequence[str]) -> list[Any]:
         found, problems = once([log.find(results, name) for name in names], log.KIND.what)
     else:
         found, problems = log.read_all(results)
-    for problem in problems + [p for t in found for p in t.problems]:
-        say(f"note: {problem}", err=True)
+    notes(problems + [p for t in found for p in t.problems])
     if not found:
         raise StoreError(
             f"there are no tracks in {log.folder(results)}; 'gradbench releases track' makes one"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import progress, say, stopped
+from gradbench.cli.output import notes, progress, say, stopped
 from gradbench.store.log import StoreError
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def _assembled(
     stored, problems = data.read(results, runs, floor, confidence, method, told)
     changes = None if runs else page.releases(results)
     measured, damaged = studies.read_all(results)
-    for problem in damaged:
-        say(f"note: {problem}", err=True)
+    notes(damaged)
     if not stored and (changes is None or changes.empty):
         raise StoreError(
             f"there are no runs in {results / 'runs'}; 'gradbench run' makes one"

@@ -14,7 +14,7 @@ import msgspec
 from gradbench import text
 from gradbench.cases import FORWARD, Comparison, nothing_fits
 from gradbench.cli import options, parameters
-from gradbench.cli.output import call_time, console, emit, plain, reading, say, table
+from gradbench.cli.output import call_time, console, emit, notes, plain, reading, say, table
 from gradbench.instruments import INSTRUMENTS
 from gradbench.judge import Judged, Ratio, Row, judged, launch_bound, record
 from gradbench.store import log
@@ -87,14 +87,13 @@ def command(
             err=True,
         )
         return 1
+    if run == "latest":
+        notes(log.read_headers(results)[1])
+    notes(found.problems)
     rows = _filtered(found.rows, comparisons, **filters)
     if form != "table":
         emit([record(row, found) for row in rows], form)
         return 0
-    if run == "latest":
-        _, problems = log.read_headers(results)
-        for problem in problems:
-            say(f"note: {problem}", err=True)
     show(msgspec.structs.replace(found, rows=rows), everything or bool(comparisons))
     return 0
 
@@ -173,8 +172,6 @@ def show(found: Judged, in_full: bool) -> None:
                 _show_operator(operator, mine, found)
             else:
                 _show_least(operator, mine, found)
-    for problem in found.problems:
-        console(stderr=True).print(plain(f"note: {problem}"))
     _show_odds(found)
 
 
@@ -380,8 +377,7 @@ def _show_odds(found: Judged) -> None:
 
 def _list_runs(results: Path, form: str) -> int:
     headers, problems = log.read_headers(results)
-    for problem in problems:
-        say(f"note: {problem}", err=True)
+    notes(problems)
     if not headers:
         raise log.StoreError(f"there are no runs in {results}; 'gradbench run' makes one")
     rows = []

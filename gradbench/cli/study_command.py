@@ -15,6 +15,7 @@ from gradbench.cli.output import (
     console,
     duration,
     emit,
+    notes,
     plain,
     progress,
     reading,
@@ -445,8 +446,7 @@ def report(
             chosen = [store.find(results, name, name.partition("-")[0]) for name in names]
         else:
             studies, problems = store.read_all(results)
-            for problem in problems:
-                say(f"note: {problem}", err=True)
+            notes(problems)
             chosen = evidence.newest(studies)
         if not chosen:
             raise StoreError(f"there are no finished studies in {store.folder(results)}")
