@@ -28,7 +28,7 @@ from gradbench.text import line, storable
 PROTOCOL = 2
 
 LONGEST_CODE = 100_000
-"""Characters of a mode's source."""
+"""Characters of one piece of code at most."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 60)]
 Status = Literal["ok", "unsupported", "refused", "wrong", "failed", "out of memory"]
@@ -215,6 +215,9 @@ def start(text: bytes | bytearray) -> str:
     return text[:400].decode(errors="backslashreplace")
 
 
+CODE = ("source", "own", "form")
+"""Fields whose strings are code, which is not shortened."""
+
 LINES = ("reason", "reasons", "where", "note", "broken", "unavailable", "missing")
 """Fields whose strings are one line each."""
 
@@ -224,12 +227,12 @@ def cleaned(value: Any, key: str = "") -> Any:
     if isinstance(value, str):
         if key in LINES:
             return line(value, 600)
-        return storable(value, LONGEST_CODE) if key == "source" else storable(value)
+        return storable(value, LONGEST_CODE) if key in CODE else storable(value)
     if isinstance(value, list):
         return [cleaned(item, key) for item in value]
     if isinstance(value, dict):
         return {
-            storable(name): cleaned(item, key if key in LINES else name)
+            storable(name): cleaned(item, key if key in (*LINES, *CODE) else name)
             for name, item in value.items()
         }
     if isinstance(value, int) and abs(value) >= 1 << 63:

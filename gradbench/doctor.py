@@ -16,11 +16,11 @@ import psutil
 from gradbench import conditions, machine
 from gradbench.cases import Comparison, Entry
 from gradbench.nvml import Nvml
-from gradbench.run import discover
+from gradbench.run import Workers, discover
 from gradbench.session import Measurement, Settings
 from gradbench.statistics import Stopping, median_interval
 from gradbench.store.log import minima
-from gradbench.wire import Worker, WorkerOptions
+from gradbench.wire import WorkerOptions
 
 PROBE = Entry(Comparison("vjp", "three_x_squared", "documents", "float32"), ("forward", "backward"))
 """A short case that is measured against itself."""
@@ -172,10 +172,17 @@ def _noise() -> Iterator[Check]:
     grade = "good" if resolution < 1000 else "poor"
     yield Check(grade, "clock resolution", f"{resolution} ns")
     stopping = Stopping(min_rounds=100, max_rounds=100)
-    with Worker(WorkerOptions()) as worker:
+    workers = Workers(WorkerOptions())
+    try:
         measured = Measurement(
-            PROBE, 0, lambda: (worker, 1), Settings(stopping=stopping), frozenset(), "backward", {}
+            PROBE, 0, workers.current, Settings(stopping=stopping), frozenset(), "backward", {}
         ).run()
+    finally:
+        workers.end()
+    lost = [e for e in measured.entrants if e.status != "ok"]
+    if lost:
+        yield Check("bad", "noise", f"not measured: {lost[0].status}: {lost[0].reason}")
+        return
     times = {(e.mode, e.control): np.array(minima(e.number, e.samples)) for e in measured.entrants}
     base, control = times["backward", False], times["backward", True]
     apparent = median_interval(np.log(control / base))

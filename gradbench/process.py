@@ -45,6 +45,13 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def bind(parent: int) -> None:
+    """Has this process end with the one of that number, which has started it."""
+    end_with_parent()
+    if _getppid() != parent:
+        _exit(ORPHANED)
+
+
 class Wire:
     """Requests in, one answer out for each, a JSON object a line.
 

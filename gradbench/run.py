@@ -162,7 +162,7 @@ def _silent(progress: Progress) -> None:
     pass
 
 
-class _Workers:
+class Workers:
     """One worker at a time, its number, and a line in the log for each that is started.
 
     `started` are those of the run so far: every further one has to be of the first one's build.
@@ -354,7 +354,7 @@ def measure(
     lacks = lacking(run, settings)
     steps = [(s, e) for s in range(sessions) for e in entries] + _further(run, lacks)
     nvml = Nvml()
-    workers = _Workers(options, log, run.workers)
+    workers = Workers(options, log, run.workers)
     settled: dict[str, dict[str, Entrant]] = {}
     slow_ones: dict[str, frozenset[str]] = {}
     for record in run.sessions:
@@ -469,7 +469,7 @@ def _read(
     log: LineLog,
     run: Run,
     settings: Settings,
-    workers: _Workers,
+    workers: Workers,
     discovery: Discovery,
     settled: dict[str, dict[str, Entrant]],
     report: Report,
@@ -501,7 +501,7 @@ def _read(
                 run.readings.append(record)
 
 
-def _limits(log: LineLog, run: Run, settings: Settings, workers: _Workers, report: Report) -> None:
+def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report: Report) -> None:
     """Measures what each device of the plan can do at most, unless the log has it.
 
     In a process of its own and after all else, so that it disturbs no times. Where it fails the run
@@ -601,7 +601,7 @@ def verify(
 ) -> Verification:
     """Puts every case through the gate and times nothing."""
     began = time.perf_counter()
-    workers = _Workers(options)
+    workers = Workers(options)
     result = Verification()
     try:
         for position, entry in enumerate(entries):
@@ -617,7 +617,7 @@ def verify(
 
 
 def _verify_entry(
-    entry: Entry, settings: Settings, workers: _Workers, opt_in: frozenset[str]
+    entry: Entry, settings: Settings, workers: Workers, opt_in: frozenset[str]
 ) -> list[Entrant]:
     found: list[Entrant] = []
     opened: Worker | None = None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -288,13 +288,21 @@ def ask(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The answer of a fresh process to one request, and its environment.
 
-    One that dies over it is replaced once. Raises WorkerError as `Worker.request` does.
+    Raises WorkerError as `once_more` and `Worker.request` do.
     """
+    return once_more(options, lambda w: (w.request(op, timeout, **arguments), w.environment))
+
+
+T = TypeVar("T")
+
+
+def once_more(options: WorkerOptions, asked: Callable[[Worker], T]) -> T:
+    """What is asked of a fresh process; of another one where the first dies over it."""
     for _ in range(STARTS - 1):
         with contextlib.suppress(WorkerDied), Worker(options) as worker:
-            return worker.request(op, timeout, **arguments), worker.environment
+            return asked(worker)
     with Worker(options) as worker:
-        return worker.request(op, timeout, **arguments), worker.environment
+        return asked(worker)
 
 
 def _end_marked(mark: bytes) -> None:

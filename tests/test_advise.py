@@ -40,6 +40,26 @@ def test_a_function_that_misbehaves_gets_one_line_that_says_how(name, said):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_probe_that_is_killed_from_outside_is_sent_once_more(tmp_path):
+    suite = tmp_path / "killed.py"
+    suite.write_text(
+        "import os, pathlib, signal\n"
+        f"seen = pathlib.Path({str(tmp_path / 'seen')!r})\n"
+        "def f(x):\n"
+        "    if not seen.exists():\n"
+        "        seen.touch()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return x**2\n"
+    )
+    found = examine(Question(f"{suite}:f", (("x", "randn(5)"),)))
+    assert found["operators"][0] == "diagonal"
+    suite.write_text(
+        "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGKILL)\n    return x\n"
+    )
+    with pytest.raises(Refusal, match="SIGKILL"):
+        examine(Question(f"{suite}:f", (("x", "randn(5)"),)))
+
+
 def test_a_function_that_never_ends_is_stopped():
     with pytest.raises(Refusal, match="did not end within 8 s"):
         examine(question("endless", timeout=8.0))

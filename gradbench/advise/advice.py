@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gradbench import arguments, text
 from gradbench.advise import NAME, OPERATORS
 from gradbench.advise.code import snippet
+from gradbench.answers import cleaned
 from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Entry, Place, Selection, expand
 from gradbench.cli.output import reading
 from gradbench.files import write_text
@@ -329,16 +330,45 @@ def html(advice: Advice) -> str:
     )
 
 
+OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+"""What ends a process from outside: it is tried once more."""
+
+FOUND = {
+    *("form", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
+    *("structure", "own", "cost"),
+}
+"""What the probing process tells of a function on which advice can be given."""
+
+
 def examine(question: Question, pattern: str = "") -> dict[str, Any]:
     """What the probing process finds. Raises Refusal, also where that process dies or hangs.
 
     `pattern` is the file to keep the places of a sparse jacobian's entries in.
     """
+    out, err, code = _probed(question, pattern)
+    if -code in OUTSIDE:
+        out, err, code = _probed(question, pattern)
+    try:
+        answer = cleaned(json.loads(out))
+    except (ValueError, RecursionError):
+        with contextlib.suppress(ValueError):
+            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            raise Refusal(f"it ends its process ({how}){_last_seen(err)}") from None
+        raise Refusal(f"it ends its process (signal {-code})") from None
+    if isinstance(answer, dict) and "refused" in answer:
+        raise Refusal(text.line(str(answer["refused"]), 600))
+    if not isinstance(answer, dict) or not answer.keys() >= FOUND:
+        raise Refusal("what its process answers cannot be read: does it write on descriptors?")
+    return answer
+
+
+def _probed(question: Question, pattern: str) -> tuple[bytes, bytes, int]:
+    """What one probing process writes, on standard output and error, and its exit code."""
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
         spec = Path(scratch) / "spec.json"
         spec.write_text(json.dumps(question.spec(pattern)))
         process = subprocess.Popen(
-            [sys.executable, "-m", "gradbench.advise.probe", str(spec)],
+            [sys.executable, "-m", "gradbench.advise.probe", str(spec), str(os.getpid())],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -351,18 +381,11 @@ def examine(question: Question, pattern: str = "") -> dict[str, Any]:
                 raise _too_short(question, f"more than {question.budget:g} s") from None
             raise Refusal(f"it did not end within {question.timeout:g} s (--timeout)") from None
         finally:
-            if process.poll() is None:
+            # The group may outlive the process that it is named after.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    try:
-        answer: dict[str, Any] = json.loads(out)
-    except ValueError:
-        code = process.returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise Refusal(f"it ends its process ({how}){_last_seen(err)}") from None
-    if "refused" in answer:
-        raise Refusal(answer["refused"])
-    return answer
+            process.wait()
+    return out, err, process.returncode
 
 
 def _last_seen(written: bytes) -> str:

@@ -1,8 +1,8 @@
 """The process that looks at a user's function first: manners, evidence, structure.
 
-`python -m gradbench.advise.probe SPEC` answers with one JSON object on standard output; whatever
-the function prints goes to standard error. The key `refused` holds one line where no advice can
-be given.
+`python -m gradbench.advise.probe SPEC DRIVER`, with the number of the process that asks, answers
+with one JSON object on standard output; whatever the function prints goes to standard error. The
+key `refused` holds one line where no advice can be given.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from gradbench import process
+
+if __name__ == "__main__":
+    # Before torch is imported: that takes seconds, in which the driver can be killed.
+    process.bind(int(sys.argv[2]))
 
 import torch
 from torch import Tensor
@@ -289,6 +295,7 @@ def _line(error: BaseException) -> str:
 
 
 def main() -> None:
+    pid = os.getpid()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with open(sys.argv[1]) as file:
@@ -306,6 +313,9 @@ def main() -> None:
         answer = {"refused": str(error)}
     except BaseException as error:
         answer = {"refused": "it raises " + _line(error)}
+    if os.getpid() != pid:
+        # The function forks, and this is the child.
+        os._exit(0)
     out.write(json.dumps(answer))
     out.flush()
 

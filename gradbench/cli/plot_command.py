@@ -146,10 +146,10 @@ def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
 def _derivatives(functions: tuple[str, ...]) -> Figure:
     from gradbench.report import curves, derivatives
     from gradbench.report.style import NothingToDraw
-    from gradbench.wire import Worker, WorkerOptions
+    from gradbench.wire import WorkerOptions, once_more
 
     if len(functions) != 1 or functions[0] not in curves.CURVES:
         raise NothingToDraw(f"name one function with -f: {' or '.join(curves.CURVES)}")
-    with Worker(WorkerOptions()) as worker:
-        made: Figure = derivatives(curves.computed(worker, functions[0])).figure  # type: ignore[assignment]
+    curve = once_more(WorkerOptions(), lambda worker: curves.computed(worker, functions[0]))
+    made: Figure = derivatives(curve).figure  # type: ignore[assignment]
     return made

@@ -130,13 +130,14 @@ def _assembled(
 def told_by_worker(files: tuple[str, ...]) -> tuple[tuple[list[dict[str, Any]], str], list[Any]]:
     """The modes' code and the documents' curves, from a worker; nothing where none starts."""
     from gradbench.report import curves
-    from gradbench.wire import Worker, WorkerError, WorkerOptions
+    from gradbench.wire import Worker, WorkerError, WorkerOptions, once_more
+
+    def asked(worker: Worker) -> tuple[list[dict[str, Any]], dict[str, Any], list[Any]]:
+        drawn = [curves.computed(worker, name) for name in curves.CURVES]
+        return worker.request("discover", 120)["modes"], worker.environment, drawn
 
     try:
-        with Worker(WorkerOptions(files=files)) as worker:
-            modes = worker.request("discover", 120)["modes"]
-            version = worker.environment
-            drawn = [curves.computed(worker, name) for name in curves.CURVES]
+        modes, version, drawn = once_more(WorkerOptions(files=files), asked)
     except WorkerError as error:
         say(f"note: no code and no documents' plots: {error}", err=True)
         return ([], ""), []

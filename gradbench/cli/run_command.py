@@ -14,7 +14,7 @@ from gradbench.cases import Entry, Place, SelectionError
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, duration, progress, say, stopped
 from gradbench.instruments import INSTRUMENTS, WALL_TIME
-from gradbench.run import PROFILES, Discovery, measure, resume, settings_of, start
+from gradbench.run import PROFILES, Discovery, lacking, measure, resume, settings_of, start
 from gradbench.session import Settings
 from gradbench.store.lines import LineLog, executed
 from gradbench.store.log import Run, StoreError, find, folder
@@ -235,5 +235,7 @@ def _go(log: LineLog, run: Run, settings: Settings, worker: WorkerOptions, found
     if not measured:
         say("gradbench: no mode could be measured; the table says why", err=True)
         return 1
+    if lacking(run, settings):
+        say(f"Modes crashed: 'gradbench run --resume {run.name}' tries them again")
     say("Next: 'gradbench show --comparison NAME' for one comparison in full")
     return 0

@@ -23,7 +23,14 @@ from gradbench.store.lines import LineLog, StoreError, now
 from gradbench.studies import pairs
 from gradbench.studies.neighbour import neighbours, pin, places
 from gradbench.studies.store import Study, StudyEnded, Trial
-from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerTimeout
+from gradbench.wire import (
+    Worker,
+    WorkerDied,
+    WorkerError,
+    WorkerOptions,
+    WorkerRefused,
+    WorkerTimeout,
+)
 
 CASES = (
     "vjp/three_x_squared/backward",
@@ -159,14 +166,17 @@ class _Pairs:
         """The step's trial; one that failed says why."""
         began = time.perf_counter()
         try:
-            if not self.workers:
-                self.start()
-            found, injected = self._measure(step)
+            try:
+                found, injected = self._measure(step)
+            except WorkerDied:
+                # It may have been killed from outside.
+                self.end()
+                found, injected = self._measure(step)
+        except WorkerRefused as error:
+            return step.trial(reason=str(error))
         except (WorkerDied, WorkerTimeout) as error:
             self.end()
             return step.trial(reason=f"the measuring process was lost: {error}")
-        except WorkerError as error:
-            return step.trial(reason=str(error))
         return step.trial(
             injected=injected,
             log_ratios=found.log_ratios,
@@ -179,6 +189,8 @@ class _Pairs:
         )
 
     def _measure(self, step: Step) -> tuple[pairs.Measured, float]:
+        if not self.workers:
+            self.start()
         case = Case.parse(step.case)
         if self.opened != str(case.comparison):
             for worker in self.workers:
@@ -259,6 +271,8 @@ def loop(
                 position += 1
         finished = True
         report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {log.hint}") from error
     finally:
         end = StudyEnded(now(), finished, round(time.perf_counter() - began, 2))
         # Where the disk is full the first error is the one to show.

@@ -107,9 +107,16 @@ class _Methods:
         load = round(os.getloadavg()[0], 2)
         reason, values = "", {}
         try:
-            self._calibrate(step)
-            began = time.perf_counter()
-            values = self._measure(step)
+            try:
+                self._calibrate(step)
+                began = time.perf_counter()
+                values = self._measure(step)
+            except WorkerDied:
+                # It may have been killed from outside.
+                self.end()
+                self._calibrate(step)
+                began = time.perf_counter()
+                values = self._measure(step)
         except WorkerError as error:
             self.end()
             reason = str(error)
