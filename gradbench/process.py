@@ -22,6 +22,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+STATE_LOST = 71
+"""The exit code of a process in which a mode has changed what cannot be put back."""
+
 ORPHANED = 73
 """The exit code of a process whose driver is gone."""
 

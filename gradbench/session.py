@@ -26,7 +26,14 @@ from gradbench.nvml import DeviceState
 from gradbench.statistics import Stop, Stopping, enough
 from gradbench.store.fields import Amount, Bytes, Positive
 from gradbench.store.log import Entrant, SessionMeasured, minima
-from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerRefused, WorkerTimeout
+from gradbench.wire import (
+    Worker,
+    WorkerDied,
+    WorkerError,
+    WorkerRefused,
+    WorkerSpoiled,
+    WorkerTimeout,
+)
 
 SLOW_SHARE = 0.4
 """A contestant is slow whose visits in every round would take this share of the budget. The slow
@@ -169,6 +176,8 @@ def visits(
 
 def lost(mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
     """The record of a mode over which the worker was lost."""
+    if isinstance(error, WorkerSpoiled):
+        return Entrant(mode, "failed", str(error))
     status = "timed out" if isinstance(error, WorkerTimeout) else "crashed"
     return Entrant(mode, status, str(error))
 
@@ -355,7 +364,8 @@ class Measurement:
     def _charge(self, mode: str, error: WorkerDied | WorkerTimeout) -> None:
         """Lays the loss of the worker to the mode in hand, unless it is the first death: then the
         mode is tried again."""
-        if isinstance(error, WorkerTimeout) or mode in self.suspects:
+        its_own = isinstance(error, WorkerTimeout | WorkerSpoiled)
+        if its_own or mode in self.suspects:
             self.failed[mode] = lost(mode, error)
         else:
             self.suspects.append(mode)

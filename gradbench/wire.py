@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gradbench import answers
+from gradbench.process import STATE_LOST
 from gradbench.text import line
 
 STARTS = 2
@@ -56,6 +57,10 @@ class WorkerRefused(WorkerError):
 
 class WorkerDied(WorkerError):
     """The process ended before it answered."""
+
+
+class WorkerSpoiled(WorkerDied):
+    """The process ended since a mode has changed in it what cannot be put back; says what."""
 
 
 class WorkerGarbled(WorkerDied):
@@ -241,8 +246,9 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         words = self._last_words()
+        spoiled = self._process.poll() == STATE_LOST
         self.kill()
-        return WorkerDied(words)
+        return WorkerSpoiled(words.partition(": ")[2]) if spoiled else WorkerDied(words)
 
     def _last_words(self) -> str:
         """How the process ended: its signal or exit code, and the end of what it wrote."""

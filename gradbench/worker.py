@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gradbench.process import Wire
+from gradbench.process import STATE_LOST, Wire
 
 if __name__ == "__main__":
     # Before torch is imported: that takes seconds, in which the driver can be killed.
@@ -45,12 +45,6 @@ PROTOCOL = 2
 
 DEVICE_LOST = 70
 """The exit code of a process whose device can no longer be used in it."""
-
-
-STATE_LOST = 71
-"""The exit code of a process in which a mode has changed what cannot be put back."""
-
-FORKED = "it forks, and the child comes back as if it were the measuring process"
 
 
 class Refused(Exception):

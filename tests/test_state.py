@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from gradbench import registry, state
-from gradbench.cases import Comparison
+from gradbench.cases import Comparison, Entry
+from gradbench.judge import judge_run
+from gradbench.run import discover, measure, start
+from gradbench.session import Settings
+from gradbench.statistics import Stopping
+from gradbench.wire import WorkerOptions
 from gradbench.worker import Refused, Session
 
 SUITE = Path(__file__).parent / "suites" / "meddling.py"
@@ -158,3 +163,55 @@ except BaseException as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "StateLost changes" in done.stdout
     assert "which cannot be put back" in done.stdout
+
+
+def test_a_run_with_such_modes_measures_the_others(tmp_path):
+    """Notes in the log and in the rows, a process that had to end, and the others as ever."""
+    modes = ["grad", "call_anomaly", "call_folder", "build_threads", "call_kernel"]
+    entry = Entry(Comparison.parse(NAME), tuple(modes))
+    settings = Settings(sessions=1, stopping=Stopping(min_rounds=4, max_rounds=4, every=4), warm=0.001)
+    options = WorkerOptions(files=(str(SUITE),))
+    log, run = start(tmp_path, [entry], settings, discover(options))
+    try:
+        run = measure(log, run, settings, options, discover(options))
+    finally:
+        log.close()
+    found = {e.mode: e for e in run.sessions[0].entrants if not e.control}
+    assert {mode: e.status for mode, e in found.items()} == {
+        "grad": "ok",
+        "build_threads": "ok",
+        "call_folder": "ok",
+        "call_anomaly": "failed",
+        "call_kernel": "failed",
+    }
+    assert "cannot be put back" in found["call_kernel"].reason
+    assert "changes anomaly detection" in found["call_anomaly"].reason
+    assert "its build changes the number of threads (1 → 3)" in found["build_threads"].note
+    assert "its calls change the folder it works in" in found["call_folder"].note
+    assert not found["grad"].note
+    rows = {row.mode: row for row in judge_run(run).rows}
+    assert rows["call_folder"].note == found["call_folder"].note
+    (caution,) = judge_run(run).cautions
+    assert caution.startswith("2 modes changed the state of the measuring process")
+
+
+def test_a_file_that_changes_the_process_while_it_is_loaded_is_named(suite, tmp_path):
+    file = tmp_path / "loud.py"
+    file.write_text(
+        "import os, sys, torch\n"
+        "from gradbench import registry\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "os.environ['LOUD'] = '1'\n"
+        "sys.path.append('/nowhere/else')\n"
+        "@registry.mode('gradient', name='loud')\n"
+        "def loud(problem):\n"
+        "    return None\n"
+    )
+    try:
+        (line,) = registry.load_file(str(file))
+        assert "the default dtype (torch.float32 → torch.float64)" in line
+        assert "the environment (LOUD)" in line
+        assert torch.get_default_dtype() == torch.float32
+        assert "/nowhere/else" in sys.path
+    finally:
+        sys.path.remove("/nowhere/else")

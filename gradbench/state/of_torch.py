@@ -1,0 +1,412 @@
+"""What torch keeps of settings, modes and hooks."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.library
+import torch.nn.modules.module
+import torch.utils._device
+import torch.utils._python_dispatch
+from torch.autograd import forward_ad
+
+from gradbench.state.item import Item, module_values, same
+
+_C: Any = torch._C
+
+
+def _stack(kind: str) -> Item:
+    """A stack of modes that intercept operations: of functions, or of what they dispatch."""
+    size = getattr(_C, f"_len_torch_{kind}_stack")
+    at = getattr(_C, f"_get_{kind}_stack_at")
+    pop, push = getattr(_C, f"_pop_torch_{kind}_stack"), getattr(_C, f"_push_on_torch_{kind}_stack")
+
+    def read() -> tuple[Any, ...]:
+        return tuple([at(i) for i in range(size())])
+
+    def write(before: tuple[Any, ...]) -> None:
+        for _ in range(size()):
+            try:
+                pop()
+            except TypeError:
+                pop(None)
+        for mode in before:
+            push(mode)
+
+    return Item(f"torch's {kind} modes", read, write)
+
+
+def _default_device() -> Item:
+    """The device of `torch.set_default_device`, whose function mode is on the stack besides."""
+    holder: Any = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+    local = isinstance(holder, threading.local)
+
+    def read() -> tuple[Any, Any]:
+        now = getattr(holder, "device_context", None) if local else vars(torch).get(slot)
+        return now, getattr(torch.utils._device, "CURRENT_DEVICE", None)
+
+    def write(before: tuple[Any, Any]) -> None:
+        if local:
+            holder.device_context = before[0]
+        else:
+            setattr(torch, slot, before[0])
+        if hasattr(torch.utils._device, "CURRENT_DEVICE"):
+            torch.utils._device.CURRENT_DEVICE = before[1]
+
+    slot = "_GLOBAL_DEVICE_CONTEXT"
+    return Item("the default device", read, write)
+
+
+def _levels() -> Iterator[Item]:
+    """What grad, vmap and jvp leave open where they are not closed."""
+    functorch = getattr(_C, "_functorch", None)
+    if functorch is not None and hasattr(functorch, "maybe_current_level"):
+        current = functorch.maybe_current_level
+
+        def write(depth: int | None) -> None:
+            ends = {
+                "Grad": "_grad_decrement_nesting",
+                "Jvp": "_jvp_decrement_nesting",
+                "Vmap": "_vmap_decrement_nesting",
+                "Functionalize": "_func_decrement_nesting",
+            }
+            while (current() or 0) > (depth or 0):
+                kind = functorch.peek_interpreter_stack().key()
+                getattr(functorch, ends[kind.name])()
+
+        yield Item("the open levels of torch.func", current, write)
+    transforms: Any = sys.modules.get("torch._functorch.eager_transforms")
+    if transforms is not None:
+        yield Item("the open levels of jvp", *module_values(transforms, ("JVP_NESTING",)))
+
+    def level() -> int:
+        return forward_ad._current_level
+
+    def close(before: int) -> None:
+        while forward_ad._current_level > before:
+            forward_ad.exit_dual_level()
+
+    yield Item("the open levels of forward-mode AD", level, close)
+
+
+_guards: list[Any] = []
+"""Guards that hold inference mode off for good."""
+
+
+def _leave_inference(before: bool) -> None:
+    guard = torch.inference_mode(before)
+    guard.__enter__()
+    _guards.append(guard)
+
+
+def _flags() -> Iterator[Item]:
+    """torch's switches that have a reader and a writer of the same name, of any release."""
+    for name in sorted(dir(_C)):
+        what = name.removeprefix("_get_")
+        setter = getattr(_C, f"_set_{what}", None)
+        if what == name or setter is None or what in ("thread_name", "graph_exec_group"):
+            continue
+        getter = _told_or_not(getattr(_C, name))
+        value = getter()
+        plain = (bool, int, float, str, tuple, types.NoneType)
+        if value is not UNREADABLE and (isinstance(value, plain) or _enumerated(value)):
+            yield Item(f"torch's {what.replace('_', ' ').strip()}", getter, partial(_set, setter))
+    for kind in ("flash", "mem_efficient", "math", "cudnn", "overrideable"):
+        enabled = getattr(_C, f"_get_{kind}_sdp_enabled", None)
+        enable = getattr(_C, f"_set_sdp_use_{kind}", None)
+        if enabled is not None and enable is not None:
+            yield Item(f"the {kind} attention", enabled, enable)
+
+
+class _Unreadable:
+    """Stands for the value of a flag that torch refuses to tell."""
+
+
+UNREADABLE = _Unreadable()
+
+
+def _told_or_not(getter: Callable[[], Any]) -> Callable[[], Any]:
+    def read() -> Any:
+        try:
+            value = getter()
+        except Exception:
+            return UNREADABLE
+        return tuple(value) if type(value) is list else value
+
+    return read
+
+
+def _enumerated(value: Any) -> bool:
+    return type(value).__module__.startswith("torch") and hasattr(type(value), "__members__")
+
+
+def _set(setter: Callable[..., Any], value: Any) -> None:
+    if isinstance(value, tuple):
+        try:
+            setter(*value)
+        except TypeError:
+            setter(list(value))
+    else:
+        setter(value)
+
+
+_FP32 = tuple(
+    (backend, operation)
+    for backend, operations in (
+        ("generic", ("all",)),
+        ("cuda", ("all", "matmul", "conv", "rnn")),
+        ("mkldnn", ("all", "matmul", "conv", "rnn")),
+    )
+    for operation in operations
+)
+
+
+def _precision() -> Iterator[Item]:
+    getter = getattr(_C, "_get_fp32_precision_getter", None)
+    setter = getattr(_C, "_set_fp32_precision_setter", None)
+    if getter is None or setter is None:
+        return
+
+    def read() -> tuple[Any, ...]:
+        return tuple([getter(*place) for place in _FP32])
+
+    def write(before: tuple[Any, ...]) -> None:
+        for place, value in zip(_FP32, before):
+            setter(*place, value)
+
+    if _told_or_not(read)() is not UNREADABLE:
+        yield Item("the precision of float32 products", read, write)
+
+
+def _deterministic(before: tuple[bool, bool]) -> None:
+    _C._set_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _autocast() -> Iterator[Item]:
+    """Autocast by device type, the depth to which it is nested, and its cache."""
+    devices = ("cpu", "cuda")
+    if hasattr(torch, "get_autocast_dtype"):
+        enabled = torch.is_autocast_enabled
+        dtype, set_enabled = torch.get_autocast_dtype, torch.set_autocast_enabled
+        set_dtype = torch.set_autocast_dtype
+
+        def read() -> tuple[Any, ...]:
+            return tuple([(enabled(d), dtype(d)) for d in devices])
+
+        def write(before: tuple[Any, ...]) -> None:
+            for device, (on, kind) in zip(devices, before):
+                set_enabled(device, on)
+                set_dtype(device, kind)
+
+        yield Item("autocast", read, write)
+    else:
+        # Before torch 2.4 each device had functions of its own.
+        old: Any = torch
+        for on, kind in (("autocast", "autocast_gpu"), ("autocast_cpu", "autocast_cpu")):
+            yield Item(
+                "autocast",
+                getattr(old, f"is_{on}_enabled"),
+                getattr(old, f"set_{on}_enabled"),
+            )
+            yield Item(
+                "autocast's dtype",
+                getattr(old, f"get_{kind}_dtype"),
+                getattr(old, f"set_{kind}_dtype"),
+            )
+    yield Item(
+        "autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled
+    )
+    increment, decrement = torch.autocast_increment_nesting, torch.autocast_decrement_nesting
+
+    def depth() -> int:
+        increment()
+        return int(decrement())
+
+    def leave(before: int) -> None:
+        while depth() > before:
+            decrement()
+        while depth() < before:
+            increment()
+        torch.clear_autocast_cache()
+
+    yield Item("the open levels of autocast", depth, leave)
+
+
+def _saved_tensor_hooks() -> Iterator[Item]:
+    autograd: Any = _C._autograd
+    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)
+    if top is not None:
+
+        def read() -> Any:
+            return top(True)
+
+        def write(before: Any) -> None:
+            for _ in range(1000):
+                now = top(True)
+                if now is None or (before is not None and same(before, now)):
+                    break
+                autograd._pop_saved_tensors_default_hooks()
+            if before is not None and top(True) is None:
+                autograd._push_saved_tensors_default_hooks(*before)
+
+        yield Item("the hooks on saved tensors", read, write)
+    told = getattr(autograd, "_saved_tensors_hooks_get_disabled_error_message", None)
+    if told is not None:
+
+        def switch(before: str | None) -> None:
+            if before is None:
+                autograd._saved_tensors_hooks_enable()
+            else:
+                autograd._saved_tensors_hooks_disable(before)
+
+        yield Item("whether tensors may be saved with hooks", told, switch)
+
+
+def _module_hooks() -> Iterator[Item]:
+    """Hooks on every `torch.nn.Module` and every optimizer."""
+    for module in (torch.nn.modules.module, sys.modules["torch.optim.optimizer"]):
+        hooks = [v for n, v in vars(module).items() if n.startswith("_global_") and _is_dict(v)]
+
+        def read(hooks: list[Any] = hooks) -> tuple[Any, ...]:
+            return tuple([tuple(each.items()) if each else () for each in hooks])
+
+        def write(before: tuple[Any, ...], hooks: list[Any] = hooks) -> None:
+            for each, then in zip(hooks, before):
+                each.clear()
+                each.update(then)
+
+        yield Item("the hooks on all modules or optimizers", read, write)
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_LATER = ("/Meta", "/CompositeImplicitAutograd", "/FuncTorchBatched")
+"""What torch itself adds kernels for when it is first needed: shapes alone, and vmap."""
+
+
+class _Kernels:
+    """How many kernels of torch's own operators were replaced through `torch.library`."""
+
+    def __init__(self) -> None:
+        self.names: Any = getattr(torch.library, "_impls", set())
+        self.size = -1
+        self.found = 0
+
+    def read(self) -> int:
+        if len(self.names) != self.size:
+            self.size = len(self.names)
+            self.found = sum(map(self._counts, self.names))
+        return self.found
+
+    @staticmethod
+    def _counts(name: str) -> bool:
+        return name.startswith("aten/") and not name.endswith(_LATER)
+
+
+def _profiler() -> Iterator[Item]:
+    enabled = getattr(_C._autograd, "_profiler_enabled", None)
+    if enabled is not None:
+        from torch.autograd import profiler
+
+        def write(before: bool) -> None:
+            if not before:
+                _C._autograd._disable_profiler()
+                if hasattr(profiler, "_is_profiler_enabled"):
+                    profiler._is_profiler_enabled = False
+
+        yield Item("torch's profiler", enabled, write)
+
+
+def _compiler() -> Iterator[Item]:
+    """What `torch.compile` goes by, as far as it is loaded."""
+    frames: Any = getattr(getattr(_C, "_dynamo", None), "eval_frame", None)
+    if frames is not None and hasattr(frames, "get_eval_frame_callback"):
+        yield Item(
+            "torch.compile's hook on frames", frames.get_eval_frame_callback, frames.set_eval_frame
+        )
+    name = "torch._dynamo.eval_frame"
+
+    def stance() -> str:
+        loaded: Any = sys.modules.get(name)
+        return str(getattr(getattr(loaded, "_stance", None), "stance", "default"))
+
+    def set_stance(before: str) -> None:
+        there = vars(sys.modules[name])
+        there["_stance"] = type(there["_stance"])(before)
+
+    yield Item("the stance of torch.compile", stance, set_stance)
+
+
+def torch_items() -> Iterator[Item]:
+    """In the order in which they are put back: what intercepts the calls that do it comes first."""
+    yield _stack("function")
+    yield _default_device()
+    yield _stack("dispatch")
+    flags = (
+        "_is_in_torch_dispatch_mode",
+        "_is_in_non_infra_torch_dispatch_mode",
+        "_is_in_any_mode_without_ignore_compile_internals",
+    )
+    yield Item("the flags of dispatch modes", *module_values(torch.utils._python_dispatch, flags))
+    yield from _levels()
+    yield from _compiler()
+    yield Item("inference mode", torch.is_inference_mode_enabled, _leave_inference)
+    yield Item("grad mode", torch.is_grad_enabled, _C._set_grad_enabled)
+    for what, getter, setter in (
+        ("forward-mode AD", "_is_fwd_grad_enabled", "_set_fwd_grad_enabled"),
+        ("autograd's multithreading", "_is_multithreading_enabled", "_set_multithreading_enabled"),
+        ("view replay", "_is_view_replay_enabled", "_set_view_replay_enabled"),
+    ):
+        if hasattr(_C, getter) and hasattr(_C, setter):
+            yield Item(what, getattr(_C, getter), getattr(_C, setter))
+    yield Item(
+        "anomaly detection",
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda before: _C.set_anomaly_enabled(*before),
+    )
+    yield Item("the default dtype", torch.get_default_dtype, torch.set_default_dtype)
+    yield Item("the number of threads", torch.get_num_threads, torch.set_num_threads)
+    yield from _precision()
+    yield Item(
+        "deterministic algorithms",
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        _deterministic,
+    )
+    yield from (item for item in _flags() if "deterministic algorithms" not in item.name)
+    yield from _autocast()
+    yield from _saved_tensor_hooks()
+    yield from _module_hooks()
+    yield from _profiler()
+    for module, names in (
+        (torch.backends, ("__allow_nonbracketed_mutation_flag",)),
+        (sys.modules.get("torch.backends.opt_einsum"), ("enabled", "strategy")),
+    ):
+        if module is not None:
+            yield Item(f"the flags of {module.__name__}", *module_values(module, names))
+    yield Item("the kernels of torch's operators", _Kernels().read, lambda before: gc.collect())
+    yield Item("the CUDA device", _cuda, _set_cuda)
+
+
+def _cuda() -> Any:
+    if not torch.cuda.is_initialized():
+        return ()
+    stream = torch.cuda.current_stream()
+    return (torch.cuda.current_device(), int(stream.cuda_stream))
+
+
+def _set_cuda(before: Any) -> None:
+    if before:
+        torch.cuda.set_device(before[0])
+        torch.cuda.set_stream(torch.cuda.default_stream())
