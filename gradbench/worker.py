@@ -47,6 +47,9 @@ DEVICE_LOST = 70
 """The exit code of a process whose device can no longer be used in it."""
 
 
+FORKED = "it forks, and the child comes back as if it were the measuring process"
+
+
 class Refused(Exception):
     """A request that cannot be carried out; the message says why."""
 

@@ -169,7 +169,9 @@ def test_a_run_with_such_modes_measures_the_others(tmp_path):
     """Notes in the log and in the rows, a process that had to end, and the others as ever."""
     modes = ["grad", "call_anomaly", "call_folder", "build_threads", "call_kernel"]
     entry = Entry(Comparison.parse(NAME), tuple(modes))
-    settings = Settings(sessions=1, stopping=Stopping(min_rounds=4, max_rounds=4, every=4), warm=0.001)
+    settings = Settings(
+        sessions=1, stopping=Stopping(min_rounds=4, max_rounds=4, every=4), warm=0.001
+    )
     options = WorkerOptions(files=(str(SUITE),))
     log, run = start(tmp_path, [entry], settings, discover(options))
     try:

@@ -32,10 +32,10 @@ from gradbench.state.names import (
 )
 from gradbench.state.of_torch import torch_items
 
-NAP = 0.02
+NAP = 0.1
 """Seconds in which threads left running show whether they work."""
 
-BUSY = 0.25
+BUSY = 0.02
 """The share of a nap's time that they work at least, if they do."""
 
 GRACE = 0.1
@@ -135,8 +135,7 @@ class _Threads:
         until = time.monotonic() + GRACE
         while self.read() > before and time.monotonic() < until:
             time.sleep(0.001)
-        # Twice, for one may just have been at its end.
-        if self.read() > before and not (_working() and _working()):
+        if self.read() > before and not _working():
             self.idle += self.read() - before
 
 
