@@ -365,6 +365,11 @@ def clusters(
     seen = [i for i, e in enumerate(estimates) if e.rounds]
     if not seen:
         return ()
+    if len(seen) == 1:
+        only = estimates[seen[0]]
+        reach = 0.0 if math.isnan(only.error) else _quantile(math.inf, confidence) * only.error
+        low, high = _exp(only.median - reach), _exp(only.median + reach)
+        return (Group(_exp(only.median), low, high, (seen[0],)),)
     seen.sort(key=lambda i: estimates[i].median)
     medians = np.array([estimates[i].median for i in seen])
     # A session of one round does not know its error: it can neither be told from its neighbours
