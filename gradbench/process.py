@@ -31,6 +31,9 @@ ORPHANED = 73
 UNWIRED = 72
 """The exit code of a process whose measured code has closed the wire."""
 
+PATIENCE = 50
+"""For how many times 20 ms a child that was forked is waited for, as it may come back."""
+
 FIRST_DESCRIPTOR = 200
 """The wire's descriptors are above it, so that no small number that code guesses is one."""
 
@@ -55,6 +58,60 @@ def bind(parent: int) -> None:
         _exit(ORPHANED)
 
 
+class Forks:
+    """Notices where measured code forks and the child comes back as if it were this process."""
+
+    def __init__(self) -> None:
+        self._pid = _getpid()
+        self._returned = mmap.mmap(-1, 1)
+        """Shared with children: set by one that came back."""
+        self._forks = 0
+        self._known: set[bytes] = set()
+        os.register_at_fork(after_in_child=end_with_parent, after_in_parent=self._in_parent)
+
+    def reset(self) -> None:
+        """Forgets what was noticed before."""
+        self._forks = 0
+        self._returned[0] = 0
+
+    def returned(self) -> bool:
+        """Whether measured code has forked, and the child came back as if it were this process.
+
+        In that child it does not return: the child ends.
+        """
+        self.end_child()
+        for _ in range(PATIENCE):
+            if self._returned[0] or not (self._forks or self._children() - self._known):
+                break
+            # A child that comes back does so about when this one does; one that does not, ends or
+            # works on something.
+            _sleep(0.02)
+            self._forks = 0
+        self._forks = 0
+        self._known = self._children()
+        return bool(self._returned[0])
+
+    def end_child(self) -> None:
+        """Ends the process where it is a child that came back."""
+        if _getpid() != self._pid:
+            self._returned[0] = 1
+            _exit(0)
+
+    def _children(self) -> set[bytes]:
+        """On Linux, the numbers of this process's children: C code forks without a word."""
+        try:
+            descriptor = _open(f"/proc/self/task/{self._pid}/children", os.O_RDONLY)
+        except OSError:
+            return set()
+        try:
+            return set(_read(descriptor, 1 << 16).split())
+        finally:
+            _close(descriptor)
+
+    def _in_parent(self) -> None:
+        self._forks += 1
+
+
 class Wire:
     """Requests in, one answer out for each, a JSON object a line.
 
@@ -68,7 +125,7 @@ class Wire:
     """
 
     def __init__(self) -> None:
-        self._pid, self._parent = _getpid(), _getppid()
+        self._parent = _getppid()
         end_with_parent()
         self._in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
         self._out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
@@ -78,11 +135,9 @@ class Wire:
         _close(nothing)
         self._buffer = b""
         self._id = ""
-        self._returned = mmap.mmap(-1, 1)
-        """Shared with children: set by one that came back."""
-        self._forks = 0
-        self._known: set[bytes] = set()
-        os.register_at_fork(after_in_child=self._in_child, after_in_parent=self._in_parent)
+        self._forks = Forks()
+        self.forked = self._forks.returned
+        os.register_at_fork(after_in_child=self._unwire)
         if sys.platform != "linux":
             threading.Thread(target=self._watch, daemon=True).start()
         self.require_driver()
@@ -114,46 +169,15 @@ class Wire:
             request: dict[str, Any] = _loads(line)
             # It proves that an answer is to this request, so no measured code is shown it.
             self._id = request.pop("id", "")
-            self._forks = 0
-            self._returned[0] = 0
+            self._forks.reset()
             yield request
 
     def answer(self, answer: dict[str, Any]) -> None:
         """Answers the request at hand."""
-        self._end_child()
+        self._forks.end_child()
         rest = _dumps({"id": self._id} | answer).encode() + b"\n"
         while rest:
             rest = rest[self._wired(_write, self._out, rest) :]
-
-    def forked(self) -> bool:
-        """Whether measured code has forked, and the child came back as if it were this process.
-
-        In that child it does not return: the child ends.
-        """
-        self._end_child()
-        children = self._children()
-        if (self._forks or children - self._known) and not self._returned[0]:
-            # A child that comes back does so about when this one does.
-            _sleep(0.1)
-        self._forks = 0
-        self._known = children
-        return bool(self._returned[0])
-
-    def _end_child(self) -> None:
-        if _getpid() != self._pid:
-            self._returned[0] = 1
-            _exit(0)
-
-    def _children(self) -> set[bytes]:
-        """On Linux, the numbers of this process's children: C code forks without a word."""
-        try:
-            descriptor = _open(f"/proc/self/task/{self._pid}/children", os.O_RDONLY)
-        except OSError:
-            return set()
-        try:
-            return set(_read(descriptor, 1 << 16).split())
-        finally:
-            _close(descriptor)
 
     def _wired(self, call: Any, *arguments: Any) -> Any:
         try:
@@ -163,11 +187,7 @@ class Wire:
                 _write(2, f"the wire to the driver is closed: {error.strerror}\n".encode())
             _exit(UNWIRED)
 
-    def _in_parent(self) -> None:
-        self._forks += 1
-
-    def _in_child(self) -> None:
-        end_with_parent()
+    def _unwire(self) -> None:
         for descriptor in (self._in, self._out):
             with contextlib.suppress(OSError):
                 _close(descriptor)

@@ -60,6 +60,22 @@ def test_a_probe_that_is_killed_from_outside_is_sent_once_more(tmp_path):
         examine(Question(f"{suite}:f", (("x", "randn(5)"),)))
 
 
+def test_a_function_that_forks_gets_one_answer(tmp_path):
+    suite = tmp_path / "forks.py"
+    suite.write_text(
+        "import os\n"
+        "calls = 0\n"
+        "def f(x):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls <= 3:\n"
+        "        os.fork()\n"
+        "    return x.sin()\n"
+    )
+    with pytest.raises(Refusal, match="it changes child processes"):
+        examine(Question(f"{suite}:f", (("x", "randn(2)"),)))
+
+
 def test_a_function_that_never_ends_is_stopped():
     with pytest.raises(Refusal, match="did not end within 8 s"):
         examine(question("endless", timeout=8.0))

@@ -17,8 +17,8 @@ def _right(problem):
     return lambda inputs, seed: formula(seed, *inputs)
 
 
-def _doing(deed, after=0):
-    """A builder of a mode that does something in each call beyond the first ones."""
+def _doing(deed, after=0, until=1_000_000):
+    """A builder of a mode that does something in each call beyond the first ones, until another."""
 
     def builder(problem):
         right = _right(problem)
@@ -27,7 +27,7 @@ def _doing(deed, after=0):
         def call(inputs, seed):
             nonlocal calls
             calls += 1
-            if calls > after:
+            if after < calls <= until:
                 deed()
             return right(inputs, seed)
 
@@ -36,8 +36,8 @@ def _doing(deed, after=0):
     return builder
 
 
-def _mode(name, deed, after=0):
-    builder = _doing(deed, after)
+def _mode(name, deed, after=0, until=1_000_000):
+    builder = _doing(deed, after, until)
     builder.__name__ = name
     builder.__doc__ = name.replace("_", " ")
     registry.mode("vjp")(builder)
@@ -71,8 +71,9 @@ def end_quietly():
     raise SystemExit
 
 
-_mode("forks", os.fork)
-_mode("forks_by_the_c_library", lambda: ctypes.CDLL(None).fork())
+# Should nobody notice, there are 64 processes and no more.
+_mode("forks", os.fork, 0, 6)
+_mode("forks_by_the_c_library", lambda: ctypes.CDLL(None).fork(), 0, 6)
 _mode("writes_on_all_descriptors", lambda: write_on_all(b"\x1b[31m\n"))
 _mode("forges_an_answer", lambda: write_on_all(b'{"id": "1", "ok": true, "status": "ok"}\n'))
 _mode("writes_an_endless_line", write_endlessly)
