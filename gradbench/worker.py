@@ -137,6 +137,9 @@ def _failure(error: Exception) -> dict[str, str]:
     return {"status": "out of memory", "reason": asked}
 
 
+_COMPILING = ("threads ", "the recursion limit ", "sys.path")
+
+
 @dataclass
 class _Changes:
     """What a mode has changed in the process: its build, its calls, and the function under it."""
@@ -144,11 +147,16 @@ class _Changes:
     build: state.Left = field(default_factory=state.Left)
     calls: state.Left = field(default_factory=state.Left)
     function: state.Left = field(default_factory=state.Left)
+    compiles: bool = False
 
     def told(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
         """The answer with a note of them; the status is `failed` where a call has left something
         on which results or times depend. docs/correctness.md gives the rule."""
         calls = self.calls
+        if self.compiles:
+            # What torch.compile does by itself is no mode's doing.
+            other = [what for what in calls.other if not what.startswith(_COMPILING)]
+            calls = state.Left(calls.measured, other)
         notes = []
         if self.build:
             notes.append(f"its build changes {self.build.what}: put back before its calls")
@@ -295,7 +303,8 @@ class Session:
                 "reason": f"torch {torch.__version__} has no {missing}",
             }
         self.gate.home = state.look()
-        changes = self.changes[handle] = _Changes(function=self.gate.left)
+        compiles = declared.opt_in
+        changes = self.changes[handle] = _Changes(function=self.gate.left, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)
         return changes.told(answer)
 

@@ -96,9 +96,9 @@ def test_what_is_changed_while_timed_is_put_back_before_the_next_visit(session, 
     assert session.prepare(f"late_{name}", 0, 1, [0])["status"] == "ok"
     if name in ("no_grad", "inference_mode", "grad_level"):
         with pytest.raises(Refused, match=r"changes .*, and then raises RuntimeError"):
-            session.visit([0])
+            session.visit([0, 0, 0])
     else:
-        session.visit([0])
+        session.visit([0, 0, 0])
     session.visit([1])
     assert not seen[0].measured or name in THOROUGH
     assert not state.put_back(before)

@@ -232,7 +232,7 @@ def _environment() -> dict[Any, Any]:
     return {k: v for k, v in environ.items() if not k.startswith(_COMPILERS)}
 
 
-_COMPILERS: Any = ("TORCHINDUCTOR_", "TRITON_")
+_COMPILERS: Any = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_")
 if os.supports_bytes_environ:
     _COMPILERS = tuple(map(os.fsencode, _COMPILERS))
 
