@@ -71,6 +71,11 @@ def same(then: Any, now: Any) -> bool:
             all(map(operator.is_, then, now)) or all(map(same, then, now))
         )
     if kind is dict:
+        if len(then) != len(now):
+            return False
+        pairs = ((then, now), (then.values(), now.values()))
+        if all(all(map(operator.is_, *pair)) for pair in pairs):
+            return True
         return then.keys() == now.keys() and all(same(then[key], now[key]) for key in then)
     if isinstance(then, Names):
         return not then.differing(now)

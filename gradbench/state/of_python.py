@@ -189,6 +189,8 @@ def _python_items() -> Iterator[Item]:
         _environment,
         _put_environment_back,
         False,
+        # Bytes and text alone: comparing them runs no code of anyone's.
+        same=lambda before: bool(before == environ),
     )
     for path in ("path", "meta_path", "path_hooks"):
         there = getattr(sys, path)
