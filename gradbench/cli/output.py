@@ -126,16 +126,15 @@ def _flat(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-MANY = 200
-"""Rows from which on a table is laid out here: rich takes a millisecond for a row."""
-
-
 class _Table(Table):
-    """A table of `plain` cells that looks the same however many rows it has."""
+    """A table of `plain` cells, laid out here where nothing has to be wrapped.
+
+    It looks as rich's does, which takes a millisecond for a row: half a minute for a large run.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = list(zip(*(column.cells for column in self.columns)))
-        if len(rows) > MANY and not options.ascii_only and (widths := self._widths(rows, options)):
+        if rows and not options.ascii_only and (widths := self._widths(rows, options)):
             return self._laid_out(console, rows, widths)
         return super().__rich_console__(console, options)
 
@@ -177,7 +176,8 @@ class _Table(Table):
 
         if isinstance(self.title, Text):
             title = self.title.plain
-            yield Segment(title, console.get_style(self.title.style))
+            style = console.get_style("table.title") + console.get_style(self.title.style)
+            yield Segment(title, style)
             yield Segment(" " * (total - cell_len(title)) + "\n")
         yield Segment(" " * total + "\n")
         yield from line([Text(str(column.header), style="bold") for column in self.columns])
