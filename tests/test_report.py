@@ -477,7 +477,7 @@ def test_plot_writes_one_figure(tmp_path, capsys, ending):
     ("words", "name", "said"),
     [
         (["dots"], "x.gif", "must be one of .svg, .png, .pdf"),
-        (["dots", "-f", "nix"], "x.svg", "no stored case is selected"),
+        (["dots", "-f", "nix"], "x.svg", "no stored case has a function 'nix'"),
         (["memory"], "x.svg", "--instrument peak_memory"),
         (["scaling"], "x.svg", "two sizes"),
         (["releases"], "x.svg", "releases track"),
