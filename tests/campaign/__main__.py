@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[str, Kind, int]] = {
     "mutated-track": ("bytes and lines of a track changed", mutations.tracks, 150),
     "mutated-cache": ("bytes of the cache of verdicts changed", mutations.caches, 150),
     "odd-file": ("something that is no log lies beside the logs", mutations.odd_files, 20),
-    "hostile-mode": ("a mode that disturbs the process it is measured in", hostile.modes, 0),
+    "hostile-mode": ("a mode that disturbs the process it is measured in", hostile.modes, 90),
 }
 
 
@@ -71,10 +71,8 @@ def main() -> int:
 def _progress(kind: str, done: int, total: int, began: float) -> None:
     each = (time.monotonic() - began) / done
     left = max(total - done, 0) * each
-    print(
-        f"\r{kind}: {done} of {total or '?'}, about {left:.0f} s left   ", end="", file=sys.stderr
-    )
-    if done >= total > 0:
+    print(f"\r{kind}: {done} of {total}, about {left:.0f} s left   ", end="", file=sys.stderr)
+    if done >= total:
         print(file=sys.stderr)
 
 

@@ -18,7 +18,14 @@ from commands import Command
 from gradbench.judge import judge_run
 from gradbench.store import log
 
-SUITES = sorted((Path(__file__).parent.parent / "suites").glob("hostile*.py"))
+SUITES = [
+    Path(__file__).parent.parent / "suites" / name
+    for name in ("hostile_wire.py", "meddling.py", "faults.py")
+]
+MEDDLING = "meddling.py"
+"""The suite whose modes all leave something changed in the process, but for TIDY."""
+
+TIDY = "tidy"
 GOOD = ("forward", "grad", "backward")
 BESIDE = 3.0
 """How much slower a good mode may be than alone: these are loaded machines, and what a disturbed
@@ -26,11 +33,10 @@ process costs (anomaly mode, a profile hook) is more."""
 
 
 def modes(number: int, seed: int, place: Path) -> Iterator[str]:
-    """Runs `number` modes of the suites, all of them where it is 0."""
-    found = [(suite, *case) for suite in SUITES for case in _declared(suite)]
-    random.Random(f"hostile/{seed}").shuffle(found)
+    """Runs so many modes, of all suites alike as far as they go."""
+    found = _chosen(number, random.Random(f"hostile/{seed}"))
     alone: dict[tuple[str, str], dict[str, float]] = {}
-    for position, (suite, function, operator, mode) in enumerate(found[: number or len(found)]):
+    for position, (suite, function, operator, mode) in enumerate(found):
         comparison = (function, operator)
         if comparison not in alone:
             before, problem = _run(place / f"alone-{position}", suite, comparison, ())
@@ -48,6 +54,17 @@ def modes(number: int, seed: int, place: Path) -> Iterator[str]:
         yield f"{suite.name} {mode}: {problem}" if problem else ""
 
 
+def _chosen(number: int, draw: random.Random) -> list[tuple[Path, str, str, str]]:
+    """Modes of the suites in turn, each suite's in random order."""
+    left = {suite: _declared(suite) for suite in SUITES}
+    for cases in left.values():
+        draw.shuffle(cases)
+    found = []
+    while len(found) < number and any(left.values()):
+        found += [(suite, *cases.pop()) for suite, cases in left.items() if cases]
+    return found[:number]
+
+
 def _declared(suite: Path) -> list[tuple[str, str, str]]:
     """The modes that a suite adds, each with a function and an operator to measure it under."""
 
@@ -63,7 +80,10 @@ def _declared(suite: Path) -> list[tuple[str, str, str]]:
         for row in listed("modes", "--from", str(suite))
         if (row["operator"], row["mode"]) not in known
     ]
-    return [("exp" if operator == "vjp" else "sum", operator, mode) for operator, mode in added]
+    functions = {"vjp": "exp", "gradient": "sum"}
+    return [
+        (functions[operator], operator, mode) for operator, mode in added if operator in functions
+    ]
 
 
 def _run(
@@ -94,11 +114,7 @@ def _run(
                     return {}, f"{mode} is {entrant.status}: {entrant.reason}"
         if not rows[mode].seconds:
             return {}, f"{mode} has no time"
-    unnamed = [
-        mode
-        for mode in hostile
-        if rows[mode].status == "ok" and not getattr(rows[mode], "note", "")
-    ]
+    unnamed = [mode for mode in hostile if rows[mode].status == "ok" and not rows[mode].note]
     if unnamed:
         return {}, "ok, without a word of what it did"
     return {mode: rows[mode].seconds or 0.0 for mode in GOOD}, ""
