@@ -125,8 +125,11 @@ def _lines(data: bytes, change: Callable[[list[bytes]], None]) -> bytes:
 
 
 def _drop(data: bytes, draw: random.Random) -> bytes:
-    """A worker's or the end's line is gone; of sessions one may be missing by right."""
     return _lines(data, lambda lines: lines.__delitem__(0))
+
+
+def _gone(data: bytes, draw: random.Random) -> bytes:
+    return _lines(data, lambda lines: lines.__delitem__(draw.randrange(1, len(lines))))
 
 
 def _twice(data: bytes, draw: random.Random) -> bytes:
@@ -181,6 +184,7 @@ MUTATIONS: list[tuple[str, Mutation]] = [
     ("junk in between", _junk),
     ("a block of zeros", _zeros),
     ("the first line gone", _drop),
+    ("a line gone", _gone),
     ("a line several times", _twice),
     ("a line of brackets", _nested),
     ("a foreign value", _field),
