@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WHAT = ("cases", "samples", "verdicts")
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
+ROWS = 100_000
+"""Rows that are made fit for a file at once: a copy of a large frame takes as much memory again."""
+
 
 @click.command()
 @click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
@@ -78,7 +81,9 @@ def command(
     try:
         with replacing(target) as draft:
             if form == "csv":
-                _clean(data, text.csv_cell).to_csv(draft, index=False)
+                for start in range(0, len(data), ROWS):
+                    part = _clean(data[start : start + ROWS], text.csv_cell)
+                    part.to_csv(draft, index=False, header=not start, mode="a" if start else "w")
             elif form == "json":
                 clean = _clean(data, text.shown)
                 clean.to_json(draft, orient="records", indent=1, force_ascii=False)
