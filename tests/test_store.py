@@ -729,3 +729,20 @@ def test_no_command_resumes_with_a_changed_file(tmp_path, kind):
             standalone_mode=False,
         )
     assert not mark.exists()
+
+
+def test_lines_that_were_taken_out_are_named(tmp_path):
+    """Each line states its number, so those that are left tell what is gone."""
+    with log.RunLog.create(tmp_path, header()) as opened:
+        for number in range(5):
+            opened.append(session(number))
+    path = opened.path
+    whole = path.read_bytes().splitlines(keepends=True)
+    assert log.read(path).problems == []
+    for gone, said in (((2,), "before line 3: 1 line missing"), ((2, 3), "before line 3: 2 lines")):
+        path.write_bytes(b"".join(line for i, line in enumerate(whole) if i not in gone))
+        (problem,) = log.read(path).problems
+        assert said in problem
+    # A copy and a damaged line are named as such, and hide nothing.
+    path.write_bytes(b"".join([*whole[:2], whole[1], b"{}\n", *whole[4:]]))
+    assert len(log.read(path).problems) == 3

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import secrets
 import shlex
 import stat
@@ -27,6 +28,7 @@ import msgspec
 
 from gradbench import suggest, text
 from gradbench.store.fields import reason
+from gradbench.wording import counted
 
 SUFFIX = ".jsonl"
 
@@ -176,9 +178,12 @@ def storable(value: Any) -> Any:
 LONGEST_STRING = 20_000
 
 
-def encoded(record: msgspec.Struct) -> bytes:
-    """A record as a line with its checksum."""
-    return sealed(_encoder.encode(storable(msgspec.to_builtins(record, enc_hook=repr)))) + b"\n"
+def encoded(record: msgspec.Struct, number: int = 0) -> bytes:
+    """A record as a line with its checksum and, unless it is 0, its number in the file."""
+    made = _encoder.encode(storable(msgspec.to_builtins(record, enc_hook=repr)))
+    if number:
+        made = made[:-1] + b',"line":%d}' % number
+    return sealed(made) + b"\n"
 
 
 def sealed(line: bytes) -> bytes:
@@ -189,6 +194,15 @@ def sealed(line: bytes) -> bytes:
 
 _SEAL = b',"crc32":"%08x"}'
 _SEAL_LENGTH = len(_SEAL % 0)
+
+
+_NUMBERED = re.compile(rb',"line":(\d{1,15}),"crc32":"[0-9a-f]{8}"}\s*$')
+
+
+def _stated_number(line: bytes) -> int:
+    """The number that a line says it has in its file, 0 where it does not say: old ones do not."""
+    found = _NUMBERED.search(line, max(0, len(line) - 60))
+    return int(found[1]) if found else 0
 
 
 def _seal(body: bytes | memoryview) -> bytes:
@@ -218,9 +232,11 @@ class LineLog:
     go_on = ""
     """The command that goes on with an interrupted file, less its name."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, lines: int) -> None:
         self.path = path
         self._descriptor = descriptor
+        self._lines = lines
+        """Lines that the file has."""
 
     @classmethod
     def opened(cls, path: Path, *, new: bool) -> tuple[LineLog, int]:
@@ -241,14 +257,15 @@ class LineLog:
             raise StoreError(f"cannot write to {where}: {error.strerror}") from error
         try:
             _lock(path, descriptor)
-            return cls(path, descriptor), _cut_torn_line(path, descriptor)
+            cut = _cut_torn_line(path, descriptor)
+            return cls(path, descriptor, 0 if new else _count_lines(path)), cut
         except BaseException:
             os.close(descriptor)
             raise
 
     def append(self, record: msgspec.Struct) -> None:
         """Writes one line whole. Raises StoreError, leaving the file as it was."""
-        line = encoded(record)
+        line = encoded(record, self._lines + 1)
         size = os.fstat(self._descriptor).st_size
         try:
             rest = memoryview(line)
@@ -264,6 +281,7 @@ class LineLog:
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror}; {self.hint}"
             ) from error
+        self._lines += 1
 
     @property
     def hint(self) -> str:
@@ -321,6 +339,11 @@ def _cut_torn_line(path: Path, descriptor: int) -> int:
     except OSError as error:
         raise StoreError(f"cannot write to {path}: {error.strerror}") from error
     return size - whole
+
+
+def _count_lines(path: Path) -> int:
+    with opened(path) as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────
@@ -461,6 +484,10 @@ class Lines(Generic[H]):
         self.problems: list[str] = []
         self._file = file
         self._more = 0
+        self._stated = 1
+        """The largest number that a line has stated so far."""
+        self._unstated = 0
+        """Lines since then that could not be read, or stated none."""
         self._seen: dict[tuple[Hashable, ...], int] = {}
         self.header = kind.decode_header(path, self._line() or b"")
 
@@ -485,6 +512,7 @@ class Lines(Generic[H]):
                 break
             if line is None:
                 self._skip(number, f"more than {LONGEST_LINE >> 20} MiB long")
+                self._unstated += 1
                 continue
             if not line.endswith(b"\n"):
                 self.problems.append(f"{called(self.path)}: its last line is cut off, skipped")
@@ -493,7 +521,9 @@ class Lines(Generic[H]):
                 record = self.kind.decode(line.rstrip(b"\r\n"), self.header)
             except DAMAGE as error:
                 self._skip(number, f"damaged ({reason(error)})")
+                self._unstated += 1
                 continue
+            self._require_all_before(number, _stated_number(line))
             if isinstance(record, self.kind.header):
                 name = self.kind.name(record)
                 if name != self.kind.name(self.header):
@@ -516,9 +546,25 @@ class Lines(Generic[H]):
                 f"{called(self.path)}: {self._more} more lines like these, skipped"
             )
 
+    def _require_all_before(self, number: int, stated: int) -> None:
+        """Names lines that were taken out of the file before this one, as the numbers tell."""
+        if stated <= self._stated:
+            # One that states an earlier number is a copy.
+            self._unstated += not stated
+            return
+        gone = stated - self._stated - 1 - self._unstated
+        if gone > 0:
+            self._name(
+                f"{called(self.path)}, before line {number}: {counted(gone, 'line')} missing"
+            )
+        self._stated, self._unstated = stated, 0
+
     def _skip(self, number: int, why: str) -> None:
+        self._name(f"{called(self.path)}, line {number}: {why}, skipped")
+
+    def _name(self, problem: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(f"{called(self.path)}, line {number}: {why}, skipped")
+            self.problems.append(problem)
         else:
             self._more += 1
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from gradbench.cases import DTYPES, Comparison, Entry, Place
-from gradbench.instruments import INSTRUMENTS, WALL_TIME
+from gradbench.instruments import INSTRUMENTS
 from gradbench.nvml import DeviceState
 from gradbench.store import lines
 from gradbench.store.fields import (
@@ -42,7 +42,6 @@ from gradbench.store.fields import (
 from gradbench.store.lines import SUFFIX, Kind, LineLog, read_each
 from gradbench.store.lines import StoreError as StoreError
 from gradbench.store.lines import now as now
-from gradbench.wording import counted
 
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
@@ -415,27 +414,7 @@ def read(path: Path, *, condensed: bool = False) -> Run:
                 run.limits.append(record)
             case RunEnded():
                 run.ends.append(record)
-    absent = _absent(run)
-    if absent:
-        run.problems.append(
-            f"{lines.called(path)}: the run is finished, and {counted(absent, 'session')} of its "
-            "plan are not in the file: lines are missing"
-        )
     return run
-
-
-def _absent(run: Run) -> int:
-    """How many sessions a finished run has planned that the file does not have.
-
-    A run with a limit ends when its time is up, whatever its plan is.
-    """
-    settings = run.started.settings
-    timed = WALL_TIME in settings.get("instruments", (WALL_TIME,))
-    if not (run.finished and timed) or settings.get("total"):
-        return 0
-    planned = range(settings.get("sessions", 0))
-    done = run.done()
-    return sum((p.comparison, n) not in done for p in run.started.plan for n in planned)
 
 
 def paths(results: Path) -> list[Path]:

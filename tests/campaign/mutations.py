@@ -76,6 +76,8 @@ def _judge(answer: Result, truth: str, changed: bool, wordless: bool) -> str:
         return "" if changed and "\n" not in said() else f"refused: {said()}"
     if answer.stdout == truth or not changed:
         return "" if answer.stdout == truth else "another answer from the same file"
+    if not answer.stdout.strip():
+        return "" if answer.stderr.strip() else "no answer"
     try:
         json.loads(answer.stdout)
     except ValueError:
