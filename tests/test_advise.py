@@ -128,7 +128,7 @@ def run(*arguments):
 def test_the_answer_names_a_winner_and_its_code_and_is_stored(tmp_path):
     made = run(
         f"{SUBJECTS}:elementwise", "--input", "x=randn(6)", "--operator", "diagonal",
-        "--budget", "20", "--results", str(tmp_path),
+        "--budget", "25", "--results", str(tmp_path),
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "fastest" in made.stdout
@@ -146,7 +146,7 @@ def test_own_derivatives_and_inputs_from_a_function_take_part(tmp_path):
     made = run(
         f"{SUBJECTS}:elementwise", "--inputs", f"{SUBJECTS}:made_inputs",
         "--also", f"{SUBJECTS}:own_jacobian", "--also", f"{SUBJECTS}:wrong_jacobian",
-        "--operator", "jacobian", "--budget", "20", "--results", str(tmp_path),
+        "--operator", "jacobian", "--budget", "25", "--results", str(tmp_path),
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert modes(made)["own_jacobian"] in ("fastest", "undecided", "same")
@@ -172,7 +172,7 @@ def test_a_branch_under_vmap_and_a_death_while_measuring_cost_their_modes_alone(
 def test_other_dtypes_are_measured_in_their_own_precision(tmp_path, dtype):
     made = run(
         f"{SUBJECTS}:loss", "--input", "x=rand(4)", "--input", "scale=2.0", "--operator", "hvp",
-        "--dtype", dtype, "--budget", "15", "--results", str(tmp_path),
+        "--dtype", dtype, "--budget", "25", "--results", str(tmp_path),
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "fastest" in modes(made).values()
@@ -190,7 +190,7 @@ def test_many_entries_are_checked_along_directions_and_a_wrong_one_is_still_seen
 @pytest.mark.parametrize("name", ["holding", "by_module"])
 def test_a_function_may_hold_weights_of_its_own_in_single_precision(tmp_path, name):
     made = run(
-        f"{SUBJECTS}:{name}", "--input", "x=randn(5, 4)", "--budget", "15",
+        f"{SUBJECTS}:{name}", "--input", "x=randn(5, 4)", "--budget", "25",
         "--results", str(tmp_path),
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
