@@ -101,11 +101,12 @@ def _manners(command: Command, sent: signal.Signals, measuring: bool) -> str:
     said, code = command.said(), command.process.returncode
     if "Traceback" in said:
         return "a traceback: " + said.strip().splitlines()[-1]
-    if sent == signal.SIGKILL or code == 0:
+    # It may have ended by itself just before, or had nothing left to resume.
+    if sent == signal.SIGKILL or code == 0 or (code == 2 and "is finished" in said):
         return ""
     # Before Python has come as far as gradbench, the signal's own action ends it.
     if code not in ((128 + sent,) if measuring else (128 + sent, -sent)):
-        return f"exit code {code} after {sent.name}"
+        return f"exit code {code} after {sent.name}: {said.strip()[-200:]!r}"
     if measuring and "--resume" not in said:
         return f"no hint to resume after {sent.name}: {said.strip()[-200:]!r}"
     return ""
