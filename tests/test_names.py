@@ -12,13 +12,14 @@ from click.testing import CliRunner
 
 from gradbench import files
 from gradbench.cli import cli
-from gradbench.releases import environments
+from gradbench.releases import builds, environments
 from gradbench.releases.environments import Environment, Installer, Request
 from gradbench.releases.known import ReleaseError
 from gradbench.report import page
 from gradbench.report.findings import anchor
 from gradbench.store import asv_files
 from gradbench.store.lines import StoreError
+from gradbench.wire import WorkerOptions
 
 
 @pytest.fixture
@@ -209,3 +210,11 @@ def test_a_machine_named_like_a_path_gets_a_folder_of_its_own_in_asvs_results(na
 def test_a_machine_keeps_a_name_that_is_one():
     facts = dict.fromkeys(asv_files.FIELDS, "x") | {"machine": "Intel-Xeon_8.2 lab"}
     assert asv_files.asv_machine(facts)["machine"] == "Intel-Xeon_8.2 lab"
+
+
+def test_one_build_is_refused_before_anything_is_installed(home, tmp_path):
+    def install(requests):
+        raise AssertionError("nothing may be installed")
+
+    with pytest.raises(ReleaseError, match="name two different releases"):
+        builds.gather(["2.9.0", "v2.9.0"], "", [], tmp_path, WorkerOptions(), install)

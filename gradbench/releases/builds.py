@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,20 +48,26 @@ def gather(
     if baseline not in {request.name for request in requests}:
         requests.append(environments.named(baseline))
     days = _dates(dates, [request.name for request in requests])
+    _require_two(requests)
     failed = install(requests)
     lost = {failure.name for failure in failed}
     if baseline in lost:
         raise ReleaseError(f"the baseline {baseline} could not be installed")
     made = [environments.find(request.name) for request in requests if request.name not in lost]
-    if len(made) < 2:
-        raise ReleaseError(
-            "there is nothing to compare: name two different releases at least"
-            + (f" ({', '.join(sorted(lost))} could not be installed)" if lost else "")
-        )
+    _require_two(made, lost)
     if base.environment:
         made = [_asked(environment, base) for environment in made]
         _require_held(made, base.environment.get(HELD_BY, ""))
     return Builds(made, failed, baseline, days)
+
+
+def _require_two(builds: Sequence[Request | Environment], lost: Iterable[str] = ()) -> None:
+    """Raises ReleaseError where there are not two builds to compare."""
+    if len(builds) < 2:
+        raise ReleaseError(
+            "there is nothing to compare: name two different releases at least"
+            + (f" ({', '.join(sorted(lost))} could not be installed)" if lost else "")
+        )
 
 
 def choose_baseline(given: str, requests: Sequence[Request], results: Path) -> str:
