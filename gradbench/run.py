@@ -244,9 +244,14 @@ def start(
 
 def resume(run: Run) -> tuple[LineLog, Run, Settings]:
     """An interrupted run's log, what it holds, and its settings; a finished one's too where modes
-    crashed, for they get another chance. Raises StoreError where there is nothing left to make, or
-    the log is in use."""
+    crashed, for they get another chance. Raises StoreError where there is nothing left to make, the
+    log is in use, or no line of it can be read that tells which build its sessions are of."""
     settings = settings_of(run)
+    if run.sessions and not run.workers:
+        raise StoreError(
+            f"{run.name} cannot go on: which build of torch it was begun with is not known, as the "
+            "lines of its processes are damaged or missing; start a new run"
+        )
     log = RunLog.reopen(run)
     # What was read before the log was locked another process may have added to.
     return log, read(run.path), settings

@@ -17,6 +17,7 @@ from gradbench.run import PROFILES, Discovery, discover, measure, resume, start,
 from gradbench.session import Settings
 from gradbench.statistics import Stopping
 from gradbench.store import log
+from gradbench.store.lines import sealed
 from gradbench.wire import WorkerError, WorkerOptions
 
 FAULTS = str(Path(__file__).parent / "suites" / "faults.py")
@@ -180,12 +181,24 @@ def test_resuming_makes_only_what_is_missing(tmp_path, discovery):
 def test_another_build_cannot_go_on_with_a_run(tmp_path, discovery):
     run_of(tmp_path, discovery, Entry(SQUARE, ("manual",)))
     path = log.paths(tmp_path)[0]
-    lines = path.read_text().splitlines(keepends=True)[:2]
-    lines[1] = lines[1].replace('"torch":"', '"torch":"0.')
-    path.write_text("".join(lines))
+    first, worker = path.read_bytes().splitlines()[:2]
+    # With a checksum that fits, or the line would be no line.
+    body = worker.replace(b'"torch":"', b'"torch":"0.').rpartition(b',"crc32"')[0]
+    path.write_bytes(first + b"\n" + sealed(body + b"}") + b"\n")
     opened, run, settings = resume(log.read(path))
     with opened, pytest.raises(log.StoreError, match=r"begun with torch 0\."):
         measure(opened, run, settings, OPTIONS, discovery)
+
+
+def test_a_run_of_an_unknown_build_does_not_go_on(tmp_path, discovery):
+    """The line that tells the build is damaged: unlike builds could be mixed without a word."""
+    run_of(tmp_path, discovery, Entry(SQUARE, ("manual",)))
+    path = log.paths(tmp_path)[0]
+    lines = path.read_bytes().splitlines(keepends=True)[:3]
+    lines[1] = lines[1].replace(b'"torch":"', b'"torch":"0.')
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(log.StoreError, match="which build"):
+        resume(log.read(path))
 
 
 def test_a_worker_that_cannot_start_is_one_clear_line(tmp_path):
@@ -290,7 +303,7 @@ def test_a_killed_run_keeps_what_it_stored_and_resumes(tmp_path, how):
         [sys.executable, "-m", "gradbench", "run", "--resume", "latest", "--results", tmp_path],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert again.returncode == 0, again.stderr
     run = log.read(log.paths(tmp_path)[0])
