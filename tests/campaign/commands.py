@@ -22,6 +22,11 @@ PLAN = (
 """A selection that is measured in a few seconds, most of which go into starting processes."""
 
 
+def _answer_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Command:
     """One running gradbench command; `token` marks it and all processes that it starts."""
@@ -41,6 +46,8 @@ class Command:
             stderr=self.err,
             env=os.environ | {"GRADBENCH_CAMPAIGN": self.token},
             start_new_session=True,
+            # What a shell has ignored for its background stays ignored in all that it starts.
+            preexec_fn=_answer_signals,
         )
         return self
 

@@ -34,7 +34,7 @@ def _driver(number: int, seed: int, place: Path, signals: list[signal.Signals]) 
     draw = random.Random(f"driver/{seed}")
     tried = 0
     results = place / "0"
-    command = _begin(results)
+    begun, command = _begin(results)
     while tried < number:
         if command.ended(draw.uniform(0, LIFE)):
             problem = _whole(results, command)
@@ -42,39 +42,38 @@ def _driver(number: int, seed: int, place: Path, signals: list[signal.Signals]) 
                 tried += 1
                 yield problem
             results = place / str(int(results.name) + 1)
-            command = _begin(results)
+            begun, command = _begin(results)
             continue
         stored = _stored(results)
+        measuring = len(stored) > begun
         chosen = draw.choice(signals)
         command.send(chosen)
         if not command.ended(30):
             command.send(signal.SIGKILL)
             command.ended(30)
-            problem = f"still ran 30 s after {chosen.name}"
+            problem = f"still ran 30 s after {chosen.name}: {command.said().strip()[-200:]!r}"
         else:
-            problem = _kept(results, stored) or _manners(command, chosen, bool(stored))
+            problem = _kept(results, stored) or _manners(command, chosen, measuring)
         if not problem and (left := command.orphans()):
             problem = f"{len(left)} processes outlived the driver"
         tried += 1
         yield problem
-        command = _begin(results)
+        begun, command = _begin(results)
     while not command.ended(600):
         pass
     if problem := _whole(results, command):
         yield problem
 
 
-def _begin(results: Path) -> Command:
-    """Starts the plan's run, or resumes the one that is there."""
+def _begin(results: Path) -> tuple[int, Command]:
+    """Starts the plan's run, or resumes the one that is there; the bytes that its log has."""
     results.mkdir(exist_ok=True)
     try:
-        name = log.find(results, "latest").name
+        words = ["run", "--resume", log.find(results, "latest").name]
     except StoreError:
-        return Command(
-            ["run", *PLAN, "--sessions", "3", "--results", str(results)], results
-        ).start()
-    words = ["run", "--resume", name, "--results", str(results)]
-    return Command(words, results).start()
+        words = ["run", *PLAN, "--sessions", "3"]
+    length = len(_stored(results))
+    return length, Command([*words, "--results", str(results)], results).start()
 
 
 def _stored(results: Path) -> bytes:
@@ -97,7 +96,7 @@ def _kept(results: Path, stored: bytes) -> str:
 
 
 def _manners(command: Command, sent: signal.Signals, measuring: bool) -> str:
-    """What is wrong with how the driver took its leave; `measuring`: it had begun its log."""
+    """What is wrong with how the driver took its leave; `measuring`: it had begun to write."""
     said, code = command.said(), command.process.returncode
     if "Traceback" in said:
         return "a traceback: " + said.strip().splitlines()[-1]
