@@ -746,3 +746,22 @@ def test_lines_that_were_taken_out_are_named(tmp_path):
     # A copy and a damaged line are named as such, and hide nothing.
     path.write_bytes(b"".join([*whole[:2], whole[1], b"{}\n", *whole[4:]]))
     assert len(log.read(path).problems) == 3
+
+
+@pytest.mark.parametrize(("function", "kept"), [("fsync", 2), ("write", 1)])
+def test_ctrl_c_keeps_a_line_that_is_whole(tmp_path, monkeypatch, function, kept):
+    def interrupted(*arguments):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with log.RunLog.create(tmp_path, header()) as opened:
+        opened.append(session(0))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, function, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opened.append(session(1))
+        monkeypatch.undo()
+        opened.append(session(2))
+    run = log.read(opened.path)
+    assert run.problems == []
+    assert [s.session for s in run.sessions] == [*range(kept), 2]

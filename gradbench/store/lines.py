@@ -267,21 +267,28 @@ class LineLog:
         """Writes one line whole. Raises StoreError, leaving the file as it was."""
         line = encoded(record, self._lines + 1)
         size = os.fstat(self._descriptor).st_size
+        rest = memoryview(line)
         try:
-            rest = memoryview(line)
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
             os.fsync(self._descriptor)
-        except BaseException as error:
-            # Ctrl-C between two pieces would leave half a line, and the next one behind it.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, size)
-            if not isinstance(error, OSError):
-                raise
+        except OSError as error:
+            self._cut(size)
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror}; {self.hint}"
             ) from error
+        except BaseException:
+            # Ctrl-C between two pieces would leave half a line, and the next one behind it.
+            if rest:
+                self._cut(size)
+            else:
+                self._lines += 1
+            raise
         self._lines += 1
+
+    def _cut(self, size: int) -> None:
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, size)
 
     @property
     def hint(self) -> str:
