@@ -115,6 +115,6 @@ def _run(
         if not rows[mode].seconds:
             return {}, f"{mode} has no time"
     unnamed = [mode for mode in hostile if rows[mode].status == "ok" and not rows[mode].note]
-    if unnamed:
+    if suite.name == MEDDLING and set(unnamed) - {TIDY}:
         return {}, "ok, without a word of what it did"
     return {mode: rows[mode].seconds or 0.0 for mode in GOOD}, ""
