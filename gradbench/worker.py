@@ -302,7 +302,7 @@ class Session:
                 "status": "unsupported",
                 "reason": f"torch {torch.__version__} has no {missing}",
             }
-        self.gate.home = state.look()
+        self._at_home()
         compiles = declared.opt_in
         changes = self.changes[handle] = _Changes(function=self.gate.left, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)

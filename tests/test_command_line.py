@@ -14,6 +14,7 @@ import click
 import cpuinfo
 import pytest
 from click.testing import CliRunner
+from every_command import commands
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -32,16 +33,6 @@ from gradbench.wire import Worker, WorkerError
 
 VJP = "vjp/exp/documents/float32/cpu/1"
 RUN = "20261101-120000-abcdef"
-
-
-def commands(group=cli, path=()):
-    with click.Context(group) as context:
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
-            if isinstance(command, click.Group):
-                yield from commands(command, (*path, name))
-            else:
-                yield (*path, name), command
 
 
 EVERY = list(commands())

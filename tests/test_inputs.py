@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import torch
 from click.testing import CliRunner
+from every_command import commands
 
 from gradbench.advise import advice, subject
 from gradbench.cases import Comparison, Place, nothing_fits
@@ -22,18 +23,6 @@ from gradbench.releases.known import ReleaseError
 from gradbench.run import discover
 from gradbench.suggest import hint, nearest
 from gradbench.wire import WorkerError, WorkerOptions
-
-
-def commands(group=cli, path=()):
-    """Every command with the words that call it."""
-    with click.Context(group) as context:
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
-            if isinstance(command, click.Group):
-                yield from commands(command, (*path, name))
-            else:
-                yield (*path, name), command
-
 
 EVERY = [
     pytest.param(command, parameter, id=f"{' '.join(words)} {parameter.name}")
