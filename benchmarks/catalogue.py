@@ -7,8 +7,8 @@ environment discovers.
 import os
 from pathlib import Path
 
-from gradbench.releases import asv_suite as _suite
-from gradbench.releases.asv_suite import listed as _listed
+from gradbench.integrations import asv_suite as _suite
+from gradbench.integrations.asv_suite import listed as _listed
 
 _stored = Path(os.environ.get("ASV_CONF_DIR", "."), "results", "asv")
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import gradbench
-from gradbench.advise import advice, colouring, cost, structure
-from gradbench.catalogue import function as functions
-from gradbench.modes import mode as modes
+from gradbench.advise import advice
 from gradbench.modes import structured
+from gradbench.problems import colouring, structure
+from gradbench.problems import function as functions
+from gradbench.problems import mode as modes
+from gradbench.worker import cost
 
 PAGE = Path(__file__).parent / "api.md"
 
@@ -60,27 +62,27 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
         (
             ("gradbench.function", gradbench.function),
             ("gradbench.mode", gradbench.mode),
-            ("gradbench.catalogue.function.Function", functions.Function),
-            ("gradbench.catalogue.function.scalar_valued", functions.scalar_valued),
-            ("gradbench.catalogue.function.elementwise", functions.elementwise),
-            ("gradbench.catalogue.function.vector_valued", functions.vector_valued),
-            ("gradbench.catalogue.function.normal", functions.normal),
-            ("gradbench.catalogue.function.uniform", functions.uniform),
-            ("gradbench.catalogue.function.vector", functions.vector),
-            ("gradbench.modes.mode.Mode", modes.Mode),
-            ("gradbench.modes.mode.Unsupported", modes.Unsupported),
+            ("gradbench.problems.function.Function", functions.Function),
+            ("gradbench.problems.function.scalar_valued", functions.scalar_valued),
+            ("gradbench.problems.function.elementwise", functions.elementwise),
+            ("gradbench.problems.function.vector_valued", functions.vector_valued),
+            ("gradbench.problems.function.normal", functions.normal),
+            ("gradbench.problems.function.uniform", functions.uniform),
+            ("gradbench.problems.function.vector", functions.vector),
+            ("gradbench.problems.mode.Mode", modes.Mode),
+            ("gradbench.problems.mode.Unsupported", modes.Unsupported),
         ),
     ),
     (
         "Structure of a jacobian",
         (
-            ("gradbench.advise.structure.products", structure.products),
-            ("gradbench.advise.structure.detect", structure.detect),
-            ("gradbench.advise.structure.Structure", structure.Structure),
-            ("gradbench.advise.colouring.colour", colouring.colour),
+            ("gradbench.problems.structure.products", structure.products),
+            ("gradbench.problems.structure.detect", structure.detect),
+            ("gradbench.problems.structure.Structure", structure.Structure),
+            ("gradbench.problems.colouring.colour", colouring.colour),
             ("gradbench.modes.structured.register", structured.register),
-            ("gradbench.advise.cost.explain", cost.explain),
-            ("gradbench.advise.cost.refuse", cost.refuse),
+            ("gradbench.worker.cost.explain", cost.explain),
+            ("gradbench.worker.cost.refuse", cost.refuse),
         ),
     ),
 )

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gradbench.advise.advice import compare
-    from gradbench.registry import function, mode
-    from gradbench.store.frame import load, samples, verdicts
+    from gradbench.analysis.frames import load, samples, verdicts
+    from gradbench.problems.registry import function, mode
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,7 @@ __all__ = ["__version__", "compare", "function", "load", "mode", "samples", "ver
 
 def __getattr__(name: str) -> Any:
     if name in ("load", "samples", "verdicts"):
-        from gradbench.store import frame
+        from gradbench.analysis import frames as frame
 
         return getattr(frame, name)
     if name == "compare":
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
         return advice.compare
     if name in ("function", "mode"):
-        from gradbench import registry
+        from gradbench.problems import registry
 
         return getattr(registry, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

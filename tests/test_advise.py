@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradbench.advise.advice import Question, Refusal, compare, examine
-from gradbench.advise.expressions import evaluate
+from gradbench.worker.expressions import evaluate
 
 SUBJECTS = str(Path(__file__).parent / "suites" / "subjects.py")
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 import gradbench
-from gradbench import arguments, registry
+from gradbench.core import arguments
+from gradbench.problems import registry
 from gradbench.releases import timeline
 from gradbench.report.data import table
 from gradbench.store.lines import StoreError

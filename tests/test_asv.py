@@ -16,11 +16,14 @@ from asv.config import Config
 from asv.repo import NoSuchNameError
 from asv.results import Results
 
-from gradbench.cases import Comparison, Offer
-from gradbench.releases import asv_history, asv_suite, known
+from gradbench.core import releases as known
+from gradbench.core.cases import Comparison, Offer
+from gradbench.core.releases import RELEASES, Release, ReleaseError
+from gradbench.integrations import asv_files, asv_history, asv_steps, asv_suite
+from gradbench.integrations.asv_files import AsvRow
 from gradbench.releases.environments import Environment
-from gradbench.releases.known import RELEASES, Release, ReleaseError
-from gradbench.releases.log import (
+from gradbench.store.runs import Entrant, PlanEntry, StoreError
+from gradbench.store.tracks import (
     CaseMeasured,
     EnvironmentUsed,
     PartMeasured,
@@ -28,10 +31,6 @@ from gradbench.releases.log import (
     Track,
     TrackStarted,
 )
-from gradbench.store import asv_files
-from gradbench.store.asv_files import AsvRow
-from gradbench.store.log import Entrant, PlanEntry, StoreError
-from gradbench.studies import asv_steps
 
 ROOT = Path(__file__).parent.parent
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -296,7 +295,7 @@ class TestTracks:
 class TestHistory:
     @pytest.fixture
     def history(self, tmp_path, monkeypatch):
-        from gradbench.releases import asv_plugin
+        from gradbench.integrations import asv_plugin
 
         monkeypatch.setenv("GRADBENCH_RELEASES", str(tmp_path / "environments"))
         others = tmp_path / "releases.json"
@@ -330,7 +329,7 @@ class TestHistory:
         assert history.get_hash_from_parent("n261103") == "v2.15.0"
 
     def test_a_damaged_list_of_builds_is_one_line(self, tmp_path):
-        from gradbench.releases import asv_plugin
+        from gradbench.integrations import asv_plugin
 
         (tmp_path / "releases.json").write_text("[1]")
         with pytest.raises(util.UserError, match="JSON object of versions and dates"):

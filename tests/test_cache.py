@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gradbench import judge
-from gradbench.judge import Judged, judged
-from gradbench.store import cache, log
+from gradbench.analysis import runs as judge
+from gradbench.analysis.runs import Judged, judged
+from gradbench.store import cache
+from gradbench.store import runs as log
 
 RUN = Path(__file__).parent.parent / "results/runs/20261125-063236-ebd80c.jsonl"
 TRUE = judge.judge_run(log.read(RUN))
@@ -116,7 +117,7 @@ def test_the_digest_of_the_code_changes_with_any_module(tmp_path, monkeypatch):
     monkeypatch.setattr(cache.gradbench, "__file__", str(package / "__init__.py"))
     digest = cache._code_digest.__wrapped__
     seen = {digest(), digest()}
-    for name in ("statistics.py", "store/log.py", "conditions.py"):
+    for name in ("statistics.py", "store/runs.py", "analysis/conditions.py"):
         with (package / name).open("a") as file:
             file.write("# changed\n")
         seen.add(digest())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradbench.cases import (
+from gradbench.core.cases import (
     Case,
     Comparison,
     Offer,

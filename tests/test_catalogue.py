@@ -9,10 +9,10 @@ import mpmath
 import pytest
 import torch
 
-from gradbench import registry
-from gradbench.cases import size_label
-from gradbench.catalogue.function import as_tuple
-from gradbench.operators import ACCUMULATED_SEEDS, LEARNING_RATE, OPERATORS, Problem
+from gradbench.core.cases import size_label
+from gradbench.problems import registry
+from gradbench.problems.function import as_tuple
+from gradbench.problems.operators import ACCUMULATED_SEEDS, LEARNING_RATE, OPERATORS, Problem
 
 registry.load_builtin()
 FUNCTIONS = dict(registry.FUNCTIONS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gradbench.store import log
+from gradbench.store import runs as log
 
 
 def gradbench(*arguments, **kwargs):
@@ -222,7 +222,7 @@ def test_verify_prints_the_counts_and_fails_on_a_wrong_mode(tmp_path):
     assert "0 wrong" in good.stdout
     suite = tmp_path / "suite.py"
     suite.write_text(
-        "from gradbench.registry import mode\n"
+        "from gradbench.problems.registry import mode\n"
         "@mode('derivative')\n"
         "def off_by_one_percent(problem):\n"
         "    '''wrong'''\n"

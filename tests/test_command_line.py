@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gradbench.cli import cli, parameters
-from gradbench.store.log import (
+from gradbench.integrations import asv_steps
+from gradbench.runner.wire import Worker, WorkerError
+from gradbench.store.runs import (
     Entrant,
     PlanEntry,
     RunEnded,
@@ -28,8 +30,6 @@ from gradbench.store.log import (
     SessionMeasured,
     WorkerStarted,
 )
-from gradbench.studies import asv_steps
-from gradbench.wire import Worker, WorkerError
 
 VJP = "vjp/exp/documents/float32/cpu/1"
 RUN = "20261101-120000-abcdef"

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradbench import limits, registry
-from gradbench.devices import Cuda, audit, synchronizer
-from gradbench.gate import Gate, draw, pose
-from gradbench.instruments.device_time import DeviceTime
-from gradbench.instruments.wall import WallTime
-from gradbench.judge import judge_run
-from gradbench.modes.mode import Unsupported
-from gradbench.nvml import Nvml
-from gradbench.store import log
-from gradbench.worker import Session, environment
+from gradbench.analysis.runs import judge_run
+from gradbench.problems import registry
+from gradbench.problems.mode import Unsupported
+from gradbench.runner.nvml import Nvml
+from gradbench.store import runs as log
+from gradbench.worker import limits
+from gradbench.worker.devices import Cuda, audit, synchronizer
+from gradbench.worker.gate import Gate, draw, pose
+from gradbench.worker.instruments.device_time import DeviceTime
+from gradbench.worker.instruments.wall import WallTime
+from gradbench.worker.server import Session, environment
 
 pytestmark = [
     pytest.mark.cuda,

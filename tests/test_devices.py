@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradbench import devices, registry
-from gradbench.cases import Comparison, Place
-from gradbench.gate import Gate, draw, pose, transferred
-from gradbench.instruments.wall import Visit, WallTime
+from gradbench.core.cases import Comparison, Place
 from gradbench.modes.capability import device_lost, out_of_memory
-from gradbench.worker import Refused, Session
+from gradbench.problems import registry
+from gradbench.worker import devices
+from gradbench.worker.gate import Gate, draw, pose, transferred
+from gradbench.worker.instruments.wall import Visit, WallTime
+from gradbench.worker.server import Refused, Session
 
 LAUNCH, WORK = 10_000, 5_000_000
 """Nanoseconds of the host and of the device for one call."""

@@ -314,7 +314,7 @@ def at_import(module, action, *words, **environment):
 
 
 MOMENTS = ("click", "rich.console", "gradbench.cli.ending", "gradbench.cli.show_command")
-MOMENTS += ("gradbench.store.log", "gradbench.judge", "rich.text")
+MOMENTS += ("gradbench.store.runs", "gradbench.analysis.runs", "rich.text")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -329,7 +329,7 @@ def test_a_signal_at_any_moment_is_one_line(results, module, name):
 def test_a_signal_that_is_ignored_stays_ignored(results):
     """As under nohup, whose point that is."""
     action = SIGNALLED.format("SIGHUP")
-    code = AT_IMPORT.format(module="gradbench.judge", action=action, words=["show"])
+    code = AT_IMPORT.format(module="gradbench.analysis.runs", action=action, words=["show"])
     done = subprocess.run(
         [
             sys.executable,
@@ -365,7 +365,7 @@ RAISED = {
 def test_an_error_that_nobody_expected_is_one_line(results, error):
     code, says = RAISED[error]
     action = f"raise {error}"
-    done = at_import("gradbench.judge", action, "show", "--results", str(results))
+    done = at_import("gradbench.analysis.runs", action, "show", "--results", str(results))
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
@@ -374,7 +374,7 @@ def test_an_error_that_nobody_expected_is_one_line(results, error):
 
 def test_a_warning_is_one_line(results):
     action = "import warnings; warnings.warn('odd\\n\\x1b[31m')"
-    done = at_import("gradbench.judge", action, "show", "--results", str(results))
+    done = at_import("gradbench.analysis.runs", action, "show", "--results", str(results))
     assert done.returncode == 0
     assert done.stderr == "note: odd \\x1b[31m\n"
 
@@ -406,7 +406,7 @@ def test_a_signal_that_comes_in_a_finaliser_is_not_lost(results):
 
 def test_a_traceback_is_shown_to_who_asks_for_it(results):
     done = at_import(
-        "gradbench.judge",
+        "gradbench.analysis.runs",
         "raise RuntimeError('broken')",
         *("show", "--results", str(results)),
         GRADBENCH_TRACEBACK="1",
@@ -438,7 +438,7 @@ def test_commands_write_through_one_module():
         r"\bclick\.(s?echo|secho|confirm|prompt)\(|\bprint\(|\bConsole\(|sys\.std(out|err)"
     )
     may = {"output.py", "streams.py", "ending.py", "__init__.py"}
-    worker_side = {"worker.py", "probe.py", "registry.py", "process.py", "bound.py"}
+    worker_side = {"__main__.py", "probe.py", "registry.py", "process.py", "bound.py"}
     for path in package.rglob("*.py"):
         if path.name in may | worker_side:
             continue

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gradbench.advise.subject import Subject
-from gradbench.judge import Ratio
+from gradbench.analysis.runs import Ratio
 from gradbench.studies.experts import FUNCTIONS, question, row
+from gradbench.worker.subject import Subject
 
 ASKED = FUNCTIONS[0]
 

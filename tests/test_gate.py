@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradbench import registry
-from gradbench.cases import Comparison
-from gradbench.worker import Session
+from gradbench.core.cases import Comparison
+from gradbench.problems import registry
+from gradbench.worker.server import Session
 
 FAULTS = Path(__file__).parent / "suites" / "faults.py"
 

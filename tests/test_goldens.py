@@ -12,8 +12,8 @@ from decimal import Decimal
 import pytest
 import torch
 
-from gradbench import registry
-from gradbench.catalogue.function import as_tuple
+from gradbench.problems import registry
+from gradbench.problems.function import as_tuple
 
 registry.load_builtin()
 FUNCTIONS = dict(registry.FUNCTIONS)

@@ -15,14 +15,15 @@ import torch
 from click.testing import CliRunner
 from every_command import commands
 
-from gradbench.advise import advice, subject
-from gradbench.cases import Comparison, Place, nothing_fits
+from gradbench.advise import advice
 from gradbench.cli import cli, options, parameters
+from gradbench.core.cases import Comparison, Place, nothing_fits
+from gradbench.core.releases import ReleaseError
+from gradbench.core.suggest import hint, nearest
 from gradbench.releases import builds, environments
-from gradbench.releases.known import ReleaseError
-from gradbench.run import discover
-from gradbench.suggest import hint, nearest
-from gradbench.wire import WorkerError, WorkerOptions
+from gradbench.runner.run import discover
+from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.worker import subject
 
 EVERY = [
     pytest.param(command, parameter, id=f"{' '.join(words)} {parameter.name}")
@@ -276,7 +277,7 @@ def test_a_file_that_brings_nothing_is_one_line_that_names_it(tmp_path, content,
 def test_a_file_that_holds_only_a_mode_takes_part(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "import torch\nfrom gradbench.registry import mode\n\n@mode('gradient')\n"
+        "import torch\nfrom gradbench.problems.registry import mode\n\n@mode('gradient')\n"
         "def mine(problem):\n"
         "    return lambda inputs: torch.autograd.grad(problem.forward(*inputs), inputs)\n"
     )

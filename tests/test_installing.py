@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from gradbench.cli import cli
-from gradbench.releases import environments, installing, known
+from gradbench.core import releases as known
+from gradbench.core.releases import ReleaseError
+from gradbench.releases import environments, installing
 from gradbench.releases.environments import Installer, Request
-from gradbench.releases.known import ReleaseError
 
 ADDRESS = "https://me:secret@registry.example.org:8443/simple"
 
@@ -202,7 +203,7 @@ def test_install_names_the_nearest_releases_and_makes_nothing(home):
     ],
 )
 def test_asvs_command_is_told_from_its_arguments(words, command):
-    from gradbench.releases.asv_plugin import asv_command
+    from gradbench.integrations.asv_plugin import asv_command
 
     assert asv_command(words) == command
 
@@ -210,7 +211,7 @@ def test_asvs_command_is_told_from_its_arguments(words, command):
 def test_an_asv_command_that_measures_nothing_installs_nothing(home, monkeypatch):
     from asv import util
 
-    from gradbench.releases import asv_plugin
+    from gradbench.integrations import asv_plugin
 
     monkeypatch.setattr(sys, "argv", ["asv", "check"])
     with pytest.raises(util.UserError, match=r"'gradbench releases install 2\.13\.0' does"):
@@ -221,7 +222,7 @@ def test_an_asv_command_that_measures_nothing_installs_nothing(home, monkeypatch
 def test_asv_leaves_what_is_in_the_place_of_its_links(tmp_path, monkeypatch):
     from asv import util
 
-    from gradbench.releases import asv_plugin
+    from gradbench.integrations import asv_plugin
 
     environment = object.__new__(asv_plugin.ReleaseEnvironment)
     environment._path = str(tmp_path)

@@ -12,23 +12,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gradbench import registry
-from gradbench.cases import Comparison, Entry, SelectionError
+from gradbench.analysis import frames as frame
+from gradbench.analysis.runs import judge_run, record
 from gradbench.cli.run_command import require_devices_of, usual
-from gradbench.gate import Contestant, Gate, pose
-from gradbench.instruments import INSTRUMENTS, WALL_TIME
-from gradbench.instruments.callgrind import Callgrind
-from gradbench.instruments.device_time import MOST, DeviceTime
-from gradbench.instruments.dispatches import Dispatches, count
-from gradbench.instruments.flops import Flops
-from gradbench.instruments.instructions import Instructions
-from gradbench.instruments.instrument import Unreadable
-from gradbench.instruments.peak_memory import PeakMemory
-from gradbench.judge import judge_run, record
+from gradbench.core.cases import Comparison, Entry, SelectionError
 from gradbench.modes.transforms import chunk
-from gradbench.readings import missing
-from gradbench.session import Settings
-from gradbench.store import frame, log
+from gradbench.problems import registry
+from gradbench.runner.readings import missing
+from gradbench.runner.session import Settings
+from gradbench.store import runs as log
+from gradbench.worker.gate import Contestant, Gate, pose
+from gradbench.worker.instruments import INSTRUMENTS, WALL_TIME
+from gradbench.worker.instruments.callgrind import Callgrind
+from gradbench.worker.instruments.device_time import MOST, DeviceTime
+from gradbench.worker.instruments.dispatches import Dispatches, count
+from gradbench.worker.instruments.flops import Flops
+from gradbench.worker.instruments.instructions import Instructions
+from gradbench.worker.instruments.instrument import Unreadable
+from gradbench.worker.instruments.peak_memory import PeakMemory
 
 registry.load_builtin()
 

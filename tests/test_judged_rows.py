@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gradbench.judge import judge_run
-from gradbench.store import log
+from gradbench.analysis.runs import judge_run
+from gradbench.store import runs as log
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "results/runs"

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from gradbench.store import lines, log
+from gradbench.store import lines
+from gradbench.store import runs as log
 
 
 def header(name="20260101-000000-abcdef"):

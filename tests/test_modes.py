@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from gradbench import gate, registry
-from gradbench.catalogue.function import Function, as_tuple, normal, uniform
 from gradbench.modes.capability import not_recordable, unsupported_reason
-from gradbench.modes.mode import Unsupported
-from gradbench.operators import LEARNING_RATE, OPERATORS, Problem
+from gradbench.problems import registry
+from gradbench.problems.function import Function, as_tuple, normal, uniform
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.operators import LEARNING_RATE, OPERATORS, Problem
+from gradbench.worker import gate
 
 registry.load_builtin()
 

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from gradbench import files
 from gradbench.cli import cli
+from gradbench.core.releases import ReleaseError
+from gradbench.integrations import asv_files
 from gradbench.releases import builds, environments
 from gradbench.releases.environments import Environment, Installer, Request
-from gradbench.releases.known import ReleaseError
 from gradbench.report import page
 from gradbench.report.findings import anchor
-from gradbench.store import asv_files
+from gradbench.runner.wire import WorkerOptions
+from gradbench.store import files
 from gradbench.store.lines import StoreError
-from gradbench.wire import WorkerOptions
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import gradbench
-from gradbench import registry
 from gradbench.advise.advice import Refusal
-from gradbench.advise.code import BODIES, identifiers, snippet
-from gradbench.advise.subject import Subject, per_sample, structures
-from gradbench.cases import FORWARD
-from gradbench.catalogue.function import as_tuple
+from gradbench.core.cases import FORWARD
+from gradbench.core.code import BODIES, identifiers, snippet
 from gradbench.modes import structured
-from gradbench.modes.mode import Unsupported
-from gradbench.operators import OPERATORS, Problem
+from gradbench.problems import registry
+from gradbench.problems.function import as_tuple
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.worker.subject import Subject, per_sample, structures
 
 SUBJECTS = Path(__file__).parent / "suites" / "subjects.py"
 registry.load_builtin()

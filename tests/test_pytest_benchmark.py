@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradbench.store import log, pytest_json
-from gradbench.store.log import StoreError
+from gradbench.integrations import pytest_json
+from gradbench.store import runs as log
+from gradbench.store.runs import StoreError
 
 ROOT = Path(__file__).parent.parent
 FAULTS = Path(__file__).parent / "suites" / "faults.py"

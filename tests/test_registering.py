@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import gradbench
-from gradbench import registry
-from gradbench.catalogue.function import elementwise, normal
-from gradbench.run import discover
-from gradbench.wire import WorkerOptions
+from gradbench.problems import registry
+from gradbench.problems.function import elementwise, normal
+from gradbench.runner.run import discover
+from gradbench.runner.wire import WorkerOptions
 
 ROOT = Path(__file__).parent.parent
 

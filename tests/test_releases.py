@@ -14,20 +14,21 @@ import numpy as np
 import pytest
 
 from gradbench import statistics as st
-from gradbench.cases import Comparison, Entry
+from gradbench.analysis.timelines import COLUMNS, frame, timeline
+from gradbench.analysis.tracks import Build, History
 from gradbench.cli import cli
-from gradbench.releases import bisect, environments, installing, log, seeking, track
+from gradbench.core.cases import Comparison, Entry
+from gradbench.core.releases import ReleaseError
+from gradbench.releases import bisect, environments, installing, seeking, track
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Installer, Request, install, parse
-from gradbench.releases.frame import COLUMNS, frame, timeline
-from gradbench.releases.judge import Build, History
-from gradbench.releases.known import ReleaseError
-from gradbench.run import discover
-from gradbench.session import Settings
+from gradbench.runner.run import discover
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import WorkerOptions
 from gradbench.statistics import Stopping
+from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError
-from gradbench.store.log import Entrant, PlanEntry
-from gradbench.wire import WorkerOptions
+from gradbench.store.runs import Entrant, PlanEntry
 
 SUITE = str(Path(__file__).parent / "suites" / "paced.py")
 BASE = WorkerOptions(files=(SUITE,))

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from gradbench import report
-from gradbench.cases import Comparison
+from gradbench.analysis.runs import launch_bound
 from gradbench.cli import cli
 from gradbench.cli.output import reading
-from gradbench.judge import launch_bound
+from gradbench.core.cases import Comparison
 from gradbench.report import data, findings, history, pareto, places, sizes, style
 from gradbench.report.style import NothingToDraw
-from gradbench.store import log
+from gradbench.store import runs as log
 
 NAME = "20260101-000000-00000{}"
 
@@ -493,7 +493,7 @@ def test_plot_says_what_it_lacks_in_one_line(tmp_path, words, name, said):
 
 
 def test_plot_draws_the_newest_study_of_a_kind_or_the_one_named(tmp_path, capsys):
-    from gradbench.studies.store import StudyEnded, StudyLog, Trial
+    from gradbench.store.studies import StudyEnded, StudyLog, Trial
 
     with pytest.raises(click.UsageError, match="'gradbench study power' makes one"):
         plotted(tmp_path, tmp_path / "power.svg", "power")
@@ -542,10 +542,10 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 
 
 def test_the_study_of_pages_gives_both_tools_the_same_history():
-    from gradbench.cases import Selection, expand
-    from gradbench.run import discover
+    from gradbench.core.cases import Selection, expand
+    from gradbench.runner.run import discover
+    from gradbench.runner.wire import WorkerOptions
     from gradbench.studies import pages
-    from gradbench.wire import WorkerOptions
 
     found = discover(WorkerOptions())
     entries = expand(found.offers, Selection(functions=("exp",), operators=("vjp",)))

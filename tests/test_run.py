@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from gradbench.cases import Comparison, Entry
-from gradbench.judge import judge_run
-from gradbench.nvml import DeviceState
-from gradbench.run import PROFILES, Discovery, discover, measure, resume, start, verify
-from gradbench.session import Settings
+from gradbench.analysis.runs import judge_run
+from gradbench.core.cases import Comparison, Entry
+from gradbench.runner.nvml import DeviceState
+from gradbench.runner.run import PROFILES, Discovery, discover, measure, resume, start, verify
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.statistics import Stopping
-from gradbench.store import log
+from gradbench.store import runs as log
 from gradbench.store.lines import sealed
-from gradbench.wire import WorkerError, WorkerOptions
 
 FAULTS = str(Path(__file__).parent / "suites" / "faults.py")
 OPTIONS = WorkerOptions(files=(FAULTS,))
@@ -54,7 +54,7 @@ def run_of(tmp_path, discovery, *entries, settings=SHORT, options=OPTIONS):
 
 
 def test_a_run_keeps_what_devices_can_do_and_how_they_fared(tmp_path, discovery, monkeypatch):
-    monkeypatch.setattr("gradbench.run.Nvml", Told)
+    monkeypatch.setattr("gradbench.runner.run.Nvml", Told)
     run_of(tmp_path, discovery, Entry(EXP, ("backward", "grad")))
     run = log.read(log.paths(tmp_path)[0])
     (limits,) = run.limits
@@ -230,7 +230,7 @@ def test_verify_counts_and_goes_on_after_a_crash(discovery):
 
 def test_the_catalogue_is_right_at_the_documents_inputs(discovery):
     """Every function, operator and mode that needs no compiling, in both dtypes."""
-    from gradbench.cases import Selection, expand
+    from gradbench.core.cases import Selection, expand
 
     mine = [o for o in discovery.offers if o.document != "X"]
     entries = expand(mine, Selection(dtypes=("float32", "float64")))

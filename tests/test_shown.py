@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 
 import gradbench
-from gradbench import text
 from gradbench.cli import cli
-from gradbench.run import Progress
+from gradbench.core import text
+from gradbench.runner.run import Progress
 from gradbench.store.lines import StoreError
 
 ENTRY = (sys.executable, "-m", "gradbench")

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradbench import registry, state
-from gradbench.cases import Comparison, Entry
-from gradbench.judge import judge_run
-from gradbench.run import discover, measure, start
-from gradbench.session import Settings
+from gradbench import state
+from gradbench.analysis.runs import judge_run
+from gradbench.core.cases import Comparison, Entry
+from gradbench.problems import registry
+from gradbench.runner.run import discover, measure, start
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import WorkerOptions
 from gradbench.statistics import Stopping
-from gradbench.wire import WorkerOptions
-from gradbench.worker import Refused, Session
+from gradbench.worker.server import Refused, Session
 
 SUITE = Path(__file__).parent / "suites" / "meddling.py"
 NAME = str(Comparison("gradient", "mse", "documents", "float32"))

@@ -13,9 +13,10 @@ import pytest
 
 import gradbench
 from gradbench.cli import cli
-from gradbench.releases import log as tracks
-from gradbench.store import lines, log
-from gradbench.studies import store as studies
+from gradbench.store import lines
+from gradbench.store import runs as log
+from gradbench.store import studies as studies
+from gradbench.store import tracks as tracks
 
 EXP = "vjp/exp/documents/float32/cpu/1"
 NAME = "20260101-000000-abcdef"

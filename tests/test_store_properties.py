@@ -13,14 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_store import EXP, header, part, session, track_header, used
 
-from gradbench.cases import Case, Comparison, Place
-from gradbench.releases import asv_history, judge
+from gradbench.analysis import frames as frame
+from gradbench.analysis import tracks as judge
+from gradbench.core.cases import Case, Comparison, Place
+from gradbench.core.releases import ReleaseError, remembered
+from gradbench.integrations import asv_history, pytest_json
 from gradbench.releases import environments as installed
-from gradbench.releases import log as tracks
-from gradbench.releases.known import ReleaseError, remembered
-from gradbench.store import frame, lines, log, pytest_json
-from gradbench.studies import evidence, peers
-from gradbench.studies import store as studies
+from gradbench.report import evidence
+from gradbench.store import lines
+from gradbench.store import runs as log
+from gradbench.store import studies as studies
+from gradbench.store import tracks as tracks
+from gradbench.studies import peers
 
 # Each file has something to say in a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gradbench import registry
-from gradbench.advise import cost
-from gradbench.advise.colouring import colour, fewest
-from gradbench.advise.structure import detect, products
-from gradbench.catalogue.function import Function, normal
-from gradbench.gate import Gate, draw, pose
 from gradbench.modes import structured
-from gradbench.modes.mode import Unsupported
+from gradbench.problems import registry
+from gradbench.problems.colouring import colour, fewest
+from gradbench.problems.function import Function, normal
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.structure import detect, products
+from gradbench.worker import cost
+from gradbench.worker.gate import Gate, draw, pose
 
 WEIGHTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 

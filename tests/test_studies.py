@@ -17,10 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from gradbench.cli import cli
-from gradbench.instruments.wall import Visit, WallTime
-from gradbench.studies import aa, coverage, engine, evidence, injection, peers, power, rules, tally
+from gradbench.report import evidence
+from gradbench.store.studies import Study, StudyEnded, StudyLog, StudyStarted, Trial, find, read
+from gradbench.studies import aa, coverage, engine, peers, power, rules, tally
 from gradbench.studies.neighbour import NoPinning, neighbours, pin, places
-from gradbench.studies.store import Study, StudyEnded, StudyLog, StudyStarted, Trial, find, read
+from gradbench.worker import injection
+from gradbench.worker.instruments.wall import Visit, WallTime
 
 CASE = "vjp/three_x_squared/documents/float32/cpu/1/backward"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from gradbench import registry
-from gradbench.catalogue.function import vector
+from gradbench.problems import registry
+from gradbench.problems.function import vector
 
 registry.load_builtin()
 FUNCTIONS = dict(registry.FUNCTIONS)

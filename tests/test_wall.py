@@ -2,7 +2,7 @@
 
 from itertools import repeat
 
-from gradbench.instruments.wall import BLOCK, WallTime, plan
+from gradbench.worker.instruments.wall import BLOCK, WallTime, plan
 
 
 class FakeClock:

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from gradbench import answers
-from gradbench.cases import Comparison, Entry
-from gradbench.instruments.dispatches import Dispatches
-from gradbench.judge import judge_run
-from gradbench.run import Discovery, discover, measure, resume, start, verify
-from gradbench.session import Settings
-from gradbench.statistics import Stopping
-from gradbench.store import log
-from gradbench.wire import (
+from gradbench.analysis.runs import judge_run
+from gradbench.core.cases import Comparison, Entry
+from gradbench.runner import answers
+from gradbench.runner.run import Discovery, discover, measure, resume, start, verify
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import (
     Worker,
     WorkerDied,
     WorkerError,
@@ -29,6 +26,9 @@ from gradbench.wire import (
     WorkerRefused,
     WorkerTimeout,
 )
+from gradbench.statistics import Stopping
+from gradbench.store import runs as log
+from gradbench.worker.instruments.dispatches import Dispatches
 
 HOME = Path(__file__).parent
 MODES = ("forward", "backward", "grad")
@@ -336,7 +336,7 @@ def speaking(tmp_path, code):
         f"sys.path.insert(0, {str(HOME / 'suites')!r})\n"
         "import os, subprocess, time\n"
         "import fake_worker\n"
-        "from gradbench.process import Wire\n"
+        "from gradbench.core.process import Wire\n"
         "wire = Wire()\n"
         "requests = wire.requests()\n"
         "next(requests)\n"
@@ -350,7 +350,7 @@ def speaking(tmp_path, code):
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradbench.wire.LONGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr("gradbench.runner.wire.LONGEST_ANSWER", 1 << 20)
     code = "while True: os.write(wire._out, b'x' * 65536)\n"
     with Worker(speaking(tmp_path, code)) as worker:
         with pytest.raises(WorkerGarbled, match="longer than 1 MiB"):
@@ -478,7 +478,7 @@ def test_a_worker_does_not_outlive_a_driver_that_is_killed_while_it_starts(tmp_p
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from gradbench.wire import Worker, WorkerOptions\n"
+        "from gradbench.runner.wire import Worker, WorkerOptions\n"
         f"born = lambda pid: Path({str(born)!r}).write_text(str(pid))\n"
         f"Worker(WorkerOptions(files=({str(endless)!r},)), born)\n"
     )
@@ -499,7 +499,7 @@ def test_a_worker_does_not_outlive_a_driver_that_is_killed_while_it_starts(tmp_p
 
 
 def test_every_answer_has_its_shape():
-    from gradbench.worker import Session
+    from gradbench.worker.server import Session
 
     session = Session(1 << 30)
     assert answers.ANSWERS.keys() <= {n for n in dir(session) if not n.startswith("_")}
@@ -521,7 +521,7 @@ EXP = Comparison("vjp", "exp", "documents", "float32")
 
 def asked(mode, *, timeout=60.0):
     """What becomes of a hostile mode in one process: the status, and the reason."""
-    from gradbench.session import prepare, visits
+    from gradbench.runner.session import prepare, visits
 
     with Worker(WorkerOptions(files=(HOSTILE,), start_timeout=300)) as worker:
         worker.request("open", 60, comparison=str(EXP), salt=0, fresh=[1])

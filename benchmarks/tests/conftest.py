@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from gradbench import cases, machine, registry, state
-from gradbench.cases import DTYPES, Case, Offer, Selection
+from gradbench import state
 from gradbench.cli.options import require_devices, selection
-from gradbench.gate import Contestant
-from gradbench.instruments.wall import Visit
-from gradbench.store.pytest_json import SCHEMA
-from gradbench.worker import Refused, Session, environment
+from gradbench.core import cases
+from gradbench.core.cases import DTYPES, Case, Offer, Selection
+from gradbench.integrations.pytest_json import SCHEMA
+from gradbench.problems import registry
+from gradbench.runner import machine
+from gradbench.worker.gate import Contestant
+from gradbench.worker.instruments.wall import Visit
+from gradbench.worker.server import Refused, Session, environment
 
 MEMORY_LIMIT = 4 << 30
 SEED = 0

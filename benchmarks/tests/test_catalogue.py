@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradbench.cases import Case
+from gradbench.core.cases import Case
 
 MOST_ROUNDS = 1000
 

@@ -19,21 +19,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradbench import arguments, text
 from gradbench.advise import NAME, OPERATORS
-from gradbench.advise.code import snippet
-from gradbench.answers import cleaned
-from gradbench.cases import FORWARD, TORCH_DTYPES, Comparison, Entry, Place, Selection, expand
+from gradbench.analysis.runs import Judged, Row, judged, record
 from gradbench.cli.output import reading
-from gradbench.files import write_text
-from gradbench.instruments import WALL_TIME
-from gradbench.instruments.peak_memory import PeakMemory
-from gradbench.judge import Judged, Row, judged, record
-from gradbench.run import PROFILES, Discovery, Report, discover, measure, start
-from gradbench.session import Settings
+from gradbench.core import arguments, text
+from gradbench.core.cases import FORWARD, TORCH_DTYPES, Comparison, Entry, Place, Selection, expand
+from gradbench.core.code import snippet
+from gradbench.core.suggest import hint
+from gradbench.runner.answers import cleaned
+from gradbench.runner.run import PROFILES, Discovery, Report, discover, measure, start
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import Worker, WorkerOptions
+from gradbench.store.files import write_text
 from gradbench.store.lines import new_id
-from gradbench.suggest import hint
-from gradbench.wire import Worker, WorkerOptions
+from gradbench.worker.instruments import WALL_TIME
+from gradbench.worker.instruments.peak_memory import PeakMemory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -368,7 +368,7 @@ def _probed(question: Question, pattern: str) -> tuple[bytes, bytes, int]:
         spec = Path(scratch) / "spec.json"
         spec.write_text(json.dumps(question.spec(pattern)))
         process = subprocess.Popen(
-            [sys.executable, "-m", "gradbench.advise.probe", str(spec), str(os.getpid())],
+            [sys.executable, "-m", "gradbench.worker.probe", str(spec), str(os.getpid())],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -494,7 +494,7 @@ def _prepared(
         "operators": [asked],
         **{k: found[k] for k in ("structured", "per_sample")},
     }
-    write_text(suite, f"from gradbench.advise.subject import register\n\nregister({spec!r})\n")
+    write_text(suite, f"from gradbench.worker.subject import register\n\nregister({spec!r})\n")
     options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
     before = time.perf_counter()
     discovery = discover(options)
@@ -584,7 +584,7 @@ def compare(
     if not dtype:
         kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
         dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
-    from gradbench.advise.subject import argument_names
+    from gradbench.worker.subject import argument_names
 
     names = argument_names(function, len(inputs))
     given = {

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from gradbench import __version__, text
+from gradbench import __version__
 from gradbench.cli.ending import Stopped
 from gradbench.cli.parameters import Group
+from gradbench.core import text
 
 COMMANDS = {
     "list": "What can be measured: functions, operators, modes, sizes.",

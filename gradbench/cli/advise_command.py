@@ -8,7 +8,6 @@ import click
 
 from gradbench.advise import OPERATORS
 from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
-from gradbench.cases import TORCH_DTYPES
 from gradbench.cli import options, parameters
 from gradbench.cli.output import (
     call_time,
@@ -21,8 +20,9 @@ from gradbench.cli.output import (
     table,
 )
 from gradbench.cli.show_command import times
-from gradbench.store.log import StoreError, paths
-from gradbench.wire import WorkerError
+from gradbench.core.cases import TORCH_DTYPES
+from gradbench.runner.wire import WorkerError
+from gradbench.store.runs import StoreError, paths
 
 
 @click.command()

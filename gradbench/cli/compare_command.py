@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from gradbench.changes import Change, Compared, compare
+from gradbench.analysis.changes import Change, Compared, compare
 from gradbench.cli import options, parameters
 from gradbench.cli.output import call_time, console, emit, notes, plain, short_case, table
-from gradbench.store import log
-from gradbench.wording import counted
+from gradbench.core.units import counted
+from gradbench.store import runs as log
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 

@@ -9,8 +9,8 @@ import click
 
 from gradbench.cli import options
 from gradbench.cli.output import console, emit, plain, table
-from gradbench.doctor import Check, examine
-from gradbench.wire import WorkerError
+from gradbench.runner.doctor import Check, examine
+from gradbench.runner.wire import WorkerError
 
 STYLES = {"good": "green", "note": "", "poor": "yellow", "bad": "bold red"}
 

@@ -20,7 +20,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from gradbench import text
+from gradbench.core import text
 
 FIXABLE = 2
 """The exit code of what the user can mend."""
@@ -124,10 +124,10 @@ def _carried_out(command: click.Command) -> tuple[int, str]:
 
 
 def _failed(error: Exception) -> tuple[int, str]:
-    from gradbench.cases import SelectionError
-    from gradbench.releases.known import ReleaseError
+    from gradbench.core.cases import SelectionError
+    from gradbench.core.releases import ReleaseError
+    from gradbench.runner.wire import WorkerError
     from gradbench.store.lines import StoreError
-    from gradbench.wire import WorkerError
 
     if isinstance(error, (ReleaseError, SelectionError, StoreError, WorkerError)):
         return FIXABLE, str(error)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradbench import text
 from gradbench.cli import options, parameters
 from gradbench.cli.output import say
-from gradbench.files import replacing
-from gradbench.store.log import StoreError
-from gradbench.wording import counted
+from gradbench.core import text
+from gradbench.core.units import counted
+from gradbench.store.files import replacing
+from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ def command(
 ) -> int:
     """Write stored RUNS (names, beginnings of names, 'latest'; all without any) as one table."""
     form = SUFFIXES[target.suffix.lower()]
-    from gradbench.store import frame
+    from gradbench.analysis import frames as frame
 
     try:
         if what == "verdicts":

@@ -8,7 +8,7 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import say
-from gradbench.wording import counted
+from gradbench.core.units import counted
 
 
 @click.command()
@@ -26,8 +26,8 @@ def command(files: tuple[Path, ...], results: Path) -> int:
     Each file becomes a run that 'show' and 'export' can read. It is one session of one process,
     whose modes were timed one after the other: no verdict can rest on it.
     """
-    from gradbench.store import pytest_json
-    from gradbench.store.log import StoreError
+    from gradbench.integrations import pytest_json
+    from gradbench.store.runs import StoreError
 
     imported = 0
     for path in dict.fromkeys(files):

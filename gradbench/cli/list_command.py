@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from gradbench.cases import SelectionError, fits
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, emit, plain, say, table
-from gradbench.run import Discovery
-from gradbench.wire import WorkerError, WorkerOptions
-from gradbench.wording import counted
+from gradbench.core.cases import SelectionError, fits
+from gradbench.core.units import counted
+from gradbench.runner.run import Discovery
+from gradbench.runner.wire import WorkerError, WorkerOptions
 
 WHAT = ("functions", "operators", "modes", "cases")
 

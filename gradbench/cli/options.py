@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from gradbench.cases import (
+from gradbench.cli import parameters
+from gradbench.cli.output import say
+from gradbench.core.cases import (
     DTYPES,
     Entry,
     Offer,
@@ -23,13 +25,11 @@ from gradbench.cases import (
     parse_size,
     size_label,
 )
-from gradbench.cli import parameters
-from gradbench.cli.output import say
-from gradbench.text import line
+from gradbench.core.text import line
 
 if TYPE_CHECKING:
-    from gradbench.run import Discovery
-    from gradbench.wire import WorkerOptions
+    from gradbench.runner.run import Discovery
+    from gradbench.runner.wire import WorkerOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[
     """Completes from the newest run's plan, which tells the names without importing torch."""
 
     def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-        from gradbench.store import log
+        from gradbench.store import runs as log
 
         try:
             entries = log.find(Path(ctx.params.get("results") or "results"), "latest").started
@@ -58,7 +58,7 @@ def _items(names: Iterable[str], begun: str) -> list[CompletionItem]:
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    from gradbench.store import log
+    from gradbench.store import runs as log
 
     try:
         names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
@@ -353,7 +353,7 @@ def offered(worker: WorkerOptions) -> Discovery:
 
     Raises WorkerError where the worker cannot be started.
     """
-    from gradbench.run import discover
+    from gradbench.runner.run import discover
 
     found = discover(worker)
     for problem in found.broken:

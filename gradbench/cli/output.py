@@ -20,13 +20,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from gradbench import text
-from gradbench.cases import Case
 from gradbench.cli import ending
 from gradbench.cli.streams import Styled
+from gradbench.core import text
+from gradbench.core.cases import Case
 
 if TYPE_CHECKING:
-    from gradbench.run import Progress
+    from gradbench.runner.run import Progress
 
 WIDE = 200
 """Columns assumed where there is no terminal to ask."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from gradbench.suggest import hint
-from gradbench.text import line
+from gradbench.core.suggest import hint
+from gradbench.core.text import line
 
 LONGEST_TEXT = 4096
 LONGEST_FILE_NAME = 255

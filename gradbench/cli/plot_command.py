@@ -9,8 +9,8 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, say
-from gradbench.store.log import StoreError
-from gradbench.wire import WorkerError
+from gradbench.runner.wire import WorkerError
+from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,8 +125,10 @@ def _releases(results: Path, tracks: tuple[str, ...], filters: Any) -> Figure:
 
 
 def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
+    from gradbench.report import evidence
+    from gradbench.report import study_figures as figures
     from gradbench.report.style import NothingToDraw
-    from gradbench.studies import evidence, figures, store
+    from gradbench.store import studies as store
 
     if names:
         chosen = [store.find(results, name, kind) for name in names]
@@ -146,7 +148,7 @@ def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
 def _derivatives(functions: tuple[str, ...]) -> Figure:
     from gradbench.report import curves, derivatives
     from gradbench.report.style import NothingToDraw
-    from gradbench.wire import WorkerOptions, once_more
+    from gradbench.runner.wire import WorkerOptions, once_more
 
     if len(functions) != 1 or functions[0] not in curves.CURVES:
         raise NothingToDraw(f"name one function with -f: {' or '.join(curves.CURVES)}")

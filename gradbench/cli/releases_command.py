@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cases import SelectionError, nothing_fits
 from gradbench.cli import options, parameters
 from gradbench.cli.output import (
     console,
@@ -30,9 +29,10 @@ from gradbench.cli.run_command import (
     require_instruments,
     worker_options,
 )
-from gradbench.instruments import INSTRUMENTS, WALL_TIME
-from gradbench.machine import capabilities, lacks
-from gradbench.wording import counted
+from gradbench.core.cases import SelectionError, nothing_fits
+from gradbench.core.units import counted
+from gradbench.runner.machine import capabilities, lacks
+from gradbench.worker.instruments import INSTRUMENTS, WALL_TIME
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,9 +49,9 @@ def command() -> None:
 @contextlib.contextmanager
 def _clear() -> Iterator[None]:
     """What the user can mend is one line and exit code 2."""
-    from gradbench.releases.known import ReleaseError
+    from gradbench.core.releases import ReleaseError
+    from gradbench.runner.wire import WorkerError
     from gradbench.store.lines import StoreError
-    from gradbench.wire import WorkerError
 
     try:
         yield
@@ -107,7 +107,8 @@ def installer_options(command: F) -> F:
 @options.format_option("json", "csv", "md")
 def list_(everything: bool, form: str) -> int:
     """The environments that are installed, and the releases that are known."""
-    from gradbench.releases import environments, known
+    from gradbench.core import releases as known
+    from gradbench.releases import environments
 
     there = environments.installed()
     rows = [
@@ -186,8 +187,9 @@ def _install(
     """Installs what is missing and says what it takes beforehand."""
     import sys
 
-    from gradbench.releases import environments, known
-    from gradbench.releases.known import ReleaseError
+    from gradbench.core import releases as known
+    from gradbench.core.releases import ReleaseError
+    from gradbench.releases import environments
 
     wanted = environments.missing(requests)
     if not wanted:
@@ -333,11 +335,12 @@ def track(
     stops, and --resume goes on. Without releases, the installed ones are tracked.
     """
     from gradbench.cli.releases_tables import show_history
-    from gradbench.releases import builds, environments, log
+    from gradbench.releases import builds, environments
     from gradbench.releases import track as tracking
     from gradbench.releases.track import settings_of
+    from gradbench.runner.wire import WorkerOptions
+    from gradbench.store import tracks as log
     from gradbench.store.lines import executed
-    from gradbench.wire import WorkerOptions
 
     base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
 
@@ -443,7 +446,7 @@ def _reject_plan(names: tuple[str, ...]) -> None:
 
 def _write_asv(results: Path, made: Any, offers: Sequence[Any]) -> None:
     """Has asv's files tell the same history; what cannot be written there is said, not raised."""
-    from gradbench.releases import asv_history
+    from gradbench.integrations import asv_history
     from gradbench.store.lines import StoreError
 
     try:
@@ -575,7 +578,7 @@ def _history(results: Path, names: Sequence[str], filters: dict[str, Any] | None
 
     Raises SelectionError where the selection fits nothing, StoreError where there is none.
     """
-    from gradbench.releases.judge import History
+    from gradbench.analysis.tracks import History
     from gradbench.store.lines import StoreError
 
     tracks = _tracks(results, names)
@@ -598,7 +601,7 @@ def _stored_tracks(results: Path, names: Sequence[str]) -> list[Any]:
     """These tracks, or all, oldest first; what was left out is named on stderr.
 
     Raises StoreError where there is none."""
-    from gradbench.releases import log
+    from gradbench.store import tracks as log
     from gradbench.store.lines import StoreError, once
 
     if names:
@@ -643,8 +646,8 @@ def asv(names: tuple[str, ...], results: Path) -> int:
 
     Without a name, all of them, oldest first.
     """
-    from gradbench.run import discover
-    from gradbench.wire import WorkerOptions
+    from gradbench.runner.run import discover
+    from gradbench.runner.wire import WorkerOptions
 
     with _clear():
         tracks = _stored_tracks(results, names)
@@ -700,7 +703,7 @@ def bisect(
     """
     from gradbench.releases import bisect as searching
     from gradbench.releases import environments, seeking
-    from gradbench.wire import WorkerOptions
+    from gradbench.runner.wire import WorkerOptions
 
     base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
     try:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gradbench.cases import Case
+from gradbench.analysis.tracks import CALLED, Build, Change, History, Judged
 from gradbench.cli.output import call_time, console, emit, markdown, plain, say, short_case, table
-from gradbench.releases.judge import CALLED, Build, Change, History, Judged
-from gradbench.text import markdown_cell
-from gradbench.wording import counted
+from gradbench.core.cases import Case
+from gradbench.core.text import markdown_cell
+from gradbench.core.units import counted
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 

@@ -11,7 +11,7 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, progress, say, stopped
-from gradbench.store.log import StoreError
+from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
     from gradbench.report.page import Report
@@ -85,7 +85,7 @@ def command(
 
 def _steps(told: Any) -> Callable[[int, int, str], None]:
     """What tells the bar of steps done of a number of steps."""
-    from gradbench.run import Progress
+    from gradbench.runner.run import Progress
 
     began = time.monotonic()
     return lambda done, total, label: told(Progress(done, total, label, time.monotonic() - began))
@@ -102,9 +102,8 @@ def _assembled(
     code: bool,
     told: Callable[[int, int, str], None],
 ) -> Report:
-    from gradbench.report import data, page
-    from gradbench.studies import evidence
-    from gradbench.studies import store as studies
+    from gradbench.report import data, evidence, page
+    from gradbench.store import studies as studies
 
     stored, problems = data.read(results, runs, floor, confidence, method, told)
     changes = None if runs else page.releases(results)
@@ -130,7 +129,7 @@ def _assembled(
 def told_by_worker(files: tuple[str, ...]) -> tuple[tuple[list[dict[str, Any]], str], list[Any]]:
     """The modes' code and the documents' curves, from a worker; nothing where none starts."""
     from gradbench.report import curves
-    from gradbench.wire import Worker, WorkerError, WorkerOptions, once_more
+    from gradbench.runner.wire import Worker, WorkerError, WorkerOptions, once_more
 
     def asked(worker: Worker) -> tuple[list[dict[str, Any]], dict[str, Any], list[Any]]:
         drawn = [curves.computed(worker, name) for name in curves.CURVES]

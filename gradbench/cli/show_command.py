@@ -11,15 +11,15 @@ from typing import Any
 import click
 import msgspec
 
-from gradbench import text
-from gradbench.cases import FORWARD, Comparison, nothing_fits
+from gradbench.analysis.runs import Judged, Ratio, Row, judged, launch_bound, record
 from gradbench.cli import options, parameters
 from gradbench.cli.output import call_time, console, emit, notes, plain, reading, say, table
-from gradbench.instruments import INSTRUMENTS
-from gradbench.judge import Judged, Ratio, Row, judged, launch_bound, record
-from gradbench.store import log
-from gradbench.suggest import hint
-from gradbench.wording import counted
+from gradbench.core import text
+from gradbench.core.cases import FORWARD, Comparison, nothing_fits
+from gradbench.core.suggest import hint
+from gradbench.core.units import counted
+from gradbench.store import runs as log
+from gradbench.worker.instruments import INSTRUMENTS
 
 VERDICTS = ("slower", "faster", "same", "undecided")
 

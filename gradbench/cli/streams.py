@@ -19,7 +19,7 @@ import select
 import sys
 from typing import TextIO
 
-from gradbench import text
+from gradbench.core import text
 
 
 def prepare() -> None:

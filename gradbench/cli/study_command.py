@@ -23,7 +23,7 @@ from gradbench.cli.output import (
     stopped,
     table,
 )
-from gradbench.wording import counted
+from gradbench.core.units import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -281,8 +281,8 @@ def asv_steps(
     """
     import time
 
-    from gradbench.run import Progress
-    from gradbench.studies import asv_steps as room
+    from gradbench.integrations import asv_steps as room
+    from gradbench.runner.run import Progress
 
     noise, step = ([percent / 100 for percent in given] for given in (noises, steps))
     chosen = room.settings(noise, step, before, afters)
@@ -327,10 +327,10 @@ def asv_steps(
 @options.format_option("json", "csv", "md")
 def pages(rows: int, only_runs: bool, seed: int, form: str) -> int:
     """Time and memory of reading large stores, and of pages beside 'asv publish'."""
-    from gradbench.cases import Selection, expand
-    from gradbench.run import discover
+    from gradbench.core.cases import Selection, expand
+    from gradbench.runner.run import discover
+    from gradbench.runner.wire import WorkerError, WorkerOptions
     from gradbench.studies import pages as room
-    from gradbench.wire import WorkerError, WorkerOptions
 
     try:
         found = discover(WorkerOptions())
@@ -373,9 +373,9 @@ def pages(rows: int, only_runs: bool, seed: int, form: str) -> int:
 @options.format_option("json", "csv", "md")
 def experts(names: tuple[str, ...], budget: float, results: Path, form: str) -> int:
     """Whether advice on six functions is as good as what an expert writes by hand."""
-    from gradbench.store.log import StoreError
+    from gradbench.runner.wire import WorkerError
+    from gradbench.store.runs import StoreError
     from gradbench.studies import experts as room
-    from gradbench.wire import WorkerError
 
     known = [asked.name for asked in room.FUNCTIONS]
     for name in names:
@@ -438,8 +438,9 @@ def report(
 
     Without a name, the newest finished study of each kind and condition.
     """
-    from gradbench.store.log import StoreError
-    from gradbench.studies import evidence, store
+    from gradbench.report import evidence
+    from gradbench.store import studies as store
+    from gradbench.store.runs import StoreError
 
     try:
         if names:
@@ -476,14 +477,15 @@ def _study(
     **settings: Any,
 ) -> int:
     """Runs or resumes a study and shows what it found."""
-    from gradbench import machine
-    from gradbench.cases import SelectionError
-    from gradbench.run import discover, require_same
+    from gradbench.core.cases import SelectionError
+    from gradbench.runner import machine
+    from gradbench.runner.run import discover, require_same
+    from gradbench.runner.wire import WorkerError, WorkerOptions
+    from gradbench.store import studies as store
     from gradbench.store.lines import executed, require_unfinished
-    from gradbench.store.log import StoreError
-    from gradbench.studies import STUDIES, engine, store
+    from gradbench.store.runs import StoreError
+    from gradbench.studies import STUDIES, engine
     from gradbench.studies.neighbour import NoPinning, places
-    from gradbench.wire import WorkerError, WorkerOptions
 
     module = importlib.import_module(STUDIES[name])
     log: Any = None
@@ -556,7 +558,7 @@ def _require_no_settings() -> None:
 
 
 def _show(study: Any, by_case: bool, form: str) -> None:
-    from gradbench.studies.evidence import cells, rows_of, show_columns
+    from gradbench.report.evidence import cells, rows_of, show_columns
 
     rows = rows_of(study, by_case)
     if form != "table":

@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from gradbench.cases import Entry, SelectionError
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, emit, plain, progress, stopped, table
 from gradbench.cli.run_command import worker_options
-from gradbench.run import verify
-from gradbench.session import Settings
-from gradbench.store.log import Entrant
-from gradbench.wire import WorkerError, WorkerOptions
-from gradbench.wording import counted
+from gradbench.core.cases import Entry, SelectionError
+from gradbench.core.units import counted
+from gradbench.runner.run import verify
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.store.runs import Entrant
 
 STYLES = {"ok": "green", "unsupported": "dim", "refused": "dim"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors, as_tuple
-from gradbench.operators import LEARNING_RATE, Problem, Shape
+from gradbench.problems.function import Tensors, as_tuple
+from gradbench.problems.operators import LEARNING_RATE, Problem, Shape
 
 MaybeTensors = Sequence[Tensor | None]
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import (
     argnums,
     batched,
@@ -20,9 +19,10 @@ from gradbench.modes.common import (
     taken,
 )
 from gradbench.modes.manual import by_formula
-from gradbench.modes.mode import Call, jacobian_by_columns, jacobian_by_rows
-from gradbench.operators import OPERATORS, Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call, jacobian_by_columns, jacobian_by_rows
+from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.registry import mode
 
 NEEDS = ("torch.compile",)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
-from gradbench.modes.mode import Call
-from gradbench.operators import OPERATORS, Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call
+from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.registry import mode
 
 
 @mode(*OPERATORS, memory=lambda problem: 3 * (problem.outputs + problem.coordinates))

@@ -9,11 +9,11 @@ import torch
 import torch.autograd.forward_ad as dual
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import bound, one_hot
-from gradbench.modes.mode import Call, jacobian_by_columns
-from gradbench.operators import Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call, jacobian_by_columns
+from gradbench.problems.operators import Problem
+from gradbench.problems.registry import mode
 
 
 def pushed(y: Tensor) -> Tensor:

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import batched, bound, diagonal_blocks, flat
-from gradbench.modes.mode import (
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import (
     Call,
     full_hessian,
     full_jacobian,
     jacobian_by_columns,
     jacobian_by_rows,
 )
-from gradbench.operators import Problem
-from gradbench.registry import mode
+from gradbench.problems.operators import Problem
+from gradbench.problems.registry import mode
 
 JACOBIANS = ("derivative", "gradient", "jacobian")
 

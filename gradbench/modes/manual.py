@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Formula, Tensors, as_tuple
-from gradbench.modes.mode import Call, Unsupported, full_jacobian
-from gradbench.operators import OPERATORS, Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Formula, Tensors, as_tuple
+from gradbench.problems.mode import Call, Unsupported, full_jacobian
+from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.registry import mode
 
 
 def by_formula(problem: Problem, formula: Formula) -> Call:

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import filled, reshaped, row_seeds, stacked, taken
-from gradbench.modes.mode import Call, Unsupported, jacobian_by_rows
-from gradbench.operators import ACCUMULATED_SEEDS, Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call, Unsupported, jacobian_by_rows
+from gradbench.problems.operators import ACCUMULATED_SEEDS, Problem
+from gradbench.problems.registry import mode
 
 
 @mode("derivative", "gradient", "vjp", leaves=True, document="GSAV")

@@ -9,7 +9,6 @@ import torch
 import torch.autograd.forward_ad as dual
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors, as_tuple
 from gradbench.modes.common import (
     argnums,
     batched,
@@ -22,9 +21,10 @@ from gradbench.modes.common import (
     stacked,
 )
 from gradbench.modes.forward_mode import pushed
-from gradbench.modes.mode import Call, jacobian_by_columns, tangents_of_tangents
-from gradbench.operators import Problem, Shape
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors, as_tuple
+from gradbench.problems.mode import Call, jacobian_by_columns, tangents_of_tangents
+from gradbench.problems.operators import Problem, Shape
+from gradbench.problems.registry import mode
 
 Transform = Callable[..., Callable[..., Any]]
 

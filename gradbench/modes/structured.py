@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.advise.structure import Structure
-from gradbench.catalogue.function import Tensors
 from gradbench.modes.common import argnums, batched, bound, filled
 from gradbench.modes.forward_mode import alone
-from gradbench.modes.mode import Call, Unsupported
-from gradbench.operators import Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call, Unsupported
+from gradbench.problems.operators import Problem
+from gradbench.problems.registry import mode
+from gradbench.problems.structure import Structure
 
 
 def register(

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.catalogue.function import Tensors, as_tuple
 from gradbench.modes.common import argnums, batched, bound, per_sample
-from gradbench.modes.mode import Call, jacobian_by_columns, jacobian_by_rows
 from gradbench.modes.reverse import every_seed
-from gradbench.operators import Problem
-from gradbench.registry import mode
+from gradbench.problems.function import Tensors, as_tuple
+from gradbench.problems.mode import Call, jacobian_by_columns, jacobian_by_rows
+from gradbench.problems.operators import Problem
+from gradbench.problems.registry import mode
 
 
 @mode("derivative", "gradient", needs=("torch.func.grad",))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from gradbench.releases import environments, log
+from gradbench.core.releases import ReleaseError, parse
+from gradbench.releases import environments
 from gradbench.releases.environments import Environment, Failure, Request
-from gradbench.releases.known import ReleaseError, parse
+from gradbench.runner.wire import WorkerOptions
+from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError
-from gradbench.wire import WorkerOptions
 
 
 @dataclass(frozen=True)

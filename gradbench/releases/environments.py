@@ -23,10 +23,11 @@ import filelock
 import msgspec
 from packaging.version import InvalidVersion, Version
 
-from gradbench.files import replacing
+from gradbench.core.releases import ReleaseError
+from gradbench.core.text import line
 from gradbench.releases import installing
-from gradbench.releases.known import ReleaseError
-from gradbench.run import Progress, Report
+from gradbench.runner.run import Progress, Report
+from gradbench.runner.wire import Worker, WorkerError, WorkerOptions
 from gradbench.store.fields import (
     Bytes,
     Label,
@@ -36,9 +37,8 @@ from gradbench.store.fields import (
     Texts,
     check_environment,
 )
+from gradbench.store.files import replacing
 from gradbench.store.lines import DAMAGE, StoreError, content, now, storable
-from gradbench.text import line
-from gradbench.wire import Worker, WorkerError, WorkerOptions
 
 SCHEMA = 1
 RECORD = "environment.json"

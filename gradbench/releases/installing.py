@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gradbench.files import write_text
-from gradbench.text import line, shortened, storable
+from gradbench.core.text import line, shortened, storable
+from gradbench.store.files import write_text
 
 BOUND = Path(__file__).with_name("bound.py")
 MOST_OUTPUT = 4 << 20

@@ -10,18 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gradbench import statistics
-from gradbench.cases import Case, Entry, Offer, Selection, SelectionError, expand
-from gradbench.releases import environments, known, log, track
+from gradbench.analysis.tracks import Build, History
+from gradbench.core import releases as known
+from gradbench.core.cases import Case, Entry, Offer, Selection, SelectionError, expand
+from gradbench.core.releases import ReleaseError
+from gradbench.releases import environments, track
 from gradbench.releases.bisect import Measured
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Request
-from gradbench.releases.judge import Build, History
-from gradbench.releases.known import ReleaseError
-from gradbench.run import Discovery, Report, discover
-from gradbench.session import Settings
+from gradbench.runner.run import Discovery, Report, discover
+from gradbench.runner.session import Settings
+from gradbench.runner.wire import WorkerOptions
 from gradbench.statistics import Stopping
+from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError, listed
-from gradbench.wire import WorkerOptions
 
 STOPPING = Stopping(min_rounds=16, max_rounds=60, every=4, half_width=0.005, budget=1.5)
 """One case is cheap: it is measured more closely than a whole track's."""

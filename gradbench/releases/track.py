@@ -21,15 +21,37 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gradbench import machine
-from gradbench.cases import Entry
-from gradbench.instruments import WALL_TIME
-from gradbench.readings import Readings, missing
+from gradbench.core.cases import Entry
+from gradbench.core.releases import ReleaseError, build
 from gradbench.releases import environments
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Environment
-from gradbench.releases.known import ReleaseError, build
-from gradbench.releases.log import (
+from gradbench.runner import machine
+from gradbench.runner.readings import Readings, missing
+from gradbench.runner.run import PROFILES as RUN
+from gradbench.runner.run import (
+    Discovery,
+    Lack,
+    Progress,
+    Report,
+    converted_settings,
+    lack_of,
+    require_same,
+)
+from gradbench.runner.session import Settings, checked, lost, prepare, visits
+from gradbench.runner.wire import (
+    Worker,
+    WorkerDied,
+    WorkerError,
+    WorkerOptions,
+    WorkerRefused,
+    WorkerTimeout,
+)
+from gradbench.statistics import Stopping, enough
+from gradbench.store import lines
+from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
+from gradbench.store.runs import RETRIED, Entrant, PlanEntry, Reading, minima
+from gradbench.store.tracks import (
     SCHEMA,
     CaseMeasured,
     EnvironmentUsed,
@@ -42,29 +64,7 @@ from gradbench.releases.log import (
     TrackLog,
     TrackStarted,
 )
-from gradbench.run import PROFILES as RUN
-from gradbench.run import (
-    Discovery,
-    Lack,
-    Progress,
-    Report,
-    converted_settings,
-    lack_of,
-    require_same,
-)
-from gradbench.session import Settings, checked, lost, prepare, visits
-from gradbench.statistics import Stopping, enough
-from gradbench.store import lines
-from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
-from gradbench.store.log import RETRIED, Entrant, PlanEntry, Reading, minima
-from gradbench.wire import (
-    Worker,
-    WorkerDied,
-    WorkerError,
-    WorkerOptions,
-    WorkerRefused,
-    WorkerTimeout,
-)
+from gradbench.worker.instruments import WALL_TIME
 
 PROFILES = {
     "quick": replace(RUN["quick"], summary="the documents' inputs, 4 rounds in 5 sessions"),

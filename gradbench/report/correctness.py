@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from gradbench.cases import FORWARD
+from gradbench.core.cases import FORWARD
 from gradbench.report.style import NothingToDraw, axes, beside, look, settings, shortened
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gradbench.report.style import FAINT, INK, SERIES, axes, settings
-from gradbench.wire import Worker
+from gradbench.runner.wire import Worker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradbench.cases import FORWARD
+from gradbench.analysis.runs import LAUNCH_BOUND, launch_bound
 from gradbench.cli.output import reading
-from gradbench.judge import LAUNCH_BOUND, launch_bound
+from gradbench.core.cases import FORWARD
+from gradbench.core.units import counted
 from gradbench.report import pareto, places, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
-from gradbench.wording import counted
 
 
 @dataclass(frozen=True)

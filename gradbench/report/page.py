@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradbench import __version__, text
-from gradbench.cases import FORWARD
+from gradbench import __version__
 from gradbench.cli.output import call_time, reading
-from gradbench.files import NotOurs, require_free, require_ours, write_text
+from gradbench.core import text
+from gradbench.core.cases import FORWARD
 from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes, style
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import Note, anchor, findings, scaling_anchor, warnings
 from gradbench.report.ratios import multiple
-from gradbench.store.log import StoreError, now
+from gradbench.store.files import NotOurs, require_free, require_ours, write_text
+from gradbench.store.runs import StoreError, now
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -321,7 +322,7 @@ def _studies(studies: Sequence[Any]) -> Section:
         "The same code against itself, and slowdowns of known size: the newest stored studies.",
     )
     if studies:
-        from gradbench.studies import figures
+        from gradbench.report import study_figures as figures
 
         for kind, figure in figures.figures(studies):
             described = " ".join(f"study {kind}: {figures.headline(figure)}".split())

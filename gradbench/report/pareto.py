@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradbench.cases import FORWARD
+from gradbench.core.cases import FORWARD
 from gradbench.report.style import (
     INK,
     NothingToDraw,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradbench.cases import DOCUMENTS, Place
+from gradbench.core.cases import DOCUMENTS, Place
+from gradbench.core.units import grouped
 from gradbench.report.sizes import Crossover, meeting, sized
 from gradbench.report.style import (
     FAINT,
@@ -20,7 +21,6 @@ from gradbench.report.style import (
     settings,
     shortened,
 )
-from gradbench.wording import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

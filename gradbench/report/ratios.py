@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gradbench.cases import FORWARD
+from gradbench.core.cases import FORWARD
 from gradbench.report.style import (
     FAINT,
     INK,

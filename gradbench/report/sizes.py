@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gradbench.cases import DOCUMENTS, FORWARD, parse_size
+from gradbench.core.cases import DOCUMENTS, FORWARD, parse_size
+from gradbench.core.units import grouped
 from gradbench.report.style import (
     FAINT,
     NothingToDraw,
@@ -22,7 +23,6 @@ from gradbench.report.style import (
     settings,
     shortened,
 )
-from gradbench.wording import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradbench import text
-from gradbench.files import replacing, write_text
+from gradbench.core import text
+from gradbench.store.files import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

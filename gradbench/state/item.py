@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradbench.core.text import line
 from gradbench.state.names import Names
-from gradbench.text import line
 
 LONGEST = 60
 """Characters of a value in a message."""

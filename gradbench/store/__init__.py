@@ -1,1 +1,1 @@
-"""What was measured: run logs, data frames, exports."""
+"""What is on disk: append-only logs of runs, tracks and studies, and the cache of verdicts."""

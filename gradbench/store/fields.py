@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from gradbench.cases import NAME
-from gradbench.text import UNSAFE, line
+from gradbench.core.cases import NAME
+from gradbench.core.text import UNSAFE, line
 
 LARGEST = sys.float_info.max
 DAY = 86_400 * 10**9

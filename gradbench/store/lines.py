@@ -26,9 +26,9 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import msgspec
 
-from gradbench import suggest, text
+from gradbench.core import suggest, text
+from gradbench.core.units import counted
 from gradbench.store.fields import reason
-from gradbench.wording import counted
 
 SUFFIX = ".jsonl"
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from gradbench import statistics
-from gradbench.cases import SelectionError
-from gradbench.run import Discovery
+from gradbench.core.cases import SelectionError
+from gradbench.runner.run import Discovery
+from gradbench.store.studies import Study
 from gradbench.studies import engine
 from gradbench.studies.engine import Step, sessions_of, shuffled
 from gradbench.studies.rules import logs, rate
-from gradbench.studies.store import Study
 from gradbench.studies.tally import SESSIONS, conditions
 
 CASES = (

@@ -16,14 +16,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from gradbench.cases import Case, Place, Selection, SelectionError, expand
-from gradbench.run import Discovery, Progress, Report
-from gradbench.statistics import Stopping
-from gradbench.store.lines import LineLog, StoreError, now
-from gradbench.studies import pairs
-from gradbench.studies.neighbour import neighbours, pin, places
-from gradbench.studies.store import Study, StudyEnded, Trial
-from gradbench.wire import (
+from gradbench.core.cases import Case, Place, Selection, SelectionError, expand
+from gradbench.runner.run import Discovery, Progress, Report
+from gradbench.runner.wire import (
     Worker,
     WorkerDied,
     WorkerError,
@@ -31,6 +26,11 @@ from gradbench.wire import (
     WorkerRefused,
     WorkerTimeout,
 )
+from gradbench.statistics import Stopping
+from gradbench.store.lines import LineLog, StoreError, now
+from gradbench.store.studies import Study, StudyEnded, Trial
+from gradbench.studies import pairs
+from gradbench.studies.neighbour import neighbours, pin, places
 
 CASES = (
     "vjp/three_x_squared/backward",

@@ -17,7 +17,7 @@ from typing import Literal
 
 import psutil
 
-from gradbench.machine import usable_cores
+from gradbench.runner.machine import usable_cores
 
 Where = Literal["none", "other", "same", "both"]
 

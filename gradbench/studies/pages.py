@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradbench import machine
-from gradbench.cases import Entry
-from gradbench.releases import asv_history, log
-from gradbench.releases.known import RELEASES
-from gradbench.run import Discovery
+from gradbench.core.cases import Entry
+from gradbench.core.releases import RELEASES
+from gradbench.integrations import asv_history
+from gradbench.runner import machine
+from gradbench.runner.run import Discovery
+from gradbench.store import tracks as log
 from gradbench.store.lines import new_id, now
-from gradbench.store.log import (
+from gradbench.store.runs import (
     Entrant,
     PlanEntry,
     RunEnded,
@@ -233,7 +234,7 @@ def _asv_conf(history: Path, scratch: str) -> Path:
         "version": 1,
         "project": "gradbench",
         "project_url": "https://example.org",
-        "plugins": [".gradbench.releases.asv_plugin"],
+        "plugins": [".gradbench.integrations.asv_plugin"],
         "dvcs": "releases",
         "branches": ["releases"],
         "repo": str(history / "releases.json"),

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gradbench.session import visits
+from gradbench.runner.session import visits
+from gradbench.runner.wire import Worker, WorkerRefused
 from gradbench.statistics import Stopping, enough
 from gradbench.studies.rules import stored
-from gradbench.wire import Worker, WorkerRefused
 
 CALIBRATION = 20_000_000
 """Nanoseconds spent on finding the turns of one injected slowdown."""

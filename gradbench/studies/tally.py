@@ -10,9 +10,9 @@ import numpy as np
 
 from gradbench import statistics
 from gradbench.statistics import Verdict
+from gradbench.store.studies import Study, Trial
 from gradbench.studies.engine import sessions_of
 from gradbench.studies.rules import logs, rate, within_process
-from gradbench.studies.store import Study, Trial
 
 SESSIONS = 5
 """Processes in one comparison by the full protocol."""

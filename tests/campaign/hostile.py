@@ -15,8 +15,8 @@ from pathlib import Path
 
 from commands import Command
 
-from gradbench.judge import judge_run
-from gradbench.store import log
+from gradbench.analysis.runs import judge_run
+from gradbench.store import runs as log
 
 SUITES = [
     Path(__file__).parent.parent / "suites" / name

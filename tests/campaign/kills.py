@@ -12,9 +12,9 @@ from pathlib import Path
 
 from commands import PLAN, Command
 
-from gradbench.judge import judge_run
-from gradbench.store import log
-from gradbench.store.log import Run, StoreError
+from gradbench.analysis.runs import judge_run
+from gradbench.store import runs as log
+from gradbench.store.runs import Run, StoreError
 
 LIFE = 6.0
 """Seconds that a stretch of a run lives at most: some end before the log begins, some late."""

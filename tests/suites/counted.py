@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from gradbench import registry
-from gradbench.instruments.callgrind import LOG_FOLDER
+from gradbench.problems import registry
+from gradbench.worker.instruments.callgrind import LOG_FOLDER
 
 COUNTED = LOG_FOLDER in os.environ
 """Whether this process runs under Callgrind."""

@@ -5,7 +5,7 @@ Loaded by `gradbench --from` where there is a device.
 
 import torch
 
-from gradbench import registry
+from gradbench.problems import registry
 
 
 @registry.mode("vjp")

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from gradbench.process import Wire
+from gradbench.core.process import Wire
 
 VISIT = {"number": 10, "blocks": 2, "untimed": 1, "call": 1000}
 OFFER = {

@@ -9,8 +9,8 @@ import time
 
 import torch
 
-from gradbench import registry
-from gradbench.catalogue.function import Function, normal, scalar_valued, vector_valued
+from gradbench.problems import registry
+from gradbench.problems.function import Function, normal, scalar_valued, vector_valued
 
 registry.function(
     Function(

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from gradbench import registry
+from gradbench.problems import registry
 
 
 def _right(problem):

@@ -25,7 +25,8 @@ from torch.autograd import forward_ad, profiler
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradbench import gate, registry
+from gradbench.problems import registry
+from gradbench.worker import gate
 
 kept = []
 """What would undo itself if it were dropped."""

@@ -3,7 +3,7 @@
 import os
 import time
 
-from gradbench import registry
+from gradbench.problems import registry
 
 PACE = float(os.environ.get("TEST_PACE", "1"))
 LACKS = "TEST_LACKS" in os.environ
@@ -34,7 +34,7 @@ def paced(problem):
 def lacking(problem):
     """Not everywhere"""
     if LACKS:
-        from gradbench.modes.mode import Unsupported
+        from gradbench.problems.mode import Unsupported
 
         raise Unsupported("this build has no such thing")
     return lambda inputs: analytic(problem)(*inputs)

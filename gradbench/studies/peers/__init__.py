@@ -24,17 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from gradbench.cases import Case
-from gradbench.run import Report
+from gradbench.core.cases import Case
+from gradbench.runner.run import Report
+from gradbench.runner.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerRefused
 from gradbench.statistics import FLOOR, Stopping
 from gradbench.store.lines import LineLog
+from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine, pairs
 from gradbench.studies.engine import Step, loop, shuffled
 from gradbench.studies.neighbour import neighbours, pin, places
 from gradbench.studies.rules import logs, rate, within_process
-from gradbench.studies.store import Study, Trial
 from gradbench.studies.tally import conditions
-from gradbench.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerRefused
 
 SHARES = (0.05, 0.0, 0.0, 0.02)
 """The arms in their order; each neighbouring pair that holds a plain one is a comparison."""

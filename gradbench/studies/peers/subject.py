@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from gradbench import registry
-from gradbench.studies.injection import slowed
-from gradbench.worker import Session
+from gradbench.problems import registry
+from gradbench.worker.injection import slowed
+from gradbench.worker.server import Session
 
 VARIABLE = "GRADBENCH_PEER_SUBJECT"
 """The environment variable that tells a tool's own processes what to time, as JSON."""

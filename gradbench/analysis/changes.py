@@ -1,0 +1,133 @@
+"""Two stored runs, held against each other case by case."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradbench import statistics
+from gradbench.analysis.runs import settled
+from gradbench.core.cases import Case, Comparison, nothing_fits
+from gradbench.store.runs import BUILD, Run, minima
+
+
+@dataclass(frozen=True)
+class Change:
+    """One case in both runs: seconds per call in each, and the ratio new over old."""
+
+    case: str
+    old: float
+    new: float
+    estimate: statistics.Estimate
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All cases that two runs share, what differs between their builds, and what only one has."""
+
+    old: str
+    new: str
+    changes: list[Change]
+    differences: list[str]
+    only: list[str]
+    floor: float
+    expected_false_alarms: float
+
+
+FACTS = (*BUILD, "mkl", "device_names")
+
+
+def compare(
+    old: Run,
+    new: Run,
+    floor: float = statistics.RELEASE_FLOOR,
+    confidence: float = statistics.CONFIDENCE,
+    method: str = "benjamini-hochberg",
+    **filters: tuple[str, ...],
+) -> Compared:
+    """Judges every case that both runs timed, false alarms held down over the table.
+
+    `filters`: globs by functions, operators, modes, sizes, dtypes, devices. Raises ValueError where
+    the runs have no case in common.
+    """
+    times_old, times_new = _times(old, filters), _times(new, filters)
+    shared = [case for case in times_old if case in times_new]
+    if not shared:
+        if any(filters.values()) and not (times_old or times_new):
+            everything = [
+                (Comparison.parse(p.comparison), mode)
+                for run in (old, new)
+                for p in run.started.plan
+                for mode in p.modes
+            ]
+            raise ValueError(nothing_fits(everything, **filters))
+        raise ValueError(f"{old.name} and {new.name} have no timed case in common")
+    estimates = [
+        statistics.compare_runs(times_new[case], times_old[case], floor, confidence)
+        for case in shared
+    ]
+    judgement = statistics.judge(estimates, floor, confidence, method)  # type: ignore[arg-type]
+    changes = [
+        Change(case, _seconds(times_old[case]), _seconds(times_new[case]), estimate, verdict)
+        for case, estimate, verdict in zip(shared, estimates, judgement.verdicts)
+    ]
+    only = []
+    for run, mine, other in ((old, times_old, times_new), (new, times_new, times_old)):
+        lone = sum(case not in other for case in mine)
+        if lone:
+            only.append(f"{lone} cases were timed in {run.name} alone")
+    return Compared(
+        old.name,
+        new.name,
+        changes,
+        _differences(old, new),
+        only,
+        floor,
+        judgement.expected_false_alarms,
+    )
+
+
+def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[str, list[Any]]:
+    """Each timed case's visit minima, an array per session."""
+    bad = {
+        (name, mode)
+        for name, sessions in run.by_comparison().items()
+        for mode, entrant in settled(sessions).items()
+        if entrant.status != "ok"
+    }
+    found: dict[str, list[Any]] = {}
+    for session in run.sessions:
+        comparison = Comparison.parse(session.comparison)
+        for entrant in session.entrants:
+            if entrant.control or entrant.status != "ok":
+                continue
+            if (session.comparison, entrant.mode) in bad:
+                continue
+            if not comparison.matches(entrant.mode, **filters):
+                continue
+            times = np.array(minima(entrant.number, entrant.samples))
+            if times.size and not np.all(np.isnan(times)):
+                found.setdefault(str(Case(comparison, entrant.mode)), []).append(times)
+    return found
+
+
+def _seconds(sessions: list[Any]) -> float:
+    return float(np.median([math.exp(statistics.session_time(t).median) for t in sessions]))
+
+
+def _differences(old: Run, new: Run) -> list[str]:
+    found = []
+    for key in ("cpu", "cores", "governor", "turbo", "gpu_driver"):
+        a, b = old.started.machine.get(key), new.started.machine.get(key)
+        if a != b:
+            found.append(f"{key}: {a} → {b}")
+    first = old.workers[0].environment if old.workers else {}
+    second = new.workers[0].environment if new.workers else {}
+    for key in FACTS:
+        if first.get(key) != second.get(key):
+            found.append(f"{key}: {first.get(key)} → {second.get(key)}")
+    return found

@@ -1,0 +1,111 @@
+"""Under which conditions a run was made, in lines: what its devices can do, and how they fared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+from gradbench.core.cases import Comparison, Place
+from gradbench.core.units import counted, short, size
+from gradbench.runner.nvml import DeviceState
+from gradbench.store.runs import Limits, Run
+
+HEAT_AND_POWER = 0.01
+"""Seconds of slowing down in one session's rounds that are worth a word."""
+
+
+def lines(run: Run) -> list[str]:
+    """A line for each device: its name, its limits, its clocks and temperature."""
+    return [_limits(found) for found in run.limits] + _states(run)
+
+
+def cautions(run: Run) -> list[str]:
+    """A line for each device that was slowed down while it was timed, and one that names the modes
+    that changed their process's state."""
+    said = []
+    for device, pairs in _pairs(run).items():
+        slowed = [pair for pair in pairs if _slowed(*pair)]
+        if not slowed:
+            continue
+        reasons = dict.fromkeys(reason for pair in slowed for reason in _slowed(*pair))
+        said.append(
+            f"{device} was slowed down in {len(slowed)} of {counted(len(pairs), 'session')} (those "
+            f"of each comparison counted) by {', '.join(reasons)}: times are longer for it, and "
+            "ratios may be."
+        )
+    noted = {e.mode: None for s in run.sessions for e in s.entrants if e.note}
+    if noted:
+        said.append(
+            f"{counted(len(noted), 'mode')} changed the state of the measuring process, which was "
+            f"put back: {', '.join(noted)} (see the note of each case)."
+        )
+    return said
+
+
+def _limits(found: Limits) -> str:
+    rates = ", ".join(f"{d} {_flops(rate)}" for d, rate in found.rates.items())
+    threads = f" ({counted(found.threads, 'thread')})" if found.device == "cpu" else ""
+    return (
+        f"limits of {found.device}{threads}: copies {size(found.bandwidth)}/s"
+        + (f"; products of matrices {rates}" if rates else "")
+        + f"; last-level cache {size(found.cache)}"
+    )
+
+
+def _flops(rate: float) -> str:
+    return f"{short(rate / 1e9)} GFLOP/s" if rate < 1e12 else f"{short(rate / 1e12)} TFLOP/s"
+
+
+def _pairs(run: Run) -> dict[str, list[tuple[DeviceState, DeviceState]]]:
+    """The states before and after the rounds of each session, by device."""
+    found: dict[str, list[tuple[DeviceState, DeviceState]]] = {}
+    for session in run.sessions:
+        if len(session.states) == 2:
+            device = Comparison.parse(session.comparison).place.device
+            found.setdefault(device, []).append((session.states[0], session.states[1]))
+    return found
+
+
+def _states(run: Run) -> list[str]:
+    said = []
+    for device, pairs in _pairs(run).items():
+        name = Place.parse(device).name(run.workers[0].environment) if run.workers else ""
+        parts = [name, described(*(end for _, end in pairs))]
+        said.append(f"state of {device} after its rounds: " + ", ".join(filter(None, parts)))
+    return said
+
+
+def described(*states: DeviceState) -> str:
+    """Clocks, temperature and power of one state, or the ranges of several; without what is not
+    known."""
+    parts = [
+        _range("clock", [s.sm_clock for s in states], "MHz"),
+        _range("memory clock", [s.memory_clock for s in states], "MHz"),
+        _range("", [s.temperature for s in states], "°C"),
+        _range("", [s.power for s in states], "W"),
+    ]
+    limits = [s.power_limit for s in states if s.power_limit is not None]
+    if limits:
+        parts.append(f"limit {short(median(limits))} W")
+    return ", ".join(filter(None, parts))
+
+
+def _range(name: str, values: Iterable[float | None], unit: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = f"{min(known):.0f}", f"{max(known):.0f}"
+    return f"{name} {low if low == high else f'{low} to {high}'} {unit}".strip()
+
+
+def _slowed(before: DeviceState, after: DeviceState) -> list[str]:
+    """Why a device was slowed down between two states, or was at one of them."""
+    reasons = list(dict.fromkeys(before.slowed + after.slowed))
+    for name, start, end in (
+        ("power cap", before.slowed_by_power, after.slowed_by_power),
+        ("temperature", before.slowed_by_heat, after.slowed_by_heat),
+    ):
+        known = start is not None and end is not None and end - start > HEAT_AND_POWER
+        if known and not any(reason.startswith(name) for reason in reasons):
+            reasons.append(name)
+    return reasons

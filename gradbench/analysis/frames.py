@@ -1,0 +1,292 @@
+"""Stored runs as pandas data frames: flat rows, one schema, raw samples too.
+
+docs/results.md documents every column.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from gradbench import statistics
+from gradbench.analysis.runs import judged, read_values, record, with_readings
+from gradbench.core import arguments
+from gradbench.core.cases import Comparison
+from gradbench.core.text import shown
+from gradbench.store.lines import StoreWarning, once
+from gradbench.store.runs import (
+    BUILD,
+    KIND,
+    Entrant,
+    Run,
+    SessionMeasured,
+    SessionTimed,
+    StoreError,
+    condensing,
+    folder,
+    locate,
+    read,
+    read_header,
+    read_headers,
+)
+from gradbench.worker.instruments import INSTRUMENTS
+
+ENVIRONMENT = (*BUILD, "gradbench")
+"""Fields of the measuring process that every row carries."""
+
+
+R = TypeVar("R")
+
+
+def _each_run(
+    results: str | Path,
+    runs: str | Iterable[str] | None,
+    make: Callable[[Run], R],
+    *,
+    condensed: bool,
+) -> list[R]:
+    """What `make` makes of each run; only one of them is in memory at a time."""
+    place = arguments.folder("results", results)
+    runs = arguments.texts("runs", runs)
+    problems: list[str] = []
+
+    def made(path: Path) -> R:
+        run = read(path, condensed=condensed)
+        problems.extend(run.problems)
+        return make(run)
+
+    if runs is not None:
+        headers, skipped = once([read_header(locate(place, name)) for name in runs], KIND.what)
+    else:
+        headers, skipped = read_headers(place)
+    found = [made(header.path) for header in headers]
+    for problem in skipped + problems:
+        warnings.warn(shown(problem), StoreWarning, stacklevel=3)
+    if not found and runs is None:
+        raise StoreError(f"there are no runs in {folder(place)}; 'gradbench run' makes one")
+    return found
+
+
+def load(results: str | Path = "results", runs: str | Iterable[str] | None = None) -> pd.DataFrame:
+    """Every stored case, one row per case and session.
+
+    `runs`: one or several of names, beginnings of names, 'latest' or paths; None for all. `seconds`
+    is the median of the session's visit minima, seconds per call, and `seconds_min` the smallest.
+    Cases that were not timed have a status, a reason and no time. What other instruments read of a
+    case stands in each of its rows. Raises StoreError where there are none.
+    """
+    parts = _each_run(results, runs, _cases, condensed=True)
+    columns = {}
+    for name in list(parts[0]) if parts else []:
+        # A column is let go of as soon as it is part of the frame.
+        values = [part.pop(name) for part in parts]
+        if isinstance(values[0], np.ndarray):
+            columns[name] = pd.Series(np.concatenate(values))
+        else:
+            columns[name] = pd.Series(list(itertools.chain.from_iterable(values)))
+    return pd.DataFrame(columns, copy=False)
+
+
+def _cases(run: Run) -> dict[str, Any]:
+    """The columns of a run's rows in `load`: arrays of numbers, and iterators over anything else,
+    which take no memory until they are asked for."""
+    sessions = list(map(condensing(), [*run.sessions, *_untimed(run)]))
+    entrants = [entrant for session in sessions for entrant in session.entrants]
+    counts = [len(session.entrants) for session in sessions]
+    # The parts of a comparison's name are shared among its rows.
+    known = {name: Comparison.parse(name) for name in {s.comparison for s in sessions}}
+    cases = [known[session.comparison] for session in sessions]
+    builds = {worker.process: worker.environment for worker in reversed(run.workers)}
+    environments = [builds.get(session.process, {}) for session in sessions]
+
+    def each_session(values: Iterable[Any]) -> Iterator[Any]:
+        return itertools.chain.from_iterable(map(itertools.repeat, values, counts))
+
+    def constant(value: Any) -> Iterator[Any]:
+        return itertools.repeat(value, len(entrants))
+
+    compared = np.array([entrant.status in ("ok", "wrong") for entrant in entrants], dtype=bool)
+    errors, ulps = np.array([(e.error, e.ulps) for e in entrants], dtype=float).reshape(-1, 2).T
+    seconds, smallest, rounds = _times(sessions)
+    readings = read_values(run)
+    return {
+        "run": constant(run.name),
+        "operator": each_session(case.operator for case in cases),
+        "function": each_session(case.function for case in cases),
+        "size": each_session(case.size for case in cases),
+        "dtype": each_session(case.dtype for case in cases),
+        "device": each_session(case.device for case in cases),
+        "threads": each_session(case.threads for case in cases),
+        "mode": (entrant.mode for entrant in entrants),
+        "control": np.array([entrant.control for entrant in entrants], dtype=bool),
+        "session": each_session(session.session for session in sessions),
+        "process": each_session(session.process for session in sessions),
+        "status": (entrant.status for entrant in entrants),
+        "reason": (entrant.reason for entrant in entrants),
+        "note": (entrant.note for entrant in entrants),
+        "seconds": seconds,
+        "seconds_min": smallest,
+        "rounds": rounds,
+        "number": np.array([entrant.number for entrant in entrants], dtype=int),
+        "error": np.where(compared, errors, math.nan),
+        "ulps": np.where(compared, ulps, math.nan),
+        **{name: _read_by(name, readings, sessions, len(entrants)) for name in INSTRUMENTS},
+        "stopped": each_session(session.stopped for session in sessions),
+        "load": each_session(session.load for session in sessions),
+        "cpu": constant(run.started.machine.get("cpu", "")),
+        "device_name": each_session(
+            case.place.name(environment) for case, environment in zip(cases, environments)
+        ),
+        **{
+            name: each_session(map(operator.methodcaller("get", name), environments))
+            for name in ENVIRONMENT
+        },
+    }
+
+
+def _times(sessions: Sequence[SessionTimed]) -> tuple[Any, Any, Any]:
+    """Median, minimum and number of the visits of each contestant of each session."""
+    parts: list[tuple[Any, Any, Any]] = [(np.empty(0), np.empty(0), np.empty(0, dtype=int))]
+    for rounds, alike in itertools.groupby(sessions, key=lambda session: session.rounds):
+        for batch in _batches(alike):
+            rows = sum(len(session.entrants) for session in batch)
+            times = np.concatenate([session.minima for session in batch]).reshape(rows, rounds)
+            timed = ~np.isnan(times)
+            smallest = np.min(times, axis=-1, where=timed, initial=math.inf)
+            count = timed.sum(axis=-1)
+            middles = statistics.middles(times)
+            parts.append((middles, np.where(count > 0, smallest, math.nan), count))
+    middles, smallest, rounds = map(np.concatenate, zip(*parts))
+    return middles, smallest, rounds
+
+
+def _batches(sessions: Iterable[SessionTimed]) -> Iterator[list[SessionTimed]]:
+    """The sessions in parts of `statistics.BATCH` numbers or so."""
+    batch: list[SessionTimed] = []
+    size = 0
+    for session in sessions:
+        batch.append(session)
+        size += len(session.minima)
+        if size > statistics.BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _read_by(
+    instrument: str,
+    readings: dict[tuple[str, str], dict[str, float]],
+    sessions: Sequence[SessionTimed],
+    size: int,
+) -> Any:
+    """What an instrument read of each row's case; NaN where it read nothing."""
+    known = {case: read[instrument] for case, read in readings.items() if instrument in read}
+    if not known:
+        return np.full(size, math.nan)
+    values = [
+        known.get((session.comparison, entrant.mode), math.nan)
+        for session in sessions
+        for entrant in session.entrants
+    ]
+    return np.array(values, dtype=float)
+
+
+def _untimed(run: Run) -> list[SessionMeasured]:
+    """Comparisons that were read by other instruments and not timed, as sessions without times."""
+    timed = {session.comparison for session in run.sessions}
+    entrants: dict[str, list[Entrant]] = {}
+    for row in with_readings([], run):
+        if row.comparison not in timed:
+            entrants.setdefault(row.comparison, []).append(
+                # It was checked, but how far off it was is not kept.
+                Entrant(row.mode, row.status, row.reason, error=math.nan, ulps=math.nan)
+            )
+    processes = {reading.comparison: reading.process for reading in reversed(run.readings)}
+    return [
+        SessionMeasured(
+            comparison=name,
+            session=0,
+            process=processes[name],
+            baseline="",
+            entrants=found,
+            order=[],
+            stopped="not timed",
+            visiting=0.0,
+            elapsed=0.0,
+            load=math.nan,
+        )
+        for name, found in entrants.items()
+    ]
+
+
+def samples(
+    results: str | Path = "results", runs: str | Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Every raw sample: one row per sub-block, with its round and its place in the visit.
+
+    `nanoseconds` is the sub-block's whole length, `number` the calls in it. Raises StoreError
+    where there are no runs.
+    """
+    parts = _each_run(results, runs, _samples, condensed=False)
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+
+
+def _samples(run: Run) -> pd.DataFrame:
+    """A run's rows in `samples`."""
+    owners = [(session, entrant) for session in run.sessions for entrant in session.entrants]
+    counts = [sum(map(len, entrant.samples)) for _, entrant in owners]
+    rounds, blocks, nanoseconds = array("q"), array("q"), array("q")
+    for _, entrant in owners:
+        for turn, visit in enumerate(entrant.samples):
+            rounds.extend([turn] * len(visit))
+            blocks.extend(range(len(visit)))
+            nanoseconds.extend(visit)
+
+    def repeated(values: list[Any]) -> pd.Series:
+        return pd.Series(values).repeat(counts).reset_index(drop=True)
+
+    return pd.DataFrame(
+        {
+            "run": repeated([run.name for _ in owners]),
+            "comparison": repeated([session.comparison for session, _ in owners]),
+            "mode": repeated([entrant.mode for _, entrant in owners]),
+            "control": repeated([entrant.control for _, entrant in owners]),
+            "session": repeated([session.session for session, _ in owners]),
+            "process": repeated([session.process for session, _ in owners]),
+            "round": np.array(rounds),
+            "block": np.array(blocks),
+            "number": repeated([entrant.number for _, entrant in owners]),
+            "nanoseconds": np.array(nanoseconds),
+        },
+        copy=False,
+    )
+
+
+def verdicts(
+    results: str | Path = "results",
+    run: str = "latest",
+    floor: float = 0.01,
+    confidence: float = 0.95,
+    method: str = "benjamini-hochberg",
+) -> pd.DataFrame:
+    """One judged row per case of a run: ratios with intervals, verdicts, statuses.
+
+    `floor` is the smallest difference that matters, as a share; `method` how false alarms are
+    held down over the table. Raises StoreError where there is no such run.
+    """
+    place = arguments.folder("results", results)
+    arguments.share("floor", floor)
+    arguments.confidence("confidence", confidence)
+    arguments.choice("method", method, arguments.METHODS)
+    found = judged(locate(place, arguments.text("run", run)), floor, confidence, method)
+    return pd.DataFrame([record(row, found) for row in found.rows])

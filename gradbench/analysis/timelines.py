@@ -1,0 +1,134 @@
+"""The course of every case over torch releases as a pandas data frame."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gradbench import statistics
+from gradbench.analysis.tracks import Change, History
+from gradbench.core import arguments
+from gradbench.core.cases import Case
+from gradbench.statistics import Estimate
+from gradbench.store import tracks as log
+from gradbench.store.lines import StoreWarning, once
+
+COLUMNS = (
+    "operator",
+    "function",
+    "size",
+    "dtype",
+    "device",
+    "threads",
+    "mode",
+    "release",
+    "date",
+    "status",
+    "reason",
+    "seconds",
+    "to_baseline",
+    "to_baseline_low",
+    "to_baseline_high",
+    "change",
+    "change_low",
+    "change_high",
+    "verdict",
+    "baseline",
+    "instructions",
+    "torch",
+    "torch_git",
+    "torch_cuda",
+    "cpu_capability",
+    "numpy",
+    "python",
+    "track",
+    "note",
+)
+
+
+def timeline(
+    results: str | Path = "results",
+    tracks: str | Iterable[str] | None = None,
+    floor: float = statistics.RELEASE_FLOOR,
+    confidence: float = statistics.CONFIDENCE,
+) -> pd.DataFrame:
+    """A row per case and build that was tracked, in the releases' order; empty without any.
+
+    `seconds` is the median over sessions of a call's time, descriptive. `to_baseline` is the ratio
+    to the build that all were measured in turns with, `change` that to the build before (NaN for
+    the first), both with their interval between sessions; `verdict` says what the change is
+    called, false alarms held down over the whole table. `note` names what else changed with the
+    release. `tracks`: names, beginnings of names or paths; None for all. Raises StoreError for one
+    that there is not.
+    """
+    place = arguments.folder("results", results)
+    names = arguments.texts("tracks", tracks)
+    arguments.share("floor", floor)
+    arguments.confidence("confidence", confidence)
+    if names is None:
+        chosen, problems = log.read_all(place)
+    else:
+        chosen, problems = once([log.find(place, name) for name in names], log.KIND.what)
+    for problem in problems + [p for track in chosen for p in track.problems]:
+        warnings.warn(problem, StoreWarning, stacklevel=2)
+    return frame(History.of(chosen), floor, confidence)
+
+
+def frame(
+    history: History,
+    floor: float = statistics.RELEASE_FLOOR,
+    confidence: float = statistics.CONFIDENCE,
+) -> pd.DataFrame:
+    """As `timeline`, of a history."""
+    judged = history.changes(history.steps(), floor, confidence)
+    changes: dict[tuple[str, str, str], Change] = {
+        (c.case, c.after.track, c.after.name): c for c in judged.changes
+    }
+    rows = []
+    for name in history.cases:
+        case = Case.parse(name)
+        to_baseline = history.to_baseline(name)
+        for build in history.builds:
+            point = history.point(build, name)
+            if point is None:
+                continue
+            used = history.used[build]
+            change = changes.get((name, build.track, build.name))
+            row: dict[str, Any] = {
+                "operator": case.comparison.operator,
+                "function": case.comparison.function,
+                "size": case.comparison.size,
+                "dtype": case.comparison.dtype,
+                "device": case.comparison.device,
+                "threads": case.comparison.threads,
+                "mode": case.mode,
+                "release": build.name,
+                "date": used.date,
+                "status": point.status,
+                "reason": point.reason,
+                "seconds": point.seconds,
+                **_ratio("to_baseline", to_baseline.get(build)),
+                **_ratio("change", change.estimate if change else None),
+                "verdict": change.verdict if change else "",
+                "baseline": history.baseline(build).name,
+                "instructions": point.instructions,
+                **{key: used.identity.get(key) for key in ("torch", "torch_git", "torch_cuda")},
+                **{key: used.identity.get(key) for key in ("cpu_capability", "numpy", "python")},
+                "track": build.track,
+                "note": change.note if change else "",
+            }
+            if build == history.baseline(build):
+                row |= {"to_baseline": 1.0, "to_baseline_low": 1.0, "to_baseline_high": 1.0}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _ratio(name: str, estimate: Estimate | None) -> dict[str, float]:
+    if estimate is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
+    return {name: estimate.ratio, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -1,0 +1,1 @@
+"""What both sides share: identities, units, text, how a process begins. Standard library only."""

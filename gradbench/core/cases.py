@@ -1,0 +1,451 @@
+"""What is measured: the identity of a case, apart from every measurement of it.
+
+Both sides of the wire use this module, so it needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from gradbench.core.suggest import hint
+from gradbench.core.text import UNSAFE, line
+
+DOCUMENTS = "documents"
+"""The size label of the documents' own inputs."""
+
+FORWARD = "forward"
+"""The contestant that evaluates the function and differentiates nothing."""
+
+TF32 = "tf32"
+"""float32 whose matrix products may round their factors to TF32, on a CUDA device."""
+
+TORCH_DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES = (*TORCH_DTYPES, TF32)
+"""How a case computes, as its name says it: torch's dtypes, and TF32."""
+
+LONGEST_NAME = 1000
+NAME = rf"\A[^\t\n{UNSAFE}]{{1,{LONGEST_NAME}}}\Z"
+"""The pattern of a name that can be part of a case: not empty, no control characters."""
+
+MOST_THREADS = 1 << 16
+
+Size = Mapping[str, int]
+
+LARGEST_SIZE = 10**12
+
+
+def is_name(text: str) -> bool:
+    """Whether a function, an operator or a mode can have this name."""
+    return re.search(NAME, text) is not None
+
+
+def size_label(size: Size) -> str:
+    """The canonical form of a size: ``{"m": 3, "n": 4}`` is ``"m=3,n=4"``."""
+    return ",".join(f"{name}={size[name]}" for name in sorted(size))
+
+
+def parse_size(label: str) -> dict[str, int]:
+    """The size that a label such as ``"m=3,n=4"`` stands for.
+
+    Raises ValueError with one clear line where a part is no ``name=positive integer``.
+    """
+    size: dict[str, int] = {}
+    for part in label.split(","):
+        name, equals, digits = (piece.strip() for piece in part.partition("="))
+        number = int(digits) if re.fullmatch(r"[0-9]{1,15}", digits) else 0
+        if not (equals and name.isidentifier() and 0 < number <= LARGEST_SIZE):
+            raise ValueError(
+                f"size {line(label, 60)!r}: {line(part, 60)!r} is not of the form name=positive "
+                f"integer up to {LARGEST_SIZE} (for example n=64 or m=3,n=5)"
+            )
+        if name in size:
+            raise ValueError(f"size {line(label, 60)!r}: {name} is given twice")
+        size[name] = number
+    return size
+
+
+def is_size(pattern: str) -> bool:
+    """Whether a pattern names one size, rather than being a glob or `DOCUMENTS`."""
+    return "=" in pattern and not set(pattern) & set("*?[")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and under which conditions a case is measured, as the `device` of a comparison says it.
+
+    ``cuda:0``, or with conditions ``cuda:0+cold``, ``cpu+8sets``, ``cuda:0+cold+transfer``.
+    """
+
+    device: str
+    """As torch names it, with its number: ``cpu``, ``cuda:0``."""
+    cold: bool = False
+    """Whether the caches are emptied of the data before every timed call."""
+    transfer: bool = False
+    """Whether the inputs start on the processor and the result ends there, both copies timed."""
+    sets: int = 1
+    """How many sets of inputs the calls go through in turn."""
+
+    MOST_SETS: ClassVar[int] = 1000
+
+    def __str__(self) -> str:
+        several = f"+{self.sets}sets" * (self.sets > 1)
+        return self.device + "+cold" * self.cold + "+transfer" * self.transfer + several
+
+    def name(self, environment: Mapping[str, Any]) -> str:
+        """What a worker's environment calls the device, as ``NVIDIA H200``; empty for the
+        processor."""
+        kind, _, number = self.device.partition(":")
+        names = environment.get("device_names") or []
+        known = kind == "cuda" and int(number) < len(names)
+        return str(names[int(number)]) if known else ""
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    @property
+    def conditions(self) -> tuple[bool, int]:
+        """What two devices must have in common to be held against each other."""
+        return self.cold, self.sets
+
+    @classmethod
+    def parse(cls, label: str) -> Place:
+        """The place that a label stands for; ``cuda`` is ``cuda:0``.
+
+        Raises ValueError with one line for anything else.
+        """
+        device, *conditions = label.split("+")
+        kind, colon, number = device.partition(":")
+        if kind == "cuda" and not colon:
+            device, number = "cuda:0", "0"
+        known = device == "cpu" or (
+            kind == "cuda" and re.fullmatch(r"0|[1-9][0-9]{0,3}", number) is not None
+        )
+        sets = 1
+        for condition in conditions:
+            digits = condition.removesuffix("sets")
+            if digits != condition and _is_number(digits):
+                sets = int(digits)
+                if not 1 < sets <= cls.MOST_SETS:
+                    raise ValueError(f"device {label!r}: sets go from 2 to {cls.MOST_SETS}")
+            elif condition not in ("cold", "transfer"):
+                raise ValueError(
+                    f"device {label!r}: {condition!r} is none of cold, transfer, 8sets"
+                )
+        place = cls(device, "cold" in conditions, "transfer" in conditions, sets)
+        if not known:
+            raise ValueError(f"device {line(label, 60)!r} is none of cpu, cuda, cuda:1, …")
+        if place.transfer and place.on_cpu:
+            raise ValueError(f"device {label!r}: nothing is transferred on the processor")
+        return place
+
+
+@dataclass(frozen=True, order=True)
+class Comparison:
+    """The contestants that are measured against each other: one problem, every mode."""
+
+    operator: str
+    function: str
+    size: str
+    dtype: str
+    device: str = "cpu"
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return "/".join(str(getattr(self, field.name)) for field in fields(self))
+
+    @classmethod
+    @functools.lru_cache(maxsize=1024)
+    def parse(cls, text: str) -> Comparison:
+        """The comparison of a canonical string.
+
+        Raises ValueError with one line where it is none, or not in its canonical form.
+        """
+        return _comparison(text)
+
+    @property
+    def place(self) -> Place:
+        return Place.parse(self.device)
+
+    def seed(self, salt: int, index: int) -> int:
+        """A seed for the inputs of set `index`, the same on every machine and release."""
+        key = f"{self.operator}/{self.function}/{self.size}/{salt}/{index}"
+        return zlib.crc32(key.encode())
+
+    def matches(
+        self,
+        mode: str,
+        functions: Iterable[str] = (),
+        operators: Iterable[str] = (),
+        modes: Iterable[str] = (),
+        sizes: Iterable[str] = (),
+        dtypes: Iterable[str] = (),
+        devices: Iterable[str] = (),
+    ) -> bool:
+        """Whether a case of this comparison fits globs of every kind; no globs fit all."""
+        return (
+            fits(self.function, functions)
+            and fits(self.operator, operators)
+            and fits(mode, modes)
+            and fits(self.size, sizes)
+            and fits(self.dtype, dtypes)
+            and fits(self.device, devices)
+        )
+
+    def case(self, mode: str) -> Case:
+        return Case(self, mode)
+
+
+# A log says the same few names over and over.
+@functools.lru_cache(maxsize=1 << 14)
+def _comparison(text: str) -> Comparison:
+    parts = text.split("/")
+    if len(parts) != len(fields(Comparison)) or not _is_number(parts[-1]):
+        raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
+    operator, function, size, dtype, device, threads = parts
+    made = Comparison(operator, function, size, dtype, device, int(threads))
+    for name in (operator, function):
+        if not is_name(name):
+            raise ValueError(f"{text!r}: {name!r} is not a name")
+    if size != DOCUMENTS and size_label(parse_size(size)) != size:
+        raise ValueError(f"{text!r}: the size {size!r} is not in its canonical form")
+    if dtype not in DTYPES:
+        raise ValueError(f"{text!r}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if str(made.place) != device or not 1 <= made.threads <= MOST_THREADS or str(made) != text:
+        raise ValueError(f"{text!r}: the device or the threads are not in their canonical form")
+    return made
+
+
+def _is_number(digits: str) -> bool:
+    """Whether these are digits, and no more of them than a count in a name has."""
+    return re.fullmatch("[0-9]{1,9}", digits) is not None
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """A comparison and one way of computing its operator."""
+
+    comparison: Comparison
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.comparison}/{self.mode}"
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """The case of a canonical string; ValueError where it is none."""
+        parts = text.split("/")
+        here = len(fields(Comparison))
+        mode = "/".join(parts[here:])
+        if not is_name(mode):
+            raise ValueError(f"{text!r}: {mode!r} is not a name")
+        return cls(Comparison.parse("/".join(parts[:here])), mode)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One function under one operator, as a worker reports it: what could be selected."""
+
+    operator: str
+    function: str
+    document: str
+    formula: str
+    derivative: str
+    dtype: str
+    example_size: str
+    sizes: tuple[str, ...]
+    large_sizes: tuple[str, ...]
+    modes: tuple[str, ...]
+    opt_in: tuple[str, ...]
+    size_names: tuple[str, ...]
+    cuda: tuple[str, ...] = ()
+    """Those of `opt_in` that are of CUDA devices alone."""
+    first: str = ""
+    """The mode that people usually write first."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Globs over what the workers offer. An empty tuple selects all of its kind."""
+
+    functions: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+    threads: tuple[int, ...] = (1,)
+    sweep: str = "documents"
+    compiled: bool = False
+
+    SWEEPS = ("documents", "standard", "full")
+
+
+class SelectionError(ValueError):
+    """A selection that names something unknown, or that selects nothing."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One comparison of a plan with its contestants in their fixed order."""
+
+    comparison: Comparison
+    modes: tuple[str, ...]
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name fits one of the globs; no globs fit all."""
+    patterns = tuple(patterns)
+    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _require_known(
+    kind: str,
+    patterns: Iterable[str],
+    known: Iterable[str],
+    usual: Collection[str] = (),
+    exotic: Collection[str] = (),
+) -> None:
+    names = sorted(set(known))
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            near = hint(pattern, names, usual, exotic)
+            listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} are known"
+            raise SelectionError(
+                f"no {kind} matches {line(pattern, 60)!r}; {near + ' ' if near else ''}"
+                f"('gradbench list' shows all: {listed})"
+            )
+
+
+def nothing_fits(cases: Iterable[tuple[Comparison, str]], **globs: Iterable[str]) -> str:
+    """Why none of these cases, a comparison and a mode each, fits globs as `Comparison.matches`
+    takes them: the first glob that fits none of them, with the nearest name that there is."""
+    cases = list(cases)
+    for kind, patterns in globs.items():
+        field = kind.removesuffix("s")
+        names = {mode if field == "mode" else str(getattr(c, field)) for c, mode in cases}
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                near = hint(pattern, names) or f"there are {', '.join(sorted(names)[:8])}"
+                return f"no stored case has a {field} {line(pattern, 60)!r}; {near}"
+    return "no stored case fits all of these options together"
+
+
+def _require_sizes(offers: Iterable[Offer], selection: Selection) -> None:
+    """Raises SelectionError for a size that no selected function can have."""
+    chosen = [
+        offer
+        for offer in offers
+        if fits(offer.function, selection.functions) and fits(offer.operator, selection.operators)
+    ]
+    for pattern in selection.sizes:
+        if not chosen or any(_sizes(o, replace(selection, sizes=(pattern,))) for o in chosen):
+            continue
+        known = {label for o in chosen for label in (DOCUMENTS, *o.sizes, *o.large_sizes)}
+        names = {",".join(o.size_names) for o in chosen} - {""}
+        near = hint(pattern, known) or (
+            f"sizes are of {' or of '.join(sorted(names)[:4])}" if names else "it has no sizes"
+        )
+        raise SelectionError(
+            f"the selection is empty: no selected function has a size {line(pattern, 60)!r}; "
+            f"{near} ('gradbench list' shows the sizes of each)"
+        )
+
+
+def _sizes(offer: Offer, selection: Selection) -> list[str]:
+    """The size labels of one offer: those asked for, or those of the sweep."""
+    if selection.sizes:
+        chosen = []
+        for pattern in selection.sizes:
+            known = (DOCUMENTS, *offer.sizes, *offer.large_sizes)
+            hits = [label for label in known if fnmatch.fnmatchcase(label, pattern)]
+            if not hits and is_size(pattern):
+                size = parse_size(pattern)
+                if set(size) == set(offer.size_names):
+                    hits = [size_label(size)]
+            chosen += hits
+        return list(dict.fromkeys(chosen))
+    labels = [DOCUMENTS]
+    if selection.sweep in ("standard", "full"):
+        labels += offer.sizes
+    if selection.sweep == "full":
+        labels += offer.large_sizes
+    return labels
+
+
+def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
+    """Every comparison that the selection asks for, with its modes.
+
+    The forward pass takes part in each comparison unless modes are selected and it is not
+    among them. Raises SelectionError for a name that matches nothing and for an empty result.
+    """
+    offers = list(offers)
+    letters = {letter for offer in offers for letter in offer.document}
+    _require_known("function", selection.functions, (offer.function for offer in offers))
+    _require_known("operator", selection.operators, (offer.operator for offer in offers))
+    _require_known("document", selection.documents, letters)
+    exotic = {mode for offer in offers for mode in offer.opt_in}
+    _require_known(
+        "mode",
+        selection.modes,
+        (m for o in offers for m in o.modes + o.opt_in),
+        usual={offer.first for offer in offers},
+        exotic=exotic,
+    )
+    _require_sizes(offers, selection)
+    entries = []
+    for offer in offers:
+        if not (
+            fits(offer.function, selection.functions)
+            and fits(offer.operator, selection.operators)
+            and (
+                not selection.documents
+                or any(fits(letter, selection.documents) for letter in offer.document)
+            )
+        ):
+            continue
+        candidates = offer.modes + (offer.opt_in if selection.compiled or selection.modes else ())
+        modes = []
+        for mode in candidates:
+            if selection.modes and not fits(mode, selection.modes):
+                continue
+            # A glob such as '*' does not opt in to compilation; the mode's own name does.
+            named = mode in selection.modes
+            if mode in offer.opt_in and not (selection.compiled or named):
+                continue
+            modes.append(mode)
+        if not any(mode != FORWARD for mode in modes) and FORWARD not in selection.modes:
+            continue
+        for label in _sizes(offer, selection):
+            for dtype in selection.dtypes or (offer.dtype,):
+                for device in selection.devices:
+                    on_cpu = Place.parse(device).on_cpu
+                    if dtype == TF32 and on_cpu:
+                        continue
+                    # One that is named is told not to be supported.
+                    out = set(offer.cuda).difference(selection.modes) if on_cpu else set()
+                    here = tuple(mode for mode in modes if mode not in out)
+                    if set(here) <= {FORWARD} and FORWARD not in selection.modes:
+                        continue
+                    for threads in selection.threads:
+                        comparison = Comparison(
+                            offer.operator, offer.function, label, dtype, device, threads
+                        )
+                        entries.append(Entry(comparison, here))
+    if not entries and TF32 in selection.dtypes:
+        raise SelectionError(
+            "dtype tf32 is one of CUDA devices: '--device cuda --dtype tf32' measures it"
+        )
+    if not entries:
+        raise SelectionError(
+            "the selection is empty: no function has all that was asked for together; "
+            "'gradbench list' with the same options shows what each part would match"
+        )
+    return entries

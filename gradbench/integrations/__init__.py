@@ -1,0 +1,1 @@
+"""Other tools: asv's history and pages, and pytest-benchmark's files."""

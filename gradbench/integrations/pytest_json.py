@@ -1,0 +1,216 @@
+"""What `pytest benchmarks/` measured, as a run log.
+
+pytest-benchmark's JSON (``--benchmark-json``) becomes a run of one session: one process, in which
+each mode had one visit, not interleaved with the others. So it says nothing of what varies from
+process to process, and its verdicts stay undecided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gradbench.core.cases import Case
+from gradbench.runner.session import Settings
+from gradbench.store.fields import (
+    DAY,
+    Amount,
+    Calls,
+    Label,
+    Names,
+    Positive,
+    Schema,
+    Status,
+    Text,
+    Texts,
+    reason,
+)
+from gradbench.store.lines import DAMAGE, content
+from gradbench.store.runs import (
+    KIND,
+    Entrant,
+    PlanEntry,
+    Run,
+    RunEnded,
+    RunLog,
+    RunStarted,
+    SessionMeasured,
+    StoreError,
+    WorkerStarted,
+    folder,
+    read,
+)
+from gradbench.store.runs import SCHEMA as LOG_SCHEMA
+
+SCHEMA = 1
+
+
+class _Stats(msgspec.Struct):
+    iterations: Calls
+    data: list[Positive] | None = None
+    """Seconds of a round's sub-block, per call."""
+
+
+class _Info(msgspec.Struct):
+    case: Label
+    untimed: Calls
+    error: Amount
+    ulps: Amount
+
+
+class _Benchmark(msgspec.Struct):
+    extra_info: _Info
+    stats: _Stats
+
+
+class _LeftOut(msgspec.Struct):
+    case: Label
+    status: Status
+    reason: Text
+
+
+class _Ours(msgspec.Struct):
+    schema: Schema
+    environment: dict[str, Any]
+    machine: dict[str, Any]
+    by_hand: Names
+    first: dict[str, Label]
+    files: Texts
+    load: Amount
+    left_out: list[_LeftOut]
+
+
+class _File(msgspec.Struct):
+    datetime: Label
+    benchmarks: list[_Benchmark]
+    gradbench: _Ours
+
+
+def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
+    """The records of a file. Raises StoreError, in one line, where it is none of ours."""
+    data = content(path)
+    try:
+        raw = msgspec.json.decode(data)
+    except DAMAGE as error:
+        raise StoreError(f"{path} is not JSON, or cut off: {error}") from error
+    if not isinstance(raw, dict) or "benchmarks" not in raw:
+        raise StoreError(
+            f"{path} is not pytest-benchmark's JSON: "
+            "'pytest benchmarks/ --benchmark-json FILE' writes one"
+        )
+    if "gradbench" not in raw:
+        raise StoreError(
+            f"{path} is pytest-benchmark's, but not of 'pytest benchmarks/': "
+            "it does not say which cases it measured"
+        )
+    try:
+        file = msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+    if file.gradbench.schema > SCHEMA:
+        raise StoreError(f"{path} was written by a newer gradbench")
+    entrants: dict[str, list[Entrant]] = {}
+    for one in file.benchmarks:
+        case = _case(path, one.extra_info.case)
+        entrants.setdefault(str(case.comparison), []).append(_timed(path, case, one))
+    for left in file.gradbench.left_out:
+        case = _case(path, left.case)
+        entrants.setdefault(str(case.comparison), []).append(
+            Entrant(case.mode, left.status, left.reason)
+        )
+    if not file.benchmarks:
+        raise StoreError(f"{path} holds no times: nothing was selected, or nothing passed")
+    started = _time(path, file.datetime)
+    header = RunStarted(
+        schema=LOG_SCHEMA,
+        run=f"{started:%Y%m%d-%H%M%S}-{hashlib.sha256(data).hexdigest()[:6]}",
+        started=f"{started:%Y-%m-%dT%H:%M:%SZ}",
+        settings=asdict(Settings(sessions=1)),
+        machine=file.gradbench.machine,
+        plan=[PlanEntry(name, [e.mode for e in found]) for name, found in entrants.items()],
+        command=["import", path.name],
+        files=file.gradbench.files,
+        by_hand=file.gradbench.by_hand,
+    )
+    worker = WorkerStarted(1, file.gradbench.environment, header.started)
+    sessions = [_session(name, e, file.gradbench) for name, e in entrants.items()]
+    try:
+        KIND.require_readable((header, worker, *sessions))
+    except DAMAGE as error:
+        raise StoreError(f"{path} is damaged: {reason(error)}") from error
+    return header, worker, sessions
+
+
+def store(results: Path, path: Path) -> Run:
+    """Imports a file as a run of a results folder. Raises StoreError where it is none of ours,
+    is there already, or cannot be written."""
+    header, worker, sessions = load(path)
+    if (folder(results) / f"{header.run}.jsonl").exists():
+        raise StoreError(f"{path} has been imported already, as {header.run}")
+    visiting = sum(session.visiting for session in sessions)
+    with RunLog.create(results, header) as log:
+        for record in (worker, *sessions):
+            log.append(record)
+        log.append(RunEnded(header.started, True, visiting, visiting))
+    return read(log.path)
+
+
+def _case(path: Path, name: str) -> Case:
+    try:
+        return Case.parse(name)
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def _time(path: Path, stated: str) -> datetime:
+    try:
+        # Python 3.10 does not read the "Z" that other writers put.
+        return datetime.fromisoformat(stated.replace("Z", "+00:00")).astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def _timed(path: Path, case: Case, one: _Benchmark) -> Entrant:
+    number = one.stats.iterations
+    if not one.stats.data:
+        raise StoreError(
+            f"{path} has no single times: write it with --benchmark-json, "
+            "or add --benchmark-save-data"
+        )
+    if number < 1 or not max(one.stats.data) * number * 1e9 < DAY:
+        raise StoreError(f"{path} is damaged: {case} has times that are none")
+    blocks = [max(1, round(seconds * number * 1e9)) for seconds in one.stats.data]
+    info = one.extra_info
+    return Entrant(
+        case.mode,
+        "ok",
+        error=info.error,
+        ulps=info.ulps,
+        number=number,
+        untimed=info.untimed,
+        samples=[blocks],
+    )
+
+
+def _session(name: str, entrants: list[Entrant], ours: _Ours) -> SessionMeasured:
+    timed = [position for position, entrant in enumerate(entrants) if entrant.samples]
+    modes = [entrants[position].mode for position in timed]
+    first = ours.first.get(name.partition("/")[0], "")
+    visiting = sum(sum(entrants[position].samples[0]) for position in timed) * 1e-9
+    return SessionMeasured(
+        comparison=name,
+        session=0,
+        process=1,
+        baseline=first if first in modes else "",
+        entrants=entrants,
+        order=[timed] if timed else [],
+        stopped="rounds" if timed else "nothing to time",
+        visiting=visiting,
+        elapsed=visiting,
+        load=ours.load,
+    )

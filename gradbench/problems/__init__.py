@@ -1,0 +1,1 @@
+"""What is differentiated: functions with their derivatives, operators, the registry of both."""

@@ -1,0 +1,157 @@
+"""What a function of the catalogue is, and the short forms for the common kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradbench.core.cases import Size
+
+Tensors = tuple[Tensor, ...]
+Formula = Callable[..., Any]
+
+
+def as_tuple(value: Any) -> Tensors:
+    """A bare tensor as a tuple of one, so that formulas may return either."""
+    return value if type(value) is tuple else (value,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """A map from tensors to one tensor, beside its analytic derivatives.
+
+    The differentiated inputs come first, constants after them. Every callable is a pure
+    function that works in whatever floating dtype and on whatever device its inputs have.
+
+    `derivatives` maps each operator that applies to its analytic formula, and so says which
+    operators apply. A formula returns one tensor per differentiated input (a bare tensor where
+    there is one input). Its arguments are ``(*inputs)`` for derivative, gradient, jacobian,
+    batch_jacobian, diagonal, hessian and batch_hessian; ``(v, *inputs)`` for vjp with `v` of the
+    output's shape; ``(seeds, *inputs)`` for vjp_sum with `seeds` of shape (k, *output);
+    ``(t, *inputs)`` for jvp and hvp, with `t` a tuple of one tangent per differentiated input.
+    Hessians of several inputs are flat tuples of blocks in row-major order.
+    """
+
+    name: str
+    document: str
+    """The letters of the documents it comes from, such as "G" or "SV"."""
+    formula: str
+    """The map in the field's notation."""
+    derivative: str
+    """The derivative in the field's notation."""
+    forward: Callable[..., Tensor]
+    example: Callable[[], Tensors]
+    """The documents' own inputs, float64 on the CPU."""
+    example_size: Size
+    """The size of `example`, from which fresh inputs of the same shapes are drawn."""
+    draw: Callable[[Size, torch.Generator], Tensors]
+    """Random inputs of a size, float64 on the CPU, inside the function's domain."""
+    derivatives: Mapping[str, Formula]
+    variants: Mapping[str, Mapping[str, Formula]] = field(default_factory=dict)
+    """Further hand-written ways: operator to name of the manual mode to formula."""
+    inputs: tuple[str, ...] = ("x",)
+    constants: tuple[str, ...] = ()
+    """Names of the inputs that are not differentiated; they are the last ones."""
+    dtype: str = "float32"
+    """The documents' dtype."""
+    sizes: tuple[Size, ...] = ()
+    large_sizes: tuple[Size, ...] = ()
+    exact: Callable[..., Tensor] | None = None
+    """How the value is computed in float64 for the gate; None: as it is timed."""
+
+    def __post_init__(self) -> None:
+        if self.constants and self.inputs[-len(self.constants) :] != self.constants:
+            raise ValueError(f"{self.name}: constants {self.constants} must be the last inputs")
+        for size in (*self.sizes, *self.large_sizes):
+            if set(size) != set(self.example_size):
+                raise ValueError(f"{self.name}: size {dict(size)} lacks {set(self.example_size)}")
+
+    @property
+    def differentiated(self) -> int:
+        """How many of the leading inputs are differentiated."""
+        return len(self.inputs) - len(self.constants)
+
+
+def uniform(
+    generator: torch.Generator, *shape: int, low: float = -1.0, high: float = 1.0
+) -> Tensor:
+    """Uniform draws on [low, high), float64."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal draws, float64."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def vector(*values: float) -> Tensor:
+    """A float64 vector of given entries."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def scalar(value: float) -> Tensor:
+    """A float64 tensor without dimensions."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def scalar_valued(
+    gradient: Formula,
+    *,
+    operator: str = "gradient",
+    hessian: Formula | None = None,
+    hvp: Formula | None = None,
+) -> dict[str, Formula]:
+    """The derivatives of a function with one number as its value, from its gradient g.
+
+    The pullback of a seed v is v·g and the pushforward of a tangent t is Σ ⟨gᵢ, tᵢ⟩. With
+    `operator` "derivative" the one input is a number too. `hessian` and `hvp` where given.
+    """
+
+    def vjp(v: Tensor, *inputs: Tensor) -> Tensors:
+        return tuple(v * g for g in as_tuple(gradient(*inputs)))
+
+    def jvp(t: Tensors, *inputs: Tensor) -> Tensor:
+        terms = [(g * s).sum() for g, s in zip(as_tuple(gradient(*inputs)), t)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    found: dict[str, Formula] = {operator: gradient, "vjp": vjp, "jvp": jvp}
+    if hessian is not None:
+        found["hessian"] = hessian
+    if hvp is not None:
+        found["hvp"] = hvp
+    return found
+
+
+def elementwise(slope: Formula) -> dict[str, Formula]:
+    """The derivatives of an elementwise map of one vector, from the derivative of its scalar map.
+
+    The jacobian is diag f′(x); a pullback or pushforward multiplies by f′(x).
+    """
+    return {
+        "diagonal": slope,
+        "jacobian": lambda x: torch.diag_embed(slope(x)),
+        "vjp": lambda v, x: v * slope(x),
+        "jvp": lambda t, x: slope(x) * t[0],
+    }
+
+
+def vector_valued(
+    *, jacobian: Formula, vjp: Formula, jvp: Formula, accumulate: bool = False
+) -> dict[str, Formula]:
+    """The derivatives of a map to a vector. `accumulate` adds the sum of several pullbacks,
+    Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
+    found: dict[str, Formula] = {"jacobian": jacobian, "vjp": vjp, "jvp": jvp}
+    return with_accumulation(found) if accumulate else found
+
+
+def with_accumulation(derivatives: dict[str, Formula]) -> dict[str, Formula]:
+    """The derivatives with vjp_sum added: by linearity, the pullback of the summed seed."""
+    vjp = derivatives["vjp"]
+    return derivatives | {"vjp_sum": lambda seeds, *inputs: vjp(seeds.sum(0), *inputs)}

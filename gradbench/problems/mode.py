@@ -1,0 +1,131 @@
+"""What a mode is: one way of computing an operator."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradbench.core.cases import FORWARD
+from gradbench.problems.operators import OPERATORS, Problem
+
+Call = Callable[..., Any]
+"""``call(inputs)`` or, where the operator takes a seed, ``call(inputs, seed)``. Both are exactly
+what is timed and what is gated. The result is one tensor per block, or a bare tensor for one."""
+
+
+class Unsupported(Exception):
+    """This mode cannot do this problem, and the message says why in a few words."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of computing an operator.
+
+    `build` is called outside the timed region with the problem and returns the callable that is
+    timed: everything a user must execute to get from the inputs to the derivative, each time.
+    It raises Unsupported where the problem is none for this mode.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    build: Callable[[Problem], Call]
+    summary: str
+    leaves: bool = False
+    """Whether the differentiated inputs arrive as leaves that require grad."""
+    needs: tuple[str, ...] = ()
+    """Dotted names of the APIs used, looked up in the torch that is installed."""
+    document: str = ""
+    """Letters of the documents that use it; empty for an added one."""
+    by_hand: bool = False
+    """Whether it needs the derivative written by hand: a yardstick more than a way."""
+    opt_in: bool = False
+    """Measured only when asked for: compiling or recording takes seconds."""
+    cuda: bool = False
+    """Whether it is one of CUDA devices alone."""
+    memory: Callable[[Problem], int] | None = None
+    """How many numbers are alive at the peak, estimated; None: three times the result."""
+
+    def rank(self, operator: str) -> int:
+        """Its place among the modes of an operator; equals keep the order of registration.
+
+        The forward pass comes first, then what is written by hand, what people usually write
+        first, what the documents use, what is added, and what is compiled or recorded.
+        """
+        places = (
+            self.name == FORWARD,
+            self.name.startswith("manual"),
+            self.name == OPERATORS[operator].first,
+            bool(self.document),
+            not self.opt_in,
+        )
+        return (*places, True).index(True)
+
+    def missing(self) -> str | None:
+        """The first API that the installed torch lacks, or None."""
+        for name in self.needs:
+            if not available(name):
+                return name
+        return None
+
+    def numbers_at_peak(self, problem: Problem) -> int:
+        """How many numbers are alive at once, by estimate: the basis of a refusal."""
+        if self.memory is None:
+            return 3 * problem.result_numel
+        return self.memory(problem)
+
+    def source(self) -> str:
+        """The code of the mode, for a reader who wants to copy it."""
+        return inspect.getsource(self.build)
+
+
+def available(name: str) -> bool:
+    """Whether a dotted name such as ``torch.func.jacrev`` exists here."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:end]))
+        except ImportError:
+            continue
+        for part in parts[end:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def jacobian_by_rows(problem: Problem) -> int:
+    """Peak of the modes that pull back one seed per row: the rows, their parts, the seeds."""
+    return 3 * problem.result_numel + _one_hot(problem, problem.outputs)
+
+
+def jacobian_by_columns(problem: Problem) -> int:
+    """Peak of the modes that push one tangent per column: columns, parts, tangents.
+
+    So too for a hessian, the jacobian of a map with as many outputs as coordinates.
+    """
+    return 3 * problem.result_numel + _one_hot(problem, problem.coordinates)
+
+
+def _one_hot(problem: Problem, numbers: int) -> int:
+    # The samples of a batch share their seeds, which are as nothing beside the result.
+    return 0 if problem.operator.startswith("batch") else numbers**2
+
+
+def tangents_of_tangents(problem: Problem) -> int:
+    """Peak of an inner jacfwd under a vectorised outer transform: for each of n rows or columns
+    outside, n tangents inside, each of n numbers."""
+    return 3 * problem.result_numel + 2 * problem.coordinates**3
+
+
+def full_jacobian(problem: Problem) -> int:
+    """Peak of the modes that form the whole jacobian, zeros included, to use a part of it."""
+    return 3 * problem.outputs * problem.coordinates
+
+
+def full_hessian(problem: Problem) -> int:
+    """Peak of the modes that form the whole hessian, zeros included, to use a part of it."""
+    return 3 * problem.coordinates**2

@@ -1,0 +1,206 @@
+"""The one registry of functions and modes, which every face of the suite reads."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradbench.core.cases import is_name
+from gradbench.core.suggest import hint
+
+if TYPE_CHECKING:
+    from gradbench.problems.function import Function
+    from gradbench.problems.mode import Mode
+
+FUNCTIONS: dict[str, Function] = {}
+MODES: dict[tuple[str, str], Mode] = {}
+"""By operator and name, in the order of their registration."""
+
+
+def function(declared: Function | None = None, /, **fields: Any) -> Any:
+    """Registers a function: a `Function` itself, or the decorated map with the fields given.
+
+    The fields are those of `gradbench.problems.function.Function` without `forward`; the name is
+    the map's own unless `name` is given, `formula` the first line of its docstring, `document` and
+    `derivative` are empty unless given. Returns what was registered or decorated. Raises ValueError
+    where the name is taken, TypeError where a field is missing or unknown.
+
+    ```python
+    @gradbench.function(
+        example=lambda: (torch.ones(4, dtype=torch.float64),),
+        example_size={"n": 4},
+        draw=lambda size, generator: (normal(generator, size["n"]),),
+        derivatives=elementwise(lambda x: 3 * x**2),
+    )
+    def cube(x):
+        "xᵢ³"
+        return x**3
+    ```
+    """
+    if declared is not None:
+        if fields:
+            raise TypeError("function() takes a Function, or the fields of one, not both")
+        _require_name(declared.name)
+        if declared.name in FUNCTIONS:
+            raise ValueError(f"a function named {declared.name!r} is registered already")
+        FUNCTIONS[declared.name] = declared
+        return declared
+
+    from gradbench.problems.function import Function
+
+    def register(forward: Callable[..., Any]) -> Callable[..., Any]:
+        told: dict[str, Any] = {
+            "name": forward.__name__,
+            "document": "",
+            "formula": _first_line(forward),
+            "derivative": "",
+        }
+        function(Function(**{**told, **fields, "forward": forward}))
+        return forward
+
+    return register
+
+
+def _first_line(declared: Any) -> str:
+    return ((declared.__doc__ or "").strip().splitlines() or [""])[0]
+
+
+def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers the decorated builder as a mode of each operator named.
+
+    The fields are those of `gradbench.problems.mode.Mode`; the name is the builder's own unless
+    `name` is given, the summary the first line of its docstring. Raises ValueError where an
+    operator has a mode of that name already, or where there is no such operator.
+    """
+    from gradbench.problems.mode import Mode
+    from gradbench.problems.operators import OPERATORS
+
+    if not operators or not all(isinstance(one, str) for one in operators):
+        raise TypeError("mode() takes the operators that the mode computes: @mode('gradient')")
+    for operator in operators:
+        if operator not in OPERATORS:
+            near = hint(operator, OPERATORS) or f"there are {', '.join(OPERATORS)}"
+            raise ValueError(f"there is no operator {operator!r}; {near}")
+
+    def register(build: Callable[..., Any]) -> Callable[..., Any]:
+        declared = Mode(
+            name=fields.pop("name", build.__name__),
+            operators=operators,
+            build=build,
+            summary=_first_line(build),
+            **fields,
+        )
+        _require_name(declared.name)
+        for operator in operators:
+            key = (operator, declared.name)
+            if key in MODES:
+                raise ValueError(f"{operator} has a mode named {declared.name!r} already")
+            MODES[key] = declared
+        return build
+
+    return register
+
+
+def _require_name(name: object) -> None:
+    """Raises ValueError for a name that no case could have."""
+    if not isinstance(name, str) or not is_name(name) or "/" in name:
+        raise ValueError(
+            f"{str(name)[:80]!r} cannot be a name: letters, digits and signs but '/' make one"
+        )
+
+
+def modes_of(operator: str) -> list[Mode]:
+    """The modes of an operator in the order in which they are shown."""
+    found = [mode for (of, _), mode in MODES.items() if of == operator]
+    return sorted(found, key=lambda mode: mode.rank(operator))
+
+
+def load_builtin() -> None:
+    """Imports every family of the catalogue and of the modes: a new file is found by itself."""
+    for package in ("gradbench.problems.catalogue", "gradbench.modes"):
+        path = importlib.import_module(package).__path__
+        for module in sorted(entry.name for entry in pkgutil.iter_modules(path)):
+            importlib.import_module(f"{package}.{module}")
+
+
+def load_file(path: str) -> list[str]:
+    """Imports a user's file, whose declarations join the registry.
+
+    What it changes in the process, other than sys.path, is put back; returns a line about that
+    where it does. Raises ImportError where it declares nothing, and whatever it raises itself.
+    """
+    from gradbench import state
+
+    name = "gradbench_from_" + Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    declared = len(FUNCTIONS) + len(MODES)
+    left = state.Left()
+    with state.kept(left, guest=False):
+        spec.loader.exec_module(module)
+    if len(FUNCTIONS) + len(MODES) == declared:
+        # Whoever gives a file wants to see it measured, not the whole catalogue without it.
+        raise ImportError("it declares no function or mode (@gradbench.function, @gradbench.mode)")
+    return _told(path, left)
+
+
+def _told(what: str, left: Any) -> list[str]:
+    return [f"{what} changes {left.what} while it is loaded: put back"] if left else []
+
+
+def load() -> list[str]:
+    """Registers the built-in functions and modes, then those of installed packages.
+
+    Returns one line for each package's entry point that could not be loaded, or that changes the
+    state of the process.
+    """
+    load_builtin()
+    return load_entry_points()
+
+
+GROUPS = ("gradbench.functions", "gradbench.modes")
+"""The entry points by which an installed package brings functions and modes of its own."""
+
+
+def load_entry_points() -> list[str]:
+    """Imports what installed packages declare under `GROUPS`, whose declarations join the registry.
+
+    An entry point names a module, or anything in one; a `Function` that it names and that is not
+    registered yet is registered. Returns one line for each that failed; such a one leaves nothing
+    behind. So too for what one changes in the process, which is put back.
+    """
+    from gradbench import state
+    from gradbench.problems.function import Function
+
+    broken = []
+    for group in GROUPS:
+        for entry in sorted(importlib.metadata.entry_points(group=group)):
+            functions, modes = dict(FUNCTIONS), dict(MODES)
+            left = state.Left()
+            try:
+                with state.kept(left, guest=False):
+                    loaded = entry.load()
+                if isinstance(loaded, Function) and FUNCTIONS.get(loaded.name) is not loaded:
+                    function(loaded)
+            except (Exception, SystemExit) as error:
+                FUNCTIONS.clear()
+                FUNCTIONS.update(functions)
+                MODES.clear()
+                MODES.update(modes)
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                package = entry.dist.name if entry.dist else "a package"
+                broken.append(
+                    f"{package} is left out: its entry point {entry.name} = {entry.value} of "
+                    f"{group} does not load ({what})"
+                )
+            broken += _told(f"the entry point {entry.name} = {entry.value} of {group}", left)
+    return broken

@@ -1,0 +1,190 @@
+"""What the studies found, as tables for a terminal and as the evidence page."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradbench.store.files import require_free, require_ours, write_text
+from gradbench.store.studies import Study
+from gradbench.studies import STUDIES
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def _interval(name: str) -> Callable[[dict[str, Any]], str]:
+    def cell(row: dict[str, Any]) -> str:
+        if row.get(name) is None or not row["trials"]:
+            return ""
+        low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
+        return f"{_percent(row[name])} [{low:.2g}, {high:.3g}]"
+
+    return cell
+
+
+def _as(form: Callable[[float], str], name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: "" if row.get(name) is None else form(row[name])
+
+
+COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "method": ("method", lambda row: str(row["method"])),
+    "rule": ("rule", lambda row: str(row["rule"])),
+    "neighbour": ("neighbour", lambda row: str(row["neighbour"])),
+    "floor": ("floor", _as(_percent, "floor")),
+    "budget": ("budget", _as(lambda v: f"{v:.3g} s", "budget")),
+    "slowdown": ("slowdown asked", _as(_percent, "slowdown")),
+    "calibrated": ("injected", _as(_percent, "calibrated")),
+    "long_run": ("by long runs", _as(_percent, "long_run")),
+    "pair": ("pair", lambda row: str(row["pair"])),
+    "case": ("case", lambda row: str(row["case"])),
+    "trials": ("trials", lambda row: str(row["trials"])),
+    "false_alarms": ("false alarms", lambda row: str(row["false_alarms"])),
+    "rate": ("rate [95 %]", _interval("rate")),
+    "found": ("found", lambda row: str(row["found"])),
+    "power": ("power [95 %]", _interval("power")),
+    "covered": ("covered", lambda row: str(row["covered"])),
+    "coverage": ("coverage [95 %]", _interval("coverage")),
+    "q95": ("q95", _as(_percent, "q95")),
+    "worst": ("worst", _as(_percent, "worst")),
+    "half_width": ("half-width", _as(_percent, "half_width")),
+    "power_2_at_5": ("finds 2 % at 5 % alarms", _as(_percent, "power_2_at_5")),
+    "alarms_at_equal_power": (
+        "alarms at gradbench's power",
+        _as(_percent, "alarms_at_equal_power"),
+    ),
+    "power_2": ("finds 2 % [95 %]", _interval("power_2")),
+    "power_5": ("finds 5 % [95 %]", _interval("power_5")),
+    "seconds_measuring": ("measuring", _as(_seconds, "seconds_measuring")),
+    "seconds_in_all": ("in all", _as(_seconds, "seconds_in_all")),
+}
+"""The columns a reader is shown, where a row has them; every field is in the other formats."""
+
+
+def show_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [heading for key, (heading, _) in COLUMNS.items() if rows and key in rows[0]]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    return [cell(row) for key, (_, cell) in COLUMNS.items() if key in row]
+
+
+# ── the page ──────────────────────────────────────────────────────────────────────────────────
+
+HEADINGS = {
+    "aa": (
+        "False alarms: the same code against itself",
+        "Every call here is wrong. *One process* asks only whether two instances of one mode "
+        "differ in this process (its order-statistic interval lies beyond the floor); the suite's "
+        "own verdicts rest on five processes. q95 and worst are apparent differences.",
+    ),
+    "power": (
+        "Power: slowdowns of known size",
+        "A counted loop in front of the call makes one side slower; *injected* is what its "
+        "calibration in place gives, *by long runs* what separate runs of 100 rounds in each of "
+        "up to four processes show. Found means called slower.",
+    ),
+    "coverage": (
+        "Coverage: does the interval hold the long-run ratio of two different modes?",
+        "The long run is the mean over all processes outside the group that is judged.",
+    ),
+    "peers": (
+        "The peers, on the same pairs in the same run",
+        "Each tool with its defaults, as its documentation says; a comparison is always between "
+        "neighbours in time. *Finds 2 % at 5 % alarms*: with the threshold that this run's own "
+        "A/A trials pass 5 % of the time. *Alarms at gradbench's power*: false alarms at the "
+        "threshold with which the method finds 2 % as often as gradbench does within 1 s. "
+        "asv is its own runner and test on forked processes, not the whole command; pyperf is "
+        "slow, hence few trials.",
+    ),
+}
+
+
+def rows_of(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = importlib.import_module(STUDIES[study.started.study]).rows(
+        study, by_case
+    )
+    return found
+
+
+def newest(studies: Iterable[Study]) -> list[Study]:
+    """The newest finished study of each kind and condition, in the page's order."""
+    found: dict[tuple[Any, ...], Study] = {}
+    for study in studies:
+        if study.finished and study.trials:
+            settings = study.settings
+            key = (study.started.study, settings.get("between"), settings.get("neighbour"))
+            found[key] = study
+    order = list(HEADINGS)
+    return sorted(
+        found.values(),
+        key=lambda s: (
+            order.index(s.started.study),
+            bool(s.settings.get("between")),
+            ("none", "other", "same", "both").index(s.settings.get("neighbour", "none")),
+        ),
+    )
+
+
+_MARK = "Written by `gradbench study report"
+"""What the page says near its beginning: another file of that name is somebody else's."""
+
+
+def write(studies: Sequence[Study], docs: Path) -> list[Path]:
+    """Writes evidence.md and its figures into a folder; the files written.
+
+    Raises OSError where it cannot, or where a file of that name is not gradbench's.
+    """
+    from gradbench.cli.output import duration, markdown
+    from gradbench.core.text import line, markdown_cell
+    from gradbench.report import study_figures as figures
+
+    page = docs / "evidence.md"
+    docs.mkdir(parents=True, exist_ok=True)
+    if not require_ours(page, _MARK):
+        for kind in HEADINGS:
+            for ending in (".svg", ".png"):
+                require_free(docs / "figures" / f"{kind}{ending}")
+    written = figures.draw(studies, docs / "figures")
+    text = [
+        "# Evidence",
+        "",
+        "How far the verdicts can be trusted, measured by the suite on itself. Rates are given "
+        "with Clopper and Pearson's 95 % interval. *Measuring* is seconds inside visits (for the "
+        "peers, inside their timing) and *in all* adds preparing, warming and starting processes, "
+        "both per comparison.",
+        "",
+        f"{_MARK} --docs docs`; every table names the command that measured it.",
+    ]
+    kinds = [kind for kind in HEADINGS if any(s.started.study == kind for s in studies)]
+    for kind in kinds:
+        heading, said = HEADINGS[kind]
+        text += ["", f"## {heading}", "", said]
+        picture = next((path for path in written if path.stem == kind), None)
+        if picture is not None:
+            text += ["", f"![{heading}](figures/{picture.stem}.svg)"]
+        for study in (s for s in studies if s.started.study == kind):
+            rows = rows_of(study)
+            if not rows:
+                continue
+            text += ["", "```", line(shlex.join(study.started.command), 2000), "```", ""]
+            text.append(markdown([cells(row) for row in rows], show_columns(rows)))
+            told = rows[0]
+            failed = sum(bool(t.reason) for t in study.trials)
+            note = (
+                f"torch {told['torch']}, {told['cpu']}, {told['cores']} cores, "
+                f"{told['threads']} thread, load {told['load']}; "
+                f"{study.started.started}, {duration(study.elapsed)} in all"
+            )
+            note += f"; {failed} measurements without result." if failed else "."
+            text += ["", markdown_cell(note)]
+    write_text(page, "\n".join(text) + "\n")
+    return [page, *written]

@@ -1,0 +1,238 @@
+"""The studies' figures, as PNG and SVG. Colours are Okabe and Ito's, safe for colour blindness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradbench.report.style import save, settings
+from gradbench.store.studies import Study
+from gradbench.studies.rules import logs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
+
+
+def _plain(axis: Any) -> None:
+    """Ticks of a logarithmic axis at 1 and 3 of each decade, as plain numbers, no others."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def figures(studies: Sequence[Study]) -> Iterator[tuple[str, Figure]]:
+    """One figure for each kind of study that is there, by the kind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    for kind, make in _FIGURES.items():
+        own = [s for s in studies if s.started.study == kind]
+        with settings():
+            figure = make(own) if own else None
+        if figure is not None:
+            yield kind, figure
+            pyplot.close(figure)
+
+
+def headline(figure: Figure) -> str:
+    """What a study's figure says in its title."""
+    return figure.get_suptitle() or figure.axes[0].get_title(loc="left")
+
+
+def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
+    """Writes each figure as PNG and SVG; the PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind, figure in figures(studies):
+        for suffix in (".svg", ".png"):
+            save(figure, folder / f"{kind}{suffix}")
+        written.append(folder / f"{kind}.png")
+    return written
+
+
+def _condition(study: Study) -> str:
+    neighbour = study.settings.get("neighbour", "none")
+    name = "between processes" if study.settings.get("between") else "one process"
+    where = {
+        "none": "no neighbour",
+        "other": "neighbour on the other core",
+        "same": "neighbour on the same core",
+        "both": "neighbours on both cores",
+    }
+    return f"{name}, {where[neighbour]}"
+
+
+def _aa(studies: Sequence[Study]) -> Any:
+    """How far apart the same code appears, for each condition, with the floor."""
+    from matplotlib import pyplot
+
+    from gradbench.studies.tally import floors_of, outcomes
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
+    wrong = total = 0
+    for colour, study in zip(COLOURS, studies):
+        floors = floors_of(study)
+        way = "between" if study.settings.get("between") else "process"
+        found = [o for o in outcomes(study.trials, floors) if o.way == way and not o.share]
+        if not found:
+            continue
+        apart = np.sort(100 * np.abs(np.expm1([o.log for o in found])))
+        beyond = 1 - np.arange(len(apart)) / len(apart)
+        axes.step(apart, 100 * beyond, where="post", color=colour, label=_condition(study))
+        axes.axvline(100 * floors[way], color=GREY, lw=0.8, ls=":")
+        wrong += sum(o.verdict in ("faster", "slower") for o in found)
+        total += len(found)
+    if not total:
+        return None
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.01, None),
+        xlabel="apparent difference of the same code, %",
+        ylabel="comparisons at least so far apart, %",
+        title=f"The same code against itself: {wrong} false alarms in {total} comparisons",
+    )
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
+    axes.plot([], [], color=GREY, lw=0.8, ls=":", label="floor (1 %; between processes 2 %)")
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _power(studies: Sequence[Study]) -> Any:
+    """Share called slower against the slowdown, with exact intervals."""
+    from matplotlib import pyplot
+
+    from gradbench.studies.tally import power
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
+    series: dict[str, list[dict[str, Any]]] = {}
+    for study in studies:
+        for row in power(study):
+            name = f"{row['rule'].split(',')[0]}, {row['budget']:g} s"
+            if row["neighbour"] != "none":
+                name += f", neighbour: {row['neighbour']}"
+            series.setdefault(name, []).append(row)
+    if not series:
+        return None
+    for number, (name, rows) in enumerate(series.items()):
+        shift = 1 + 0.02 * (number - (len(series) - 1) / 2)
+        x = [100 * row["slowdown"] * shift for row in rows]
+        y = np.array([100 * row["power"] for row in rows])
+        low = y - [100 * row["power_low"] for row in rows]
+        high = [100 * row["power_high"] for row in rows] - y
+        style: dict[str, Any] = {
+            "marker": "os^Dv"[number % 5],
+            "color": COLOURS[number % len(COLOURS)],
+        }
+        axes.errorbar(x, y, yerr=[low, high], capsize=3, ms=5, lw=1, label=name, **style)
+    ticks = sorted({100 * row["slowdown"] for rows in series.values() for row in rows})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(
+        ylim=(-3, 103),
+        xlabel="injected slowdown, %",
+        ylabel="called slower, % of trials (95 % interval)",
+        title="Which slowdowns are found, by seconds of measuring",
+    )
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _coverage(studies: Sequence[Study]) -> Any:
+    """Every process's ratio about the long-run one, and what covers it."""
+    from matplotlib import pyplot
+
+    from gradbench.studies import coverage
+
+    study = studies[0]
+    pools: dict[str, list[float]] = {}
+    for trial in study.good("pool"):
+        function = "/".join(trial.case.split("/")[:2])
+        name = f"{function}\n{trial.case.rpartition('/')[2]} : {trial.values['against']}"
+        pools.setdefault(name, []).append(float(np.median(logs(trial.log_ratios))))
+    rows = coverage.rows(study)
+    if not pools or not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(7.5, 0.6 * len(pools) + 1.8))
+    chance = np.random.default_rng(0)
+    for y, (_, values) in enumerate(pools.items()):
+        apart = 100 * np.expm1(np.array(values) - np.mean(values))
+        jitter = y + chance.uniform(-0.18, 0.18, len(values))
+        axes.plot(apart, jitter, "o", ms=3, alpha=0.5, color=BLUE, mec="none")
+    axes.axvline(0, color=GREY, lw=0.8)
+    axes.set_yticks(range(len(pools)), list(pools), fontsize=8)
+    axes.invert_yaxis()
+    group, one = rows[0]["coverage"], rows[-1]["coverage"]
+    axes.set(
+        xlabel="ratio of two modes in one process (a dot),\n% from the long-run ratio",
+    )
+    figure.suptitle(
+        f"Processes differ: one's interval holds the long-run ratio in {one:.0%} of trials,\n"
+        f"that of five processes in {group:.0%}",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def _peers(studies: Sequence[Study]) -> Any:
+    """False alarms against power at 2 %, and what a comparison costs."""
+    from matplotlib import pyplot
+
+    from gradbench.studies import peers
+
+    rows = peers.rows(studies[0])
+    if not rows:
+        return None
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(10, 0.36 * len(rows) + 1.6), sharey=True, width_ratios=(2, 1)
+    )
+    names = [f"{row['method']}: {row['rule']}" for row in rows]
+    for y, row in enumerate(rows):
+        for name, colour, marker, shift in (
+            ("rate", RED, "o", -0.15),
+            ("power_2", BLUE, "s", 0.15),
+        ):
+            value, low, high = (100 * row[name + end] for end in ("", "_low", "_high"))
+            left.errorbar(
+                value,
+                y + shift,
+                xerr=[[value - low], [high - value]],
+                fmt=marker,
+                color=colour,
+                ms=5,
+                capsize=2,
+                lw=1,
+                label={"rate": "false alarms (same code)", "power_2": "finds 2 %"}[name]
+                if not y
+                else None,
+            )
+        right.plot(row["seconds_in_all"], y, "D", color=GREY, ms=5)
+    left.set_yticks(range(len(rows)), names)
+    left.invert_yaxis()
+    left.set(xlim=(-3, 103), xlabel="% of trials (95 % interval)")
+    left.set_title("How often each method is wrong, and how often it finds 2 %")
+    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    right.set(xscale="log", xlabel="seconds per comparison, in all")
+    _plain(right.xaxis)
+    return figure
+
+
+_FIGURES: dict[str, Callable[[Sequence[Study]], Any]] = {
+    "aa": _aa,
+    "power": _power,
+    "coverage": _coverage,
+    "peers": _peers,
+}

@@ -1,0 +1,213 @@
+"""Is this machine fit to measure on, and why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from gradbench.analysis import conditions
+from gradbench.core.cases import Comparison, Entry
+from gradbench.runner import machine
+from gradbench.runner.nvml import Nvml
+from gradbench.runner.run import Workers, discover
+from gradbench.runner.session import Measurement, Settings
+from gradbench.runner.wire import WorkerOptions
+from gradbench.statistics import Stopping, median_interval
+from gradbench.store.runs import minima
+
+PROBE = Entry(Comparison("vjp", "three_x_squared", "documents", "float32"), ("forward", "backward"))
+"""A short case that is measured against itself."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `grade` is good, note (worth knowing), poor (expect wide intervals) or bad."""
+
+    grade: str
+    what: str
+    found: str
+    advice: str = ""
+
+
+def examine(results: Path) -> list[Check]:
+    """All checks. Raises WorkerError where torch cannot be imported at all."""
+    facts = machine.facts()
+    found = discover(WorkerOptions())
+    return [
+        *_torch(found.environment),
+        *gpus(found.environment, Nvml()),
+        *_processor(facts),
+        *_load(),
+        *_memory(),
+        *_storage(results),
+        *_tools(),
+        *_noise(),
+    ]
+
+
+def _torch(environment: dict[str, Any]) -> Iterator[Check]:
+    yield Check(
+        "good",
+        "torch",
+        f"{environment['torch']}, {environment['cpu_capability']}, NumPy {environment['numpy']}",
+    )
+    devices = [d for d in environment["devices"] if d != "cpu"]
+    names = ", ".join(environment.get("device_names", []))
+    yield Check("note", "CUDA", f"{', '.join(devices)}: {names}" if devices else "no device")
+    forced = {
+        name: os.environ[name]
+        for name in ("LD_PRELOAD", "MALLOC_CONF", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
+        if name in os.environ
+    }
+    if forced:
+        said = ", ".join(f"{name}={value}" for name, value in forced.items())
+        yield Check("note", "environment variables", said, "they change what is measured")
+
+
+def gpus(environment: dict[str, Any], nvml: Nvml) -> Iterator[Check]:
+    """What the driver tells of each CUDA device that torch finds."""
+    for device, uuid in environment.get("device_uuids", {}).items():
+        state = nvml.state("now", uuid)
+        if state is None:
+            yield Check(
+                "note",
+                device,
+                "NVML does not tell its clocks and heat",
+                "pip install nvidia-ml-py, if it is not there",
+            )
+            continue
+        said = conditions.described(state) or "NVML tells nothing of it"
+        if state.slowed:
+            slowed = f"{said}; slowed down now: {', '.join(state.slowed)}"
+            yield Check("poor", device, slowed, "let it cool, or raise its power limit")
+        else:
+            yield Check("good", device, said)
+
+
+def _processor(facts: dict[str, Any]) -> Iterator[Check]:
+    yield Check("note", "processor", f"{facts['cpu']}, {facts['logical_cores']} logical cores")
+    usable = facts["usable_cores"]
+    if usable < 2:
+        yield Check(
+            "poor",
+            "usable cores",
+            str(usable),
+            "with one core every other process interrupts the measured one",
+        )
+    else:
+        yield Check("good", "usable cores", str(usable))
+    governor, turbo = facts["governor"], facts["turbo"]
+    if governor is None:
+        yield Check("note", "clock", "governor and turbo not readable (a virtual machine?)")
+        return
+    grade = "good" if governor == "performance" else "poor"
+    yield Check(
+        grade,
+        "frequency governor",
+        governor,
+        "" if grade == "good" else "cpupower frequency-set --governor performance",
+    )
+    if turbo == "on":
+        yield Check("note", "turbo", "on", "off makes times repeat better, at a lower clock")
+
+
+def _load() -> Iterator[Check]:
+    cores = len(machine.usable_cores())
+    load = os.getloadavg()[0]
+    busy = psutil.cpu_percent(interval=0.5) / 100 * (psutil.cpu_count() or 1)
+    said = f"load average {load:.2f}, {busy:.2f} of {cores} cores busy now"
+    if busy > cores - 1 + 0.5:
+        yield Check("bad", "other work", said, "wait, or stop what else is running")
+    elif busy > 0.3:
+        yield Check("poor", "other work", said, "stop what else is running for closer intervals")
+    else:
+        yield Check("good", "other work", said)
+
+
+def _memory() -> Iterator[Check]:
+    memory = psutil.virtual_memory()
+    said = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    if memory.available < 2 << 30:
+        yield Check("poor", "memory", said, "lower --memory-limit, or free some")
+    else:
+        yield Check("good", "memory", said)
+    swapped = psutil.swap_memory().used
+    if swapped > 1 << 30:
+        yield Check("note", "swap", f"{swapped / 2**30:.1f} GiB in use")
+
+
+def _storage(results: Path) -> Iterator[Check]:
+    place = results.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK):
+        yield Check("bad", "results", f"{place} is not writable", "name another with --results")
+    elif free < 100 << 20:
+        yield Check("bad", "results", f"{free / 2**20:.0f} MiB free", "free some space")
+    else:
+        yield Check("good", "results", f"{free / 2**30:.0f} GiB free")
+
+
+def _tools() -> Iterator[Check]:
+    for name, use in (("g++", "compiled modes"), ("valgrind", "instruction counts")):
+        path = shutil.which(name)
+        yield Check(
+            "good" if path else "note",
+            name,
+            "there" if path else "missing",
+            "" if path else f"needed for {use} alone",
+        )
+
+
+def _noise() -> Iterator[Check]:
+    resolution = _resolution()
+    grade = "good" if resolution < 1000 else "poor"
+    yield Check(grade, "clock resolution", f"{resolution} ns")
+    stopping = Stopping(min_rounds=100, max_rounds=100)
+    workers = Workers(WorkerOptions())
+    try:
+        measured = Measurement(
+            PROBE, 0, workers.current, Settings(stopping=stopping), frozenset(), "backward", {}
+        ).run()
+    finally:
+        workers.end()
+    lost = [e for e in measured.entrants if e.status != "ok"]
+    if lost:
+        yield Check("bad", "noise", f"not measured: {lost[0].status}: {lost[0].reason}")
+        return
+    times = {(e.mode, e.control): np.array(minima(e.number, e.samples)) for e in measured.entrants}
+    base, control = times["backward", False], times["backward", True]
+    apparent = median_interval(np.log(control / base))
+    width = apparent.half_width
+    scatter = float(np.subtract(*np.percentile(np.log(base), [75, 25])))
+    said = (
+        f"the same code differs from itself by {abs(apparent.median):.2%} ± {width:.2%} "
+        f"in {measured.visiting:.1f} s; visits scatter by {scatter:.1%}"
+    )
+    if width > 0.02 or abs(apparent.median) > 0.02:
+        yield Check("bad", "noise", said, "wait for a quieter time; intervals will be wide")
+    elif width > 0.005 or abs(apparent.median) > 0.01:
+        yield Check("poor", "noise", said, "expect more cases to stay undecided")
+    else:
+        yield Check("good", "noise", said)
+
+
+def _resolution() -> int:
+    """The smallest step of the clock that was seen, in nanoseconds."""
+    steps = []
+    for _ in range(1000):
+        start = time.perf_counter_ns()
+        end = start
+        while end == start:
+            end = time.perf_counter_ns()
+        steps.append(end - start)
+    return min(steps)

@@ -1,0 +1,95 @@
+"""What this machine is, as far as times depend on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gradbench.runner.nvml import Nvml
+
+CAPABILITIES = {
+    "x86_64": ("default", "avx2", "avx512"),
+    "aarch64": ("default", "sve256"),
+    "ppc64le": ("default", "vsx"),
+    "s390x": ("default", "zvector"),
+}
+"""What ATEN_CPU_CAPABILITY may be on an architecture, the fewest instructions first."""
+
+
+def capabilities() -> tuple[str, ...]:
+    """The sets of instructions that torch can be held to on this machine, the fewest first."""
+    architecture = platform.machine().lower()
+    names = {"amd64": "x86_64", "arm64": "aarch64"}
+    return CAPABILITIES.get(names.get(architecture, architecture), ("default",))
+
+
+FLAGS = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+"""What a processor says that it has where it has these instructions."""
+
+
+def lacks(capability: str) -> bool:
+    """Whether this processor lacks instructions: torch would use them all the same, and die.
+
+    Takes a second. False where the processor does not tell.
+    """
+    import cpuinfo
+
+    flags = set(cpuinfo.get_cpu_info().get("flags", ()))
+    return bool(flags) and not FLAGS.get(capability, set()) <= flags
+
+
+def facts() -> dict[str, Any]:
+    """The machine's processor, memory, system and what is set about its clock. Takes a second."""
+    import cpuinfo
+
+    found: dict[str, Any] = {
+        "cpu": " ".join(str(cpuinfo.get_cpu_info().get("brand_raw", "unknown")).split()),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(logical=True),
+        "usable_cores": len(usable_cores()),
+        "memory": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "governor": governor(),
+        "turbo": turbo(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    driver = Nvml().driver()
+    if driver is not None:
+        found["gpu_driver"] = driver
+    return found
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on."""
+    with contextlib.suppress(AttributeError):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count() or 1))
+
+
+def governor() -> str | None:
+    """The first core's frequency governor, where Linux tells."""
+    return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def turbo() -> str | None:
+    """Whether the clock may rise above its nominal rate: "on", "off", or None if untold."""
+    boost = _read("/sys/devices/system/cpu/cpufreq/boost")
+    if boost is not None:
+        return "on" if boost == "1" else "off"
+    no_turbo = _read("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    if no_turbo is not None:
+        return "off" if no_turbo == "1" else "on"
+    return None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

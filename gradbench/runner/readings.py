@@ -1,0 +1,504 @@
+"""What the instruments other than the clock read, comparison by comparison.
+
+An ordinary worker puts every mode through the gate, reads the instruments that can read there,
+and checks the mode once more. What needs a process of its own (instructions, which are counted
+under Valgrind) follows for the modes that passed: a few such processes at a time, each for its
+share of the plan, since they take long to start and a count does not mind its neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gradbench.core.cases import Entry
+from gradbench.runner import machine
+from gradbench.runner.session import BASELINE_PATIENCE, Settings, Start, lost, prepare
+from gradbench.runner.wire import Worker, WorkerDied, WorkerOptions, WorkerRefused, WorkerTimeout
+from gradbench.store.runs import Entrant, Reading, WorkerStarted, now
+from gradbench.worker.instruments import INSTRUMENTS
+from gradbench.worker.instruments.instrument import Instrument
+
+WARM = 0.001
+"""Seconds of calls that tell how long one takes."""
+
+START_TIMEOUT = 600.0
+SLOWEST_TIMEOUT = 600.0
+"""Seconds for one answer of a process that is slow by its nature."""
+
+LANE_MEMORY = 2 << 30
+LANE_ENTRIES = 4
+"""Processes at a time: as many as cores, memory and comparisons are enough for."""
+
+Report = Callable[[int, int, str], None]
+"""Told the steps done, all steps, and what is being read."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The instruments that are still to be read for one comparison in one session."""
+
+    entry: Entry
+    session: int
+    instruments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.entry.comparison)
+
+
+@dataclass
+class Passed:
+    """The modes of a comparison that passed the gate, with the nanoseconds of a call, and why
+    the others did not."""
+
+    calls: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def missing(
+    entries: Sequence[Entry], settings: Settings, readings: Sequence[Reading]
+) -> list[Task]:
+    """What is to be read, less what has been; deterministic instruments in session 0 alone."""
+    done = {(r.comparison, r.session, r.instrument) for r in readings}
+    tasks = []
+    for session in range(settings.sessions):
+        for entry in entries:
+            names = tuple(
+                name
+                for name, instrument in INSTRUMENTS.items()
+                if name in settings.instruments
+                and not (session and instrument.deterministic)
+                and not (instrument.cuda and entry.comparison.place.on_cpu)
+                and (str(entry.comparison), session, name) not in done
+            )
+            if names:
+                tasks.append(Task(entry, session, names))
+    return tasks
+
+
+class Readings:
+    """Makes the records of all tasks. `start` gives an ordinary worker and its number, `renew`
+    has it give a fresh one; `settled` holds the modes that are known not to be measurable."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        settings: Settings,
+        options: WorkerOptions,
+        start: Start,
+        renew: Callable[[], None],
+        opt_in: frozenset[str],
+        settled: Mapping[str, Mapping[str, Entrant]],
+        report: Report,
+    ) -> None:
+        self.tasks = tasks
+        self.settings = settings
+        self.options = options
+        self.start = start
+        self.renew = renew
+        self.opt_in = opt_in
+        self.settled = settled
+        self.report = report
+        self.process = 0
+        self.opened: Worker | None = None
+
+    def records(self) -> Generator[Reading | WorkerStarted]:
+        """Each record as soon as it is made. Raises WorkerError where a process cannot be started;
+        closing the iterator ends every process that it has started itself."""
+        passed: dict[str, Passed] = {}
+        session = -1
+        for position, task in enumerate(self.tasks):
+            here = [name for name in task.instruments if not INSTRUMENTS[name].own_process]
+            what = " and ".join(here) or "the gate"
+            self.report(position, len(self.tasks), f"{what}: {task.name}")
+            if task.session != session:
+                self.renew()
+                session = task.session
+            found = passed.setdefault(task.name, Passed())
+            yield from self._read(task, here, found)
+        self.renew()
+        for name, instrument in INSTRUMENTS.items():
+            tasks = [task for task in self.tasks if name in task.instruments]
+            if instrument.own_process and tasks:
+                yield from self._in_own_processes(instrument(), tasks, passed)
+
+    def _read(self, task: Task, here: Sequence[str], passed: Passed) -> list[Reading]:
+        """Gates every mode and reads what an ordinary worker can."""
+        values: dict[str, dict[str, list[float]]] = {name: {} for name in here}
+        reasons: dict[str, dict[str, str]] = {name: {} for name in here}
+        passed.reasons.clear()
+        self.opened = None
+        for mode in task.entry.modes:
+            known = self.settled.get(task.name, {}).get(mode)
+            if known is not None:
+                passed.reasons[mode] = _reason(known)
+                continue
+            try:
+                found = self._of_mode(task, mode, here)
+            except WorkerRefused as error:
+                passed.reasons[mode] = f"failed: {error}"
+                continue
+            except (WorkerDied, WorkerTimeout) as error:
+                passed.calls.pop(mode, None)
+                passed.reasons[mode] = _reason(lost(mode, error))
+                continue
+            if isinstance(found, str):
+                passed.calls.pop(mode, None)
+                passed.reasons[mode] = found
+                continue
+            passed.calls[mode], read, unread = found
+            for name in here:
+                if name in read:
+                    values[name][mode] = read[name]
+                else:
+                    reasons[name][mode] = unread[name]
+        return [
+            _reading(task, name, self.process, values[name], passed.reasons | reasons[name])
+            for name in here
+        ]
+
+    def _of_mode(
+        self, task: Task, mode: str, here: Sequence[str]
+    ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
+        """The nanoseconds of a mode's call with what was read of it and why the rest was not, or
+        why it is not to be read at all.
+
+        A worker that dies is replaced once, for it may have been killed from outside.
+        """
+        with contextlib.suppress(WorkerDied):
+            return self._tried(task, mode, here)
+        return self._tried(task, mode, here)
+
+    def _tried(
+        self, task: Task, mode: str, here: Sequence[str]
+    ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
+        worker, self.process = self.start()
+        if worker is not self.opened:
+            self._open(worker, task)
+            self.opened = worker
+        limit = self.settings.timeout
+        slow = self.settings.compile_timeout if mode in self.opt_in else limit
+        entrant, visit = prepare(
+            worker,
+            mode,
+            slow,
+            handle=0,
+            warm=WARM,
+            fresh=(0,),
+            patience=BASELINE_PATIENCE * self.settings.patience,
+        )
+        if visit is None:
+            return _reason(entrant)
+        if not here:
+            return visit["call"], {}, {}
+        read = read_by(worker, limit, here)
+        check = worker.request("check", limit, handle=0, fresh=[1])
+        if check["status"] != "ok":
+            return f"{check['status']}: {check['reason']}"
+        return visit["call"], *read
+
+    def _open(self, worker: Worker, task: Task) -> None:
+        worker.request(
+            "open",
+            self.settings.timeout,
+            comparison=task.name,
+            salt=self.settings.seed,
+            fresh=[1 + 2 * task.session, 2 + 2 * task.session],
+        )
+
+    def _in_own_processes(
+        self, instrument: Instrument, tasks: Sequence[Task], passed: Mapping[str, Passed]
+    ) -> Iterator[Reading | WorkerStarted]:
+        """Readings of an instrument that needs processes of its own, several at a time.
+
+        Each takes a fixed share of the tasks: what a process has done before leaves traces in
+        its heap, and so the same plan gives the same counts.
+        """
+        room = psutil.virtual_memory().available // LANE_MEMORY
+        lanes = max(1, min(len(machine.usable_cores()), len(tasks) // LANE_ENTRIES, room))
+        records: queue.Queue[Reading | WorkerStarted | BaseException | None] = queue.Queue()
+        numbers = _Numbers(self.process)
+        running = [
+            _Lane(
+                instrument,
+                tasks[i::lanes],
+                passed,
+                self.opt_in,
+                self.settings,
+                self.options,
+                numbers,
+                records,
+            )
+            for i in range(lanes)
+        ]
+        self.report(0, len(tasks), f"{instrument.name}: starting {lanes} processes")
+        done = ended = 0
+        try:
+            for lane in running:
+                lane.thread.start()
+            while ended < lanes:
+                record = records.get()
+                if record is None:
+                    ended += 1
+                    continue
+                if isinstance(record, BaseException):
+                    raise record
+                yield record
+                if isinstance(record, Reading):
+                    done += 1
+                    self.report(done, len(tasks), f"{instrument.name}: {record.comparison}")
+                elif not done:
+                    self.report(0, len(tasks), f"{instrument.name}: rehearsing")
+        finally:
+            for lane in running:
+                lane.stop()
+            for lane in running:
+                if lane.thread.ident is not None:
+                    lane.thread.join()
+
+
+class _Numbers:
+    """Numbers of processes, each given once."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        with self._lock:
+            self._last += 1
+            return self._last
+
+
+class _Lane:
+    """A thread with a process of an instrument's own, and its share of the tasks."""
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        tasks: Sequence[Task],
+        passed: Mapping[str, Passed],
+        opt_in: frozenset[str],
+        settings: Settings,
+        options: WorkerOptions,
+        numbers: _Numbers,
+        records: queue.Queue[Reading | WorkerStarted | BaseException | None],
+    ) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.instrument = instrument
+        self.tasks = tasks
+        self.passed = passed
+        self.opt_in = opt_in
+        self.settings = settings
+        self.options = options
+        self.numbers = numbers
+        self.records = records
+        self.number = 0
+        self.worker: Worker | None = None
+        self.opened: Worker | None = None
+        """The process that has the comparison at hand open."""
+        self.lost: dict[tuple[str, str], str] = {}
+        """Why the process was lost, by comparison and mode."""
+        self.deaths: set[tuple[str, str]] = set()
+        """The comparisons and modes over which it has died once."""
+        self._stopping = False
+        self._pid: int | None = None
+        self._lock = threading.Lock()
+
+    def _run(self) -> None:
+        try:
+            with contextlib.ExitStack() as self._scratch:
+                try:
+                    for task in self.tasks:
+                        self.records.put(self._read(task))
+                finally:
+                    self._end()
+        except BaseException as error:
+            # The main thread raises it, unless it was the one to stop this lane.
+            if not self._stopping:
+                self.records.put(error)
+        self.records.put(None)
+
+    def stop(self) -> None:
+        """Called from another thread: ends the process, and so the thread."""
+        with self._lock:
+            self._stopping = True
+            self._kill()
+
+    def _born(self, pid: int) -> None:
+        with self._lock:
+            self._pid = pid
+            if self._stopping:
+                self._kill()
+
+    def _kill(self) -> None:
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._pid = None
+        if self.worker is not None:
+            self.worker.__exit__()
+            self.worker = None
+
+    def _read(self, task: Task) -> Reading:
+        passed = self.passed[task.name]
+        reasons = dict(passed.reasons)
+        values: dict[str, list[float]] = {}
+        name = self.instrument.name
+        self.opened = None
+        for mode, call in passed.calls.items():
+            refusal = self._refusal(mode, call)
+            if refusal is not None:
+                reasons[mode] = f"refused: {refusal}"
+                continue
+            try:
+                read, unread = self._of_mode(task, mode, call)
+            except WorkerRefused as error:
+                reasons[mode] = f"failed: {error}"
+                continue
+            if name in read:
+                values[mode] = read[name]
+            else:
+                reasons[mode] = unread[name]
+        return _reading(task, name, self.number, values, reasons)
+
+    def _of_mode(
+        self, task: Task, mode: str, call: int
+    ) -> tuple[dict[str, list[float]], dict[str, str]]:
+        """What is read of a mode, and why it is not."""
+        name, case = self.instrument.name, (task.name, mode)
+        while True:
+            worker = self._rehearsed()
+            if case in self.lost:
+                return {}, {name: self.lost[case]}
+            try:
+                if worker is not self.opened:
+                    self._open(worker, task)
+                    self.opened = worker
+                self._request(worker, "trust", mode=mode, handle=0, call=call, rehearse=False)
+                return read_by(worker, SLOWEST_TIMEOUT, [name])
+            except (WorkerDied, WorkerTimeout) as error:
+                self._charge(case, error)
+
+    def _charge(self, case: tuple[str, str], error: WorkerDied | WorkerTimeout) -> None:
+        """Lays the loss of the process to a case, unless it is the first death: then the case is
+        tried again. Raises the error where the lane was told to stop."""
+        if self._stopping:
+            raise error
+        if isinstance(error, WorkerTimeout) or case in self.deaths:
+            self.lost[case] = _reason(lost(case[1], error))
+        self.deaths.add(case)
+
+    def _refusal(self, mode: str, call: int) -> str | None:
+        return self.instrument.refusal(call, mode in self.opt_in)
+
+    def _request(self, worker: Worker, op: str, **arguments: Any) -> dict[str, Any]:
+        return worker.request(op, SLOWEST_TIMEOUT, **arguments)
+
+    def _open(self, worker: Worker, task: Task) -> None:
+        self._request(worker, "open", comparison=task.name, salt=self.settings.seed, fresh=[])
+
+    def _rehearsed(self) -> Worker:
+        """The process, which has called each mode once before the instrument reads anything.
+
+        What torch imports on first use would otherwise be paid for at the instrument's pace.
+        """
+        while self.worker is None or self.worker.lost:
+            self._end()
+            self.worker = self._started()
+            with contextlib.suppress(WorkerDied, WorkerTimeout):
+                self._rehearse(self.worker)
+        return self.worker
+
+    def _started(self) -> Worker:
+        scratch = self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="gradbench-"))
+        launch = self.instrument.launch(Path(scratch))
+        options = replace(
+            self.options,
+            prefix=launch.prefix,
+            environment=launch.environment,
+            start_timeout=START_TIMEOUT,
+        )
+        worker = Worker(options, self._born)
+        self.number = self.numbers.next()
+        self.records.put(WorkerStarted(self.number, worker.environment, now()))
+        return worker
+
+    def _rehearse(self, worker: Worker) -> None:
+        seen: set[tuple[str, str]] = set()
+        for task in self.tasks:
+            operator = task.entry.comparison.operator
+            calls = {
+                mode: call
+                for mode, call in self.passed[task.name].calls.items()
+                if (operator, mode) not in seen
+                and (task.name, mode) not in self.lost
+                and self._refusal(mode, call) is None
+            }
+            if not calls:
+                continue
+            in_hand = next(iter(calls))
+            try:
+                self._open(worker, task)
+                for mode, call in calls.items():
+                    in_hand = mode
+                    seen.add((operator, mode))
+                    with contextlib.suppress(WorkerRefused):
+                        self._request(
+                            worker, "trust", mode=mode, handle=0, call=call, rehearse=True
+                        )
+            except WorkerRefused:
+                continue
+            except (WorkerDied, WorkerTimeout) as error:
+                self._charge((task.name, in_hand), error)
+                raise
+
+
+def read_by(
+    worker: Worker, timeout: float, instruments: Sequence[str]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """What the instruments read of a worker's contestant, and why the others did not.
+
+    Raises WorkerGarbled where it says neither of one.
+    """
+    answer = worker.request("read", timeout, handle=0, instruments=list(instruments))
+    values, reasons = answer["values"], answer["reasons"]
+    if {*values, *reasons} != {*instruments}:
+        raise worker.garbled("not what the instruments were asked for")
+    return values, reasons
+
+
+def _reason(entrant: Entrant) -> str:
+    return f"{entrant.status}: {entrant.reason}" if entrant.reason else entrant.status
+
+
+def _reading(
+    task: Task,
+    name: str,
+    process: int,
+    values: dict[str, list[float]],
+    reasons: dict[str, str],
+) -> Reading:
+    return Reading(
+        comparison=task.name,
+        session=task.session,
+        process=process,
+        instrument=name,
+        unit=INSTRUMENTS[name].unit,
+        values=values,
+        reasons={mode: reasons[mode] for mode in task.entry.modes if mode in reasons},
+    )

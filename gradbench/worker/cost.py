@@ -1,0 +1,83 @@
+"""The cost of a jacobian by theory, in words: passes, memory, chunks."""
+
+from __future__ import annotations
+
+from gradbench.core.units import counted, short, size
+from gradbench.problems.structure import Structure
+
+PASS_MEMORY = 4
+"""A batched pass keeps a few times its seeds alive: the seeds, the results, what lies between."""
+
+
+MOST_CHECKED = 4_000_000
+"""Entries beyond which a dense result is not held against a reference: it would take minutes."""
+
+
+def chunk(outputs: int, coordinates: int, width: int, limit: int) -> int:
+    """How many rows or columns can be computed at once within `limit` bytes; 0 for none.
+
+    `width` is the bytes of one number.
+    """
+    return limit // (PASS_MEMORY * max(outputs + coordinates, 1) * width)
+
+
+def explain(
+    outputs: int,
+    coordinates: int,
+    width: int,
+    limit: int,
+    structure: Structure | None = None,
+) -> tuple[str, ...]:
+    """Sentences about the jacobian of `outputs` numbers by `coordinates` numbers.
+
+    `width` is the bytes of one number, `limit` the bytes of memory that may be used.
+    """
+    dense = outputs * coordinates * width
+    few, way = min((outputs, "reverse"), (coordinates, "forward"))
+    sentences = [
+        f"{outputs} outputs by {coordinates} inputs: reverse mode takes "
+        f"{counted(outputs, 'pass')} (one a row), forward mode {counted(coordinates, 'pass')} "
+        "(one a column)."
+    ]
+    if outputs == coordinates:
+        sentences.append("By passes neither is ahead; what a pass costs decides.")
+    else:
+        sentences.append(f"{way.capitalize()} mode needs the fewer passes.")
+    sentences.append(f"The dense result takes {size(dense)}.")
+    at_once = chunk(outputs, coordinates, width, limit - dense)
+    if dense <= limit and at_once < few:
+        sentences.append(
+            f"All passes at once would not fit in {size(limit)}: "
+            + (f"chunk_size={at_once} would." if at_once > 0 else "one pass at a time would.")
+        )
+    if structure is not None and structure.kind != "dense":
+        forward, reverse = structure.passes
+        least = min(forward, reverse)
+        kept = structure.entries * width
+        sentences.append(
+            f"It is {structure.kind}: {counted(reverse, 'pass')} in reverse or {forward} in "
+            f"forward mode hold all {structure.entries} entries, {short(few / least)} times fewer "
+            "than dense."
+        )
+        if kept < dense:
+            sentences.append(
+                f"Kept as entries it takes {size(kept)} instead of {size(dense)}: "
+                "do not form the dense result where you can do without."
+            )
+    return tuple(sentences)
+
+
+def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
+    """Why the dense jacobian must not be formed, or nothing where it fits in `limit` bytes and can
+    be checked."""
+    dense = outputs * coordinates * width
+    if dense > limit:
+        why = f"takes {size(dense)}, more than the limit of {size(limit)}"
+    elif outputs * coordinates > MOST_CHECKED:
+        why = f"has {outputs * coordinates} entries ({size(dense)}), too many to check each"
+    else:
+        return ""
+    return (
+        f"a dense result of {outputs} by {coordinates} {why}: ask for products (--operator vjp), "
+        "or give a smaller input of the same structure"
+    )
