@@ -7,9 +7,11 @@ environment discovers.
 import os
 from pathlib import Path
 
+from gradbench.integrations import asv_names as _names
 from gradbench.integrations import asv_suite as _suite
-from gradbench.integrations.asv_suite import listed as _listed
 
 _stored = Path(os.environ.get("ASV_CONF_DIR", "."), "results", "asv")
 
-globals().update(_suite.callables(_suite.merged([_suite.discover(), _listed(_stored)]).values()))
+_listed = _names.merged([_suite.discover(), _names.listed(_stored)])
+
+globals().update(_suite.callables(_listed.values()))

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from gradbench.advise.advice import compare
+    from gradbench.advise.live import compare
     from gradbench.analysis.frames import load, samples, verdicts
     from gradbench.problems.registry import function, mode
 
@@ -21,17 +21,19 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "compare", "function", "load", "mode", "samples", "verdicts"]
 
 
+_HOMES = {
+    "compare": "advise.live",
+    "function": "problems.registry",
+    "load": "analysis.frames",
+    "mode": "problems.registry",
+    "samples": "analysis.frames",
+    "verdicts": "analysis.frames",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("load", "samples", "verdicts"):
-        from gradbench.analysis import frames as frame
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return getattr(frame, name)
-    if name == "compare":
-        from gradbench.advise import advice
-
-        return advice.compare
-    if name in ("function", "mode"):
-        from gradbench.problems import registry
-
-        return getattr(registry, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gradbench.{_HOMES[name]}"), name)

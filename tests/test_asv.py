@@ -19,7 +19,7 @@ from asv.results import Results
 from gradbench.core import releases as known
 from gradbench.core.cases import Comparison, Offer
 from gradbench.core.releases import RELEASES, Release, ReleaseError
-from gradbench.integrations import asv_files, asv_history, asv_steps, asv_suite
+from gradbench.integrations import asv_files, asv_history, asv_names, asv_suite
 from gradbench.integrations.asv_files import AsvRow
 from gradbench.releases.environments import Environment
 from gradbench.store.runs import Entrant, PlanEntry, StoreError
@@ -31,6 +31,7 @@ from gradbench.store.tracks import (
     Track,
     TrackStarted,
 )
+from gradbench.studies import asv_steps
 
 ROOT = Path(__file__).parent.parent
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -115,16 +116,16 @@ class TestNames:
         ],
     )
     def test_a_name_and_its_comparison_are_the_same_thing(self, comparison, name):
-        assert asv_suite.name(comparison) == name
-        assert asv_suite.parse(name) == comparison
+        assert asv_names.name(comparison) == name
+        assert asv_names.parse(name) == comparison
 
     def test_a_device_has_one_name_however_it_is_written(self):
-        assert asv_suite.parse("vjp.exp.track_float32", "cuda").device == "cuda:0"
+        assert asv_names.parse("vjp.exp.track_float32", "cuda").device == "cuda:0"
 
     @pytest.mark.parametrize("text", ["", "vjp.exp", "vjp.exp.time_float32", "a.b.c.d.track_x"])
     def test_a_foreign_name_is_none(self, text):
         with pytest.raises(ValueError, match=r"track|size"):
-            asv_suite.parse(text)
+            asv_names.parse(text)
 
 
 class TestFiles:
@@ -133,7 +134,7 @@ class TestFiles:
         (path,) = write(tmp_path, [row(samples=samples), row("jvp", math.nan)], offers=[OFFER])
         assert path == tmp_path / NAME / f"v2.13.0-releases-py{PYTHON}-GRADBENCH_DEVICEcpu.json"
         results = Results.load(str(path), machine_name=NAME)
-        name = asv_suite.name(EXP)
+        name = asv_names.name(EXP)
         listed = Benchmarks.load(conf(tmp_path))
         assert listed[name]["params"] == [["'backward'", "'grad'", "'jvp'"]]
         value = results.get_result_value(name, listed[name]["params"])
@@ -195,7 +196,7 @@ class TestFiles:
     def test_a_build_that_is_no_release_is_remembered_with_its_date(self, tmp_path):
         write(tmp_path / "asv", [row()], "2.16.0.dev20261103")
         write(tmp_path / "asv", [row()], "2.13.0")
-        (found,) = known.remembered(tmp_path / "releases.json")
+        (found,) = asv_files.remembered(tmp_path / "releases.json")
         assert found == Release("2.16.0.dev20261103", datetime.date(2026, 11, 3))
 
     def test_a_file_that_asv_left_half_written_is_named_and_left_alone(self, tmp_path):
@@ -225,9 +226,9 @@ class TestFiles:
         write(tmp_path, [row("compiled"), row(comparison=large)], offers=[OFFER])
         write(tmp_path, [row("grad")], offers=[OFFER])
         listed = Benchmarks.load(conf(tmp_path))
-        assert set(listed) == {asv_suite.name(EXP), asv_suite.name(large)}
-        assert "'compiled'" in listed[asv_suite.name(EXP)]["params"][0]
-        found = {one["name"] for one in asv_suite.listed(tmp_path)}
+        assert set(listed) == {asv_names.name(EXP), asv_names.name(large)}
+        assert "'compiled'" in listed[asv_names.name(EXP)]["params"][0]
+        found = {one["name"] for one in asv_names.listed(tmp_path)}
         assert found == set(listed)
 
 

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gradbench.cli import cli, parameters
-from gradbench.integrations import asv_steps
 from gradbench.runner.wire import Worker, WorkerError
 from gradbench.store.runs import (
     Entrant,
@@ -30,6 +29,7 @@ from gradbench.store.runs import (
     SessionMeasured,
     WorkerStarted,
 )
+from gradbench.studies import asv_steps
 
 VJP = "vjp/exp/documents/float32/cpu/1"
 RUN = "20261101-120000-abcdef"

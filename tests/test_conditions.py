@@ -8,8 +8,8 @@ import torch
 from gradbench.analysis import conditions
 from gradbench.analysis.runs import Row, with_limits
 from gradbench.runner import doctor
-from gradbench.runner.nvml import DeviceState, Nvml
-from gradbench.store.runs import Limits, PlanEntry, Run, RunStarted, SessionMeasured
+from gradbench.runner.nvml import Nvml
+from gradbench.store.runs import DeviceState, Limits, PlanEntry, Run, RunStarted, SessionMeasured
 from gradbench.worker import limits
 
 CASE = "gradient/affine_mse/m=4096,n=4096/float32/cuda:0/1"

@@ -16,13 +16,14 @@ from gradbench.analysis import frames as frame
 from gradbench.analysis.runs import judge_run, record
 from gradbench.cli.run_command import require_devices_of, usual
 from gradbench.core.cases import Comparison, Entry, SelectionError
+from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.modes.transforms import chunk
 from gradbench.problems import registry
+from gradbench.runner import callgrind
 from gradbench.runner.readings import missing
 from gradbench.runner.session import Settings
 from gradbench.store import runs as log
 from gradbench.worker.gate import Contestant, Gate, pose
-from gradbench.worker.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.device_time import MOST, DeviceTime
 from gradbench.worker.instruments.dispatches import Dispatches, count
@@ -238,8 +239,8 @@ def test_compiled_code_is_not_counted():
         with pytest.raises(Unreadable) as refused:
             instrument.read(compiled, 0)
         assert refused.value.status == "unsupported"
-    assert "compiling" in Instructions().refusal(1000, True)
-    assert Instructions().refusal(1000, False) is None
+    assert "compiling" in callgrind.refusal(1000, True)
+    assert callgrind.refusal(1000, False) is None
 
 
 # ── device time ───────────────────────────────────────────────────────────────────────────────

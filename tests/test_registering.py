@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 SUITE = '''
 import torch
 import gradbench
-from gradbench.catalogue.function import elementwise, normal
+from gradbench.problems.function import elementwise, normal
 
 @gradbench.function(
     example=lambda: (torch.ones(4, dtype=torch.float64),),

@@ -13,8 +13,8 @@ import pytest
 from gradbench import report
 from gradbench.analysis.runs import launch_bound
 from gradbench.cli import cli
-from gradbench.cli.output import reading
 from gradbench.core.cases import Comparison
+from gradbench.core.units import reading
 from gradbench.report import data, findings, history, pareto, places, sizes, style
 from gradbench.report.style import NothingToDraw
 from gradbench.store import runs as log

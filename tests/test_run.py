@@ -12,13 +12,13 @@ import pytest
 
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
-from gradbench.runner.nvml import DeviceState
 from gradbench.runner.run import PROFILES, Discovery, discover, measure, resume, start, verify
 from gradbench.runner.session import Settings
 from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.statistics import Stopping
 from gradbench.store import runs as log
 from gradbench.store.lines import sealed
+from gradbench.store.runs import DeviceState
 
 FAULTS = str(Path(__file__).parent / "suites" / "faults.py")
 OPTIONS = WorkerOptions(files=(FAULTS,))

@@ -149,7 +149,7 @@ def test_several_changes_are_named_and_many_are_counted():
 def test_what_cannot_be_put_back_ends_the_process_and_says_why(name, when):
     code = f"""
 import json, sys
-from gradbench import registry
+from gradbench.problems import registry
 from gradbench.worker import Session, STATE_LOST
 registry.load_builtin()
 registry.load_file({str(SUITE)!r})
@@ -202,7 +202,7 @@ def test_a_file_that_changes_the_process_while_it_is_loaded_is_named(suite, tmp_
     file = tmp_path / "loud.py"
     file.write_text(
         "import os, sys, torch\n"
-        "from gradbench import registry\n"
+        "from gradbench.problems import registry\n"
         "torch.set_default_dtype(torch.float64)\n"
         "os.environ['LOUD'] = '1'\n"
         "sys.path.append('/nowhere/else')\n"

@@ -16,15 +16,14 @@ from test_store import EXP, header, part, session, track_header, used
 from gradbench.analysis import frames as frame
 from gradbench.analysis import tracks as judge
 from gradbench.core.cases import Case, Comparison, Place
-from gradbench.core.releases import ReleaseError, remembered
-from gradbench.integrations import asv_history, pytest_json
+from gradbench.core.releases import ReleaseError
+from gradbench.integrations import asv_files, asv_history, pytest_json
 from gradbench.releases import environments as installed
-from gradbench.report import evidence
 from gradbench.store import lines
 from gradbench.store import runs as log
 from gradbench.store import studies as studies
 from gradbench.store import tracks as tracks
-from gradbench.studies import peers
+from gradbench.studies import evidence, peers
 
 # Each file has something to say in a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -108,7 +107,7 @@ def test_any_bytes_are_no_import_no_environment_and_no_builds(place, data):
     path = place / "any.json"
     path.write_bytes(data)
     assert read_or_refused(pytest_json.load, path) is None
-    assert not read_or_refused(remembered, path)
+    assert not read_or_refused(asv_files.remembered, path)
 
 
 # ── any JSON of a record's shape ──────────────────────────────────────────────────────────────

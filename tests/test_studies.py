@@ -17,9 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from gradbench.cli import cli
-from gradbench.report import evidence
 from gradbench.store.studies import Study, StudyEnded, StudyLog, StudyStarted, Trial, find, read
-from gradbench.studies import aa, coverage, engine, peers, power, rules, tally
+from gradbench.studies import aa, coverage, engine, evidence, peers, power, rules, tally
 from gradbench.studies.neighbour import NoPinning, neighbours, pin, places
 from gradbench.worker import injection
 from gradbench.worker.instruments.wall import Visit, WallTime

@@ -110,7 +110,7 @@ def test_a_worker_killed_once_costs_nothing(fake, where):
 @pytest.mark.parametrize("where", ["open", "prepare:grad", "read:grad", "check:grad"])
 def test_a_worker_killed_once_while_it_reads_costs_no_reading(fake, where):
     fake.plan({where: ["kill"]})
-    run = fake.run(replace(SETTINGS, sessions=1, instruments=(Dispatches.name,)))
+    run = fake.run(replace(SETTINGS, sessions=1, instruments=(Dispatches.declared.name,)))
     (reading,) = run.readings
     assert reading.values == {mode: [7.0] for mode in MODES}
     assert not reading.reasons
@@ -197,7 +197,7 @@ def test_where_every_worker_is_killed_the_run_ends_with_how_to_go_on(fake):
 @pytest.mark.parametrize("op", ["open", "prepare", "visit", "check", "close", "limits", "read"])
 def test_where_every_worker_is_killed_at_one_step_the_run_still_ends(fake, op):
     fake.plan({op: ["kill"] * 999})
-    settings = replace(SETTINGS, instruments=("wall_time", Dispatches.name))
+    settings = replace(SETTINGS, instruments=("wall_time", Dispatches.declared.name))
     run = fake.run(settings)
     assert run.finished
     wanted = "ok" if op in ("close", "limits", "read") else "crashed"
@@ -300,7 +300,7 @@ def test_an_answer_that_comes_twice_is_the_crash_of_who_gave_it(fake):
 
 def test_a_reading_of_another_instrument_is_malformed(fake):
     fake.plan({"read:grad": ['{"ok": true, "values": {"other": [1.0]}, "reasons": {}}'] * 2})
-    run = fake.run(replace(SETTINGS, sessions=1, instruments=(Dispatches.name,)))
+    run = fake.run(replace(SETTINGS, sessions=1, instruments=(Dispatches.declared.name,)))
     (reading,) = run.readings
     assert set(reading.values) == {"forward", "backward"}
     assert reading.reasons["grad"].startswith("crashed: its answer is malformed")

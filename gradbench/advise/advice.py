@@ -6,40 +6,47 @@ import contextlib
 import json
 import math
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradbench.advise import NAME, OPERATORS
+from gradbench.advise import OPERATORS
 from gradbench.analysis.runs import Judged, Row, judged, record
-from gradbench.cli.output import reading
-from gradbench.core import arguments, text
-from gradbench.core.cases import FORWARD, TORCH_DTYPES, Comparison, Entry, Place, Selection, expand
+from gradbench.core import text
+from gradbench.core.cases import (
+    FORWARD,
+    TORCH_DTYPES,
+    YOURS,
+    Comparison,
+    Entry,
+    Place,
+    Selection,
+    expand,
+)
 from gradbench.core.code import snippet
+from gradbench.core.instruments import PEAK_MEMORY, WALL_TIME
 from gradbench.core.suggest import hint
+from gradbench.core.units import reading
 from gradbench.runner.answers import cleaned
 from gradbench.runner.run import PROFILES, Discovery, Report, discover, measure, start
 from gradbench.runner.session import Settings
 from gradbench.runner.wire import Worker, WorkerOptions
 from gradbench.store.files import write_text
 from gradbench.store.lines import new_id
-from gradbench.worker.instruments import WALL_TIME
-from gradbench.worker.instruments.peak_memory import PeakMemory
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-PEAK = PeakMemory.name
+PEAK = PEAK_MEMORY.name
 
 SESSIONS = 8
 """Processes that measure, as far as the budget allows."""
@@ -504,7 +511,7 @@ def _prepared(
         replace(entry, modes=tuple(m for m in entry.modes if m not in by_hand))
         for entry in expand(
             discovery.offers,
-            Selection(functions=(NAME,), dtypes=(question.dtype,), devices=(question.device,)),
+            Selection(functions=(YOURS,), dtypes=(question.dtype,), devices=(question.device,)),
         )
     ]
     base = PROFILES["quick"].settings
@@ -528,104 +535,3 @@ def _prepared(
         patience=PATIENCE * question.budget,
     )
     return found, (entries, settings, discovery, options)
-
-
-def compare(
-    function: Callable[..., Any],
-    *inputs: Any,
-    wrt: str | Sequence[str] = (),
-    operator: str = "",
-    dtype: str = "",
-    budget: float = 30.0,
-    timeout: float = 60.0,
-    memory_limit: int = 4 << 30,
-    seed: int = 0,
-    also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
-    results: str | Path = "results",
-) -> Advice:
-    """Measures every way of differentiating `function` at `inputs` and says which is fastest.
-
-    The function may be any that cloudpickle can send to another process, closures, lambdas, cells
-    of a notebook and modules included: it is called in processes of its own, so that a crash or a
-    hang costs the answer and not the caller. `inputs` are plain values and tensors of one
-    device, on which is measured, in the function's order. `wrt` names the inputs to differentiate
-    by; without it these are all floating-point ones, or a module's parameters. `dtype` is by
-    default that of the first floating-point input. `also` are derivatives of your own to measure
-    beside: they take the function's arguments and return a tensor for each input that is
-    differentiated by. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
-    `gradbench advise`. The run is stored in the folder `results`.
-
-    Raises Refusal with one line where no advice can be given on the function, StoreError where
-    the run cannot be stored, WorkerError where no process can be started.
-    """
-    import cloudpickle
-    import torch
-
-    place = arguments.folder("results", results)
-    if not callable(function):
-        raise TypeError(f"function should be callable, not a {type(function).__name__}")
-    arguments.number("budget", budget, 0, 1e7, low_open=True)
-    arguments.number("timeout", timeout, 0, 1e7, low_open=True)
-    arguments.number("memory_limit", memory_limit, 1, 2.0**60)
-    arguments.number("seed", seed, 0, 2**32 - 1)
-    if operator:
-        arguments.choice("operator", operator, OPERATORS)
-    wrt = (arguments.texts("wrt", wrt) or ()) if wrt else ()
-    if callable(also):
-        also = (also,)
-
-    tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
-    if isinstance(function, torch.nn.Module):
-        tensors += function.parameters()
-    devices = {str(x.device) for x in tensors}
-    if len(devices) > 1:
-        raise Refusal(f"the inputs are on several devices: {', '.join(sorted(devices))}")
-    device = devices.pop() if devices else "cpu"
-    if not dtype:
-        kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
-        dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
-    from gradbench.worker.subject import argument_names
-
-    names = argument_names(function, len(inputs))
-    given = {
-        name: x.detach().cpu() if isinstance(x, torch.Tensor) else x
-        for name, x in zip(names, inputs)
-    }
-    try:
-        ways: dict[str, Callable[..., Any]] = {}
-        for number, way in enumerate(also):
-            name = getattr(way, "__name__", "own")
-            ways[f"{name}_{number}" if name in ways else name] = way
-        content = cloudpickle.dumps((function, given, ways))
-    except Exception as error:
-        raise Refusal(
-            f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"
-        ) from error
-    kept = place.resolve() / "advise"
-    kept.mkdir(parents=True, exist_ok=True)
-    path = kept / f"passed_{new_id()}.pickle"
-    path.write_bytes(pickle.dumps((sys.path, content)))
-    question = Question(
-        _target(function),
-        (),
-        wrt,
-        operator,
-        dtype,
-        budget,
-        timeout,
-        memory_limit,
-        seed,
-        str(path),
-        device=device,
-    )
-    return advise(question, place, lambda progress: None, [])
-
-
-def _target(function: Callable[..., Any]) -> str:
-    """The function as ``module:name`` where it can be imported, else ``:name``."""
-    name = getattr(function, "__qualname__", type(function).__name__)
-    module = getattr(function, "__module__", "") or ""
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{name}" if found is function and module != "__main__" else f":{name}"

@@ -7,8 +7,7 @@ from statistics import median
 
 from gradbench.core.cases import Comparison, Place
 from gradbench.core.units import counted, short, size
-from gradbench.runner.nvml import DeviceState
-from gradbench.store.runs import Limits, Run
+from gradbench.store.runs import DeviceState, Limits, Run
 
 HEAT_AND_POWER = 0.01
 """Seconds of slowing down in one session's rounds that are worth a word."""

@@ -21,6 +21,7 @@ from gradbench import statistics
 from gradbench.analysis.runs import judged, read_values, record, with_readings
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison
+from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.text import shown
 from gradbench.store.lines import StoreWarning, once
 from gradbench.store.runs import (
@@ -38,7 +39,6 @@ from gradbench.store.runs import (
     read_header,
     read_headers,
 )
-from gradbench.worker.instruments import INSTRUMENTS
 
 ENVIRONMENT = (*BUILD, "gradbench")
 """Fields of the measuring process that every row carries."""

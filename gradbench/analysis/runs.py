@@ -19,9 +19,9 @@ import msgspec
 
 from gradbench.analysis import conditions
 from gradbench.core.cases import FORWARD, Comparison
+from gradbench.core.instruments import INSTRUMENTS
 from gradbench.store import cache
 from gradbench.store.runs import LOST, Entrant, Run, SessionMeasured, condensing, loss
-from gradbench.worker.instruments import INSTRUMENTS
 
 MANUAL = "manual"
 

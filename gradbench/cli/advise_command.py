@@ -9,18 +9,10 @@ import click
 from gradbench.advise import OPERATORS
 from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
 from gradbench.cli import options, parameters
-from gradbench.cli.output import (
-    call_time,
-    console,
-    plain,
-    progress,
-    reading,
-    say,
-    stopped,
-    table,
-)
+from gradbench.cli.output import console, plain, progress, say, stopped, table
 from gradbench.cli.show_command import times
 from gradbench.core.cases import TORCH_DTYPES
+from gradbench.core.units import call_time, reading
 from gradbench.runner.wire import WorkerError
 from gradbench.store.runs import StoreError, paths
 

@@ -9,8 +9,8 @@ import click
 
 from gradbench.analysis.changes import Change, Compared, compare
 from gradbench.cli import options, parameters
-from gradbench.cli.output import call_time, console, emit, notes, plain, short_case, table
-from gradbench.core.units import counted
+from gradbench.cli.output import console, emit, notes, plain, short_case, table
+from gradbench.core.units import call_time, counted
 from gradbench.store import runs as log
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}

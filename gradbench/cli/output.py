@@ -24,6 +24,8 @@ from gradbench.cli import ending
 from gradbench.cli.streams import Styled
 from gradbench.core import text
 from gradbench.core.cases import Case
+from gradbench.core.text import markdown
+from gradbench.core.units import duration
 
 if TYPE_CHECKING:
     from gradbench.runner.run import Progress
@@ -101,15 +103,6 @@ def emit(rows: Sequence[dict[str, Any]], form: str) -> None:
         say(written.getvalue().removesuffix("\n"))
         return
     say(markdown([[_flat(row.get(name)) for name in columns] for row in rows], columns))
-
-
-def markdown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """A Markdown table; nothing in a cell is markup."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(text.markdown_cell(str(cell)) for cell in cells) + " |"
-
-    return "\n".join([line(columns), "|" + " --- |" * len(columns), *map(line, rows)])
 
 
 def _csv_cell(value: Any) -> str:
@@ -210,38 +203,6 @@ def plain(said: Any, style: str = "") -> Text:
     """Text from outside as it is, in a style: brackets in names and messages are no markup, and
     what fills screens loses its middle."""
     return Text(_shown(text.shortened(str(said), text.LONGEST)), style=style)
-
-
-def duration(seconds: float) -> str:
-    """A time span as people say it."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 5940:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def call_time(seconds: float) -> str:
-    """A call's time with three digits and its unit."""
-    for unit, scale in (("ns", 1e9), ("µs", 1e6), ("ms", 1e3)):
-        value = seconds * scale
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def reading(value: float, unit: str) -> str:
-    """What an instrument read, with three digits and in steps of 1024 bytes or of 1000."""
-    if unit == "seconds":
-        return call_time(value)
-    step, prefixes = (1024, ("", "Ki", "Mi", "Gi")) if unit == "bytes" else (1000, ("", "k", "M"))
-    ends = "B" if unit == "bytes" else ""
-    for prefix in prefixes:
-        if value < step - 0.5:
-            # From 1000 to 1023 three digits would need an exponent.
-            return f"{value:.{4 if value >= 999.5 else 3}g} {prefix}{ends}".rstrip()
-        value /= step
-    return f"{value:.4g} {'Ti' if ends else 'G'}{ends}"
 
 
 def short_case(case: str) -> str:

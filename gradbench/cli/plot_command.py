@@ -125,10 +125,9 @@ def _releases(results: Path, tracks: tuple[str, ...], filters: Any) -> Figure:
 
 
 def _study(kind: str, results: Path, names: tuple[str, ...]) -> Figure:
-    from gradbench.report import evidence
-    from gradbench.report import study_figures as figures
     from gradbench.report.style import NothingToDraw
     from gradbench.store import studies as store
+    from gradbench.studies import evidence, figures
 
     if names:
         chosen = [store.find(results, name, kind) for name in names]

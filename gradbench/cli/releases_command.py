@@ -12,17 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import (
-    console,
-    duration,
-    emit,
-    notes,
-    plain,
-    progress,
-    say,
-    stopped,
-    table,
-)
+from gradbench.cli.output import console, emit, notes, plain, progress, say, stopped, table
 from gradbench.cli.run_command import (
     adjusted,
     limit_options,
@@ -30,9 +20,9 @@ from gradbench.cli.run_command import (
     worker_options,
 )
 from gradbench.core.cases import SelectionError, nothing_fits
-from gradbench.core.units import counted
+from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
+from gradbench.core.units import counted, duration
 from gradbench.runner.machine import capabilities, lacks
-from gradbench.worker.instruments import INSTRUMENTS, WALL_TIME
 
 F = TypeVar("F", bound=Callable[..., Any])
 

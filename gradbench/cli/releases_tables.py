@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gradbench.analysis.tracks import CALLED, Build, Change, History, Judged
-from gradbench.cli.output import call_time, console, emit, markdown, plain, say, short_case, table
+from gradbench.cli.output import console, emit, plain, say, short_case, table
 from gradbench.core.cases import Case
-from gradbench.core.text import markdown_cell
-from gradbench.core.units import counted
+from gradbench.core.text import markdown, markdown_cell
+from gradbench.core.units import call_time, counted
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 

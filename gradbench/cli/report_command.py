@@ -102,8 +102,9 @@ def _assembled(
     code: bool,
     told: Callable[[int, int, str], None],
 ) -> Report:
-    from gradbench.report import data, evidence, page
+    from gradbench.report import data, page
     from gradbench.store import studies as studies
+    from gradbench.studies import evidence, figures
 
     stored, problems = data.read(results, runs, floor, confidence, method, told)
     changes = None if runs else page.releases(results)
@@ -120,7 +121,7 @@ def _assembled(
         problems,
         lambda frame: data.selected(frame, **filters),
         changes,
-        evidence.newest(measured),
+        list(figures.figures(evidence.newest(measured))),
         sources,
         drawn,
     )

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, duration, progress, say, stopped
+from gradbench.cli.output import console, progress, say, stopped
 from gradbench.core.cases import Entry, Place, SelectionError
+from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.core.suggest import hint
-from gradbench.core.units import counted
+from gradbench.core.units import counted, duration
 from gradbench.runner.run import PROFILES, Discovery, lacking, measure, resume, settings_of, start
 from gradbench.runner.session import Settings
 from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.store.lines import LineLog, executed
 from gradbench.store.runs import Run, StoreError, find, folder
-from gradbench.worker.instruments import INSTRUMENTS, WALL_TIME
 
 F = TypeVar("F", bound=Callable[..., Any])
 

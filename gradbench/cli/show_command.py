@@ -13,13 +13,13 @@ import msgspec
 
 from gradbench.analysis.runs import Judged, Ratio, Row, judged, launch_bound, record
 from gradbench.cli import options, parameters
-from gradbench.cli.output import call_time, console, emit, notes, plain, reading, say, table
+from gradbench.cli.output import console, emit, notes, plain, say, table
 from gradbench.core import text
 from gradbench.core.cases import FORWARD, Comparison, nothing_fits
+from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.suggest import hint
-from gradbench.core.units import counted
+from gradbench.core.units import call_time, counted, reading
 from gradbench.store import runs as log
-from gradbench.worker.instruments import INSTRUMENTS
 
 VERDICTS = ("slower", "faster", "same", "undecided")
 

@@ -11,19 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import (
-    console,
-    duration,
-    emit,
-    notes,
-    plain,
-    progress,
-    reading,
-    say,
-    stopped,
-    table,
-)
-from gradbench.core.units import counted
+from gradbench.cli.output import console, emit, notes, plain, progress, say, stopped, table
+from gradbench.core.units import counted, duration, reading
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -281,8 +270,8 @@ def asv_steps(
     """
     import time
 
-    from gradbench.integrations import asv_steps as room
     from gradbench.runner.run import Progress
+    from gradbench.studies import asv_steps as room
 
     noise, step = ([percent / 100 for percent in given] for given in (noises, steps))
     chosen = room.settings(noise, step, before, afters)
@@ -438,9 +427,9 @@ def report(
 
     Without a name, the newest finished study of each kind and condition.
     """
-    from gradbench.report import evidence
     from gradbench.store import studies as store
     from gradbench.store.runs import StoreError
+    from gradbench.studies import evidence
 
     try:
         if names:
@@ -558,7 +547,7 @@ def _require_no_settings() -> None:
 
 
 def _show(study: Any, by_case: bool, form: str) -> None:
-    from gradbench.report.evidence import cells, rows_of, show_columns
+    from gradbench.studies.evidence import cells, rows_of, show_columns
 
     rows = rows_of(study, by_case)
     if form != "table":

@@ -6,6 +6,8 @@ is noticed later than in a wrong answer.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import numbers
 import os
@@ -93,3 +95,17 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def argument_names(function: Any, count: int) -> list[str]:
+    """What the first `count` inputs are called: as in the signature, else x0, x1, …"""
+    with contextlib.suppress(TypeError, ValueError):
+        called = getattr(function, "forward", function)
+        known = [
+            p.name
+            for p in inspect.signature(called).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(known) >= count:
+            return known[:count]
+    return [f"x{i}" for i in range(count)]

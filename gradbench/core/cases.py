@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 from gradbench.core.suggest import hint
 from gradbench.core.text import UNSAFE, line
 
+YOURS = "yours"
+"""The name under which a user's own function takes part in a run of its own."""
+
 DOCUMENTS = "documents"
 """The size label of the documents' own inputs."""
 

@@ -6,14 +6,9 @@ import dataclasses
 import datetime
 import functools
 import hashlib
-import json
-import os
 import re
-from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
-
-from gradbench.store.lines import StoreError, content
 
 TAG_LENGTH = 8
 """Names of asv's result files hold so many characters of a tag."""
@@ -155,24 +150,6 @@ def build(text: str, date: datetime.date | None = None) -> Release:
         if release.version == str(version):
             return release
     return Release(str(version), date or _nightly(version) or datetime.date.today())
-
-
-def remembered(path: Path) -> tuple[Release, ...]:
-    """The builds besides `RELEASES` that a file names, oldest first; none where there is no file.
-
-    The file is a JSON object of versions and their dates. Raises ReleaseError where it is not.
-    """
-    if not os.path.lexists(path):
-        return ()
-    try:
-        told = json.loads(content(path))
-        found = [Release(v, datetime.date.fromisoformat(day)) for v, day in told.items()]
-    except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ReleaseError(
-            f"{path} should be a JSON object of versions and dates, as "
-            f'{{"2.16.0.dev20261103": "2026-11-03"}}: {error}'
-        ) from error
-    return tuple(sorted((r for r in found if not r.known), key=lambda r: r.date))
 
 
 # First upload of a wheel of each release to the package index.

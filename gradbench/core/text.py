@@ -13,6 +13,7 @@ import html
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 2000
@@ -164,3 +165,12 @@ ERRORS = "gradbench.core.text"
 """The name under which the codecs know what takes the place of what they cannot encode."""
 
 codecs.register_error(ERRORS, _replaced)
+
+
+def markdown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    """A Markdown table; nothing in a cell is markup."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(markdown_cell(str(cell)) for cell in cells) + " |"
+
+    return "\n".join([line(columns), "|" + " --- |" * len(columns), *map(line, rows)])

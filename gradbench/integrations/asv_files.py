@@ -1,7 +1,7 @@
 """asv's own result files, so that its site and its commands show what gradbench tracked.
 
 Names and parameters are those that `asv run` produces with `asv.conf.json`
-(`asv_suite.py`), so both write one history. asv writes in place and without locks; here every file
+(`asv_names.py`), so both write one history. asv writes in place and without locks; here every file
 is replaced whole, under a lock. The format is that of asv 0.6 (results 2, benchmarks 2, machine 1).
 """
 
@@ -24,9 +24,9 @@ import msgspec
 import numpy as np
 
 from gradbench.core.cases import Case, Offer
-from gradbench.core.releases import Release, ReleaseError, remembered
+from gradbench.core.releases import Release, ReleaseError
 from gradbench.core.text import line
-from gradbench.integrations import asv_suite
+from gradbench.integrations import asv_names
 from gradbench.runner import machine as machines
 from gradbench.store.fields import Label, reason
 from gradbench.store.files import write_text
@@ -47,6 +47,24 @@ MADE_UP = re.compile(r"[^a-z0-9]+")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w. @()+-]{0,99}", re.ASCII)
 
 
+def remembered(path: Path) -> tuple[Release, ...]:
+    """The builds besides `RELEASES` that a file names, oldest first; none where there is no file.
+
+    The file is a JSON object of versions and their dates. Raises ReleaseError where it is not.
+    """
+    if not os.path.lexists(path):
+        return ()
+    try:
+        told = json.loads(content(path))
+        found = [Release(v, datetime.date.fromisoformat(day)) for v, day in told.items()]
+    except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ReleaseError(
+            f"{path} should be a JSON object of versions and dates, as "
+            f'{{"2.16.0.dev20261103": "2026-11-03"}}: {error}'
+        ) from error
+    return tuple(sorted((r for r in found if not r.known), key=lambda r: r.date))
+
+
 @dataclasses.dataclass(frozen=True)
 class AsvRow:
     """What is stored of a case on one release.
@@ -64,7 +82,7 @@ class AsvRow:
     number: int = 1
     repeat: int = 1
     samples: tuple[float, ...] = ()
-    version: str = asv_suite.VERSION
+    version: str = asv_names.VERSION
 
     @property
     def statistics(self) -> dict[str, Any] | None:
@@ -180,8 +198,8 @@ def _write_results(
         release.tag,
         datetime_to_js_timestamp(midnight),
         python,
-        get_env_name("releases", python, {}, {("nobuild", asv_suite.DEVICE): device}),
-        {asv_suite.DEVICE: device},
+        get_env_name("releases", python, {}, {("nobuild", asv_names.DEVICE): device}),
+        {asv_names.DEVICE: device},
     )
     place = Path(folder, results._filename)
     # asv would wait for a FIFO, and raises whatever a file's content leads to.
@@ -194,7 +212,7 @@ def _write_results(
         ) from error
     by_name: dict[str, list[AsvRow]] = {}
     for row in rows:
-        by_name.setdefault(asv_suite.name(row.case.comparison), []).append(row)
+        by_name.setdefault(asv_names.name(row.case.comparison), []).append(row)
     now = datetime_to_js_timestamp(datetime.datetime.now(datetime.timezone.utc))
     for name, some in by_name.items():
         _merge(results, name, some, now)
@@ -281,10 +299,10 @@ def _benchmarks(
     modes: dict[Any, dict[str, None]] = {}
     for row in rows:
         modes.setdefault(row.case.comparison, {})[row.case.mode] = None
-    mine = [asv_suite.described(comparison, given) for comparison, given in modes.items()]
+    mine = [asv_names.described(comparison, given) for comparison, given in modes.items()]
     known = (_read(folder / "benchmarks.json") or {}).values()
     stored = [one for one in known if isinstance(one, dict)]
-    return dict(sorted(asv_suite.merged([asv_suite.of_offers(offers), stored, mine]).items()))
+    return dict(sorted(asv_names.merged([asv_names.of_offers(offers), stored, mine]).items()))
 
 
 def _remember(path: Path, release: Release) -> None:

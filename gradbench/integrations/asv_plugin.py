@@ -23,7 +23,8 @@ from asv.machine import Machine, MachineCollection
 from asv.repo import NoSuchNameError, Repo
 
 import gradbench
-from gradbench.core.releases import RELEASES, Release, ReleaseError, parse, remembered
+from gradbench.core.releases import RELEASES, Release, ReleaseError, parse
+from gradbench.integrations import asv_files
 from gradbench.releases import environments
 
 BRANCH = "releases"
@@ -37,7 +38,6 @@ INSTALLED = "installed"
 def setup() -> None:
     """Called by asv: this machine goes by the name that gradbench's own files give it, and asv
     need not ask for it."""
-    from gradbench.integrations import asv_files
 
     mine = asv_files.this_machine()
     Machine.hardcoded_machine_name = mine["machine"]
@@ -64,7 +64,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
 
     def __init__(self, url: str, mirror_path: str) -> None:
         try:
-            others = remembered(Path(url))
+            others = asv_files.remembered(Path(url))
         except ReleaseError as error:
             raise util.UserError(str(error)) from error
         builds = sorted((*RELEASES, *others), key=lambda build: build.date)

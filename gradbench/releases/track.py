@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from gradbench.core.cases import Entry
+from gradbench.core.instruments import WALL_TIME
 from gradbench.core.releases import ReleaseError, build
 from gradbench.releases import environments
 from gradbench.releases.builds import Builds
@@ -64,7 +65,6 @@ from gradbench.store.tracks import (
     TrackLog,
     TrackStarted,
 )
-from gradbench.worker.instruments import WALL_TIME
 
 PROFILES = {
     "quick": replace(RUN["quick"], summary="the documents' inputs, 4 rounds in 5 sessions"),

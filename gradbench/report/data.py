@@ -17,10 +17,10 @@ from gradbench import statistics
 from gradbench.analysis.runs import Judged, judged, record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison, nothing_fits
+from gradbench.core.instruments import INSTRUMENTS
 from gradbench.runner.machine import usable_cores
 from gradbench.store import runs as log
 from gradbench.store.lines import once
-from gradbench.worker.instruments import INSTRUMENTS
 
 MACHINE = ("cpu", "torch", "cpu_capability", "python", "numpy", "gradbench")
 """Of the run, in each of its rows."""

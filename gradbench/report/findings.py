@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gradbench.analysis.runs import LAUNCH_BOUND, launch_bound
-from gradbench.cli.output import reading
 from gradbench.core.cases import FORWARD
-from gradbench.core.units import counted
+from gradbench.core.units import counted, reading
 from gradbench.report import pareto, places, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple

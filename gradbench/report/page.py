@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gradbench import __version__
-from gradbench.cli.output import call_time, reading
 from gradbench.core import text
 from gradbench.core.cases import FORWARD
+from gradbench.core.units import call_time, reading
 from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes, style
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import Note, anchor, findings, scaling_anchor, warnings
@@ -77,12 +77,13 @@ def assemble(
     problems: Sequence[str],
     keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
     changes: pd.DataFrame | None = None,
-    studies: Sequence[Any] = (),
+    studies: Sequence[tuple[str, Figure]] = (),
     code: tuple[list[dict[str, Any]], str] = ([], ""),
     drawn: Sequence[pd.DataFrame] = (),
 ) -> Report:
-    """The report of runs. `keep` narrows the rows; `changes` is a `releases.timeline`; `code` the
-    modes that a worker told of and the sentence that says of which version; `drawn` what
+    """The report of runs. `keep` narrows the rows; `changes` is a `releases.timeline`; `studies`
+    the kind and figure of each; `code` the modes that a worker told of and the sentence
+    that says of which version; `drawn` what
     `curves.computed` gave. Raises StoreError where nothing is left to report."""
     every = rows(stored)
     frame = keep(every) if len(every) else every
@@ -315,20 +316,18 @@ def _curves(drawn: Sequence[pd.DataFrame]) -> Section:
     return section
 
 
-def _studies(studies: Sequence[Any]) -> Section:
+def _studies(studies: Sequence[tuple[str, Figure]]) -> Section:
     section = Section(
         "studies",
         "How far to trust the verdicts",
         "The same code against itself, and slowdowns of known size: the newest stored studies.",
     )
-    if studies:
-        from gradbench.report import study_figures as figures
-
-        for kind, figure in figures.figures(studies):
-            described = " ".join(f"study {kind}: {figures.headline(figure)}".split())
-            section.figures.append(
-                Shown(anchor("study", kind), described, lambda made=figure: made)  # type: ignore[misc]
-            )
+    for kind, figure in studies:
+        headline = figure.get_suptitle() or figure.axes[0].get_title(loc="left")
+        described = " ".join(f"study {kind}: {headline}".split())
+        section.figures.append(
+            Shown(anchor("study", kind), described, lambda made=figure: made)  # type: ignore[misc]
+        )
     return section
 
 

@@ -61,7 +61,7 @@ def memory(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )
     from matplotlib import ticker
 
-    from gradbench.cli.output import reading
+    from gradbench.core.units import reading
 
     ax = axes(ax, 8.6, max(4.4, 1.2 + 0.24 * len(frame)))
     with settings():

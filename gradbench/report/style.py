@@ -107,7 +107,7 @@ def seconds_axis(axis: Any) -> None:
     """A logarithmic axis of seconds, told in units that people say."""
     from matplotlib import ticker
 
-    from gradbench.cli.output import call_time
+    from gradbench.core.units import call_time
 
     decades(axis)
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: call_time(value)))

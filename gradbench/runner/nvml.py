@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-
-from gradbench.store.fields import Amount, Index, Label
+from gradbench.store.runs import DeviceState
 
 SLOWED = {
     0x4: "power cap",
@@ -31,26 +29,6 @@ POWER, THERMAL = 0, 1
 """NVML_PERF_POLICY_POWER and NVML_PERF_POLICY_THERMAL."""
 
 TEMPERATURE_GPU = 0
-
-
-class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the driver of a CUDA device told of it. None: it did not tell."""
-
-    when: Label
-    """``warm``: before the first round, ``timed``: after the last."""
-    sm_clock: Index | None = None
-    memory_clock: Index | None = None
-    """MHz."""
-    temperature: Annotated[int, msgspec.Meta(ge=-300, le=10_000)] | None = None
-    """°C."""
-    power: Amount | None = None
-    power_limit: Amount | None = None
-    """W."""
-    slowed: list[Label] = []
-    """Why its clocks were lower than its settings allow, at that moment."""
-    slowed_by_power: Amount | None = None
-    slowed_by_heat: Amount | None = None
-    """Seconds since the driver was loaded: the difference of two states tells."""
 
 
 class Nvml:

@@ -22,12 +22,11 @@ from typing import Any
 import psutil
 
 from gradbench.core.cases import Entry
-from gradbench.runner import machine
+from gradbench.core.instruments import INSTRUMENTS, Instrument
+from gradbench.runner import callgrind, machine
 from gradbench.runner.session import BASELINE_PATIENCE, Settings, Start, lost, prepare
 from gradbench.runner.wire import Worker, WorkerDied, WorkerOptions, WorkerRefused, WorkerTimeout
 from gradbench.store.runs import Entrant, Reading, WorkerStarted, now
-from gradbench.worker.instruments import INSTRUMENTS
-from gradbench.worker.instruments.instrument import Instrument
 
 WARM = 0.001
 """Seconds of calls that tell how long one takes."""
@@ -131,7 +130,7 @@ class Readings:
         for name, instrument in INSTRUMENTS.items():
             tasks = [task for task in self.tasks if name in task.instruments]
             if instrument.own_process and tasks:
-                yield from self._in_own_processes(instrument(), tasks, passed)
+                yield from self._in_own_processes(instrument, tasks, passed)
 
     def _read(self, task: Task, here: Sequence[str], passed: Passed) -> list[Reading]:
         """Gates every mode and reads what an ordinary worker can."""
@@ -404,7 +403,7 @@ class _Lane:
         self.deaths.add(case)
 
     def _refusal(self, mode: str, call: int) -> str | None:
-        return self.instrument.refusal(call, mode in self.opt_in)
+        return callgrind.refusal(call, mode in self.opt_in)
 
     def _request(self, worker: Worker, op: str, **arguments: Any) -> dict[str, Any]:
         return worker.request(op, SLOWEST_TIMEOUT, **arguments)
@@ -426,11 +425,10 @@ class _Lane:
 
     def _started(self) -> Worker:
         scratch = self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="gradbench-"))
-        launch = self.instrument.launch(Path(scratch))
         options = replace(
             self.options,
-            prefix=launch.prefix,
-            environment=launch.environment,
+            prefix=callgrind.prefix(Path(scratch)),
+            environment=callgrind.environment(Path(scratch)),
             start_timeout=START_TIMEOUT,
         )
         worker = Worker(options, self._born)

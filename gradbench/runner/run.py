@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from gradbench.core.cases import Entry, Offer
+from gradbench.core.instruments import WALL_TIME
 from gradbench.runner import machine
 from gradbench.runner.nvml import Nvml
 from gradbench.runner.readings import Readings, missing
@@ -55,7 +56,6 @@ from gradbench.store.runs import (
     now,
     read,
 )
-from gradbench.worker.instruments import WALL_TIME
 
 if TYPE_CHECKING:
     from gradbench.store.tracks import Track

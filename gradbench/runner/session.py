@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Meta
 
 from gradbench.core.cases import FORWARD, Entry
-from gradbench.runner.nvml import DeviceState
+from gradbench.core.instruments import WALL_TIME
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
@@ -32,8 +32,7 @@ from gradbench.runner.wire import (
 )
 from gradbench.statistics import Stop, Stopping, enough
 from gradbench.store.fields import Amount, Bytes, Positive
-from gradbench.store.runs import Entrant, SessionMeasured, minima
-from gradbench.worker.instruments import WALL_TIME
+from gradbench.store.runs import DeviceState, Entrant, SessionMeasured, minima
 
 SLOW_SHARE = 0.4
 """A contestant is slow whose visits in every round would take this share of the budget. The slow

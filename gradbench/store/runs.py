@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from gradbench.core.cases import DTYPES, Comparison, Entry, Place
-from gradbench.runner.nvml import DeviceState
+from gradbench.core.instruments import INSTRUMENTS
 from gradbench.store import lines
 from gradbench.store.fields import (
     Amount,
@@ -41,7 +41,6 @@ from gradbench.store.fields import (
 from gradbench.store.lines import SUFFIX, Kind, LineLog, read_each
 from gradbench.store.lines import StoreError as StoreError
 from gradbench.store.lines import now as now
-from gradbench.worker.instruments import INSTRUMENTS
 
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
@@ -54,6 +53,26 @@ RETRIED = ("crashed", "out of memory")
 
 BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy")
 """What tells one build of torch and its surroundings from another, in a worker's environment."""
+
+
+class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the driver of a CUDA device told of it. None: it did not tell."""
+
+    when: Label
+    """``warm``: before the first round, ``timed``: after the last."""
+    sm_clock: Index | None = None
+    memory_clock: Index | None = None
+    """MHz."""
+    temperature: Annotated[int, msgspec.Meta(ge=-300, le=10_000)] | None = None
+    """°C."""
+    power: Amount | None = None
+    power_limit: Amount | None = None
+    """W."""
+    slowed: list[Label] = []
+    """Why its clocks were lower than its settings allow, at that moment."""
+    slowed_by_power: Amount | None = None
+    slowed_by_heat: Amount | None = None
+    """Seconds since the driver was loaded: the difference of two states tells."""
 
 
 class PlanEntry(msgspec.Struct, frozen=True):

@@ -33,8 +33,8 @@ from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import OPERATORS
 from gradbench.worker.devices import Cuda, audit, exactness, flusher, synchronizer
 from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
-from gradbench.worker.instruments import INSTRUMENTS
-from gradbench.worker.instruments.instrument import Instrument, Unreadable
+from gradbench.worker.instruments import READERS
+from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
 
 PROTOCOL = 2
@@ -186,7 +186,7 @@ class Session:
         self.gate: Gate | None = None
         self.contestants: dict[int, tuple[Contestant, Visit]] = {}
         self.changes: dict[int, _Changes] = {}
-        self.instruments: dict[str, Instrument] = {n: made() for n, made in INSTRUMENTS.items()}
+        self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
         self.compiled = False
 
     # Each method below that has a name in `answer` is one kind of request.

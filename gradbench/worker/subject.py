@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -18,7 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gradbench.advise import NAME
+from gradbench.core.arguments import argument_names
+from gradbench.core.cases import YOURS
 from gradbench.core.code import literal
 from gradbench.core.suggest import hint
 from gradbench.modes import structured
@@ -79,20 +79,6 @@ def made(maker: str, target: Any) -> dict[str, Any]:
         f"--inputs {maker}: it returns a {type(given).__name__}, not a dict of inputs by name or a "
         "tuple of them"
     )
-
-
-def argument_names(function: Any, count: int) -> list[str]:
-    """What the first `count` inputs are called: as in the signature, else x0, x1, …"""
-    with contextlib.suppress(TypeError, ValueError):
-        called = getattr(function, "forward", function)
-        known = [
-            p.name
-            for p in inspect.signature(called).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        if len(known) >= count:
-            return known[:count]
-    return [f"x{i}" for i in range(count)]
 
 
 def _require_arguments(target: Any, given: Iterable[str]) -> None:
@@ -511,7 +497,7 @@ def register(spec: dict[str, Any]) -> Subject:
     formulas = _formulas(subject)
     registry.function(
         Function(
-            name=NAME,
+            name=YOURS,
             document="",
             formula=spec["target"],
             derivative="float64 reverse mode, held against finite differences",
@@ -528,7 +514,7 @@ def register(spec: dict[str, Any]) -> Subject:
     )
     if spec["structured"] and "jacobian" in spec["operators"]:
         found = [Structure(**kept) for kept in torch.load(spec["pattern"], weights_only=True)]
-        structured.register(NAME, found, suffix="")
+        structured.register(YOURS, found, suffix="")
     if spec["per_sample"] and "jacobian" in spec["operators"]:
         structured.register_samples()
     for name, way in subject.ways.items():

@@ -4,10 +4,10 @@ import os
 import signal
 import time
 
+from gradbench.core.instruments import CALLGRIND_LOG
 from gradbench.problems import registry
-from gradbench.worker.instruments.callgrind import LOG_FOLDER
 
-COUNTED = LOG_FOLDER in os.environ
+COUNTED = CALLGRIND_LOG in os.environ
 """Whether this process runs under Callgrind."""
 
 

@@ -18,6 +18,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from gradbench.core.instruments import CALLGRIND_LOG
+
 # rax: the request and its five arguments, rdx: what comes back outside Valgrind, and the result.
 # Rotating rdi by 3, 13, 61 and 51 leaves it as it was: Valgrind takes it for its sign.
 CODE = bytes.fromhex(
@@ -36,8 +38,6 @@ RUNNING_ON_VALGRIND = 0x1001
 MONITOR_COMMAND = 0x1202
 START_INSTRUMENTATION = 0x43540004  # 'C', 'T', 4
 
-LOG_FOLDER = "GRADBENCH_CALLGRIND"
-"""The environment variable that names the folder of Valgrind's log, a file called by its pid."""
 
 HEADING = b"instrumentation: on"
 THREAD = re.compile(rb"^events-\d+: (\d+)$", re.MULTILINE)
@@ -65,7 +65,7 @@ class Callgrind:
         self._words = _words(MONITOR_COMMAND, ctypes.addressof(self._command))
         self._report = ctypes.addressof(self._words)
         # Valgrind goes on writing to it; nobody else needs to find it.
-        place = Path(os.environ[LOG_FOLDER]) / str(os.getpid())
+        place = Path(os.environ[CALLGRIND_LOG]) / str(os.getpid())
         self._log = place.open("rb")
         place.unlink()
         self._request(START_INSTRUMENTATION)

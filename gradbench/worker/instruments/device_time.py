@@ -12,8 +12,9 @@ from __future__ import annotations
 from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
+from gradbench.core.instruments import DEVICE_TIME
 from gradbench.worker.devices import Cuda, Device
-from gradbench.worker.instruments.instrument import Instrument, Unreadable
+from gradbench.worker.instruments.instrument import Reader, Unreadable
 
 if TYPE_CHECKING:
     from gradbench.worker.gate import Contestant
@@ -34,12 +35,8 @@ LONGEST_HOLD = 0.1
 """Seconds that the device is kept busy at most."""
 
 
-class DeviceTime(Instrument):
-    name = "device_time"
-    unit = "seconds"
-    summary = "time on the device, by CUDA events"
-    deterministic = False
-    cuda = True
+class DeviceTime(Reader):
+    declared = DEVICE_TIME
 
     def __init__(self, device: Device | None = None) -> None:
         self.device: Device = device or Cuda()

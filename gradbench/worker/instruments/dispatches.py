@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gradbench.worker.instruments.instrument import Instrument, require_dispatched
+from gradbench.core.instruments import DISPATCHES
+from gradbench.worker.instruments.instrument import Reader, require_dispatched
 
 if TYPE_CHECKING:
     from gradbench.worker.gate import Contestant
 
 
-class Dispatches(Instrument):
-    name = "dispatches"
-    unit = "operations"
-    summary = "ATen operations dispatched by a call"
+class Dispatches(Reader):
+    declared = DISPATCHES
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
         require_dispatched(contestant)

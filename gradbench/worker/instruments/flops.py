@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradbench.worker.instruments.instrument import Instrument, require_dispatched
+from gradbench.core.instruments import FLOPS
+from gradbench.worker.instruments.instrument import Reader, require_dispatched
 
 if TYPE_CHECKING:
     from gradbench.worker.gate import Contestant
 
 
-class Flops(Instrument):
-    name = "flops"
-    unit = "operations"
-    summary = "floating-point operations of a call's matrix products"
+class Flops(Reader):
+    declared = FLOPS
 
     def unavailable(self) -> str | None:
         import torch

@@ -11,23 +11,14 @@ import platform
 import shutil
 import statistics
 from itertools import repeat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradbench.worker.instruments.callgrind import LOG_FOLDER, Callgrind
-from gradbench.worker.instruments.instrument import Instrument, Launch, Unreadable
+from gradbench.core.instruments import INSTRUCTIONS
+from gradbench.worker.instruments.callgrind import Callgrind
+from gradbench.worker.instruments.instrument import Reader, Unreadable
 
 if TYPE_CHECKING:
     from gradbench.worker.gate import Contestant
-
-SLOWER = 200
-"""How many times longer a call takes under Callgrind, roughly: 100 to 250 were seen."""
-
-LONGEST = 40.0
-"""Seconds under Callgrind beyond which a case is refused, by estimate."""
-
-FEWEST_CALLS = 2
-"""Every case takes so many calls at least: a cold one and a counted one."""
 
 CALLS = 11
 """Counted calls, as long as they are short."""
@@ -39,11 +30,8 @@ ENOUGH = 20_000_000
 """Instructions that all counted calls together need not exceed."""
 
 
-class Instructions(Instrument):
-    name = "instructions"
-    unit = "instructions"
-    summary = "instructions of a call, counted by Callgrind"
-    own_process = True
+class Instructions(Reader):
+    declared = INSTRUCTIONS
 
     def __init__(self) -> None:
         self._counter: Callgrind | None = None
@@ -55,31 +43,6 @@ class Instructions(Instrument):
         if shutil.which("valgrind") is None:
             return "valgrind is not installed: apt-get install valgrind (or your system's package)"
         return None
-
-    def launch(self, scratch: Path) -> Launch:
-        return Launch(
-            prefix=(
-                shutil.which("valgrind") or "valgrind",
-                "--tool=callgrind",
-                "--instr-atstart=no",
-                "--callgrind-out-file=/dev/null",
-                f"--log-file={scratch}/%p",
-                "--vgdb=no",
-            ),
-            # A hash seed moves a count by as much as a small change of the code does.
-            environment={LOG_FOLDER: str(scratch), "PYTHONHASHSEED": "0"},
-        )
-
-    def refusal(self, call: int, compiles: bool) -> str | None:
-        if compiles:
-            return "compiling takes minutes under Callgrind"
-        seconds = call * 1e-9 * SLOWER * FEWEST_CALLS
-        if seconds <= LONGEST:
-            return None
-        return (
-            f"{FEWEST_CALLS} calls of {call * 1e-6:.0f} ms would take about {seconds:.0f} s "
-            f"under Callgrind, more than {LONGEST:.0f} s"
-        )
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
         import torch

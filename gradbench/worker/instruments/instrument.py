@@ -1,16 +1,14 @@
 """The interface of every instrument but the clock, whose visits are a matter of their own.
 
-Both sides of the wire import these files: the driver to know names and units, the worker to read.
-So no file here imports torch before a method is called that reads.
+Names and units are declared in `core/instruments.py`, for the driver to know.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from gradbench.core.instruments import Instrument
 
 if TYPE_CHECKING:
     from gradbench.problems.mode import Mode
@@ -28,39 +26,13 @@ class Unreadable(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class Launch:
-    """How a measuring process is started for an instrument: what stands before its command, and
-    what its environment has besides."""
+class Reader(ABC):
+    """Reads an instrument, of a contestant that has passed the gate."""
 
-    prefix: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-class Instrument(ABC):
-    """One way of measuring a contestant that has passed the gate."""
-
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    summary: ClassVar[str]
-    deterministic: ClassVar[bool] = True
-    """Whether a reading repeats: such an instrument is read once a run, others in each session."""
-    cuda: ClassVar[bool] = False
-    """Whether it reads on CUDA devices alone: other comparisons are left out."""
-    own_process: ClassVar[bool] = False
-    """Whether it reads in a process that `launch` describes, where no gate is passed again."""
+    declared: ClassVar[Instrument]
 
     def unavailable(self) -> str | None:
         """Why it cannot be used here, in one line with what to do; None where it can."""
-        return None
-
-    def launch(self, scratch: Path) -> Launch:
-        """How to start its process; `scratch` is an empty folder for that process alone."""
-        return Launch()
-
-    def refusal(self, call: int, compiles: bool) -> str | None:
-        """Why a contestant whose call takes so many nanoseconds is refused before it is built in
-        a process of the instrument's own; None if it is not."""
         return None
 
     @abstractmethod

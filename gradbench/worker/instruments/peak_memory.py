@@ -12,8 +12,9 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from gradbench.core.instruments import PEAK_MEMORY
 from gradbench.worker.devices import Cuda, Device
-from gradbench.worker.instruments.instrument import Instrument, Unreadable, replays
+from gradbench.worker.instruments.instrument import Reader, Unreadable, replays
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from gradbench.worker.gate import Contestant
 
 
-class PeakMemory(Instrument):
-    name = "peak_memory"
-    unit = "bytes"
-    summary = "peak of tensor memory above the start of a call"
+class PeakMemory(Reader):
+    declared = PEAK_MEMORY
 
     def __init__(self, device: Device | None = None) -> None:
         self.device: Device = device or Cuda()

@@ -44,11 +44,6 @@ def figures(studies: Sequence[Study]) -> Iterator[tuple[str, Figure]]:
             pyplot.close(figure)
 
 
-def headline(figure: Figure) -> str:
-    """What a study's figure says in its title."""
-    return figure.get_suptitle() or figure.axes[0].get_title(loc="left")
-
-
 def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
     """Writes each figure as PNG and SVG; the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -143,9 +143,9 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
 
     Raises OSError where it cannot, or where a file of that name is not gradbench's.
     """
-    from gradbench.cli.output import duration, markdown
-    from gradbench.core.text import line, markdown_cell
-    from gradbench.report import study_figures as figures
+    from gradbench.core.text import line, markdown, markdown_cell
+    from gradbench.core.units import duration
+    from gradbench.studies import figures
 
     page = docs / "evidence.md"
     docs.mkdir(parents=True, exist_ok=True)
