@@ -1,4 +1,4 @@
-"""How far off each mode is, in units in the last place."""
+"""The error of each mode, in units in the last place."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def errors(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_xlabel(
             "worst error of a case, units in the last place (of the block's largest entry)"
         )
-        ax.set_title("How far off each mode is")
+        ax.set_title("Error of each mode")
         beside(ax)
     return ax

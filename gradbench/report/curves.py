@@ -1,4 +1,4 @@
-"""The documents' own plots: a function, its derivative by automatic differentiation and by hand."""
+"""Plots from the source notebooks: a function and its derivative, by autograd and by hand."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CURVES = {
     # On either side of the pole.
     "log_sin_reciprocal": [(-6.0, -0.25), (0.25, 6.0)],
 }
-"""The functions that the documents ask to plot (exercises 2 and 5), and on which intervals."""
+"""The functions that the source notebooks plot (exercises 2 and 5), with their intervals."""
 
 
 def computed(worker: Worker, function: str, points: int = 160) -> pd.DataFrame:
     """A function on its intervals, as columns x, value, automatic, by_hand, formula, function.
 
-    torch computes it, in the worker. NaN rows part the intervals.
+    Computed by torch, in the worker. NaN rows separate the intervals.
     """
     parts = []
     for low, high in CURVES[function]:

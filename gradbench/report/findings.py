@@ -1,4 +1,4 @@
-"""What the runs say, in plain sentences with their numbers and where the evidence stands."""
+"""The findings and caveats of a report, as sentences with a link to their figure or table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradbench.report.ratios import multiple
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence, and the id of the part of the page that shows why."""
+    """A sentence, and the id of the part of the page that shows the evidence."""
 
     text: str
     evidence: str
@@ -53,7 +53,7 @@ def _ratio(low: float, high: float, confidence: str) -> str:
 
 
 def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFrame) -> list[Note]:
-    """What a reader should know first, of the newest run of each comparison."""
+    """The main results of the newest run of each comparison."""
     if frame.empty:
         return []
     frame = frame[frame["newest"]]
@@ -68,7 +68,7 @@ def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFram
         for cross in sizes.crossovers(rows):
             text = (
                 f"{where}: above {name} ≈ {cross.about}, {cross.after} is faster than "
-                f"{cross.before} (decided at {cross.low} and {cross.high}, interpolated between)."
+                f"{cross.before} (clear at {cross.low} and {cross.high}, interpolated between)."
             )
             made.append(Note(text, at))
     for rows in places.families(frame):
@@ -93,10 +93,10 @@ def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
         calls = sum(run.judged.calls for run in stored)
         made.append(
             Note(
-                f"{counted(len(judged), 'mode')} against the fastest of their comparison: {each}; "
-                f"undecided: {counts.get('undecided', 0)} of {len(judged)}. Of the "
-                f"{counted(calls, 'call')} in {counted(len(stored), 'run')}, at most "
-                f"{expected:.1f} are expected to be false.",
+                f"{counted(len(judged), 'mode')} against the fastest of their comparison: {each}, "
+                f"{counts.get('undecided', 0)} too close to call. At most {expected:.1f} false "
+                f"positives are expected in {counted(calls, 'verdict')} of "
+                f"{counted(len(stored), 'run')}.",
                 "cases",
             )
         )
@@ -123,21 +123,22 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
     text = f"{operator}: {mode} is the fastest automatic mode in {times} of "
     text += counted(comparisons, "comparison")
     if len(ties):
-        text += f", and not told from the fastest in {len(ties)} more"
-    # Only what was called: a gain within the floor, or one that may be chance, is none.
+        text += f", and too close to call in {len(ties)} more"
+    # Significant gains only.
     own = np.isclose(rows["to_baseline_low"], 1) & np.isclose(rows["to_baseline_high"], 1)
     beaten = rows[own & (rows["verdict"] == "slower")]
     gain = best.merge(beaten[["comparison", "run"]], on=["comparison", "run"])
     if len(gain):
         top = gain.sort_values("to_baseline").iloc[0]
         text += (
-            f". What people usually write first is called slower in {len(gain)} of {comparisons}"
+            f". The usual choice ({_names(beaten['mode'])}) is slower in {len(gain)} of "
+            f"{comparisons}"
         )
         if len(gain) > 1:
             factor = multiple(float(np.median(1 / gain["to_baseline"])))
-            text += f", by a factor of {factor} in their median; most"
+            text += f", by {factor}× in the median; most"
         text += (
-            f" for {top['function']} ({top['size']}): {top['mode']} is "
+            f" for {top['function']} ({top['size']}), where {top['mode']} is "
             f"{multiple(1 / top['to_baseline'])}× faster"
         )
         if top["sessions"] > 1:
@@ -145,12 +146,16 @@ def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
             text += " " + _ratio(low, high, confidence)
     if best["to_forward"].notna().any():
         costs = multiple(float(best["to_forward"].median()))
-        text += f". The fastest costs {costs} evaluations of the function in the median"
+        text += f". In the median, the fastest mode costs {costs} evaluations of the function"
     return [Note(text + ".", at)]
 
 
+def _names(modes: pd.Series[str]) -> str:
+    return ", ".join(dict.fromkeys(modes))
+
+
 def _launches(frame: pd.DataFrame) -> list[Note]:
-    """How many cases wait for the host, where the device's own time was read."""
+    """How many cases are bound by launch overhead, where the time on the device was measured."""
     if "device_time" not in frame:
         return []
     read = frame[frame["device_time"].notna() & frame["seconds"].notna()]
@@ -159,21 +164,21 @@ def _launches(frame: pd.DataFrame) -> list[Note]:
         return []
     return [
         Note(
-            f"Launch-bound: in {len(bound)} of {counted(len(read), 'case')} the device works for "
-            f"less than {LAUNCH_BOUND:.0%} of the time, and the host's launching of operations is "
-            "what is timed; '--compiled' adds modes that launch all of them at once, as a graph.",
+            f"Launch overhead dominates in {len(bound)} of {counted(len(read), 'case')}: the "
+            f"device works for less than {LAUNCH_BOUND:.0%} of the time. '--compiled' adds modes "
+            "that launch all operations at once, as a graph.",
             "cases",
         )
     ]
 
 
 def _limits(frame: pd.DataFrame) -> list[Note]:
-    """What share of what each device can do its large cases reach, by their fastest mode."""
+    """The share of the device's limits that the fastest modes of large cases reach."""
     made = []
     fastest = frame[frame["verdict"] == "fastest"]
     for column, what in (
-        ("of_bandwidth", "of the bandwidth of a copy, moving no more than their inputs and result"),
-        ("of_rate", "of the rate of a product of matrices"),
+        ("of_bandwidth", "of the bandwidth of a copy, counting only inputs and result"),
+        ("of_rate", "of the rate of a matmul"),
     ):
         known = fastest[fastest[column].notna()]
         for (device, threads), rows in known.groupby(["device", "threads"]):
@@ -217,18 +222,18 @@ def _changes(changes: pd.DataFrame) -> list[Note]:
     return [
         Note(
             f"Over {len(names)} torch builds ({names[0]} to {names[-1]}): "
-            f"{counts.get('slower', 0)} changes called slower, {counts.get('faster', 0)} faster, "
-            f"{counts.get('undecided', 0)} undecided. {_largest(changes)}",
+            f"{counts.get('slower', 0)} changes are slower, {counts.get('faster', 0)} faster, "
+            f"{counts.get('undecided', 0)} too close to call. {_largest(changes)}",
             "releases",
         )
     ]
 
 
 def _largest(changes: pd.DataFrame) -> str:
-    """The release with most calls, and the mode whose cases it changed most."""
+    """The release with most significant changes, and the mode that it changed most."""
     called = changes[changes["verdict"].isin(("slower", "faster"))]
     if called.empty:
-        return "No release changed anything that can be told at this effort."
+        return "No significant changes."
     release = called["release"].value_counts().index[0]
     here = changes[(changes["release"] == release) & changes["change"].notna()]
     typical = here.groupby("mode")["change"].agg(lambda c: float(np.log(c).median()))
@@ -237,41 +242,41 @@ def _largest(changes: pd.DataFrame) -> str:
     said = mine["verdict"].value_counts()
     note = next((str(n) for n in here["note"] if n), "")
     return (
-        f"Most changed with {release}: there {mode} takes {multiple(math.exp(typical[mode]))}× the "
-        f"time in the median of {counted(len(mine), 'case')} "
-        f"({said.get('slower', 0)} called slower, "
+        f"Most changed with {release}: {mode} takes {multiple(math.exp(typical[mode]))}× the time "
+        f"in the median of {counted(len(mine), 'case')} ({said.get('slower', 0)} slower, "
         f"{said.get('faster', 0)} faster)" + (f"; besides torch, {note}." if note else ".")
     )
 
 
 def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[str]) -> list[str]:
-    """What a careful reader must know before believing the rest."""
+    """The caveats of the report."""
     said = list(problems)
     for run in stored:
         found, environment = run.judged, run.environment
         said += found.problems + [f"Run {run.name}: {line}" for line in found.cautions]
         if not found.finished:
-            said.append(
-                f"Run {run.name} is not finished; 'gradbench run --resume' goes on with it."
-            )
+            said.append(f"Run {run.name} is not finished; resume it with 'gradbench run --resume'.")
         if found.sessions == 1:
-            said.append(f"Run {run.name} has a single session: nothing can be decided from it.")
+            said.append(f"Run {run.name} has one session: too few for a verdict.")
         voided = sum(row.voided > 0 for row in found.rows)
         if voided:
-            said.append(f"Run {run.name}: the control differed in sessions of {voided} cases.")
+            said.append(
+                f"Run {run.name}: sessions of {counted(voided, 'case')} are left out: their "
+                "control differed."
+            )
         load, cores = environment["load at start"], environment["cores"]
         if load is not None and cores and load > 0.5 * cores:
             said.append(
-                f"Run {run.name}: the machine was busy when it began (load {load:.1f} on "
-                f"{cores} cores). Intervals are wider for it; absolute times are larger."
+                f"Run {run.name}: the machine was busy at the start (load {load:.1f} on {cores} "
+                "cores). Times are inflated, intervals wider."
             )
     if frame.empty:
         return said
     apart = frame[frame["groups"].map(bool)]
     if len(apart):
         said.append(
-            f"Sessions disagree in {len(apart)} case{'s' * (len(apart) > 1)}: processes fall "
-            "into groups with different ratios. Their rows list the groups."
+            f"Sessions disagree in {counted(len(apart), 'case')}: processes fall into groups with "
+            "different ratios, which the rows list."
         )
     for name, what in (
         ("torch", "torch builds"),
@@ -283,7 +288,7 @@ def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[s
         values = sorted({str(v) for v in frame[name]} - {""})
         if len(values) > 1:
             said.append(
-                f"Several {what} are in this report ({', '.join(values)}): compare absolute times "
+                f"This report has several {what} ({', '.join(values)}): compare absolute times "
                 "only within one."
             )
     called = frame[frame["verdict"].isin(("slower", "faster", "fastest"))]
@@ -291,7 +296,7 @@ def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[s
     both = called.groupby(key, dropna=False)["verdict"].nunique()
     if (both > 1).any():
         said.append(
-            f"{int((both > 1).sum())} cases have different verdicts in different runs of one "
-            "build. The figures show the newest run."
+            f"The verdicts of {counted(int((both > 1).sum()), 'case')} differ between runs of one "
+            "build; the figures show the newest run."
         )
     return said

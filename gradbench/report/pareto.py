@@ -1,4 +1,4 @@
-"""Peak memory against time, and the modes that nothing beats in both."""
+"""Peak memory against time, with the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same function on several devices, and the sizes from which on another is the faster."""
+"""The same function on several devices, and the sizes from which another device is faster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROBLEM = ["operator", "function", "dtype", "threads", "cpu", "torch"]
 """What the points of one figure have in common: one machine, one build."""
 
 CHANCE = 0.05
-"""Two devices are told apart where this is the most that chance would do, see `ahead`."""
+"""The largest p-value at which one device counts as faster than another, see `ahead`."""
 
 
 def best(frame: pd.DataFrame) -> pd.DataFrame:
@@ -51,18 +51,17 @@ def families(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def ahead(a: Any, b: Any) -> bool:
-    """Whether a takes less time than b, beyond chance: the slowest of its sessions is faster than
-    b's fastest.
+    """Whether a is significantly faster than b: every session of a is faster than every one of b.
 
-    If the sessions of both came from one distribution, they would lie apart one way or the other
-    in 2 of C(m + n, m) cases: the exact test of Wilcoxon's ranks at its end. Nothing is told where
-    that is more than `CHANCE`, as with fewer than four sessions each.
+    If the sessions of both came from one distribution, they would separate like this in 2 of
+    C(m + n, m) cases (Wilcoxon's exact rank-sum test at its extreme). False if that is more than
+    `CHANCE`, as with fewer than four sessions each.
     """
     return bool(a.seconds_high < b.seconds_low) and odds(a.sessions, b.sessions) <= CHANCE
 
 
 def odds(m: int, n: int) -> float:
-    """How often chance alone sets m sessions of one and n of another apart."""
+    """The p-value of m sessions of one and n of another that do not overlap."""
     return 2 / math.comb(int(m + n), int(m))
 
 
@@ -75,8 +74,8 @@ def comparable(a: str, b: str) -> bool:
 def crossings(rows: pd.DataFrame) -> list[Crossover]:
     """The sizes at which one device becomes faster than another, each by its fastest mode, by size.
 
-    `before` and `after` are devices; between `low` and `high` nothing is told apart. Cases on two
-    devices are never in one comparison, so their sessions are held against each other: see `ahead`.
+    `before` and `after` are devices; between `low` and `high` neither is significantly faster. Two
+    devices are never in one comparison, so their sessions are compared: see `ahead`.
     """
     made, _ = sized(rows)
     at: dict[str, dict[int, Any]] = {}
@@ -101,7 +100,7 @@ def crossings(rows: pd.DataFrame) -> list[Crossover]:
 
 
 def told(rows: pd.DataFrame) -> list[str]:
-    """A sentence for each crossing, with its odds."""
+    """A sentence for each crossing, with its p-value."""
     made, name = sized(rows)
     said = []
     for cross in crossings(rows):
@@ -110,9 +109,8 @@ def told(rows: pd.DataFrame) -> list[str]:
         fewest = made[at & of]["sessions"].min()
         said.append(
             f"above {name} ≈ {cross.about}, {cross.after} is faster than {cross.before} (at "
-            f"{cross.low} and at {cross.high} every session of one is faster than all of the "
-            f"other, which chance does in 1 of {1 / odds(fewest, fewest):.0f}; interpolated "
-            "between)."
+            f"{cross.low} and at {cross.high}, every session of one is faster than every session "
+            f"of the other: p = 1/{1 / odds(fewest, fewest):.0f}; interpolated between)."
         )
     return said
 

@@ -69,8 +69,8 @@ def families(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where the fastest mode changes: at `n` by interpolation; decided at the sizes `low` and
-    `high`, with none decided between."""
+    """Where the fastest mode changes: at `n` by interpolation. The verdicts are clear at the sizes
+    `low` and `high`, and at none between."""
 
     before: str
     after: str
@@ -85,7 +85,7 @@ class Crossover:
 
 
 def crossovers(frame: pd.DataFrame) -> list[Crossover]:
-    """The sizes at which another mode becomes the fastest, where both sides are decided.
+    """The sizes at which another mode becomes the fastest, with clear verdicts on both sides.
 
     Between two neighbouring sizes the lines of time on logarithmic axes are taken as straight.
     """
@@ -124,7 +124,7 @@ def meeting(times: Mapping[int, tuple[float, float]]) -> float:
 
 
 def _beats(winner: Any, other: Any) -> bool:
-    """Whether it is decided that the one is the fastest and the other slower."""
+    """Whether the one is the fastest and the other is *slower*."""
     if winner.verdict != "fastest" or other.verdict != "slower":
         return False
     return bool(winner.seconds < other.seconds)

@@ -30,7 +30,7 @@ _LINES = ("-", "--", "-.", ":")
 
 
 class NothingToDraw(ValueError):
-    """The frame holds nothing that the figure could show; the message says what it needs."""
+    """The frame has nothing to draw; the message says what the figure needs."""
 
 
 def look(number: int) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def settings() -> Iterator[None]:
 
 @contextmanager
 def _letters() -> Iterator[None]:
-    """Letters that matplotlib's font lacks are no news: a page shows them in the reader's fonts."""
+    """Hides warnings about missing glyphs: a page shows them in the reader's fonts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
@@ -93,7 +93,7 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def decades(axis: Any) -> None:
-    """A logarithmic axis with plain numbers, closer ticks where it spans little."""
+    """A logarithmic axis with plain numbers, with closer ticks on short ranges."""
     from matplotlib import ticker
 
     low, high = axis.get_view_interval()
@@ -104,7 +104,7 @@ def decades(axis: Any) -> None:
 
 
 def seconds_axis(axis: Any) -> None:
-    """A logarithmic axis of seconds, told in units that people say."""
+    """A logarithmic axis of seconds, labelled in ns, µs, ms and s."""
     from matplotlib import ticker
 
     from gradbench.core.units import call_time
@@ -114,18 +114,18 @@ def seconds_axis(axis: Any) -> None:
 
 
 def beside(ax: Axes, **given: Any) -> None:
-    """The legend to the right of the axes, where it covers nothing."""
+    """The legend, to the right of the axes."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, **given)
 
 
 def shortened(name: str, most: int = 40) -> str:
-    """A name that fits beside an axis; its middle gives way."""
+    """A name that fits beside an axis, shortened in the middle."""
     name = " ".join(name.split())
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
 
 
 def mode_label(mode: str, by_hand: bool, most: int = 30) -> str:
-    """A mode's name in a figure, which says where its derivative had to be written by hand."""
+    """A mode's name in a figure, marked if its derivative is written by hand."""
     return shortened(mode, most) + (" (by hand)" if by_hand else "")
 
 

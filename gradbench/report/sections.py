@@ -1,0 +1,285 @@
+"""The page's sections of figures, with titles, introductions and alternative texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from gradbench.core.cases import FORWARD
+from gradbench.core.units import call_time, reading
+from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes
+from gradbench.report.findings import anchor, scaling_anchor
+from gradbench.report.ratios import multiple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_DOTS, MOST_SCALING, MOST_MEMORY = 24, 12, 6
+"""Figures of a kind in one page; `gradbench plot` draws any other."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the page with its alternative text; drawn when the page is written."""
+
+    id: str
+    described: str
+    make: Callable[[], Figure]
+    folded: bool = False
+
+
+@dataclass
+class Section:
+    id: str
+    title: str
+    intro: str
+    figures: list[Shown] = field(default_factory=list)
+
+
+def of(
+    frame: pd.DataFrame,
+    changes: pd.DataFrame,
+    drawn: Sequence[pd.DataFrame],
+    studies: Sequence[tuple[str, Figure]],
+) -> list[Section]:
+    """The sections that have figures. `frame` has the newest row of each case; for the others see
+    `page.assemble`."""
+    sections = [
+        *_operators(frame),
+        _scaling(frame),
+        _places(frame),
+        _memory(frame),
+        _releases(changes),
+        _correctness(frame),
+        _curves(drawn),
+        _studies(studies),
+    ]
+    return [section for section in sections if section.figures]
+
+
+def _figure(draw: Callable[..., Any], frame: pd.DataFrame) -> Callable[[], Figure]:
+    def make() -> Figure:
+        made: Figure = draw(frame).figure
+        return made
+
+    return make
+
+
+def _leading(frame: pd.DataFrame) -> str:
+    """The mode that is the fastest most often."""
+    fastest = frame[(frame["verdict"] == "fastest") & ~frame["by_hand"]]
+    if fastest.empty:
+        return "no mode was timed"
+    mode, times = Counter(fastest["mode"]).most_common(1)[0]
+    return f"{mode} is the fastest in {times} of {len(fastest)} rows"
+
+
+def _ends(frame: pd.DataFrame, column: str, written: Callable[[float], str]) -> str:
+    """The least and the largest of a column over the automatic modes, with the modes."""
+    own = frame[frame[column].notna() & frame["mode"].ne(FORWARD) & ~frame["by_hand"]]
+    if own.empty:
+        return "no automatic mode was measured"
+    own = own.sort_values(column)
+    return " to ".join(f"{written(own[column].iloc[i])} ({own['mode'].iloc[i]})" for i in (0, -1))
+
+
+def _operators(frame: pd.DataFrame) -> list[Section]:
+    found: list[Section] = []
+    if frame.empty:
+        return found
+    timed = frame[frame["to_fastest"].notna()]
+    operators = list(dict.fromkeys(timed["operator"]))
+    each = max(1, MOST_DOTS // max(1, len(operators)))
+    for operator in operators:
+        own = frame[frame["operator"] == operator]
+        section = Section(
+            anchor("operator", operator),
+            str(operator),
+            "Time of each mode, divided by the time of the fastest automatic mode.",
+        )
+        # A machine or build more is a table of its own; a table has a page's height at most.
+        for (cpu, torch), part in own.groupby(["cpu", "torch"], dropna=False, sort=False):
+            names = list(dict.fromkeys(part["comparison"]))
+            for start in range(0, len(names), 45):
+                some = part[part["comparison"].isin(names[start : start + 45])]
+                if some["to_fastest"].notna().any():
+                    section.figures.append(
+                        Shown(
+                            anchor("heat", operator, str(cpu), str(torch), str(start)),
+                            f"{operator}: multiple of the fastest by function and mode, on {cpu} "
+                            f"with torch {torch}. {_leading(some)}; all numbers are in the table "
+                            "of cases",
+                            _figure(ratios.heat_map, some),
+                        )
+                    )
+        with_forward = own[(own["verdict"] == "fastest") & own["to_forward"].notna()]
+        if len(with_forward):
+            section.figures.append(
+                Shown(
+                    anchor("forward", operator),
+                    f"{operator}: the fastest mode as a multiple of the forward pass, "
+                    f"{multiple(with_forward['to_forward'].min())}× to "
+                    f"{multiple(with_forward['to_forward'].max())}×",
+                    _figure(ratios.forward, own),
+                    folded=True,
+                )
+            )
+        for (name, run), part in _telling(own, each):
+            section.figures.append(
+                Shown(
+                    anchor("dots", name, run),
+                    f"{name}: each mode's ratio to the fastest with its interval. "
+                    f"{_ends(part, 'to_fastest', lambda v: multiple(v) + '×')}",
+                    _figure(ratios.dots, part),
+                    folded=True,
+                )
+            )
+        found.append(section)
+    return found
+
+
+def _telling(frame: pd.DataFrame, most: int) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Comparisons to draw: those with most undecided modes first, then those with most modes."""
+    groups: list[Any] = [
+        (key, part)
+        for key, part in frame.groupby(["comparison", "run"], sort=False)
+        if part["to_fastest"].notna().sum() > 1
+    ]
+    groups.sort(key=lambda g: (-(g[1]["verdict"] == "undecided").sum(), -len(g[1]), g[0]))
+    return groups[:most]
+
+
+def _scaling(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "scaling",
+        "Time over size",
+        "Bands: lowest to highest session. Dotted lines: sizes at which another mode becomes the "
+        "fastest, interpolated between two measured sizes at which the verdict is clear.",
+    )
+    families = sorted(sizes.families(frame), key=lambda rows: -len(rows))
+    for part in families[:MOST_SCALING]:
+        first = part.iloc[0].to_dict()
+        _, named = sizes.sized(part)
+        section.figures.append(
+            Shown(
+                scaling_anchor(first),
+                f"time of one call over size: {first['operator']} of {first['function']}"
+                + "".join(
+                    f"; {c.before} is the fastest below {named} ≈ {c.about}, {c.after} above"
+                    for c in sizes.crossovers(part)
+                ),
+                _figure(sizes.scaling, part),
+            )
+        )
+    return section
+
+
+def _places(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "devices",
+        "Devices",
+        "The fastest mode of each device over size. Dotted lines: sizes from which another device "
+        "is faster. On either side, every session of one device is faster than every session of "
+        f"the other (p ≤ {places.CHANCE:.2f}). +transfer: copies to and from the device are timed "
+        "too; +cold: caches are emptied before each call; +8sets: calls cycle through eight sets "
+        "of inputs.",
+    )
+    for part in places.families(frame)[:MOST_SCALING]:
+        first: dict[Any, Any] = part.iloc[0].to_dict()
+        said = " ".join(places.told(part))
+        section.figures.append(
+            Shown(
+                anchor("devices", *(str(first[name]) for name in places.PROBLEM)),
+                "time of one call by device over size: {operator} of {function}. ".format(**first)
+                + (said or "No device is clearly faster from some size on."),
+                _figure(places.by_device, part),
+            )
+        )
+    return section
+
+
+def _memory(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "memory",
+        "Memory against time",
+        "Lower left is better. Dashed: Pareto front of the automatic modes. Bars: lowest to "
+        "highest session.",
+    )
+    for part in pareto.readable(frame)[:MOST_MEMORY]:
+        first = part.iloc[0]
+        section.figures.append(
+            Shown(
+                anchor("memory", first.comparison, first.run),
+                f"peak memory against time: {first.comparison}. "
+                f"Time: {_ends(part, 'seconds', call_time)}. "
+                f"Memory: {_ends(part, 'peak_memory', lambda v: reading(v, 'bytes'))}",
+                _figure(pareto.memory, part),
+            )
+        )
+    return section
+
+
+def _releases(changes: pd.DataFrame) -> Section:
+    section = Section(
+        "releases",
+        "Torch releases",
+        "Ratios to the baseline release. ▲ slower than the previous release, ▼ faster. At most 12 "
+        "cases, those with the largest significant change first.",
+    )
+    if len(changes) and history.shown(changes):
+        described = "time over torch releases as a ratio to the baseline release"
+        section.figures.append(Shown("timelines", described, lambda: history.figure(changes)))
+    return section
+
+
+def _correctness(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "correctness",
+        "Correctness",
+        "Every mode is compared with the analytic derivative in float64, before and after it is "
+        "timed. Each mark is the worst entry of a case over all checks.",
+    )
+    if len(frame) and frame.loc[frame["mode"] != FORWARD, "ulps"].notna().any():
+        checked = frame[frame["status"].isin(("ok", "wrong")) & (frame["mode"] != FORWARD)]
+        if len(checked):
+            described = (
+                "worst error in units in the last place by mode and dtype: "
+                f"{_ends(checked, 'ulps', lambda v: f'{v:.2g}')}"
+            )
+            section.figures.append(Shown("errors", described, _figure(correctness.errors, frame)))
+    return section
+
+
+def _curves(drawn: Sequence[pd.DataFrame]) -> Section:
+    section = Section(
+        "curves",
+        "Plots from the source notebooks",
+        "A function and its derivative, by hand and by reverse mode, computed for this page.",
+    )
+    for part in drawn:
+        name = str(part["function"].iloc[0])
+        described = f"{name} and its derivative, by autograd and by hand; the two coincide"
+        section.figures.append(
+            Shown(anchor("curve", name), described, _figure(curves.derivatives, part))
+        )
+    return section
+
+
+def _studies(studies: Sequence[tuple[str, Figure]]) -> Section:
+    section = Section(
+        "studies",
+        "How far to trust the verdicts",
+        "The newest stored studies: false positives on identical code, and power to find "
+        "injected slowdowns.",
+    )
+    for kind, figure in studies:
+        headline = figure.get_suptitle() or figure.axes[0].get_title(loc="left")
+        described = " ".join(f"study {kind}: {headline}".split())
+        section.figures.append(
+            Shown(anchor("study", kind), described, lambda made=figure: made)  # type: ignore[misc]
+        )
+    return section
