@@ -541,37 +541,6 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     assert (tmp_path / "report" / "report.html").read_text(encoding="utf-8") == before
 
 
-def test_the_study_of_pages_gives_both_tools_the_same_history():
-    from gradbench.core.cases import Selection, expand
-    from gradbench.runner.run import discover
-    from gradbench.runner.wire import WorkerOptions
-    from gradbench.studies import pages
-
-    found = discover(WorkerOptions())
-    entries = expand(found.offers, Selection(functions=("exp",), operators=("vjp",)))
-    read, rows = [], []
-    for row in pages.study(entries, found, 80, 0, lambda what: None):
-        (rows if row["command"] in ("gradbench report", "asv publish") else read).append(row)
-    assert [row["command"] for row in read] == [
-        "gradbench show",
-        "gradbench show",
-        "gradbench.load",
-        "gradbench export",
-        "gradbench releases show",
-    ]
-    assert read[3]["written_bytes"] > 1_000
-    assert all(row["peak_bytes"] > 1 << 20 for row in read + rows)
-    assert [row["command"] for row in rows] == [
-        "gradbench report",
-        "asv publish",
-        "gradbench report",
-        "gradbench report",
-    ]
-    assert rows[0]["rows"] == rows[1]["rows"] == 80
-    assert all(row["written_bytes"] > 10_000 for row in rows)
-    assert all(row["processor_seconds"] > 0 for row in rows)
-
-
 def test_a_gain_that_was_not_called_is_no_finding(tmp_path):
     stored(tmp_path, {jacobian(): {"forward": 2.0, "loop_grad": 100.2, "jacrev": 100.0}})
     assert "write first" not in page_of(tmp_path)

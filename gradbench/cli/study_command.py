@@ -12,7 +12,7 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, emit, notes, plain, progress, say, stopped, table
-from gradbench.core.units import counted, duration, reading
+from gradbench.core.units import counted, duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -300,45 +300,6 @@ def asv_steps(
             f"a threshold of {threshold:g} %."
         )
     )
-    return 0
-
-
-@command.command()
-@click.option(
-    "--rows",
-    type=parameters.Whole(1, 10**8),
-    default=100_000,
-    show_default=True,
-    help="Rows of the made-up runs and history: cases, sizes or releases, and sessions.",
-)
-@click.option("--only-runs", is_flag=True, help="Read one large run only, and make no pages.")
-@options.seed_option
-@options.format_option("json", "csv", "md")
-def pages(rows: int, only_runs: bool, seed: int, form: str) -> int:
-    """Time and memory of reading large stores, and of pages beside 'asv publish'."""
-    from gradbench.core.cases import Selection, expand
-    from gradbench.runner.run import discover
-    from gradbench.runner.wire import WorkerError, WorkerOptions
-    from gradbench.studies import pages as room
-
-    try:
-        found = discover(WorkerOptions())
-        entries = expand(found.offers, Selection())
-        told = lambda what: say(f"pages: {what}", err=True)  # noqa: E731
-        measured = list(room.study(entries, found, rows, seed, told, pages=not only_runs))
-    except (WorkerError, RuntimeError) as error:
-        raise click.ClickException(str(error)) from error
-    if form != "table":
-        emit(measured, form)
-        return 0
-    numbers = ("rows", "time (s)", "CPU (s)", "peak memory", "written")
-    shown = table("", ["command", "of", *((name, "right") for name in numbers)])
-    for row in measured:
-        sizes = (reading(row[name], "bytes") for name in ("peak_bytes", "written_bytes"))
-        spent = f"{row['seconds']:.1f}", f"{row['processor_seconds']:.1f}"
-        cells = (row["command"], row["of"], f"{row['rows']:,}", *spent, *sizes)
-        shown.add_row(*map(plain, cells))
-    console().print(shown)
     return 0
 
 
