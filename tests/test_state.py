@@ -35,11 +35,19 @@ def suite():
         now.update(kept)
 
 
+class InPytest(Session):
+    """pytest changes the process between two tests: warnings filters, the environment."""
+
+    def _at_home(self):
+        self.gate.home = state.look()
+        return self.gate.home
+
+
 @pytest.fixture(scope="module")
 def session(suite):
-    made = Session(memory_limit=1 << 30)
-    made.open(NAME, 0, [1, 2])
-    return made
+    session = InPytest(memory_limit=1 << 30)
+    session.open(NAME, 0, [1, 2])
+    return session
 
 
 def names(kind):
@@ -150,7 +158,7 @@ def test_what_cannot_be_put_back_ends_the_process_and_says_why(name, when):
     code = f"""
 import json, sys
 from gradbench.problems import registry
-from gradbench.worker import Session, STATE_LOST
+from gradbench.worker.server import Session, STATE_LOST
 registry.load_builtin()
 registry.load_file({str(SUITE)!r})
 session = Session(1 << 30)

@@ -20,12 +20,15 @@ from typing import Any
 
 from gradbench.state.item import listed as listed
 from gradbench.state.item import same, told
-from gradbench.state.of_python import quick_items, thorough_items
+from gradbench.state.of_python import near_items, quick_items, thorough_items
 
 QUICK = tuple(quick_items())
 """What is looked at around each visit too, since it takes well under a tenth of one."""
 
-ALL = (*QUICK, *thorough_items())
+NEAR = (*QUICK, *near_items())
+"""What is looked at after each call of the gate: besides, the functions that judge its result."""
+
+ALL = (*NEAR, *thorough_items())
 
 _READS = tuple((item.read, item.same) for item in ALL)
 
@@ -48,6 +51,8 @@ class Left:
 
     measured: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    by_torch: bool = False
+    """Whether torch changed more while it loaded a part of itself, which is nobody's fault."""
 
     def __bool__(self) -> bool:
         return bool(self.measured or self.other)
@@ -78,6 +83,11 @@ _loaded: set[str] = set()
 """The modules that were loaded at the last thorough look."""
 
 
+def outgrown() -> bool:
+    """Whether modules have been loaded since the last thorough look."""
+    return sys.modules.keys() != _loaded
+
+
 def put_back(before: Seen) -> Left:
     """Restores what has changed since, and says what that was.
 
@@ -91,6 +101,7 @@ def put_back(before: Seen) -> Left:
     for position, now in changed.items():
         item = ALL[position]
         if item.by_torch and torch_loads:
+            left.by_torch = True
             continue
         (left.measured if item.measured else left.other).append(
             told(item.name, before[position], now)

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -58,7 +59,12 @@ def put_names_back(before: tuple[Names, ...]) -> None:
         names.put_back()
 
 
-def _owners() -> list[tuple[Any, str]]:
+def judges() -> list[tuple[Any, str]]:
+    """The gate's own module and classes."""
+    return _told(_gradbench(("gradbench.worker.gate",)))
+
+
+def owners() -> list[tuple[Any, str]]:
     """Modules and classes on whose functions every mode and the harness rest."""
     import torch.autograd.functional
     import torch.nn.functional
@@ -72,11 +78,23 @@ def _owners() -> list[tuple[Any, str]]:
     for name in ("torch._functorch.eager_transforms", "torch._functorch.apis"):
         if name in sys.modules:
             here.append(sys.modules[name])
-    for name, module in list(sys.modules.items()):
-        if name.startswith("gradbench.") and not name.startswith("gradbench.modes."):
-            here.append(module)
-            here += [v for v in vars(module).values() if _class_of(v, name)]
-    return [(owner, _path(owner)) for owner in here if hasattr(owner, "__dict__")]
+    ours = [name for name in sys.modules if name.startswith("gradbench.")]
+    here += _gradbench([name for name in ours if not name.startswith("gradbench.modes.")])
+    return _told(here)
+
+
+def _gradbench(names: Iterable[str]) -> list[Any]:
+    """Modules of this package, as far as they are loaded, and their classes."""
+    found = []
+    for name in names:
+        if name in sys.modules:
+            module = sys.modules[name]
+            found += [module, *(v for v in vars(module).values() if _class_of(v, name))]
+    return found
+
+
+def _told(owners: Iterable[Any]) -> list[tuple[Any, str]]:
+    return [(owner, _path(owner)) for owner in owners if hasattr(owner, "__dict__")]
 
 
 def _class_of(value: Any, module: str) -> bool:
@@ -102,12 +120,13 @@ def same_names(before: tuple[Names, ...]) -> bool:
 class Namespaces:
     """Reads all owners, which are found on first use: the package is imported by then."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[], list[tuple[Any, str]]]) -> None:
+        self.find = find
         self.owners: list[tuple[Any, str]] = []
 
     def read(self) -> tuple[Names, ...]:
         if not self.owners:
-            self.owners = _owners()
+            self.owners = self.find()
         return tuple([Names(*owner) for owner in self.owners])
 
 

@@ -24,6 +24,8 @@ from gradbench.state.item import Item, module_values
 from gradbench.state.names import (
     Modules,
     Namespaces,
+    judges,
+    owners,
     put_names_back,
     read_basic,
     same_modules,
@@ -344,9 +346,16 @@ def _end_children(before: frozenset[int]) -> None:
             os.waitpid(pid, 0)
 
 
+def near_items() -> Iterator[Item]:
+    """What judges the result of a call."""
+    names = Namespaces(judges)
+    yield Item("functions of the gate", names.read, put_names_back, same=same_names)
+
+
 def thorough_items() -> Iterator[Item]:
-    """What takes longer to read, and is looked at around each build and each call of the gate."""
-    names = Namespaces()
+    """What takes milliseconds to read where it is in no cache: looked at after each build, each
+    check and each request."""
+    names = Namespaces(owners)
     yield Item(
         "functions that others use", names.read, put_names_back, by_torch=True, same=same_names
     )

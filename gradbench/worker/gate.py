@@ -441,6 +441,17 @@ class Contestant:
         slow call has that look only after it was timed. Raises TooSlow where a call takes longer
         than `patience` nanoseconds, unless that is 0.
         """
+        try:
+            finding = self._checked(fresh, again, patience)
+        finally:
+            late = state.put_back(self.gate.home)
+            self.left.add(late)
+        if late.by_torch and not late:
+            # Torch replaced functions while it was judged by them.
+            finding = self._checked(fresh, again, patience)
+        return finding
+
+    def _checked(self, fresh: Sequence[int], again: bool | None, patience: int) -> Finding:
         finding = self._check(0, self.arguments)
         # A first call may have loaded much that later ones find: it alone does not tell.
         if patience and self.fastest > FIRST * patience:
@@ -472,8 +483,9 @@ class Contestant:
                 self.waits()
             spent = CLOCK() - start
         finally:
-            # Before anything is judged by it.
-            self.left.add(state.put_back(self.gate.home))
+            # Before anything is judged by it; `check` looks at the rest, and what is found there
+            # fails the mode, whatever the finding.
+            self.left.add(state.put_back(self.gate.home[: len(state.NEAR)]))
         self.fastest = min(self.fastest or spent, spent)
         finding = self.gate.judge(self.mode, index, result)
         return finding.and_then(self._traces(index, arguments))
