@@ -20,11 +20,11 @@ PAGE = Path(__file__).parent / "api.md"
 
 OPENING = """# API reference
 
-Built from the docstrings by `python docs/build_api.py`; a test holds that the two are in step.
-[Adding a function or a mode](../CONTRIBUTING.md) has whole examples.
+Generated from the docstrings by `python docs/build_api.py`.
+[CONTRIBUTING.md](../CONTRIBUTING.md) has complete examples of a function and a mode.
 
-A package of yours can bring functions and modes. It names the modules that declare them, in its
-`pyproject.toml`:
+Your own package can add functions and modes. Its `pyproject.toml` names the modules that declare
+them:
 
 ```toml
 [project.entry-points."gradbench.functions"]
@@ -34,10 +34,9 @@ my_functions = "my_package.functions"
 my_modes = "my_package.modes"
 ```
 
-They are imported in the worker, after the catalogue. A package whose entry point does not load is
-left out and named in one line on standard error; everything else goes on. For a single file
-`gradbench run --from my_suite.py` does the same without installing anything, and there a file that
-does not load ends the command.
+The worker imports them after the catalogue. If an entry point does not load, one line on standard
+error says so, and everything else continues. For a single file, `gradbench run --from my_suite.py`
+does the same without installing anything; if the file does not load, the command ends.
 """
 
 SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
@@ -74,7 +73,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
         ),
     ),
     (
-        "Structure of a jacobian",
+        "Structure of a Jacobian",
         (
             ("gradbench.problems.structure.products", structure.products),
             ("gradbench.problems.structure.detect", structure.detect),
@@ -93,46 +92,46 @@ def build() -> str:
     parts = [OPENING]
     for title, entries in SECTIONS:
         parts.append(f"## {title}\n")
-        parts += [_entry(name, of) for name, of in entries]
+        parts += [_entry(name, documented) for name, documented in entries]
     return "\n".join(parts)
 
 
-def _entry(name: str, of: Any) -> str:
-    told = (inspect.getdoc(of) or "").replace("``(", "`(").replace(")``", ")`")
+def _entry(name: str, documented: Any) -> str:
+    docstring = (inspect.getdoc(documented) or "").replace("``(", "`(").replace(")``", ")`")
     lines = [f"### `{name}`", ""]
-    if inspect.isclass(of):
-        lines += [told, "", *_fields(of)]
+    if inspect.isclass(documented):
+        lines += [docstring, "", *_fields(documented)]
     else:
-        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(of))).body
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(documented))).body
         assert isinstance(declared, ast.FunctionDef)
-        told_of = f"{declared.name}({ast.unparse(declared.args)})"
+        signature = f"{declared.name}({ast.unparse(declared.args)})"
         if declared.returns:
-            told_of += f" -> {ast.unparse(declared.returns)}"
-        lines += [f"```python\n{told_of}\n```", "", told, ""]
+            signature += f" -> {ast.unparse(declared.returns)}"
+        lines += [f"```python\n{signature}\n```", "", docstring, ""]
     return "\n".join(lines)
 
 
-def _fields(of: type) -> list[str]:
-    """A line per field and property, with the docstring that stands below it."""
-    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(of))).body
+def _fields(documented: type) -> list[str]:
+    """A line per field and property, with the docstring below it."""
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(documented))).body
     assert isinstance(declared, ast.ClassDef)
     lines = []
     for node, below in zip(declared.body, [*declared.body[1:], ast.Pass()]):
+        docstring = ""
         if isinstance(node, ast.AnnAssign):
-            told = ""
             if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                told = inspect.cleandoc(str(below.value.value))
+                docstring = str(below.value.value)
             default = f" = {ast.unparse(node.value)}" if node.value else ""
-            text = f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}{default}"
+            signature = f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}{default}"
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            told = inspect.cleandoc(ast.get_docstring(node) or "")
-            text = f"{node.name}{'' if node.decorator_list else '()'}"
+            docstring = ast.get_docstring(node) or ""
+            signature = f"{node.name}{'' if node.decorator_list else '()'}"
             if node.returns and node.decorator_list:
-                text += f": {ast.unparse(node.returns)}"
+                signature += f": {ast.unparse(node.returns)}"
         else:
             continue
-        told = " ".join(told.split())
-        lines.append(f"- `{text}`" + (f" – {told}" if told else ""))
+        docstring = " ".join(docstring.split())
+        lines.append(f"- `{signature}`" + (f" – {docstring}" if docstring else ""))
     return [*lines, ""] if lines else []
 
 

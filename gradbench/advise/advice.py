@@ -67,7 +67,7 @@ NEARLY = 1.5
 
 
 class Refusal(Exception):
-    """No advice can be given on the function; the message says why, in one line."""
+    """gradbench cannot advise on the function; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -115,47 +115,47 @@ class Question:
 
 @dataclass(frozen=True, repr=False)
 class Advice:
-    """What was found of a function, and the judged run.
+    """The findings on a function, and the judged run.
 
-    In a notebook it shows itself as a table and a figure for each operator.
+    In a notebook it displays itself as a table and a figure for each operator.
     """
 
     target: str
     found: dict[str, Any]
-    """The evidence, the structure and the cost by theory, in sentences, and the inputs."""
+    """The evidence, the structure and the theoretical cost, in sentences, and the inputs."""
     judged: Judged
     path: Path
     """The stored run."""
     seconds: float
     budget: float
-    """What the answer took and what it was given, in seconds."""
+    """The time the answer took, and its budget, in seconds."""
 
     @property
     def name(self) -> str:
-        """The function's own name, without where it is from."""
+        """The function's name without its module."""
         return self.target.rpartition(":")[2].rpartition(".")[2]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row per way of differentiating, the columns those of `gradbench.verdicts`."""
+        """A row per mode, with the columns of `gradbench.verdicts`."""
         import pandas as pd
 
         return pd.DataFrame([record(row, self.judged) for row in self.judged.rows])
 
     @property
     def operators(self) -> list[str]:
-        """The kinds of derivative that were measured."""
+        """The operators that were measured."""
         return [Comparison.parse(name).operator for name in self.judged.baselines]
 
     def winner(self, operator: str = "") -> str:
-        """The fastest mode of an operator, by default of the first; empty where none was timed."""
+        """The fastest mode of an operator (default: the first); empty if none was timed."""
         row = _winner(self.rows(operator))
         return row.mode if row else ""
 
     def rows(self, operator: str = "") -> list[Row]:
-        """The derivatives of an operator, the fastest first, what was not timed last.
+        """The modes of an operator, the fastest first, modes without times last.
 
-        Raises ValueError where the operator was not measured.
+        Raises ValueError if the operator was not measured.
         """
         operator = operator or self.operators[0]
         if operator not in self.operators:
@@ -168,9 +168,9 @@ class Advice:
         return sorted(mine, key=lambda r: math.inf if r.seconds is None else r.seconds)
 
     def code(self, operator: str = "", mode: str = "") -> str:
-        """The code to paste of a mode, by default of the fastest.
+        """The code of a mode (default: the fastest), to paste.
 
-        Raises ValueError where there is none of that name.
+        Raises ValueError if there is no such mode.
         """
         operator, mode = operator or self.operators[0], mode or self.winner(operator)
         if mode in self.found["own"]:
@@ -181,8 +181,8 @@ class Advice:
             raise ValueError(f"there is no code of a mode {mode!r} of {operator}") from None
 
     def gain(self, operator: str = "") -> str:
-        """How far the fastest mode is ahead of the one that people usually write first, in a
-        sentence; empty where the two are the same."""
+        """A sentence on how much faster the fastest mode is than the usual choice; empty if they
+        are the same."""
         rows = self.rows(operator)
         best = _winner(rows)
         first = self.judged.baselines[rows[0].comparison] if rows else ""
@@ -197,7 +197,7 @@ class Advice:
         )
 
     def own(self, operator: str = "") -> list[str]:
-        """A sentence for each derivative of the user's own that was measured beside."""
+        """A sentence for each derivative given with `also`."""
         best, said = _winner(self.rows(operator)), []
         for row in self.rows(operator):
             if row.mode not in self.found["own"] or row is best:
@@ -213,8 +213,8 @@ class Advice:
         return said
 
     def memory(self, operator: str = "") -> str:
-        """Which mode needs far less memory at nearly the time of the fastest, in a sentence; empty
-        where there is none."""
+        """A sentence on the mode that needs far less memory in nearly the same time as the fastest;
+        empty if there is none."""
         rows = [row for row in self.rows(operator) if PEAK in row.readings and row.seconds]
         best = _winner(rows)
         if best is None or best.seconds is None:
@@ -230,19 +230,19 @@ class Advice:
         )
 
     def told(self, operator: str = "") -> list[str]:
-        """What is worth saying of the times and the memory, in sentences."""
+        """The sentences of `gain`, `own` and `memory`."""
         said = [self.gain(operator), *self.own(operator), self.memory(operator)]
         return [sentence for sentence in said if sentence]
 
     @property
     def took(self) -> str:
-        """How long the answer took, in a sentence."""
+        """A sentence on how long the answer took."""
         return f"Answered in {self.seconds:.0f} s of {self.budget:g} s."
 
     def figure(self, operator: str = "") -> Figure:
-        """A dot for each mode's time as a multiple of the fastest's, with its interval.
+        """A plot of each mode's time as a multiple of the fastest's, with its interval.
 
-        Raises NothingToDraw where no mode was timed.
+        Raises NothingToDraw if no mode was timed.
         """
         from matplotlib.figure import Figure
 

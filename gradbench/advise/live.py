@@ -30,20 +30,19 @@ def compare(
     also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
     results: str | Path = "results",
 ) -> Advice:
-    """Measures every way of differentiating `function` at `inputs` and says which is fastest.
+    """Measures every way of differentiating `function` at `inputs` and finds the fastest.
 
-    The function may be any that cloudpickle can send to another process, closures, lambdas, cells
-    of a notebook and modules included: it is called in processes of its own, so that a crash or a
-    hang costs the answer and not the caller. `inputs` are plain values and tensors of one
-    device, on which is measured, in the function's order. `wrt` names the inputs to differentiate
-    by; without it these are all floating-point ones, or a module's parameters. `dtype` is by
-    default that of the first floating-point input. `also` are derivatives of your own to measure
-    beside: they take the function's arguments and return a tensor for each input that is
-    differentiated by. `budget` and `timeout` in seconds, `memory_limit` in bytes: see
+    cloudpickle sends the function to separate processes, so it can be a closure, a lambda, a
+    notebook cell or a module, and a crash or a hang does not affect the caller. `inputs` are plain
+    values and tensors in the function's order, all on the device to measure on. `wrt` names the
+    inputs to differentiate by; the default is every floating-point input, or a module's
+    parameters. `dtype` defaults to that of the first floating-point input. `also` are derivatives
+    of your own to measure too: they take the function's arguments and return a tensor for each
+    differentiated input. `budget` and `timeout` are in seconds, `memory_limit` in bytes: see
     `gradbench advise`. The run is stored in the folder `results`.
 
-    Raises Refusal with one line where no advice can be given on the function, StoreError where
-    the run cannot be stored, WorkerError where no process can be started.
+    Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
+    cannot be stored, WorkerError if no process can be started.
     """
     import cloudpickle
     import torch

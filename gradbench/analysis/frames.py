@@ -77,12 +77,13 @@ def _each_run(
 
 
 def load(results: str | Path = "results", runs: str | Iterable[str] | None = None) -> pd.DataFrame:
-    """Every stored case, one row per case and session.
+    """Loads every stored case, one row per case and session.
 
-    `runs`: one or several of names, beginnings of names, 'latest' or paths; None for all. `seconds`
-    is the median of the session's visit minima, seconds per call, and `seconds_min` the smallest.
-    Cases that were not timed have a status, a reason and no time. What other instruments read of a
-    case stands in each of its rows. Raises StoreError where there are none.
+    `runs` is a name, the beginning of a name, 'latest' or a path, or several of these; None loads
+    all runs. `seconds` is the median of the session's visit minima, in seconds per call, and
+    `seconds_min` the smallest. Cases that were not timed have a status, a reason and no time. Each
+    row of a case repeats the case's readings of other instruments. Raises StoreError if there are
+    no runs.
     """
     parts = _each_run(results, runs, _cases, condensed=True)
     columns = {}
@@ -232,10 +233,10 @@ def _untimed(run: Run) -> list[SessionMeasured]:
 def samples(
     results: str | Path = "results", runs: str | Iterable[str] | None = None
 ) -> pd.DataFrame:
-    """Every raw sample: one row per sub-block, with its round and its place in the visit.
+    """Loads every raw sample: one row per sub-block, with its round and its position in the visit.
 
-    `nanoseconds` is the sub-block's whole length, `number` the calls in it. Raises StoreError
-    where there are no runs.
+    `nanoseconds` is the length of the whole sub-block, `number` its calls. Raises StoreError if
+    there are no runs.
     """
     parts = _each_run(results, runs, _samples, condensed=False)
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
@@ -279,10 +280,10 @@ def verdicts(
     confidence: float = 0.95,
     method: str = "benjamini-hochberg",
 ) -> pd.DataFrame:
-    """One judged row per case of a run: ratios with intervals, verdicts, statuses.
+    """Judges a run, one row per case: ratios with intervals, verdicts, statuses.
 
-    `floor` is the smallest difference that matters, as a share; `method` how false alarms are
-    held down over the table. Raises StoreError where there is no such run.
+    `floor` is the threshold: the smallest difference that matters, as a share. `method` is the
+    correction for multiple comparisons over the table. Raises StoreError if there is no such run.
     """
     place = arguments.folder("results", results)
     arguments.share("floor", floor)

@@ -24,13 +24,13 @@ from gradbench.problems.structure import Structure
 def register(
     function: str, structures: Sequence[Structure], suffix: str | None = None
 ) -> tuple[str, ...]:
-    """Registers the structured modes of a function's jacobian and returns their names.
+    """Registers the structured modes of a function's Jacobian and returns their names.
 
-    `structures` has one entry for each differentiated input. Of diagonal jacobians the one seed is
-    of ones, of batched ones the seeds are those of one sample, of banded and sparse ones they are
-    the colours. Names end in `suffix`, by default in the function's name, so that several functions
-    can have theirs. Nothing is registered where an input's jacobian is dense. Raises ValueError
-    where the function has structured modes already.
+    `structures` has one entry per differentiated input. A diagonal Jacobian takes one seed of ones,
+    a batched one the seeds of one sample, a banded or sparse one a seed per colour. Names end in
+    `suffix`, by default the function's name, so several functions can have structured modes. If the
+    Jacobian of an input is dense, nothing is registered. Raises ValueError if the function already
+    has structured modes.
     """
     if any(structure.kind == "dense" for structure in structures):
         return ()

@@ -16,8 +16,9 @@ Support = Sequence[int]
 def colour(supports: Sequence[Support]) -> list[int]:
     """A colour for each column, such that no two columns of one colour share a row.
 
-    Greedy, in the order given and from the fullest column to the emptiest; the better of the two.
-    The first is best for banded matrices. Colours are 0, 1, …; a column without rows gets 0.
+    Colours greedily, once in the given order (best for banded matrices) and once from the fullest
+    column to the emptiest, and returns the better result. Colours are 0, 1, …; a column without
+    rows gets 0.
     """
     given = list(range(len(supports)))
     first = _greedy(supports, given)

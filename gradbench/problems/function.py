@@ -22,46 +22,46 @@ def as_tuple(value: Any) -> Tensors:
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """A map from tensors to one tensor, beside its analytic derivatives.
+    """A map from tensors to one tensor, with its analytic derivatives.
 
-    The differentiated inputs come first, constants after them. Every callable is a pure
-    function that works in whatever floating dtype and on whatever device its inputs have.
+    The differentiated inputs come first, then the constants. Every callable is a pure function
+    that works in any floating dtype and on any device.
 
-    `derivatives` maps each operator that applies to its analytic formula, and so says which
-    operators apply. A formula returns one tensor per differentiated input (a bare tensor where
-    there is one input). Its arguments are ``(*inputs)`` for derivative, gradient, jacobian,
-    batch_jacobian, diagonal, hessian and batch_hessian; ``(v, *inputs)`` for vjp with `v` of the
-    output's shape; ``(seeds, *inputs)`` for vjp_sum with `seeds` of shape (k, *output);
-    ``(t, *inputs)`` for jvp and hvp, with `t` a tuple of one tangent per differentiated input.
+    `derivatives` maps each operator that applies to its analytic formula. A formula returns one
+    tensor per differentiated input (a bare tensor for a single input). Its arguments are
+    ``(*inputs)`` for derivative, gradient, jacobian, batch_jacobian, diagonal, hessian and
+    batch_hessian; ``(v, *inputs)`` for vjp with `v` of the output's shape; ``(seeds, *inputs)`` for
+    vjp_sum with `seeds` of shape (k, *output); ``(t, *inputs)`` for jvp and hvp, with `t` a tuple
+    of one tangent per differentiated input.
     Hessians of several inputs are flat tuples of blocks in row-major order.
     """
 
     name: str
     document: str
-    """The letters of the documents it comes from, such as "G" or "SV"."""
+    """Letters of the source notebooks it comes from, such as "G" or "SV"."""
     formula: str
-    """The map in the field's notation."""
+    """The map in mathematical notation."""
     derivative: str
-    """The derivative in the field's notation."""
+    """The derivative in mathematical notation."""
     forward: Callable[..., Tensor]
     example: Callable[[], Tensors]
-    """The documents' own inputs, float64 on the CPU."""
+    """The small example inputs of the source notebooks, float64 on the CPU."""
     example_size: Size
     """The size of `example`, from which fresh inputs of the same shapes are drawn."""
     draw: Callable[[Size, torch.Generator], Tensors]
     """Random inputs of a size, float64 on the CPU, inside the function's domain."""
     derivatives: Mapping[str, Formula]
     variants: Mapping[str, Mapping[str, Formula]] = field(default_factory=dict)
-    """Further hand-written ways: operator to name of the manual mode to formula."""
+    """More hand-written formulas: operator to name of the manual mode to formula."""
     inputs: tuple[str, ...] = ("x",)
     constants: tuple[str, ...] = ()
-    """Names of the inputs that are not differentiated; they are the last ones."""
+    """Names of the inputs that are not differentiated; they come last."""
     dtype: str = "float32"
-    """The documents' dtype."""
+    """The default dtype, that of the source notebooks."""
     sizes: tuple[Size, ...] = ()
     large_sizes: tuple[Size, ...] = ()
     exact: Callable[..., Tensor] | None = None
-    """How the value is computed in float64 for the gate; None: as it is timed."""
+    """Computes the value in float64 for the gate; None: `forward`."""
 
     def __post_init__(self) -> None:
         if self.constants and self.inputs[-len(self.constants) :] != self.constants:
@@ -72,7 +72,7 @@ class Function:
 
     @property
     def differentiated(self) -> int:
-        """How many of the leading inputs are differentiated."""
+        """The number of differentiated inputs."""
         return len(self.inputs) - len(self.constants)
 
 
@@ -89,7 +89,7 @@ def normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def vector(*values: float) -> Tensor:
-    """A float64 vector of given entries."""
+    """A float64 vector with the given entries."""
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -105,10 +105,11 @@ def scalar_valued(
     hessian: Formula | None = None,
     hvp: Formula | None = None,
 ) -> dict[str, Formula]:
-    """The derivatives of a function with one number as its value, from its gradient g.
+    """The derivatives of a function whose value is one number, from its gradient g.
 
     The pullback of a seed v is v·g and the pushforward of a tangent t is Σ ⟨gᵢ, tᵢ⟩. With
-    `operator` "derivative" the one input is a number too. `hessian` and `hvp` where given.
+    `operator` "derivative" the single input is a number too. `hessian` and `hvp` are added if
+    given.
     """
 
     def vjp(v: Tensor, *inputs: Tensor) -> Tensors:
@@ -132,7 +133,7 @@ def scalar_valued(
 def elementwise(slope: Formula) -> dict[str, Formula]:
     """The derivatives of an elementwise map of one vector, from the derivative of its scalar map.
 
-    The jacobian is diag f′(x); a pullback or pushforward multiplies by f′(x).
+    The Jacobian is diag f′(x); a pullback or pushforward multiplies by f′(x).
     """
     return {
         "diagonal": slope,
@@ -145,8 +146,8 @@ def elementwise(slope: Formula) -> dict[str, Formula]:
 def vector_valued(
     *, jacobian: Formula, vjp: Formula, jvp: Formula, accumulate: bool = False
 ) -> dict[str, Formula]:
-    """The derivatives of a map to a vector. `accumulate` adds the sum of several pullbacks,
-    Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
+    """The derivatives of a map to a vector. `accumulate` adds `vjp_sum`, the sum of several
+    pullbacks, Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
     found: dict[str, Formula] = {"jacobian": jacobian, "vjp": vjp, "jvp": jvp}
     return with_accumulation(found) if accumulate else found
 

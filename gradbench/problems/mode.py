@@ -17,16 +17,16 @@ what is timed and what is gated. The result is one tensor per block, or a bare t
 
 
 class Unsupported(Exception):
-    """This mode cannot do this problem, and the message says why in a few words."""
+    """This mode cannot do this problem; the message says why in a few words."""
 
 
 @dataclass(frozen=True)
 class Mode:
     """One way of computing an operator.
 
-    `build` is called outside the timed region with the problem and returns the callable that is
-    timed: everything a user must execute to get from the inputs to the derivative, each time.
-    It raises Unsupported where the problem is none for this mode.
+    `build` gets the problem, outside the timed region, and returns the callable that is timed:
+    everything a user must execute to get from the inputs to the derivative, each time. It raises
+    Unsupported if the mode cannot do the problem.
     """
 
     name: str
@@ -36,23 +36,23 @@ class Mode:
     leaves: bool = False
     """Whether the differentiated inputs arrive as leaves that require grad."""
     needs: tuple[str, ...] = ()
-    """Dotted names of the APIs used, looked up in the torch that is installed."""
+    """Dotted names of the APIs it uses, looked up in the installed torch."""
     document: str = ""
-    """Letters of the documents that use it; empty for an added one."""
+    """Letters of the source notebooks that use it; empty for an added mode."""
     by_hand: bool = False
-    """Whether it needs the derivative written by hand: a yardstick more than a way."""
+    """Whether it uses a hand-written derivative: a reference, not a candidate for fastest."""
     opt_in: bool = False
-    """Measured only when asked for: compiling or recording takes seconds."""
+    """Measured only on request, because compiling or recording takes seconds."""
     cuda: bool = False
-    """Whether it is one of CUDA devices alone."""
+    """Whether it works only on CUDA devices."""
     memory: Callable[[Problem], int] | None = None
-    """How many numbers are alive at the peak, estimated; None: three times the result."""
+    """Estimates how many numbers are alive at the peak; None: three times the result."""
 
     def rank(self, operator: str) -> int:
-        """Its place among the modes of an operator; equals keep the order of registration.
+        """Its position among the modes of an operator; ties keep the order of registration.
 
-        The forward pass comes first, then what is written by hand, what people usually write
-        first, what the documents use, what is added, and what is compiled or recorded.
+        The forward pass comes first, then hand-written modes, the usual choice, modes of the source
+        notebooks, added modes, and compiled or recorded ones.
         """
         places = (
             self.name == FORWARD,
@@ -71,13 +71,13 @@ class Mode:
         return None
 
     def numbers_at_peak(self, problem: Problem) -> int:
-        """How many numbers are alive at once, by estimate: the basis of a refusal."""
+        """How many numbers are alive at the peak, by estimate, for the memory limit."""
         if self.memory is None:
             return 3 * problem.result_numel
         return self.memory(problem)
 
     def source(self) -> str:
-        """The code of the mode, for a reader who wants to copy it."""
+        """The source code of the mode."""
         return inspect.getsource(self.build)
 
 

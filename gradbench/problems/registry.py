@@ -24,12 +24,12 @@ MODES: dict[tuple[str, str], Mode] = {}
 
 
 def function(declared: Function | None = None, /, **fields: Any) -> Any:
-    """Registers a function: a `Function` itself, or the decorated map with the fields given.
+    """Registers a function: a `Function`, or the decorated map with the given fields.
 
-    The fields are those of `gradbench.problems.function.Function` without `forward`; the name is
-    the map's own unless `name` is given, `formula` the first line of its docstring, `document` and
-    `derivative` are empty unless given. Returns what was registered or decorated. Raises ValueError
-    where the name is taken, TypeError where a field is missing or unknown.
+    The fields are those of `gradbench.problems.function.Function` without `forward`. Defaults:
+    `name` is the map's name, `formula` the first line of its docstring, `document` and `derivative`
+    are empty. Returns its argument. Raises ValueError if the name is taken, TypeError if a field is
+    missing or unknown.
 
     ```python
     @gradbench.function(
@@ -72,11 +72,11 @@ def _first_line(declared: Any) -> str:
 
 
 def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers the decorated builder as a mode of each operator named.
+    """Registers the decorated builder as a mode of the given operators.
 
-    The fields are those of `gradbench.problems.mode.Mode`; the name is the builder's own unless
-    `name` is given, the summary the first line of its docstring. Raises ValueError where an
-    operator has a mode of that name already, or where there is no such operator.
+    The fields are those of `gradbench.problems.mode.Mode`. The name defaults to the builder's name,
+    and the summary is the first line of its docstring. Raises ValueError if an operator already has
+    a mode of that name, or does not exist.
     """
     from gradbench.problems.mode import Mode
     from gradbench.problems.operators import OPERATORS

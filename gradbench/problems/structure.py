@@ -35,11 +35,12 @@ input's shape, or the cotangent of the output's shape times the jacobian."""
 
 @dataclass(frozen=True)
 class Structure:
-    """What is known of a jacobian's zeros.
+    """The known zeros of a Jacobian.
 
-    `rows` and `columns` are the places of the entries in the flattened output and input, one pair
-    each; they are empty for a dense jacobian. Columns (rows) of one colour share a forward
-    (reverse) pass: `column_colours` has one number per coordinate, `row_colours` one per output.
+    `rows` and `columns` are the positions of the entries in the flattened output and input, one
+    pair per entry; they are empty for a dense Jacobian. Columns (rows) of one colour share a
+    forward (reverse) pass: `column_colours` has one number per coordinate, `row_colours` one per
+    output.
     """
 
     kind: str
@@ -62,14 +63,14 @@ class Structure:
 
     @property
     def entries(self) -> int:
-        """How many numbers are not known to be zero."""
+        """The number of entries that are not known to be zero."""
         if self.kind == "dense":
             return self.outputs * self.coordinates
         return self.rows.numel()
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Forward and reverse passes that all entries take, each alone."""
+        """The number of passes for all entries: in forward mode, and in reverse mode."""
         return _count(self.column_colours), _count(self.row_colours)
 
 
@@ -86,7 +87,7 @@ def products(
 ) -> tuple[Product | None, Product]:
     """The jvp and the vjp of a function of one tensor, at float64 points of one shape.
 
-    The jvp is None where forward mode fails for the function.
+    The jvp is None if forward mode fails for the function.
     """
 
     def jvp(point: int, tangent: Tensor) -> Tensor:
@@ -118,11 +119,11 @@ def detect(
     points: int = POINTS,
     most_passes: int = MOST_PASSES,
 ) -> Structure:
-    """The structure of the jacobian of one input, at `points` points, in float64.
+    """Detects the structure of the Jacobian of one input, at `points` points, in float64.
 
-    Takes at most about `most_passes` passes at each point in one direction, and twice the binary
-    logarithm of the batch in addition; what would take more counts as dense. With `jvp` None all
-    is found with `vjp`. Raises what the products raise.
+    Uses at most about `most_passes` passes at each point in one direction, plus twice the binary
+    logarithm of the batch; a Jacobian that would need more counts as dense. If `jvp` is None, only
+    `vjp` is used. Raises whatever the products raise.
     """
     shape_in, shape_out = tuple(input), tuple(output)
     n, m = math.prod(shape_in), math.prod(shape_out)

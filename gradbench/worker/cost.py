@@ -28,9 +28,9 @@ def explain(
     limit: int,
     structure: Structure | None = None,
 ) -> tuple[str, ...]:
-    """Sentences about the jacobian of `outputs` numbers by `coordinates` numbers.
+    """Sentences on the cost of a Jacobian of `outputs` by `coordinates` numbers.
 
-    `width` is the bytes of one number, `limit` the bytes of memory that may be used.
+    `width` is the size of one number, `limit` the memory limit, both in bytes.
     """
     dense = outputs * coordinates * width
     few, way = min((outputs, "reverse"), (coordinates, "forward"))
@@ -68,8 +68,8 @@ def explain(
 
 
 def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
-    """Why the dense jacobian must not be formed, or nothing where it fits in `limit` bytes and can
-    be checked."""
+    """Why the dense Jacobian must not be formed; empty if it fits in `limit` bytes and can be
+    checked."""
     dense = outputs * coordinates * width
     if dense > limit:
         why = f"takes {size(dense)}, more than the limit of {size(limit)}"
