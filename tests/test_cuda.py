@@ -11,12 +11,13 @@ import torch
 
 from gradbench.analysis.runs import judge_run
 from gradbench.problems import registry
+from gradbench.problems.arguments import draw, pose
 from gradbench.problems.mode import Unsupported
 from gradbench.runner.nvml import Nvml
 from gradbench.store import runs as log
 from gradbench.worker import limits
 from gradbench.worker.devices import Cuda, audit, synchronizer
-from gradbench.worker.gate import Gate, draw, pose
+from gradbench.worker.gate import Gate
 from gradbench.worker.instruments.device_time import DeviceTime
 from gradbench.worker.instruments.wall import WallTime
 from gradbench.worker.server import Session, environment

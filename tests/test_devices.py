@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradbench.core.cases import Comparison, Place
 from gradbench.modes.capability import device_lost, out_of_memory
 from gradbench.problems import registry
+from gradbench.problems.arguments import draw, pose
 from gradbench.worker import devices
-from gradbench.worker.gate import Gate, draw, pose, transferred
+from gradbench.worker.gate import Gate, transferred
 from gradbench.worker.instruments.wall import Visit, WallTime
 from gradbench.worker.server import Refused, Session
 

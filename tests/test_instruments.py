@@ -19,11 +19,12 @@ from gradbench.core.cases import Comparison, Entry, SelectionError
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.modes.transforms import chunk
 from gradbench.problems import registry
+from gradbench.problems.arguments import pose
 from gradbench.runner import callgrind
 from gradbench.runner.readings import missing
 from gradbench.runner.session import Settings
 from gradbench.store import runs as log
-from gradbench.worker.gate import Contestant, Gate, pose
+from gradbench.worker.gate import Contestant, Gate
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.device_time import MOST, DeviceTime
 from gradbench.worker.instruments.dispatches import Dispatches, count

@@ -7,10 +7,11 @@ import torch
 
 from gradbench.modes.capability import not_recordable, unsupported_reason
 from gradbench.problems import registry
+from gradbench.problems.arguments import draw, pose
 from gradbench.problems.function import Function, as_tuple, normal, uniform
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import LEARNING_RATE, OPERATORS, Problem
-from gradbench.worker import gate
+from gradbench.worker.gate import Gate
 
 registry.load_builtin()
 
@@ -483,11 +484,11 @@ def test_a_replayed_mode_takes_new_inputs_and_keeps_its_results_apart(
 ):
     tape = Tape()
     monkeypatch.setattr("gradbench.modes.graphed.recorder", lambda problem: tape)
-    problem, timed = gate.pose(function, operator, None, "float64", "cpu", 0)
-    fresh = [gate.draw(problem, function.example_size, seed) for seed in (1, 2)]
+    problem, timed = pose(function, operator, None, "float64", "cpu", 0)
+    fresh = [draw(problem, function.example_size, seed) for seed in (1, 2)]
     try:
         call = mode.build(problem)
-        contestant = gate.Gate(problem, timed, fresh).enter(mode.name, call, mode.leaves)
+        contestant = Gate(problem, timed, fresh).enter(mode.name, call, mode.leaves)
         assert contestant.check([0, 1]).reason == ""
     except Exception as error:
         if not (isinstance(error, Unsupported) or unsupported_reason(error)):

@@ -7,12 +7,13 @@ import torch
 
 from gradbench.modes import structured
 from gradbench.problems import registry
+from gradbench.problems.arguments import draw, pose
 from gradbench.problems.colouring import colour, fewest
 from gradbench.problems.function import Function, normal
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.structure import detect, products
 from gradbench.worker import cost
-from gradbench.worker.gate import Gate, draw, pose
+from gradbench.worker.gate import Gate
 
 WEIGHTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 

@@ -60,8 +60,8 @@ def put_names_back(before: tuple[Names, ...]) -> None:
 
 
 def judges() -> list[tuple[Any, str]]:
-    """The gate's own module and classes."""
-    return _told(_gradbench(("gradbench.worker.gate",)))
+    """The modules of the gate, and their classes."""
+    return _told(_gradbench(("gradbench.worker.gate", "gradbench.problems.arguments")))
 
 
 def owners() -> list[tuple[Any, str]]:

@@ -29,10 +29,11 @@ from gradbench.core.text import line
 from gradbench.core.units import size
 from gradbench.modes.capability import device_lost, message_of, out_of_memory, unsupported_reason
 from gradbench.problems import registry
+from gradbench.problems.arguments import draw, pose
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import OPERATORS
 from gradbench.worker.devices import Cuda, audit, exactness, flusher, synchronizer
-from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow, draw, pose
+from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
 from gradbench.worker.instruments import READERS
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
