@@ -20,6 +20,7 @@ import msgspec
 from gradbench.analysis import conditions
 from gradbench.core.cases import FORWARD, Comparison
 from gradbench.core.instruments import INSTRUMENTS
+from gradbench.core.verdicts import Verdict
 from gradbench.store import cache
 from gradbench.store.runs import LOST, Entrant, Run, SessionMeasured, condensing, loss
 
@@ -130,7 +131,7 @@ def judge_run(
             said = next(verdicts)
             # "tied" stands for what the choice of the fastest leaves open: see `fastest`.
             if row.verdict == "tied" and said in ("slower", "faster"):
-                said = "undecided"
+                said = Verdict.UNDECIDED
             row = msgspec.structs.replace(row, verdict=said)
         rows.append(row)
     return Judged(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradbench.statistics import CONFIDENCE, Verdict, median_interval
+from gradbench.core.verdicts import Verdict
+from gradbench.statistics import CONFIDENCE, median_interval
 
 MICRO = 1e-6
 """Log ratios are stored as whole millionths."""
@@ -37,10 +38,11 @@ def within_process(
     found = median_interval(log_ratios, confidence)
     edge = math.log1p(floor)
     if found.low > edge:
-        return "slower"
+        return Verdict.SLOWER
     if found.high < -edge:
-        return "faster"
-    return "same" if found.low >= -edge and found.high <= edge else "undecided"
+        return Verdict.FASTER
+    inside = found.low >= -edge and found.high <= edge
+    return Verdict.SAME if inside else Verdict.UNDECIDED
 
 
 @dataclass(frozen=True)

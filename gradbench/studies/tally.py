@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradbench import statistics
-from gradbench.statistics import Verdict
+from gradbench.core.verdicts import Verdict
 from gradbench.store.studies import Study, Trial
 from gradbench.studies.engine import sessions_of
 from gradbench.studies.rules import logs, rate, within_process
