@@ -508,7 +508,7 @@ def test_plot_draws_the_newest_study_of_a_kind_or_the_one_named(tmp_path, capsys
     plotted(tmp_path, tmp_path / "aa.svg", "aa")
     plotted(tmp_path, tmp_path / "named.svg", "aa", study.started.name)
     text = (tmp_path / "aa.svg").read_text(encoding="utf-8")
-    assert "false alarms in 6 comparisons" in text
+    assert "false positives in 6 comparisons" in text
     assert (tmp_path / "named.svg").read_text(encoding="utf-8") == text
 
 

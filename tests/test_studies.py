@@ -158,9 +158,9 @@ def test_asv_and_pyperf_rules() -> None:
     chance = random.Random(0)
     a = {"samples": [1 + 0.001 * chance.random() for _ in range(10)], "number": 1}
     b = {"samples": [1.2 + 0.001 * chance.random() for _ in range(10)], "number": 1}
-    assert by_name["its own: factor 1.1 and Mann–Whitney"](a, b)[1] == "slower"
-    assert by_name["its own: factor 1.1 and Mann–Whitney"](a, a)[1] == ""
-    assert by_name["its own: t-test"](b, a)[1] == "faster"
+    assert by_name["default: factor 1.1 and Mann–Whitney"](a, b)[1] == "slower"
+    assert by_name["default: factor 1.1 and Mann–Whitney"](a, a)[1] == ""
+    assert by_name["default: t-test"](b, a)[1] == "faster"
 
 
 # ── plans ─────────────────────────────────────────────────────────────────────────────────────
@@ -315,7 +315,7 @@ def test_a_small_study_from_end_to_end(tmp_path: Path) -> None:
         catch_exceptions=False,
     )
     page = (docs / "evidence.md").read_text()
-    assert "false alarms" in page
+    assert "false positives" in page
     assert (docs / "figures" / "aa.png").stat().st_size > 1000
     assert (docs / "figures" / "aa.svg").exists()
 

@@ -1,4 +1,4 @@
-"""What the studies found, as tables for a terminal and as the evidence page."""
+"""Results of studies as tables for a terminal and as the evidence page."""
 
 from __future__ import annotations
 
@@ -38,35 +38,35 @@ def _as(form: Callable[[float], str], name: str) -> Callable[[dict[str, Any]], s
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "method": ("method", lambda row: str(row["method"])),
     "rule": ("rule", lambda row: str(row["rule"])),
-    "neighbour": ("neighbour", lambda row: str(row["neighbour"])),
-    "floor": ("floor", _as(_percent, "floor")),
+    "neighbour": ("background load", lambda row: str(row["neighbour"])),
+    "floor": ("threshold", _as(_percent, "floor")),
     "budget": ("budget", _as(lambda v: f"{v:.3g} s", "budget")),
-    "slowdown": ("slowdown asked", _as(_percent, "slowdown")),
+    "slowdown": ("slowdown", _as(_percent, "slowdown")),
     "calibrated": ("injected", _as(_percent, "calibrated")),
-    "long_run": ("by long runs", _as(_percent, "long_run")),
+    "long_run": ("long runs", _as(_percent, "long_run")),
     "pair": ("pair", lambda row: str(row["pair"])),
     "case": ("case", lambda row: str(row["case"])),
     "trials": ("trials", lambda row: str(row["trials"])),
-    "false_alarms": ("false alarms", lambda row: str(row["false_alarms"])),
+    "false_alarms": ("false positives", lambda row: str(row["false_alarms"])),
     "rate": ("rate [95 %]", _interval("rate")),
-    "found": ("found", lambda row: str(row["found"])),
+    "found": ("detected", lambda row: str(row["found"])),
     "power": ("power [95 %]", _interval("power")),
     "covered": ("covered", lambda row: str(row["covered"])),
     "coverage": ("coverage [95 %]", _interval("coverage")),
     "q95": ("q95", _as(_percent, "q95")),
-    "worst": ("worst", _as(_percent, "worst")),
+    "worst": ("largest", _as(_percent, "worst")),
     "half_width": ("half-width", _as(_percent, "half_width")),
-    "power_2_at_5": ("finds 2 % at 5 % alarms", _as(_percent, "power_2_at_5")),
+    "power_2_at_5": ("detects 2 % at 5 % false positives", _as(_percent, "power_2_at_5")),
     "alarms_at_equal_power": (
-        "alarms at gradbench's power",
+        "false positives at equal power",
         _as(_percent, "alarms_at_equal_power"),
     ),
-    "power_2": ("finds 2 % [95 %]", _interval("power_2")),
-    "power_5": ("finds 5 % [95 %]", _interval("power_5")),
+    "power_2": ("detects 2 % [95 %]", _interval("power_2")),
+    "power_5": ("detects 5 % [95 %]", _interval("power_5")),
     "seconds_measuring": ("measuring", _as(_seconds, "seconds_measuring")),
-    "seconds_in_all": ("in all", _as(_seconds, "seconds_in_all")),
+    "seconds_in_all": ("total", _as(_seconds, "seconds_in_all")),
 }
-"""The columns a reader is shown, where a row has them; every field is in the other formats."""
+"""The columns of tables, if a row has them; the other formats have every field."""
 
 
 def show_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -81,29 +81,28 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 HEADINGS = {
     "aa": (
-        "False alarms: the same code against itself",
-        "Every call here is wrong. *One process* asks only whether two instances of one mode "
-        "differ in this process (its order-statistic interval lies beyond the floor); the suite's "
-        "own verdicts rest on five processes. q95 and worst are apparent differences.",
+        "False positives: the same code against itself",
+        "Every *slower* or *faster* here is wrong. *One process* compares two instances of one "
+        "mode in a single process (its order-statistic interval lies beyond the threshold); "
+        "verdicts of a run use five processes. *q95* and *largest* are apparent differences.",
     ),
     "power": (
         "Power: slowdowns of known size",
-        "A counted loop in front of the call makes one side slower; *injected* is what its "
-        "calibration in place gives, *by long runs* what separate runs of 100 rounds in each of "
-        "up to four processes show. Found means called slower.",
+        "A counted loop before the call makes one side slower. *Injected* is its size by "
+        "calibration in place, *long runs* its size by separate runs of 100 rounds in each of up "
+        "to four processes. *Detected* means called slower.",
     ),
     "coverage": (
-        "Coverage: does the interval hold the long-run ratio of two different modes?",
+        "Coverage: does the interval contain the long-run ratio of two different modes?",
         "The long run is the mean over all processes outside the group that is judged.",
     ),
     "peers": (
-        "The peers, on the same pairs in the same run",
-        "Each tool with its defaults, as its documentation says; a comparison is always between "
-        "neighbours in time. *Finds 2 % at 5 % alarms*: with the threshold that this run's own "
-        "A/A trials pass 5 % of the time. *Alarms at gradbench's power*: false alarms at the "
-        "threshold with which the method finds 2 % as often as gradbench does within 1 s. "
-        "asv is its own runner and test on forked processes, not the whole command; pyperf is "
-        "slow, hence few trials.",
+        "Other tools, on the same pairs in the same run",
+        "Each tool uses its documented defaults, and each comparison is between adjacent "
+        "measurements. *Detects 2 % at 5 % false positives*: with the threshold that 5 % of this "
+        "run's own A/A trials exceed. *False positives at equal power*: with the threshold at "
+        "which the method detects 2 % as often as gradbench does within 1 s. asv is its own runner "
+        "and test on forked processes, not the whole command; pyperf is slow, hence few trials.",
     ),
 }
 
@@ -135,13 +134,13 @@ def newest(studies: Iterable[Study]) -> list[Study]:
 
 
 _MARK = "Written by `gradbench study report"
-"""What the page says near its beginning: another file of that name is somebody else's."""
+"""Marks the page as gradbench's; a file of that name without it is not overwritten."""
 
 
 def write(studies: Sequence[Study], docs: Path) -> list[Path]:
-    """Writes evidence.md and its figures into a folder; the files written.
+    """Writes evidence.md and its figures into a folder and returns the files written.
 
-    Raises OSError where it cannot, or where a file of that name is not gradbench's.
+    Raises OSError if it cannot, or if a file of that name is not gradbench's.
     """
     from gradbench.core.text import line, markdown, markdown_cell
     from gradbench.core.units import duration
@@ -157,12 +156,12 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
     text = [
         "# Evidence",
         "",
-        "How far the verdicts can be trusted, measured by the suite on itself. Rates are given "
-        "with Clopper and Pearson's 95 % interval. *Measuring* is seconds inside visits (for the "
-        "peers, inside their timing) and *in all* adds preparing, warming and starting processes, "
-        "both per comparison.",
+        "How far to trust the verdicts, measured by gradbench on itself. Rates have "
+        "Clopper–Pearson 95 % intervals. *Measuring* is seconds inside visits (for other tools, "
+        "inside their timing); *total* adds preparing, warming up and starting processes. Both "
+        "are per comparison.",
         "",
-        f"{_MARK} --docs docs`; every table names the command that measured it.",
+        f"{_MARK} --docs docs`; the command above each table measured it.",
     ]
     kinds = [kind for kind in HEADINGS if any(s.started.study == kind for s in studies)]
     for kind in kinds:
@@ -182,9 +181,9 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
             note = (
                 f"torch {told['torch']}, {told['cpu']}, {told['cores']} cores, "
                 f"{told['threads']} thread, load {told['load']}; "
-                f"{study.started.started}, {duration(study.elapsed)} in all"
+                f"{study.started.started}, took {duration(study.elapsed)}"
             )
-            note += f"; {failed} measurements without result." if failed else "."
+            note += f"; {failed} measurements failed." if failed else "."
             text += ["", markdown_cell(note)]
     write_text(page, "\n".join(text) + "\n")
     return [page, *written]

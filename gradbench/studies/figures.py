@@ -59,16 +59,16 @@ def _condition(study: Study) -> str:
     neighbour = study.settings.get("neighbour", "none")
     name = "between processes" if study.settings.get("between") else "one process"
     where = {
-        "none": "no neighbour",
-        "other": "neighbour on the other core",
-        "same": "neighbour on the same core",
-        "both": "neighbours on both cores",
+        "none": "no background load",
+        "other": "background load on the other core",
+        "same": "background load on the same core",
+        "both": "background load on both cores",
     }
     return f"{name}, {where[neighbour]}"
 
 
 def _aa(studies: Sequence[Study]) -> Any:
-    """How far apart the same code appears, for each condition, with the floor."""
+    """Apparent differences of identical code, for each condition, with the threshold."""
     from matplotlib import pyplot
 
     from gradbench.studies.tally import floors_of, outcomes
@@ -93,13 +93,13 @@ def _aa(studies: Sequence[Study]) -> Any:
         xscale="log",
         yscale="log",
         xlim=(0.01, None),
-        xlabel="apparent difference of the same code, %",
-        ylabel="comparisons at least so far apart, %",
-        title=f"The same code against itself: {wrong} false alarms in {total} comparisons",
+        xlabel="apparent difference of identical code, %",
+        ylabel="comparisons with at least this difference, %",
+        title=f"The same code against itself: {wrong} false positives in {total} comparisons",
     )
     _plain(axes.xaxis)
     _plain(axes.yaxis)
-    axes.plot([], [], color=GREY, lw=0.8, ls=":", label="floor (1 %; between processes 2 %)")
+    axes.plot([], [], color=GREY, lw=0.8, ls=":", label="threshold (1 %; between processes 2 %)")
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -116,7 +116,7 @@ def _power(studies: Sequence[Study]) -> Any:
         for row in power(study):
             name = f"{row['rule'].split(',')[0]}, {row['budget']:g} s"
             if row["neighbour"] != "none":
-                name += f", neighbour: {row['neighbour']}"
+                name += f", background load: {row['neighbour']}"
             series.setdefault(name, []).append(row)
     if not series:
         return None
@@ -139,14 +139,14 @@ def _power(studies: Sequence[Study]) -> Any:
         ylim=(-3, 103),
         xlabel="injected slowdown, %",
         ylabel="called slower, % of trials (95 % interval)",
-        title="Which slowdowns are found, by seconds of measuring",
+        title="Detected slowdowns, by seconds of measuring",
     )
     axes.legend(frameon=False, loc="lower right")
     return figure
 
 
 def _coverage(studies: Sequence[Study]) -> Any:
-    """Every process's ratio about the long-run one, and what covers it."""
+    """Every process's ratio around the long-run ratio, and the coverage of the intervals."""
     from matplotlib import pyplot
 
     from gradbench.studies import coverage
@@ -174,7 +174,7 @@ def _coverage(studies: Sequence[Study]) -> Any:
         xlabel="ratio of two modes in one process (a dot),\n% from the long-run ratio",
     )
     figure.suptitle(
-        f"Processes differ: one's interval holds the long-run ratio in {one:.0%} of trials,\n"
+        f"Processes differ: the interval of one covers the long-run ratio in {one:.0%} of trials,\n"
         f"that of five processes in {group:.0%}",
         x=0.01,
         ha="left",
@@ -183,7 +183,7 @@ def _coverage(studies: Sequence[Study]) -> Any:
 
 
 def _peers(studies: Sequence[Study]) -> Any:
-    """False alarms against power at 2 %, and what a comparison costs."""
+    """False positives against power at 2 %, and the cost of a comparison."""
     from matplotlib import pyplot
 
     from gradbench.studies import peers
@@ -210,7 +210,7 @@ def _peers(studies: Sequence[Study]) -> Any:
                 ms=5,
                 capsize=2,
                 lw=1,
-                label={"rate": "false alarms (same code)", "power_2": "finds 2 %"}[name]
+                label={"rate": "false positives (same code)", "power_2": "detects 2 %"}[name]
                 if not y
                 else None,
             )
@@ -218,9 +218,9 @@ def _peers(studies: Sequence[Study]) -> Any:
     left.set_yticks(range(len(rows)), names)
     left.invert_yaxis()
     left.set(xlim=(-3, 103), xlabel="% of trials (95 % interval)")
-    left.set_title("How often each method is wrong, and how often it finds 2 %")
+    left.set_title("False positives, and power for a slowdown of 2 %")
     left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    right.set(xscale="log", xlabel="seconds per comparison, in all")
+    right.set(xscale="log", xlabel="total seconds per comparison")
     _plain(right.xaxis)
     return figure
 

@@ -27,7 +27,7 @@ FLOORS = {"process": statistics.FLOOR, "session": statistics.FLOOR, "between": 0
 def rule(way: str, pairs: int) -> str:
     """What decides a comparison that was measured in this way."""
     return {
-        "process": "one process, its interval beyond the floor",
+        "process": "one process, interval beyond the threshold",
         "session": f"{SESSIONS} processes, t-interval between them",
         "between": f"{pairs} pairs of processes taking turns, t-interval between them",
     }[way]

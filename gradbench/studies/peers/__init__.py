@@ -367,27 +367,27 @@ def _pyperf(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, str]:
 
 
 RULES: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
-    ("timeit", "timeit", "least of 5 beyond 2 %", _threshold_rule("min")),
+    ("timeit", "timeit", "minimum of 5 beyond 2 %", _threshold_rule("min")),
     ("blocked", "torch blocked_autorange", "median beyond 2 %", _threshold_rule("median")),
     ("adaptive", "torch adaptive_autorange", "median beyond 2 %", _threshold_rule("median")),
     (
         "blocked, longer",
-        "torch blocked_autorange, 0.5 s an arm",
+        "torch blocked_autorange, 0.5 s per side",
         "median beyond 2 %",
         _threshold_rule("median"),
     ),
     (
         "adaptive, longer",
-        "torch adaptive_autorange, 0.5 s an arm",
+        "torch adaptive_autorange, 0.5 s per side",
         "median beyond 2 %",
         _threshold_rule("median"),
     ),
     ("pytest-benchmark", "pytest-benchmark", "median beyond 2 %", _threshold_rule("median")),
     ("pytest-benchmark", "pytest-benchmark", "mean beyond 2 %", _threshold_rule("mean")),
-    ("asv", "asv", "its own: factor 1.1 and Mann–Whitney", _asv(1.1, True)),
-    ("asv", "asv", "its Mann–Whitney alone", _asv(1.0, True)),
+    ("asv", "asv", "default: factor 1.1 and Mann–Whitney", _asv(1.1, True)),
+    ("asv", "asv", "Mann–Whitney alone", _asv(1.0, True)),
     ("asv", "asv", "factor 1.1 alone", _asv(1.1, False)),
-    (PYPERF, "pyperf", "its own: t-test", _pyperf),
+    (PYPERF, "pyperf", "default: t-test", _pyperf),
 )
 
 
