@@ -1,13 +1,13 @@
-# make bench   measure the documents' functions, show the table, write results/report/report.html
-# make test    run all tests
+# make bench   benchmark the functions of the source notebooks and write results/report/report.html
+# make test    run all checks and tests
 #
-# Both set up a virtual environment in .venv first. PYTHON names the interpreter to build it with.
+# Both create a virtual environment in .venv first. PYTHON names the interpreter for it.
 #
-# make faults  kill, mutate and disturb whole commands by the hundred; prints what was held
+# make faults  inject hundreds of faults into whole commands (docs/faults.md)
 #
-# make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, all
-#                  left in results/gpu-check. It sets nothing up: GPU_PYTHON (else PYTHON) names a
-#                  Python that has this package and a torch that finds the device.
+# make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, into
+#                  results/gpu-check. It installs nothing: GPU_PYTHON (default: PYTHON) is a Python
+#                  that has this package and a torch that finds the device.
 
 PYTHON ?= python3
 VENV := .venv
@@ -34,7 +34,7 @@ test: $(VENV)/.ready
 faults: $(VENV)/.ready
 	$(BIN)/python tests/campaign
 
-# What each of the modes passes, times and needs on the device.
+# Correctness, times and memory of every mode on the device.
 gpu-check:
 	$(if $(filter True,$(FINDS_GPU)),,$(error no CUDA device for $(GPU_PYTHON): it needs this package and a \
 	  torch that finds one ($(FINDS_GPU)). Name such a Python as GPU_PYTHON=/path/to/python))
@@ -65,14 +65,14 @@ gpu-check:
 	$(GPU) study aa --device cuda --trials 300 --results $(CHECKED)
 	$(GPU) report --results $(CHECKED)
 
-# The constraints pin torch to a build without CUDA packages, and all else to what was tested.
+# The constraints pin torch to a build without CUDA packages, and everything else to tested versions.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parquet]'
 	touch $@
 
-# Nothing but a virtual environment is deleted, whatever VENV names.
+# Deletes VENV only if it is a virtual environment.
 clean:
 	@if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
-	  echo "$(VENV) is no virtual environment (it has no pyvenv.cfg): left as it is" >&2; exit 2; fi
+	  echo "$(VENV) is not a virtual environment (no pyvenv.cfg): not deleted" >&2; exit 2; fi
 	rm -rf -- "$(VENV)"

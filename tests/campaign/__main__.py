@@ -1,10 +1,10 @@
-"""A campaign of faults against whole commands: what is lost, and what is held.
+"""Fault injection into whole commands.
 
     python tests/campaign --seed 0            # the full campaign, 'make faults'
     python tests/campaign --tries 3 mutated-log driver-killed
 
-Prints one row per kind: how many faults were tried, how many were held, and what was lost in the
-others, with the seed that repeats each. Exits with 1 where something was lost.
+Prints one row per kind with the numbers of faults tried, passed and failed, then each failure with
+the seed that reproduces it. Exits with 1 if a fault failed.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import kills
 import mutations
 
 Kind = Callable[[int, int, Path], Iterator[str]]
-"""Takes the number of faults, a seed and a scratch folder; gives a line for each fault that it
-tried: empty where everything held, else what was lost."""
+"""Takes the number of faults, a seed and a scratch folder; yields a line for each fault: empty if it
+passed, else what was lost."""
 
 KINDS: dict[str, tuple[str, Kind, int]] = {
     "driver-killed": ("the driver is killed (SIGKILL), then resumed", kills.driver_killed, 100),
     "driver-stopped": ("SIGTERM, SIGHUP or SIGINT, then resumed", kills.driver_stopped, 30),
-    "worker-killed": ("a worker is killed while a run goes on", kills.worker_killed, 100),
+    "worker-killed": ("a worker is killed during a run", kills.worker_killed, 100),
     "mutated-log": ("bytes and lines of a run's log changed", mutations.logs, 350),
     "mutated-track": ("bytes and lines of a track changed", mutations.tracks, 150),
     "mutated-cache": ("bytes of the cache of verdicts changed", mutations.caches, 150),
-    "odd-file": ("something that is no log lies beside the logs", mutations.odd_files, 20),
-    "hostile-mode": ("a mode that disturbs the process it is measured in", hostile.modes, 90),
+    "odd-file": ("a file that is not a log lies beside the logs", mutations.odd_files, 20),
+    "hostile-mode": ("a mode that disturbs its process", hostile.modes, 90),
 }
 
 
@@ -40,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tries", type=int, help="faults of each kind, instead of its own number")
+    parser.add_argument("--tries", type=int, help="number of faults of each kind")
     options = parser.parse_args()
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
@@ -59,7 +59,7 @@ def main() -> int:
                 _progress(kind, len(outcomes), options.tries or number, began)
         failed = sum(map(bool, outcomes))
         rows.append((kind, summary, len(outcomes), len(outcomes) - failed, failed))
-    print("| kind | fault | tried | held | lost |")
+    print("| kind | fault | tried | passed | failed |")
     print("| --- | --- | ---: | ---: | ---: |")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |")
