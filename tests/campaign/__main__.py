@@ -21,8 +21,8 @@ import kills
 import mutations
 
 Kind = Callable[[int, int, Path], Iterator[str]]
-"""Takes the number of faults, a seed and a scratch folder; yields a line for each fault: empty if it
-passed, else what was lost."""
+"""Takes the number of faults, a seed and a scratch folder; yields a line for each fault, empty if
+it passed, else what was lost."""
 
 KINDS: dict[str, tuple[str, Kind, int]] = {
     "driver-killed": ("the driver is killed (SIGKILL), then resumed", kills.driver_killed, 100),
