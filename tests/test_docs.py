@@ -109,3 +109,12 @@ def test_commands_and_their_options_exist(page):
         for word in words:
             if re.match(r"--?[a-z]", word):
                 assert word.partition("=")[0] in known, f"{command.name} {word}"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem != "asv"], ids=lambda p: p.stem
+)
+def test_options_in_the_text_exist(page):
+    _, spans = code(page)
+    named = {found[0] for span in spans if (found := re.match(r"--[a-z][a-z-]*", span))}
+    assert not named - options(cli)
