@@ -151,7 +151,7 @@ def test_own_derivatives_and_inputs_from_a_function_take_part(tmp_path):
     assert made.returncode == 0, made.stderr
     assert modes(made)["own_jacobian"] in ("fastest", "undecided", "same")
     assert "wrong_jacobian: wrong: by x[1, 1]" in made.stdout
-    assert re.search(r"Answered in \d+ s of 25 s", made.stdout)
+    assert re.search(r"Took \d+ s \(budget 25 s\)", made.stdout)
     assert re.search(r"\d+ B", made.stdout), "peak memory beside the time"
 
 

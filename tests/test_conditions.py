@@ -178,7 +178,7 @@ def test_a_device_that_was_slowed_down_is_said():
     fine = DeviceState("timed", 1980, 3201, 50, 300.0, 700.0, slowed_by_power=1.0001)
     sessions = [session_of(COOL, after, number=i) for i, after in enumerate((capped, hot, fine))]
     (said,) = conditions.cautions(run_of(*sessions))
-    assert said.startswith("cuda:0 was slowed down in 2 of 3 sessions")
+    assert said.startswith("cuda:0 was throttled in 2 of 3 sessions")
     assert "by power cap, temperature:" in said
     assert conditions.cautions(run_of(sessions[2])) == []
     assert conditions.cautions(run_of(session_of())) == []
@@ -192,9 +192,8 @@ def test_limits_and_states_are_a_line_each():
         limits=[KNOWN, Limits(1, "cpu", 2, 3e10, {"float32": 2e11}, 32 << 20)],
     )
     assert conditions.lines(run) == [
-        "limits of cuda:0: copies 1.82 TiB/s; products of matrices float32 50 TFLOP/s; "
-        "last-level cache 50 MiB",
-        "limits of cpu (2 threads): copies 27.9 GiB/s; products of matrices float32 200 GFLOP/s; "
+        "limits of cuda:0: copies 1.82 TiB/s; matmul float32 50 TFLOP/s; last-level cache 50 MiB",
+        "limits of cpu (2 threads): copies 27.9 GiB/s; matmul float32 200 GFLOP/s; "
         "last-level cache 32 MiB",
         "state of cuda:0 after its rounds: clock 1500 to 1980 MHz, memory clock 3201 MHz, "
         "45 to 70 °C, 100 to 699 W, limit 700 W",

@@ -66,7 +66,7 @@ def test_a_run_keeps_what_devices_can_do_and_how_they_fared(tmp_path, discovery,
         assert [state.when for state in session.states] == ["warm", "timed"]
         assert session.argument_bytes > 0
     (said,) = judge_run(run).cautions
-    assert "slowed down in 2 of 2 sessions" in said
+    assert "throttled in 2 of 2 sessions" in said
 
 
 def test_a_run_is_stored_whole_and_judged(tmp_path, discovery):

@@ -191,9 +191,9 @@ class Advice:
             return ""
         ratio = usual.to_fastest
         return (
-            f"{best.mode} takes 1/{ratio.value:.3g} of the time of {first}, which people usually "
-            f"write first (95 % interval {ratio.low:.3g} to {ratio.high:.3g}"
-            f"{', undecided at this effort' if usual.verdict == 'undecided' else ''})."
+            f"{best.mode} is {ratio.value:.3g}× faster than {first}, the usual choice "
+            f"(95 % interval {ratio.low:.3g} to {ratio.high:.3g}"
+            f"{', too close to call' if usual.verdict == 'undecided' else ''})."
         )
 
     def own(self, operator: str = "") -> list[str]:
@@ -207,8 +207,8 @@ class Advice:
                 continue
             ratio = row.to_fastest
             said.append(
-                f"Your {row.mode} takes {ratio.value:.3g} times as long as {best.mode} (95 % "
-                f"interval {ratio.low:.3g} to {ratio.high:.3g}; {row.verdict})."
+                f"Your {row.mode} takes {ratio.value:.3g}× the time of {best.mode} (95 % interval "
+                f"{ratio.low:.3g} to {ratio.high:.3g}; {row.verdict})."
             )
         return said
 
@@ -224,9 +224,9 @@ class Advice:
         if lean.readings[PEAK] > LEAN * best.readings[PEAK]:
             return ""
         return (
-            f"{lean.mode} peaks at {reading(lean.readings[PEAK], 'bytes')} where {best.mode} "
-            f"takes {reading(best.readings[PEAK], 'bytes')}, in "
-            f"{lean.seconds / best.seconds:.3g} times its time."  # type: ignore[operator]
+            f"{lean.mode} needs {reading(lean.readings[PEAK], 'bytes')} of memory instead of "
+            f"{reading(best.readings[PEAK], 'bytes')}, in "
+            f"{lean.seconds / best.seconds:.3g}× the time."  # type: ignore[operator]
         )
 
     def told(self, operator: str = "") -> list[str]:
@@ -237,7 +237,7 @@ class Advice:
     @property
     def took(self) -> str:
         """A sentence on how long the answer took."""
-        return f"Answered in {self.seconds:.0f} s of {self.budget:g} s."
+        return f"Took {self.seconds:.0f} s (budget {self.budget:g} s)."
 
     def figure(self, operator: str = "") -> Figure:
         """A plot of each mode's time as a multiple of the fastest's, with its interval.

@@ -1,4 +1,4 @@
-"""Under which conditions a run was made, in lines: what its devices can do, and how they fared."""
+"""The conditions of a run in lines: limits of its devices, clocks and throttling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradbench.core.units import counted, short, size
 from gradbench.store.runs import DeviceState, Limits, Run
 
 HEAT_AND_POWER = 0.01
-"""Seconds of slowing down in one session's rounds that are worth a word."""
+"""Seconds of throttling in one session's rounds that are worth mentioning."""
 
 
 def lines(run: Run) -> list[str]:
@@ -19,7 +19,7 @@ def lines(run: Run) -> list[str]:
 
 
 def cautions(run: Run) -> list[str]:
-    """A line for each device that was slowed down while it was timed, and one that names the modes
+    """A line for each device that was throttled while it was timed, and one that names the modes
     that changed their process's state."""
     said = []
     for device, pairs in _pairs(run).items():
@@ -28,15 +28,14 @@ def cautions(run: Run) -> list[str]:
             continue
         reasons = dict.fromkeys(reason for pair in slowed for reason in _slowed(*pair))
         said.append(
-            f"{device} was slowed down in {len(slowed)} of {counted(len(pairs), 'session')} (those "
-            f"of each comparison counted) by {', '.join(reasons)}: times are longer for it, and "
-            "ratios may be."
+            f"{device} was throttled in {len(slowed)} of {counted(len(pairs), 'session')} (counted "
+            f"per comparison) by {', '.join(reasons)}: times, and perhaps ratios, are inflated."
         )
     noted = {e.mode: None for s in run.sessions for e in s.entrants if e.note}
     if noted:
         said.append(
             f"{counted(len(noted), 'mode')} changed the state of the measuring process, which was "
-            f"put back: {', '.join(noted)} (see the note of each case)."
+            f"restored: {', '.join(noted)} (see the note of each case)."
         )
     return said
 
@@ -46,7 +45,7 @@ def _limits(found: Limits) -> str:
     threads = f" ({counted(found.threads, 'thread')})" if found.device == "cpu" else ""
     return (
         f"limits of {found.device}{threads}: copies {size(found.bandwidth)}/s"
-        + (f"; products of matrices {rates}" if rates else "")
+        + (f"; matmul {rates}" if rates else "")
         + f"; last-level cache {size(found.cache)}"
     )
 
@@ -75,8 +74,8 @@ def _states(run: Run) -> list[str]:
 
 
 def described(*states: DeviceState) -> str:
-    """Clocks, temperature and power of one state, or the ranges of several; without what is not
-    known."""
+    """Clocks, temperature and power of one state, or the ranges of several; unknown values are
+    omitted."""
     parts = [
         _range("clock", [s.sm_clock for s in states], "MHz"),
         _range("memory clock", [s.memory_clock for s in states], "MHz"),
@@ -98,7 +97,7 @@ def _range(name: str, values: Iterable[float | None], unit: str) -> str:
 
 
 def _slowed(before: DeviceState, after: DeviceState) -> list[str]:
-    """Why a device was slowed down between two states, or was at one of them."""
+    """Why a device was throttled at one of two states or between them."""
     reasons = list(dict.fromkeys(before.slowed + after.slowed))
     for name, start, end in (
         ("power cap", before.slowed_by_power, after.slowed_by_power),

@@ -40,9 +40,9 @@ def explain(
         "(one a column)."
     ]
     if outputs == coordinates:
-        sentences.append("By passes neither is ahead; what a pass costs decides.")
+        sentences.append("Pass counts tie; the cost of a pass decides.")
     else:
-        sentences.append(f"{way.capitalize()} mode needs the fewer passes.")
+        sentences.append(f"{way.capitalize()} mode needs fewer passes.")
     sentences.append(f"The dense result takes {size(dense)}.")
     at_once = chunk(outputs, coordinates, width, limit - dense)
     if dense <= limit and at_once < few:
@@ -56,13 +56,13 @@ def explain(
         kept = structure.entries * width
         sentences.append(
             f"It is {structure.kind}: {counted(reverse, 'pass')} in reverse or {forward} in "
-            f"forward mode hold all {structure.entries} entries, {short(few / least)} times fewer "
+            f"forward mode give all {structure.entries} entries, {short(few / least)} times fewer "
             "than dense."
         )
         if kept < dense:
             sentences.append(
-                f"Kept as entries it takes {size(kept)} instead of {size(dense)}: "
-                "do not form the dense result where you can do without."
+                f"Stored as entries it takes {size(kept)} instead of {size(dense)}: "
+                "avoid the dense result if you can."
             )
     return tuple(sentences)
 

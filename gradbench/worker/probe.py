@@ -165,7 +165,7 @@ def _forward_mode(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
         try:
             pushed = torch.func.jvp(lambda *w: subject.forward(*w, *rest), wrt, tangents)[1]
         except Exception as error:
-            return f"forward mode could not be asked ({type(error).__name__})"
+            return f"forward mode failed ({type(error).__name__})"
         for _ in range(TANGENTS):
             seed = _random(pushed.shape, generator)
             pulled = subject.pullback(seed, *inputs)
