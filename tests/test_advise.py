@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradbench.advise.advice import Question, Refusal, compare, examine
+from gradbench.advise.advice import Question, Refusal, examine
+from gradbench.advise.live import compare
 from gradbench.worker.expressions import evaluate
 
 SUBJECTS = str(Path(__file__).parent / "suites" / "subjects.py")
