@@ -384,7 +384,7 @@ def test_a_signal_that_comes_in_a_finaliser_is_not_lost(results):
     code = """if True:
         import os, signal, sys
         from gradbench.cli import ending, output, streams
-        from gradbench.runner.run import Progress
+        from gradbench.runner.progress import Progress
 
         class Final:
             def __del__(self):

@@ -21,8 +21,8 @@ from gradbench.core.cases import Comparison, Place, nothing_fits
 from gradbench.core.releases import ReleaseError
 from gradbench.core.suggest import hint, nearest
 from gradbench.releases import builds, environments
-from gradbench.runner.run import discover
 from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import discover
 from gradbench.worker import subject
 
 EVERY = [

@@ -22,7 +22,7 @@ from gradbench.problems import registry
 from gradbench.problems.arguments import pose
 from gradbench.runner import callgrind
 from gradbench.runner.readings import missing
-from gradbench.runner.session import Settings
+from gradbench.runner.settings import Settings
 from gradbench.store import runs as log
 from gradbench.worker.gate import Contestant, Gate
 from gradbench.worker.instruments.callgrind import Callgrind

@@ -12,8 +12,8 @@ import torch
 import gradbench
 from gradbench.problems import registry
 from gradbench.problems.function import elementwise, normal
-from gradbench.runner.run import discover
 from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import discover
 
 ROOT = Path(__file__).parent.parent
 

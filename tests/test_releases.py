@@ -22,9 +22,9 @@ from gradbench.core.releases import ReleaseError
 from gradbench.releases import bisect, environments, installing, seeking, track
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Installer, Request, install, parse
-from gradbench.runner.run import discover
-from gradbench.runner.session import Settings
+from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import discover
 from gradbench.statistics import Stopping
 from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError

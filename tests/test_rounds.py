@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gradbench.core.cases import Comparison, Entry
-from gradbench.releases.track import Part
-from gradbench.runner.session import Measurement, Settings
+from gradbench.releases.part import Part
+from gradbench.runner.session import Measurement
+from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerDied, WorkerRefused
 from gradbench.statistics import Stopping
 from gradbench.studies import pairs
@@ -28,7 +29,7 @@ class Plan:
         return {"number": 5, "blocks": 2, "untimed": 1, "call": self.call}
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeWorker:
     """Answers like a worker; `visited` holds the modes of each request to visit, in order."""
 

@@ -12,9 +12,12 @@ import pytest
 
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
-from gradbench.runner.run import PROFILES, Discovery, discover, measure, resume, start, verify
-from gradbench.runner.session import Settings
+from gradbench.runner.plan import resume, start
+from gradbench.runner.run import measure
+from gradbench.runner.settings import PROFILES, Settings
+from gradbench.runner.verify import verify
 from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import Discovery, discover
 from gradbench.statistics import Stopping
 from gradbench.store import runs as log
 from gradbench.store.lines import sealed

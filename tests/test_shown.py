@@ -20,7 +20,7 @@ import pytest
 import gradbench
 from gradbench.cli import cli
 from gradbench.core import text
-from gradbench.runner.run import Progress
+from gradbench.runner.progress import Progress
 from gradbench.store.lines import StoreError
 
 ENTRY = (sys.executable, "-m", "gradbench")

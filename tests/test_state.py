@@ -13,9 +13,11 @@ from gradbench import state
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
 from gradbench.problems import registry
-from gradbench.runner.run import discover, measure, start
-from gradbench.runner.session import Settings
+from gradbench.runner.plan import start
+from gradbench.runner.run import measure
+from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import discover
 from gradbench.statistics import Stopping
 from gradbench.worker.server import Refused, Session
 

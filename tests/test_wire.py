@@ -15,8 +15,10 @@ import pytest
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
 from gradbench.runner import answers
-from gradbench.runner.run import Discovery, discover, measure, resume, start, verify
-from gradbench.runner.session import Settings
+from gradbench.runner.plan import resume, start
+from gradbench.runner.run import measure
+from gradbench.runner.settings import Settings
+from gradbench.runner.verify import verify
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
@@ -26,6 +28,7 @@ from gradbench.runner.wire import (
     WorkerRefused,
     WorkerTimeout,
 )
+from gradbench.runner.workers import Discovery, discover
 from gradbench.statistics import Stopping
 from gradbench.store import runs as log
 from gradbench.worker.instruments.dispatches import Dispatches
@@ -521,14 +524,15 @@ EXP = Comparison("vjp", "exp", "documents", "float32")
 
 def asked(mode, *, timeout=60.0):
     """What becomes of a hostile mode in one process: the status, and the reason."""
-    from gradbench.runner.session import prepare, visits
+    from gradbench.runner.arms import Arm, prepare, visit
 
     with Worker(WorkerOptions(files=(HOSTILE,), start_timeout=300)) as worker:
         worker.request("open", 60, comparison=str(EXP), salt=0, fresh=[1])
         try:
-            entrant, plan = prepare(worker, mode, timeout, handle=0, warm=0.001, fresh=(0,))
-            if plan is not None:
-                visits(worker, timeout, [0] * 10, [plan] * 10)
+            prepared = prepare(worker, mode, timeout, handle=0, warm=0.001)
+            entrant = prepared.entrant if isinstance(prepared, Arm) else prepared
+            if isinstance(prepared, Arm):
+                visit([prepared] * 10, timeout)
                 worker.request("check", timeout, handle=0, fresh=[])
         except WorkerTimeout as error:
             return "timed out", str(error)

@@ -36,9 +36,12 @@ from gradbench.core.instruments import PEAK_MEMORY, WALL_TIME
 from gradbench.core.suggest import hint
 from gradbench.core.units import reading
 from gradbench.runner.answers import cleaned
-from gradbench.runner.run import PROFILES, Discovery, Report, discover, measure, start
-from gradbench.runner.session import Settings
+from gradbench.runner.plan import start
+from gradbench.runner.progress import Report
+from gradbench.runner.run import measure
+from gradbench.runner.settings import PROFILES, Settings
 from gradbench.runner.wire import Worker, WorkerOptions
+from gradbench.runner.workers import Discovery, discover
 from gradbench.store.files import write_text
 from gradbench.store.lines import new_id
 

@@ -10,8 +10,8 @@ from gradbench.cli import options, parameters
 from gradbench.cli.output import console, emit, plain, say, table
 from gradbench.core.cases import SelectionError, fits
 from gradbench.core.units import counted
-from gradbench.runner.run import Discovery
 from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import Discovery
 
 WHAT = ("functions", "operators", "modes", "cases")
 

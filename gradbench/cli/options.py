@@ -28,8 +28,8 @@ from gradbench.core.cases import (
 from gradbench.core.text import line
 
 if TYPE_CHECKING:
-    from gradbench.runner.run import Discovery
     from gradbench.runner.wire import WorkerOptions
+    from gradbench.runner.workers import Discovery
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -353,7 +353,7 @@ def offered(worker: WorkerOptions) -> Discovery:
 
     Raises WorkerError where the worker cannot be started.
     """
-    from gradbench.runner.run import discover
+    from gradbench.runner.workers import discover
 
     found = discover(worker)
     for problem in found.broken:

@@ -28,7 +28,7 @@ from gradbench.core.text import markdown
 from gradbench.core.units import duration
 
 if TYPE_CHECKING:
-    from gradbench.runner.run import Progress
+    from gradbench.runner.progress import Progress
 
 WIDE = 200
 """Columns assumed where there is no terminal to ask."""

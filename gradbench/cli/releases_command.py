@@ -636,8 +636,8 @@ def asv(names: tuple[str, ...], results: Path) -> int:
 
     Without a name, all of them, oldest first.
     """
-    from gradbench.runner.run import discover
     from gradbench.runner.wire import WorkerOptions
+    from gradbench.runner.workers import discover
 
     with _clear():
         tracks = _stored_tracks(results, names)

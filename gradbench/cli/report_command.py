@@ -85,7 +85,7 @@ def command(
 
 def _steps(told: Any) -> Callable[[int, int, str], None]:
     """What tells the bar of steps done of a number of steps."""
-    from gradbench.runner.run import Progress
+    from gradbench.runner.progress import Progress
 
     began = time.monotonic()
     return lambda done, total, label: told(Progress(done, total, label, time.monotonic() - began))

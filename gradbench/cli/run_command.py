@@ -16,9 +16,11 @@ from gradbench.core.cases import Entry, Place, SelectionError
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.core.suggest import hint
 from gradbench.core.units import counted, duration
-from gradbench.runner.run import PROFILES, Discovery, lacking, measure, resume, settings_of, start
-from gradbench.runner.session import Settings
+from gradbench.runner.plan import lacking, resume, settings_of, start
+from gradbench.runner.run import measure
+from gradbench.runner.settings import PROFILES, Settings
 from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import Discovery
 from gradbench.store.lines import LineLog, executed
 from gradbench.store.runs import Run, StoreError, find, folder
 

@@ -270,7 +270,7 @@ def asv_steps(
     """
     import time
 
-    from gradbench.runner.run import Progress
+    from gradbench.runner.progress import Progress
     from gradbench.studies import asv_steps as room
 
     noise, step = ([percent / 100 for percent in given] for given in (noises, steps))
@@ -429,8 +429,8 @@ def _study(
     """Runs or resumes a study and shows what it found."""
     from gradbench.core.cases import SelectionError
     from gradbench.runner import machine
-    from gradbench.runner.run import discover, require_same
     from gradbench.runner.wire import WorkerError, WorkerOptions
+    from gradbench.runner.workers import discover, require_same
     from gradbench.store import studies as store
     from gradbench.store.lines import executed, require_unfinished
     from gradbench.store.runs import StoreError

@@ -11,8 +11,8 @@ from gradbench.cli.output import console, emit, plain, progress, stopped, table
 from gradbench.cli.run_command import worker_options
 from gradbench.core.cases import Entry, SelectionError
 from gradbench.core.units import counted
-from gradbench.runner.run import verify
-from gradbench.runner.session import Settings
+from gradbench.runner.settings import Settings
+from gradbench.runner.verify import verify
 from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.store.runs import Entrant
 

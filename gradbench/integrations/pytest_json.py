@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from gradbench.core.cases import Case
-from gradbench.runner.session import Settings
+from gradbench.runner.settings import Settings
 from gradbench.store.fields import (
     DAY,
     Amount,

@@ -26,7 +26,7 @@ from packaging.version import InvalidVersion, Version
 from gradbench.core.releases import ReleaseError
 from gradbench.core.text import line
 from gradbench.releases import installing
-from gradbench.runner.run import Progress, Report
+from gradbench.runner.progress import Progress, Report
 from gradbench.runner.wire import Worker, WorkerError, WorkerOptions
 from gradbench.store.fields import (
     Bytes,

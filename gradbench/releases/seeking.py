@@ -18,9 +18,10 @@ from gradbench.releases import environments, track
 from gradbench.releases.bisect import Measured
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Request
-from gradbench.runner.run import Discovery, Report, discover
-from gradbench.runner.session import Settings
+from gradbench.runner.progress import Report
+from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import Discovery, discover
 from gradbench.statistics import Stopping
 from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError, listed

@@ -9,17 +9,12 @@ ratio comes from between sessions (docs/measuring.md).
 from __future__ import annotations
 
 import contextlib
-import os
-import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 
 from gradbench.core.cases import Entry
 from gradbench.core.instruments import WALL_TIME
@@ -27,39 +22,25 @@ from gradbench.core.releases import ReleaseError, build
 from gradbench.releases import environments
 from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Environment
+from gradbench.releases.part import Part, Settled, Team
 from gradbench.runner import machine
+from gradbench.runner.plan import Lack, converted_settings, lack_of
+from gradbench.runner.progress import Progress, Report, silent, stretch
 from gradbench.runner.readings import Readings, missing
-from gradbench.runner.run import PROFILES as RUN
-from gradbench.runner.run import (
-    Discovery,
-    Lack,
-    Progress,
-    Report,
-    converted_settings,
-    lack_of,
-    require_same,
-)
-from gradbench.runner.session import Settings, checked, lost, prepare, visits
-from gradbench.runner.wire import (
-    Worker,
-    WorkerDied,
-    WorkerError,
-    WorkerOptions,
-    WorkerRefused,
-    WorkerTimeout,
-)
-from gradbench.statistics import Stopping, enough
+from gradbench.runner.settings import PROFILES as RUN
+from gradbench.runner.settings import Settings
+from gradbench.runner.wire import Worker, WorkerOptions
+from gradbench.runner.workers import Discovery, Workers, require_same
+from gradbench.statistics import Stopping
 from gradbench.store import lines
 from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
-from gradbench.store.runs import RETRIED, Entrant, PlanEntry, Reading, minima
+from gradbench.store.runs import RETRIED, Entrant, PlanEntry, Reading
 from gradbench.store.tracks import (
     SCHEMA,
-    CaseMeasured,
     EnvironmentUsed,
     NotInstalled,
     PartMeasured,
     ReadingMade,
-    Side,
     Track,
     TrackEnded,
     TrackLog,
@@ -177,246 +158,13 @@ def settings_of(track: Track) -> Settings:
     return settings
 
 
-class Team:
-    """One worker for each environment of a group, each started when it is first needed."""
-
-    def __init__(self, options: Mapping[str, WorkerOptions]) -> None:
-        self.options = options
-        self.workers: dict[str, Worker] = {}
-
-    def worker(self, name: str) -> Worker:
-        """The running worker of an environment; a fresh one where the last has ended."""
-        found = self.workers.get(name)
-        if found is not None and not found.lost:
-            return found
-        self.end(name)
-        self.workers[name] = Worker(self.options[name])
-        return self.workers[name]
-
-    def start(self, names: Sequence[str]) -> None:
-        """Starts the workers of these at once: importing torch is what takes long."""
-        for name in names:
-            self.workers[name] = Worker(self.options[name], greet=False)
-        for name in names:
-            self.workers[name].greet()
-
-    def end(self, name: str) -> None:
-        if name in self.workers:
-            self.workers.pop(name).__exit__()
-
-    def end_all(self) -> None:
-        for name in list(self.workers):
-            self.end(name)
-
-
-@dataclass
-class _Player:
-    """An environment's contestant in the case that is being measured."""
-
-    name: str
-    worker: Worker
-    entrant: Entrant
-    visit: dict[str, Any]
-    samples: list[list[int]] = field(default_factory=list)
-
-    @property
-    def times(self) -> list[float]:
-        return minima(self.visit["number"], self.samples)
-
-    def side(self) -> Side:
-        return Side(
-            self.name,
-            msgspec.structs.replace(
-                self.entrant,
-                number=self.visit["number"],
-                untimed=self.visit["untimed"],
-                samples=self.samples,
-            ),
-        )
-
-
-Settled = dict[tuple[str, str, str], Entrant]
-"""What is known not to be measurable: comparison, mode and environment, with the record."""
-
-
-class _Again(Exception):
-    """A worker has died over a case for the first time: the case is measured once more."""
-
-
-class Part:
-    """Measures one comparison of one group in one session.
-
-    A worker that dies over a case may have been killed from outside: the case starts over, all
-    environments together, since their times are compared round by round.
-    """
-
-    def __init__(
-        self,
-        entry: Entry,
-        session: int,
-        group: int,
-        names: Sequence[str],
-        team: Team,
-        settings: Settings,
-        opt_in: frozenset[str],
-        settled: Settled,
-        resting: frozenset[tuple[str, str]] = frozenset(),
-    ) -> None:
-        self.entry = entry
-        self.session = session
-        self.group = group
-        self.names = names
-        self.team = team
-        self.settings = settings
-        self.opt_in = opt_in
-        self.settled = settled
-        self.resting = resting
-        self.name = str(entry.comparison)
-        self.random = random.Random(f"{settings.seed}/{self.name}/{session}/{group}")
-        self.visiting = 0.0
-        self.opened: dict[str, Worker] = {}
-
-    def run(self) -> PartMeasured:
-        """The record. Raises WorkerError where a worker cannot be started at all."""
-        began = time.perf_counter()
-        cases = [
-            self._case(mode) for mode in self.entry.modes if (self.name, mode) not in self.resting
-        ]
-        for worker in self.opened.values():
-            with contextlib.suppress(WorkerError):
-                worker.request("close", self.settings.timeout)
-        return PartMeasured(
-            comparison=self.name,
-            session=self.session,
-            group=self.group,
-            cases=cases,
-            visiting=round(self.visiting, 5),
-            elapsed=round(time.perf_counter() - began, 4),
-            load=round(os.getloadavg()[0], 2),
-        )
-
-    def _open(self, name: str) -> Worker:
-        worker = self.team.worker(name)
-        if self.opened.get(name) is not worker:
-            worker.request(
-                "open",
-                self.settings.timeout,
-                comparison=self.name,
-                salt=self.settings.seed,
-                fresh=[1 + 2 * self.session, 2 + 2 * self.session],
-            )
-            self.opened[name] = worker
-        return worker
-
-    def _case(self, mode: str) -> CaseMeasured:
-        self.deaths: set[str] = set()
-        while True:
-            with contextlib.suppress(_Again):
-                return self._tried(mode)
-
-    def _lost(self, name: str, mode: str, error: WorkerDied | WorkerTimeout) -> Entrant:
-        """The record of a mode over which an environment's worker was lost. Raises _Again where it
-        died for the first time."""
-        if isinstance(error, WorkerDied) and name not in self.deaths:
-            self.deaths.add(name)
-            raise _Again from error
-        return lost(mode, error)
-
-    def _tried(self, mode: str) -> CaseMeasured:
-        players: list[_Player] = []
-        out: list[Side] = []
-        for name in self.names:
-            found = self.settled.get((self.name, mode, name)) or self._enter(name, mode)
-            if isinstance(found, Entrant):
-                out.append(Side(name, found))
-            else:
-                players.append(found)
-        stopped = self._rounds(mode, players, out)
-        for player in list(players):
-            found = self._check(player, mode)
-            if found.status != "ok":
-                players.remove(player)
-                out.append(Side(player.name, found))
-            else:
-                player.entrant = found
-        return CaseMeasured(mode, [*(player.side() for player in players), *out], stopped)
-
-    def _enter(self, name: str, mode: str) -> _Player | Entrant:
-        settings = self.settings
-        limit = settings.compile_timeout if mode in self.opt_in else settings.timeout
-        try:
-            worker = self._open(name)
-            # One handle for all modes: the last one's contestant makes room.
-            entrant, visit = prepare(worker, mode, limit, handle=0, warm=settings.warm, fresh=(0,))
-        except WorkerRefused as error:
-            # A release may not know what another one offers: that is its answer, no failure.
-            return Entrant(mode, error.status, str(error), error.where)
-        except (WorkerDied, WorkerTimeout) as error:
-            return self._lost(name, mode, error)
-        return entrant if visit is None else _Player(name, worker, entrant, visit)
-
-    def _rounds(self, mode: str, players: list[_Player], out: list[Side]) -> str:
-        """Rounds until the stopping rule says so; who is lost on the way moves to `out`."""
-        stopping = self.settings.stopping
-        spent = 0.0
-        rounds = 0
-        while players:
-            order = self.random.sample(players, len(players))
-            for player in order:
-                cost = player.visit["call"] * 1e-9 * player.visit["blocks"] * player.visit["number"]
-                try:
-                    (blocks,), seconds = visits(
-                        player.worker, self.settings.timeout + 20 * cost, [0], [player.visit]
-                    )
-                except WorkerRefused as error:
-                    self._drop(player, players, out, Entrant(mode, error.status, f"timed: {error}"))
-                    continue
-                except (WorkerDied, WorkerTimeout) as error:
-                    self._drop(player, players, out, self._lost(player.name, mode, error))
-                    continue
-                # The visit's value alone: with all sub-blocks of all builds a track would take
-                # five times the room, and no estimator asks for the others.
-                player.samples.append([min(blocks)])
-                spent += seconds
-            rounds += 1
-            times = np.array([player.times for player in players]).T
-            why = enough(times, spent, stopping) if players else "nothing to time"
-            if why is not None:
-                self.visiting += spent
-                return why
-        self.visiting += spent
-        return "nothing to time"
-
-    def _drop(
-        self, player: _Player, players: list[_Player], out: list[Side], entrant: Entrant
-    ) -> None:
-        players.remove(player)
-        out.append(Side(player.name, entrant))
-
-    def _check(self, player: _Player, mode: str) -> Entrant:
-        try:
-            answer = player.worker.request("check", self.settings.timeout, handle=0, fresh=[1])
-        except WorkerRefused as error:
-            return Entrant(mode, error.status, f"after timing: {error}")
-        except (WorkerDied, WorkerTimeout) as error:
-            return self._lost(player.name, mode, error)
-        return checked(player.entrant, answer)
-
-
-def worker_options(
-    made: Mapping[str, Environment], base: WorkerOptions
-) -> dict[str, WorkerOptions]:
-    """How the worker of each environment is started."""
-    return {name: e.worker(base) for name, e in made.items()}
-
-
 def measure(
     log: LineLog,
     track: Track,
     settings: Settings,
     base: WorkerOptions,
     discovery: Discovery,
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> Track:
     """Makes every part of the plan that the file lacks, storing each as soon as it is made.
 
@@ -426,16 +174,20 @@ def measure(
     """
     began = time.perf_counter()
     made = {name: environments.find(name) for name in track.environments}
-    team = Team(worker_options(made, base))
     done = track.done()
     steps = list(_steps(track, settings))
     skipped = sum(key in done for key, _ in steps)
     settled = _settled(track)
     sessions = _sessions(settings)
     lacks = lacking(track, sessions)
-    finished = False
     current = (-1, -1)
-    try:
+
+    def end(finished: bool, elapsed: float) -> None:
+        ended = TrackEnded(now(), finished, round(elapsed, 1))
+        log.append(ended)
+        track.take([ended])
+
+    with stretch(log, end), Team({name: e.worker(base) for name, e in made.items()}) as team:
         for position, ((group, session, name), entry) in enumerate(steps):
             if (group, session, name) in done:
                 continue
@@ -446,19 +198,20 @@ def measure(
                 continue
             elapsed = time.perf_counter() - began
             report(Progress(position, len(steps), name, elapsed, skipped))
+            members = track.started.groups[group]
             if (group, session) != current:
                 # A session is a process of its own in every environment.
                 team.end_all()
                 current = (group, session)
-                team.start(track.started.groups[group])
-                for member in track.started.groups[group]:
-                    known = track.environments[member].identity
-                    require_same(f"{member}: this track", known, team.worker(member).environment)
+                team.start(members)
+                for member in members:
+                    before = track.environments[member].identity
+                    require_same(f"{member}: this track", before, team.worker(member).environment)
             part = Part(
                 entry,
                 session,
                 group,
-                track.started.groups[group],
+                members,
                 team,
                 settings,
                 discovery.opt_in,
@@ -470,17 +223,7 @@ def measure(
             _settle(settled, part)
         team.end_all()
         _read(log, track, settings, base, made, discovery, settled, report)
-        finished = True
-        report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
-    except WorkerError as error:
-        raise WorkerError(f"{error}; {log.hint}") from error
-    finally:
-        team.end_all()
-        end = TrackEnded(now(), finished, round(time.perf_counter() - began, 1))
-        # Where the disk is full the first error is the one to show.
-        if finished or not isinstance(sys.exc_info()[1], StoreError):
-            log.append(end)
-            track.take([end])
+    report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
     return track
 
 
@@ -578,7 +321,6 @@ def _read(
         return
     wanted = replace(settings, instruments=others)
     for name, environment in made.items():
-        team = Team(worker_options({name: environment}, base))
         done = [r.reading for r in track.readings if r.environment == name]
         settled: dict[str, dict[str, Entrant]] = {}
         for (comparison, mode, where), entrant in known.items():
@@ -590,25 +332,24 @@ def _read(
             elapsed = time.perf_counter() - began
             report(Progress(done, total, f"{name}: {label}", elapsed))
 
-        def start(name: str = name, team: Team = team) -> tuple[Worker, int]:
-            return team.worker(name), 0
+        with Workers(environment.worker(base)) as workers:
 
-        readings = Readings(
-            missing(track.entries(), wanted, done),
-            wanted,
-            team.options[name],
-            start,
-            team.end_all,
-            discovery.opt_in,
-            settled,
-            told,
-        )
-        try:
+            def start(workers: Workers = workers) -> tuple[Worker, int]:
+                return workers.current()[0], 0
+
+            readings = Readings(
+                missing(track.entries(), wanted, done),
+                wanted,
+                workers.options,
+                start,
+                workers.end,
+                discovery.opt_in,
+                settled,
+                told,
+            )
             with contextlib.closing(readings.records()) as records:
                 for record in records:
                     if isinstance(record, Reading):
                         read = ReadingMade(name, record)
                         log.append(read)
                         track.take([read])
-        finally:
-            team.end_all()

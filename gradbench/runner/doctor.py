@@ -17,9 +17,10 @@ from gradbench.analysis import conditions
 from gradbench.core.cases import Comparison, Entry
 from gradbench.runner import machine
 from gradbench.runner.nvml import Nvml
-from gradbench.runner.run import Workers, discover
-from gradbench.runner.session import Measurement, Settings
+from gradbench.runner.session import Measurement
+from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import Workers, discover
 from gradbench.statistics import Stopping, median_interval
 from gradbench.store.runs import minima
 
@@ -173,13 +174,10 @@ def _noise() -> Iterator[Check]:
     grade = "good" if resolution < 1000 else "poor"
     yield Check(grade, "clock resolution", f"{resolution} ns")
     stopping = Stopping(min_rounds=100, max_rounds=100)
-    workers = Workers(WorkerOptions())
-    try:
+    with Workers(WorkerOptions()) as workers:
         measured = Measurement(
             PROBE, 0, workers.current, Settings(stopping=stopping), frozenset(), "backward", {}
         ).run()
-    finally:
-        workers.end()
     lost = [e for e in measured.entrants if e.status != "ok"]
     if lost:
         yield Check("bad", "noise", f"not measured: {lost[0].status}: {lost[0].reason}")

@@ -24,7 +24,9 @@ import psutil
 from gradbench.core.cases import Entry
 from gradbench.core.instruments import INSTRUMENTS, Instrument
 from gradbench.runner import callgrind, machine
-from gradbench.runner.session import BASELINE_PATIENCE, Settings, Start, lost, prepare
+from gradbench.runner.arms import Arm, failure, open_comparison, prepare
+from gradbench.runner.session import Start
+from gradbench.runner.settings import BASELINE_PATIENCE, Settings
 from gradbench.runner.wire import Worker, WorkerDied, WorkerOptions, WorkerRefused, WorkerTimeout
 from gradbench.store.runs import Entrant, Reading, WorkerStarted, now
 
@@ -150,7 +152,7 @@ class Readings:
                 continue
             except (WorkerDied, WorkerTimeout) as error:
                 passed.calls.pop(mode, None)
-                passed.reasons[mode] = _reason(lost(mode, error))
+                passed.reasons[mode] = _reason(failure(mode, error))
                 continue
             if isinstance(found, str):
                 passed.calls.pop(mode, None)
@@ -184,37 +186,25 @@ class Readings:
     ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
         worker, self.process = self.start()
         if worker is not self.opened:
-            self._open(worker, task)
+            open_comparison(worker, task.entry.comparison, self.settings, task.session)
             self.opened = worker
-        limit = self.settings.timeout
-        slow = self.settings.compile_timeout if mode in self.opt_in else limit
-        entrant, visit = prepare(
+        arm = prepare(
             worker,
             mode,
-            slow,
+            self.settings.preparing(mode in self.opt_in),
             handle=0,
             warm=WARM,
-            fresh=(0,),
             patience=BASELINE_PATIENCE * self.settings.patience,
         )
-        if visit is None:
-            return _reason(entrant)
+        if not isinstance(arm, Arm):
+            return _reason(arm)
         if not here:
-            return visit["call"], {}, {}
-        read = read_by(worker, limit, here)
-        check = worker.request("check", limit, handle=0, fresh=[1])
-        if check["status"] != "ok":
-            return f"{check['status']}: {check['reason']}"
-        return visit["call"], *read
-
-    def _open(self, worker: Worker, task: Task) -> None:
-        worker.request(
-            "open",
-            self.settings.timeout,
-            comparison=task.name,
-            salt=self.settings.seed,
-            fresh=[1 + 2 * task.session, 2 + 2 * task.session],
-        )
+            return arm.plan["call"], {}, {}
+        read = read_by(worker, self.settings.timeout, here)
+        arm.check(self.settings.timeout)
+        if arm.entrant.status != "ok":
+            return _reason(arm.entrant)
+        return arm.plan["call"], *read
 
     def _in_own_processes(
         self, instrument: Instrument, tasks: Sequence[Task], passed: Mapping[str, Passed]
@@ -399,7 +389,7 @@ class _Lane:
         if self._stopping:
             raise error
         if isinstance(error, WorkerTimeout) or case in self.deaths:
-            self.lost[case] = _reason(lost(case[1], error))
+            self.lost[case] = _reason(failure(case[1], error))
         self.deaths.add(case)
 
     def _refusal(self, mode: str, call: int) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradbench import statistics
 from gradbench.core.cases import SelectionError
-from gradbench.runner.run import Discovery
+from gradbench.runner.workers import Discovery
 from gradbench.store.studies import Study
 from gradbench.studies import engine
 from gradbench.studies.engine import Step, sessions_of, shuffled

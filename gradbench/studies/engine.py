@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -17,17 +16,17 @@ from itertools import groupby
 from typing import Any
 
 from gradbench.core.cases import Case, Place, Selection, SelectionError, expand
-from gradbench.runner.run import Discovery, Progress, Report
+from gradbench.runner.progress import Progress, Report, stretch
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
-    WorkerError,
     WorkerOptions,
     WorkerRefused,
     WorkerTimeout,
 )
+from gradbench.runner.workers import Discovery
 from gradbench.statistics import Stopping
-from gradbench.store.lines import LineLog, StoreError, now
+from gradbench.store.lines import LineLog, now
 from gradbench.store.studies import Study, StudyEnded, Trial
 from gradbench.studies import pairs
 from gradbench.studies.neighbour import neighbours, pin, places
@@ -205,7 +204,7 @@ class _Pairs:
             self.handle += 1
         injected = 0.0
         if step.share:
-            injected = pairs.inject(sides, step.share, TIMEOUT)
+            injected = pairs.inject(sides[0], sides[1], step.share, TIMEOUT)
         chance = random.Random(f"{self.seed}/{step.key}")
         return pairs.measure(sides[0], sides[1], step.stopping, chance, TIMEOUT), injected
 
@@ -257,8 +256,13 @@ def loop(
     done = {trial.key for trial in study.trials}
     left = [step for step in steps if step.key not in done]
     skipped = position = len(steps) - len(left)
-    finished = False
-    try:
+
+    def end(finished: bool, elapsed: float) -> None:
+        ended = StudyEnded(now(), finished, round(elapsed, 2))
+        log.append(ended)
+        study.ends.append(ended)
+
+    with stretch(log, end):
         for _, own in groupby(left, lambda step: step.process):
             next_process()
             for step in own:
@@ -269,16 +273,7 @@ def loop(
                 log.append(trial)
                 study.trials.append(trial)
                 position += 1
-        finished = True
-        report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
-    except WorkerError as error:
-        raise WorkerError(f"{error}; {log.hint}") from error
-    finally:
-        end = StudyEnded(now(), finished, round(time.perf_counter() - began, 2))
-        # Where the disk is full the first error is the one to show.
-        if finished or not isinstance(sys.exc_info()[1], StoreError):
-            log.append(end)
-            study.ends.append(end)
+    report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
     return study
 
 

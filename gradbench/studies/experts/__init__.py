@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gradbench.advise.advice import Advice, Question, Refusal, advise
-from gradbench.runner.run import Report
+from gradbench.runner.progress import Report
 
 FLOOR = 0.02
 """A winner is behind the expert where the whole interval lies above one by more than this."""

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from gradbench.core.cases import Case
-from gradbench.runner.run import Report
+from gradbench.runner.progress import Report
 from gradbench.runner.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerRefused
 from gradbench.statistics import FLOOR, Stopping
 from gradbench.store.lines import LineLog

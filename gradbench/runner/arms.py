@@ -1,0 +1,178 @@
+"""An arm: a mode in a worker, from the opening of its comparison to the check after its visits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gradbench.core.cases import Comparison
+from gradbench.runner.settings import Settings
+from gradbench.runner.wire import (
+    Worker,
+    WorkerError,
+    WorkerRefused,
+    WorkerSpoiled,
+    WorkerTimeout,
+)
+from gradbench.store.runs import Entrant, minima
+
+
+@dataclass(eq=False)
+class Arm:
+    """A mode that a worker has built and gated, with the plan of its visits."""
+
+    worker: Worker
+    handle: int
+    entrant: Entrant
+    plan: dict[str, Any]
+    """How it is visited: `number` of calls a sub-block, sub-`blocks` and `untimed` calls a visit,
+    and the nanoseconds of a `call`."""
+    quota: float = math.inf
+    """The rounds that it takes part in, counted from the first."""
+    samples: list[list[int]] = field(default_factory=list)
+    """Nanoseconds of each sub-block, a list per round; empty in rounds that it sat out."""
+
+    @property
+    def mode(self) -> str:
+        return self.entrant.mode
+
+    @property
+    def cost(self) -> float:
+        """Expected seconds of one visit."""
+        calls = self.plan["untimed"] + self.plan["blocks"] * self.plan["number"]
+        return float(calls * self.plan["call"]) * 1e-9
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds per call of each round; NaN where it sat out."""
+        return minima(self.plan["number"], self.samples)
+
+    def seconds(self, blocks: list[int]) -> float:
+        """Seconds of a visit with these sub-blocks, untimed calls included."""
+        timed = len(blocks) * self.plan["number"]
+        return float(sum(blocks) * (1 + self.plan["untimed"] / timed) * 1e-9)
+
+    def check(self, timeout: float) -> None:
+        """Has the worker check it after timing, on its inputs and on others.
+
+        Its record gets the status, the worst error so far and the note on all that it changed.
+        """
+        try:
+            answer = self.worker.request("check", timeout, handle=self.handle, fresh=[1])
+        except WorkerRefused as error:
+            answer = {"status": error.status, "reason": f"after timing: {error}"}
+        self.entrant = msgspec.structs.replace(
+            self.entrant,
+            status=answer["status"],
+            reason=answer.get("reason", ""),
+            error=max(self.entrant.error, _finite(answer.get("error", 0.0))),
+            ulps=max(self.entrant.ulps, _finite(answer.get("ulps", 0.0))),
+            note=answer.get("note", "") or self.entrant.note,
+        )
+
+    def record(self, samples: list[list[int]]) -> Entrant:
+        """The record to store, with these samples."""
+        return msgspec.structs.replace(
+            self.entrant,
+            number=self.plan["number"],
+            untimed=self.plan["untimed"],
+            samples=samples,
+        )
+
+
+def open_comparison(
+    worker: Worker, comparison: Comparison, settings: Settings, session: int = 0
+) -> dict[str, Any]:
+    """Has a worker pose a comparison; its answer.
+
+    Fresh inputs differ from session to session, so that each adds to the evidence.
+    """
+    return worker.request(
+        "open",
+        settings.timeout,
+        comparison=str(comparison),
+        salt=settings.seed,
+        fresh=[1 + 2 * session, 2 + 2 * session],
+    )
+
+
+def prepare(
+    worker: Worker,
+    mode: str,
+    timeout: float,
+    *,
+    handle: int,
+    warm: float,
+    fresh: Sequence[int] = (0,),
+    patience: float = 0.0,
+) -> Arm | Entrant:
+    """Has a worker build, gate and warm one mode of the open comparison.
+
+    Returns the record alone where the mode is not to be timed: it did not pass, or `warm` is 0.
+    `patience` is that of the settings. Raises WorkerDied or WorkerTimeout.
+    """
+    try:
+        answer = worker.request(
+            "prepare",
+            timeout,
+            mode=mode,
+            handle=handle,
+            warm=int(warm * 1e9),
+            fresh=list(fresh),
+            patience=int(patience * 1e9),
+        )
+    except WorkerRefused as error:
+        return failure(mode, error)
+    visit = answer.get("visit")
+    if answer["status"] == "ok" and warm and not visit:
+        raise worker.garbled("no visits are planned")
+    entrant = Entrant(
+        mode=mode,
+        status=answer["status"],
+        reason=answer.get("reason", ""),
+        where=answer.get("where", ""),
+        error=_finite(answer.get("error", 0.0)),
+        ulps=_finite(answer.get("ulps", 0.0)),
+        note=answer.get("note", ""),
+    )
+    return Arm(worker, handle, entrant, visit) if visit else entrant
+
+
+def visit(arms: Sequence[Arm], timeout: float) -> tuple[list[list[int]], float]:
+    """Visits arms of one worker in this order, by one request.
+
+    Returns the nanoseconds of every visit's sub-blocks, and the seconds of all visits. `timeout` is
+    for the answer, beside what the visits are expected to take. Raises WorkerRefused, WorkerDied
+    or WorkerTimeout.
+    """
+    worker = arms[0].worker
+    limit = timeout + 20 * sum(arm.cost for arm in arms)
+    try:
+        answer = worker.request("visit", limit, handles=[arm.handle for arm in arms])
+    except WorkerRefused as error:
+        raise WorkerRefused(f"while timed: {error}", error.where, error.status) from error
+    blocks: list[list[int]] = answer["blocks"]
+    if [len(own) for own in blocks] != [arm.plan["blocks"] for arm in arms]:
+        raise worker.garbled("not the sub-blocks that were planned")
+    return blocks, answer["spent"] * 1e-9
+
+
+def failure(mode: str, error: WorkerError, when: str = "") -> Entrant:
+    """The record of a mode over which a request failed; `when` goes before the reason."""
+    where = ""
+    if isinstance(error, WorkerRefused):
+        status, where = error.status, error.where
+    elif isinstance(error, WorkerSpoiled):
+        status = "failed"
+    else:
+        status = "timed out" if isinstance(error, WorkerTimeout) else "crashed"
+    return Entrant(mode, status, f"{when}{error}", where)
+
+
+def _finite(number: float) -> float:
+    """JSON has no infinity; a hopeless error is the largest number there is."""
+    return number if math.isfinite(number) else 1e308

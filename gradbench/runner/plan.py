@@ -1,0 +1,155 @@
+"""What a run is to measure: a new run, one to resume, and what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from gradbench.core.cases import Entry
+from gradbench.core.instruments import WALL_TIME
+from gradbench.runner import machine
+from gradbench.runner.session import slow
+from gradbench.runner.settings import Settings
+from gradbench.runner.workers import Discovery
+from gradbench.store import lines
+from gradbench.store.fields import reason
+from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
+from gradbench.store.runs import (
+    RETRIED,
+    SCHEMA,
+    PlanEntry,
+    Run,
+    RunLog,
+    RunStarted,
+    read,
+)
+
+if TYPE_CHECKING:
+    from gradbench.store.tracks import Track
+
+
+def start(
+    results: Path,
+    entries: Sequence[Entry],
+    settings: Settings,
+    discovery: Discovery,
+    files: Sequence[str] = (),
+    command: Sequence[str] = (),
+    loaded: Sequence[str] = (),
+) -> tuple[LineLog, Run]:
+    """A new log with the plan. `loaded` are files that the user's `files` load in turn.
+
+    Raises StoreError where it cannot be written, or a file cannot be read.
+    """
+    header = RunStarted(
+        schema=SCHEMA,
+        run=new_id(),
+        started=now(),
+        settings=asdict(settings),
+        machine=machine.facts(),
+        plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
+        command=list(command),
+        files=list(files),
+        by_hand=discovery.by_hand,
+        digests=digests([*files, *loaded]),
+    )
+    log = RunLog.create(results, header)
+    return log, Run(log.path, header)
+
+
+def resume(run: Run) -> tuple[LineLog, Run, Settings]:
+    """An interrupted run's log, what it holds, and its settings; a finished one's too where modes
+    crashed, for they get another chance. Raises StoreError where there is nothing left to make, the
+    log is in use, or no line of it can be read that tells which build its sessions are of."""
+    settings = settings_of(run)
+    if run.sessions and not run.workers:
+        raise StoreError(
+            f"{run.name} cannot go on: which build of torch it was begun with is not known, as the "
+            "lines of its processes are damaged or missing; start a new run"
+        )
+    log = RunLog.reopen(run)
+    # What was read before the log was locked another process may have added to.
+    return log, read(run.path), settings
+
+
+def settings_of(run: Run) -> Settings:
+    """The settings that a run goes on with.
+
+    Raises StoreError where there is nothing left to make, or where they are damaged.
+    """
+    settings = converted_settings(run)
+    if not lacking(run, settings):
+        lines.require_unfinished(run)
+    return settings
+
+
+def converted_settings(stored: Run | Track) -> Settings:
+    """The settings of a run or a track. Raises StoreError where they are damaged."""
+    try:
+        return msgspec.convert(stored.started.settings, Settings)
+    except msgspec.ValidationError as error:
+        raise StoreError(
+            f"{stored.name} cannot go on: its settings are damaged ({reason(error)})"
+        ) from error
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Lack(Generic[K]):
+    """What a comparison has too little of, as modes crashed in some of its sessions."""
+
+    modes: frozenset[K]
+    sessions: range
+    """The numbers of as many further sessions as it takes until each mode has those planned."""
+
+
+def lack_of(
+    planned: int, statuses: Mapping[int, Mapping[K, str]], resting: Collection[K]
+) -> Lack[K] | None:
+    """What is lacking of a comparison with these statuses by session, if anything is.
+
+    A session of the plan that is still to be made tries every mode anyway. What is wrong, or rests
+    as it is slow, would not be timed again.
+    """
+    left = planned - sum(number < planned for number in statuses)
+    good: dict[K, int] = {}
+    lost: set[K] = set()
+    settled: set[K] = set()
+    for found in statuses.values():
+        for mode, status in found.items():
+            good[mode] = good.get(mode, 0) + (status == "ok")
+            if status in RETRIED:
+                lost.add(mode)
+            elif status != "ok":
+                settled.add(mode)
+    modes = frozenset(mode for mode in lost - settled if mode not in resting)
+    missing = max((planned - left - good[mode] for mode in modes), default=0)
+    if missing <= 0:
+        return None
+    first = max(planned, 1 + max(statuses))
+    return Lack(modes, range(first, first + missing))
+
+
+def lacking(run: Run, settings: Settings) -> dict[str, Lack[str]]:
+    """The comparisons in which modes crashed, or ran out of memory, and could be tried again.
+
+    A run that has to end in time makes no sessions beyond its plan.
+    """
+    if settings.total or WALL_TIME not in settings.instruments:
+        return {}
+    found = {}
+    for name, sessions in run.by_comparison().items():
+        resting = {m for s in sessions if s.session == 0 for m in slow(s, settings)}
+        statuses = {
+            s.session: {e.mode: e.status for e in s.entrants if not e.control} for s in sessions
+        }
+        lack = lack_of(settings.sessions, statuses, resting)
+        if lack is not None:
+            found[name] = lack
+    return found

@@ -1,0 +1,103 @@
+"""Arms are visited in rounds, until the stopping rule says so.
+
+In each round every arm is visited once, in an order of its own: what drifts on the machine affects
+all arms alike, and ratios are formed inside a round. The arms of a run are modes in one worker, so
+their visits travel together, several rounds in one request. The arms of a track are one mode in
+the workers of several builds, which take turns, one request for each visit. The two arms of a study
+share a worker or take turns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+
+from gradbench.runner.arms import Arm, visit
+from gradbench.runner.wire import WorkerError
+from gradbench.statistics import Stop, Stopping, enough
+
+Order = Callable[[list[Arm]], list[Arm]]
+"""Puts the arms of one round into the order of their visits."""
+
+Failed = Callable[[Sequence[Arm], WorkerError], None]
+"""Called with the arms of a request that failed: raises, or removes them from the arms."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The handles in the order of each round, why the rounds ended, and seconds inside visits."""
+
+    orders: list[list[int]]
+    stopped: str
+    seconds: float
+
+
+def _raise(arms: Sequence[Arm], error: WorkerError) -> NoReturn:
+    raise error
+
+
+def visit_in_rounds(
+    arms: list[Arm],
+    order: Order,
+    stopping: Stopping,
+    timeout: float,
+    *,
+    careful: bool = False,
+    failed: Failed = _raise,
+) -> Rounds:
+    """Visits arms until the stopping rule says so; each keeps its own samples.
+
+    If `careful`, each visit is a request of its own, so that `failed` is called with the one arm
+    that failed, and the stopping rule is asked after each round. `timeout` is as for `visit`.
+    """
+    orders: list[list[int]] = []
+    seconds = in_slow = 0.0
+    while arms:
+        rounds = min(1 if careful else stopping.every, stopping.max_rounds - len(orders))
+        batch = _batch(arms, order, range(len(orders), len(orders) + rounds))
+        if not batch:
+            return Rounds(orders, "budget", seconds)
+        for arm in arms:
+            arm.samples += [[] for _ in batch]
+        visits = [(number, arm) for number, own in enumerate(batch, len(orders)) for arm in own]
+        together = not careful and all(arm.worker is arms[0].worker for arm in arms)
+        for request in [visits] if together else [[one] for one in visits]:
+            visited = [arm for _, arm in request]
+            try:
+                answers, spent = visit(visited, timeout)
+            except WorkerError as error:
+                failed(visited, error)
+                continue
+            seconds += spent
+            for (number, arm), blocks in zip(request, answers):
+                arm.samples[number] = blocks
+                if arm.quota < math.inf:
+                    in_slow += arm.seconds(blocks)
+        orders += [[arm.handle for arm in own] for own in batch]
+        stopped = _enough(arms, seconds - in_slow, stopping) if arms else None
+        if stopped is not None:
+            return Rounds(orders, stopped, seconds)
+    return Rounds(orders, "nothing to time", seconds)
+
+
+def _batch(arms: list[Arm], order: Order, rounds: range) -> list[list[Arm]]:
+    """The order of each of these rounds, as far as there are arms to take part."""
+    taking_part = [[arm for arm in arms if number < arm.quota] for number in rounds]
+    return [order(own) for own in taking_part if own]
+
+
+def _enough(arms: list[Arm], seconds: float, stopping: Stopping) -> Stop | None:
+    """Why to stop now. Precision is asked only of the arms that take part in every round.
+
+    Ratios are to the mode of the control, or to the first arm where there is none.
+    """
+    baseline = next((arm.mode for arm in arms if arm.entrant.control), None)
+    every_round = [arm for arm in arms if arm.quota == math.inf]
+    index = next((i for i, arm in enumerate(every_round) if arm.mode == baseline), None)
+    if index is None:
+        every_round, index = arms, 0
+    return enough(np.array([arm.times for arm in every_round]).T, seconds, stopping, index)

@@ -1,0 +1,82 @@
+"""How much a run measures, and how closely: its settings, and the profiles that set them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+
+from gradbench.core.instruments import WALL_TIME
+from gradbench.statistics import Stopping
+from gradbench.store.fields import Amount, Bytes, Positive
+
+BASELINE_PATIENCE = 10
+"""The baseline may be slower than `Settings.patience` by this factor."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run measures. Times in seconds."""
+
+    sessions: Annotated[int, Meta(ge=1, le=10_000)] = 5
+    stopping: Stopping = field(default_factory=Stopping)
+    warm: Amount = 0.05
+    timeout: Positive = 60.0
+    compile_timeout: Positive = 300.0
+    seed: int = 0
+    memory_limit: Bytes = 4 << 30
+    """Bytes beyond which a case is refused, by estimate."""
+    baseline: str = ""
+    """The mode to form ratios against; empty: the usual choice of each operator."""
+    instruments: tuple[str, ...] = (WALL_TIME,)
+    total: Amount = 0.0
+    """Seconds for the whole run, into which sessions and visits are fitted. 0: no limit."""
+    patience: Amount = 0.0
+    """Seconds beyond which one call of a mode is too slow, and the mode refused. 0: no limit."""
+
+    def preparing(self, compiles: bool) -> float:
+        """Seconds for preparing a mode."""
+        return self.compile_timeout if compiles else self.timeout
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is measured, and how closely."""
+
+    summary: str
+    sweep: str
+    settings: Settings
+    dtypes: tuple[str, ...] = ()
+
+
+PROFILES = {
+    "quick": Profile(
+        "the documents' inputs, a few short rounds in 5 processes: minutes",
+        "documents",
+        Settings(
+            sessions=5,
+            warm=0.003,
+            stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=0.25),
+        ),
+    ),
+    "standard": Profile(
+        "the documents' inputs and sizes beyond, 16 to 100 rounds in 5 processes: an hour",
+        "standard",
+        Settings(
+            sessions=5,
+            warm=0.02,
+            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=1.0),
+        ),
+    ),
+    "full": Profile(
+        "every size, float32 and float64, 10 processes: a night",
+        "full",
+        Settings(
+            sessions=10,
+            warm=0.05,
+            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=2.0),
+        ),
+        dtypes=("float32", "float64"),
+    ),
+}

@@ -1,0 +1,82 @@
+"""Puts cases through the gate and times nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gradbench.core.cases import Entry
+from gradbench.runner.arms import Arm, failure, open_comparison, prepare
+from gradbench.runner.progress import Progress, Report, silent
+from gradbench.runner.settings import Settings
+from gradbench.runner.wire import Worker, WorkerDied, WorkerOptions, WorkerRefused, WorkerTimeout
+from gradbench.runner.workers import Discovery, Workers
+from gradbench.store.runs import Entrant
+
+
+@dataclass
+class Verification:
+    """What the gate said of every case of a plan."""
+
+    found: list[tuple[Entry, Entrant]] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        totals: dict[str, int] = {}
+        for _, entrant in self.found:
+            totals[entrant.status] = totals.get(entrant.status, 0) + 1
+        return dict(sorted(totals.items()))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was wrong, failed, crashed, timed out or ran out of memory."""
+        return not any(e.status not in ("ok", "unsupported", "refused") for _, e in self.found)
+
+
+def verify(
+    entries: Sequence[Entry],
+    settings: Settings,
+    options: WorkerOptions,
+    discovery: Discovery,
+    report: Report = silent,
+) -> Verification:
+    """Puts every case through the gate and times nothing."""
+    began = time.perf_counter()
+    result = Verification()
+    with Workers(options) as workers:
+        for position, entry in enumerate(entries):
+            elapsed = time.perf_counter() - began
+            report(Progress(position, len(entries), str(entry.comparison), elapsed))
+            for record in _verify_entry(entry, settings, workers, discovery.opt_in):
+                result.found.append((entry, record))
+        report(Progress(len(entries), len(entries), "", time.perf_counter() - began))
+    return result
+
+
+def _verify_entry(
+    entry: Entry, settings: Settings, workers: Workers, opt_in: frozenset[str]
+) -> list[Entrant]:
+    records: list[Entrant] = []
+    opened: Worker | None = None
+    for position, mode in enumerate(entry.modes):
+        limit = settings.preparing(mode in opt_in)
+        for last in (False, True):
+            worker, _ = workers.current()
+            try:
+                if worker is not opened:
+                    open_comparison(worker, entry.comparison, settings)
+                    opened = worker
+                arm = prepare(worker, mode, limit, handle=0, warm=0, fresh=(0, 1))
+                record = arm.entrant if isinstance(arm, Arm) else arm
+            except WorkerRefused as error:
+                record = failure(mode, error)
+            except (WorkerDied, WorkerTimeout) as error:
+                # What has died once may have been killed from outside.
+                if isinstance(error, WorkerDied) and not last:
+                    continue
+                if worker is not opened:
+                    return records + [failure(left, error) for left in entry.modes[position:]]
+                record = failure(mode, error)
+            records.append(record)
+            break
+    return records
