@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from gradbench.core.cases import Entry
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
@@ -69,6 +70,7 @@ class _Again(Exception):
     """A worker has died over a case for the first time: the case is measured once more."""
 
 
+@dataclass
 class Part:
     """Measures one comparison of one group in one session.
 
@@ -76,29 +78,20 @@ class Part:
     environments together, since their times are compared round by round.
     """
 
-    def __init__(
-        self,
-        entry: Entry,
-        session: int,
-        group: int,
-        names: Sequence[str],
-        team: Team,
-        settings: Settings,
-        opt_in: frozenset[str],
-        settled: Settled,
-        resting: frozenset[tuple[str, str]] = frozenset(),
-    ) -> None:
-        self.entry = entry
-        self.session = session
-        self.group = group
-        self.names = names
-        self.team = team
-        self.settings = settings
-        self.opt_in = opt_in
-        self.settled = settled
-        self.resting = resting
-        self.name = str(entry.comparison)
-        self.random = random.Random(f"{settings.seed}/{self.name}/{session}/{group}")
+    entry: Entry
+    session: int
+    group: int
+    names: Sequence[str]
+    team: Team
+    settings: Settings
+    opt_in: frozenset[str]
+    settled: Settled
+    resting: frozenset[tuple[str, str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.name = str(self.entry.comparison)
+        seed = f"{self.settings.seed}/{self.name}/{self.session}/{self.group}"
+        self.random = random.Random(seed)
         self.visiting = 0.0
         self.opened: dict[str, Worker] = {}
 

@@ -1,14 +1,15 @@
-"""What the instruments other than the clock read, comparison by comparison.
+"""Reads the instruments other than the clock, comparison by comparison.
 
 An ordinary worker puts every mode through the gate, reads the instruments that can read there,
-and checks the mode once more. What needs a process of its own (instructions, which are counted
-under Valgrind) follows for the modes that passed: a few such processes at a time, each for its
-share of the plan, since they take long to start and a count does not mind its neighbours.
+and checks the mode once more. Instruments that need a process of their own (instructions, counted
+under Valgrind) follow for the modes that passed: several such processes at a time, each with its
+share of the plan, since they start slowly and other processes do not affect their counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import signal
@@ -31,23 +32,23 @@ from gradbench.runner.wire import Worker, WorkerDied, WorkerOptions, WorkerRefus
 from gradbench.store.runs import Entrant, Reading, WorkerStarted, now
 
 WARM = 0.001
-"""Seconds of calls that tell how long one takes."""
+"""Seconds of calls, to time one."""
 
 START_TIMEOUT = 600.0
 SLOWEST_TIMEOUT = 600.0
-"""Seconds for one answer of a process that is slow by its nature."""
+"""Seconds for an answer of an instrument's own process, which is slow."""
 
 LANE_MEMORY = 2 << 30
 LANE_ENTRIES = 4
-"""Processes at a time: as many as cores, memory and comparisons are enough for."""
+"""The memory and the comparisons that a further process at the same time needs."""
 
 Report = Callable[[int, int, str], None]
-"""Told the steps done, all steps, and what is being read."""
+"""Called with the number of steps done, that of all steps, and what is being read."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """The instruments that are still to be read for one comparison in one session."""
+    """The instruments still to read for one comparison in one session."""
 
     entry: Entry
     session: int
@@ -60,8 +61,8 @@ class Task:
 
 @dataclass
 class Passed:
-    """The modes of a comparison that passed the gate, with the nanoseconds of a call, and why
-    the others did not."""
+    """The modes of a comparison that passed the gate, with the nanoseconds of a call, and the
+    reasons why the others did not."""
 
     calls: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Passed:
 def missing(
     entries: Sequence[Entry], settings: Settings, readings: Sequence[Reading]
 ) -> list[Task]:
-    """What is to be read, less what has been; deterministic instruments in session 0 alone."""
+    """The readings not made yet; those of deterministic instruments in session 0 only."""
     done = {(r.comparison, r.session, r.instrument) for r in readings}
     tasks = []
     for session in range(settings.sessions):
@@ -88,35 +89,31 @@ def missing(
     return tasks
 
 
+@dataclass
 class Readings:
-    """Makes the records of all tasks. `start` gives an ordinary worker and its number, `renew`
-    has it give a fresh one; `settled` holds the modes that are known not to be measurable."""
+    """Makes the records of all tasks.
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        settings: Settings,
-        options: WorkerOptions,
-        start: Start,
-        renew: Callable[[], None],
-        opt_in: frozenset[str],
-        settled: Mapping[str, Mapping[str, Entrant]],
-        report: Report,
-    ) -> None:
-        self.tasks = tasks
-        self.settings = settings
-        self.options = options
-        self.start = start
-        self.renew = renew
-        self.opt_in = opt_in
-        self.settled = settled
-        self.report = report
-        self.process = 0
-        self.opened: Worker | None = None
+    `start` returns an ordinary worker and its number, after `renew` a fresh one. `settled` holds
+    the modes that are known not to be measurable.
+    """
+
+    tasks: Sequence[Task]
+    settings: Settings
+    options: WorkerOptions
+    start: Start
+    renew: Callable[[], None]
+    opt_in: frozenset[str]
+    settled: Mapping[str, Mapping[str, Entrant]]
+    report: Report
+    process: int = 0
+    opened: Worker | None = None
 
     def records(self) -> Generator[Reading | WorkerStarted]:
-        """Each record as soon as it is made. Raises WorkerError where a process cannot be started;
-        closing the iterator ends every process that it has started itself."""
+        """Yields each record as soon as it is made.
+
+        Raises WorkerError where a process cannot be started. Closing the iterator ends every
+        process that it has started itself.
+        """
         passed: dict[str, Passed] = {}
         session = -1
         for position, task in enumerate(self.tasks):
@@ -126,8 +123,7 @@ class Readings:
             if task.session != session:
                 self.renew()
                 session = task.session
-            found = passed.setdefault(task.name, Passed())
-            yield from self._read(task, here, found)
+            yield from self._read(task, here, passed.setdefault(task.name, Passed()))
         self.renew()
         for name, instrument in INSTRUMENTS.items():
             tasks = [task for task in self.tasks if name in task.instruments]
@@ -135,18 +131,18 @@ class Readings:
                 yield from self._in_own_processes(instrument, tasks, passed)
 
     def _read(self, task: Task, here: Sequence[str], passed: Passed) -> list[Reading]:
-        """Gates every mode and reads what an ordinary worker can."""
+        """Gates every mode and reads the instruments that an ordinary worker can."""
         values: dict[str, dict[str, list[float]]] = {name: {} for name in here}
         reasons: dict[str, dict[str, str]] = {name: {} for name in here}
         passed.reasons.clear()
         self.opened = None
         for mode in task.entry.modes:
-            known = self.settled.get(task.name, {}).get(mode)
-            if known is not None:
-                passed.reasons[mode] = _reason(known)
+            settled = self.settled.get(task.name, {}).get(mode)
+            if settled is not None:
+                passed.reasons[mode] = _reason(settled)
                 continue
             try:
-                found = self._of_mode(task, mode, here)
+                outcome = self._of_mode(task, mode, here)
             except WorkerRefused as error:
                 passed.reasons[mode] = f"failed: {error}"
                 continue
@@ -154,11 +150,11 @@ class Readings:
                 passed.calls.pop(mode, None)
                 passed.reasons[mode] = _reason(failure(mode, error))
                 continue
-            if isinstance(found, str):
+            if isinstance(outcome, str):
                 passed.calls.pop(mode, None)
-                passed.reasons[mode] = found
+                passed.reasons[mode] = outcome
                 continue
-            passed.calls[mode], read, unread = found
+            passed.calls[mode], read, unread = outcome
             for name in here:
                 if name in read:
                     values[name][mode] = read[name]
@@ -172,8 +168,8 @@ class Readings:
     def _of_mode(
         self, task: Task, mode: str, here: Sequence[str]
     ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
-        """The nanoseconds of a mode's call with what was read of it and why the rest was not, or
-        why it is not to be read at all.
+        """The nanoseconds of a mode's call, its values and the reasons for missing ones, or the
+        reason why nothing is read.
 
         A worker that dies is replaced once, for it may have been killed from outside.
         """
@@ -211,13 +207,13 @@ class Readings:
     ) -> Iterator[Reading | WorkerStarted]:
         """Readings of an instrument that needs processes of its own, several at a time.
 
-        Each takes a fixed share of the tasks: what a process has done before leaves traces in
-        its heap, and so the same plan gives the same counts.
+        Each process takes a fixed share of the tasks: earlier tasks leave traces in its heap, so
+        only a fixed share gives the same counts for the same plan.
         """
         room = psutil.virtual_memory().available // LANE_MEMORY
         lanes = max(1, min(len(machine.usable_cores()), len(tasks) // LANE_ENTRIES, room))
         records: queue.Queue[Reading | WorkerStarted | BaseException | None] = queue.Queue()
-        numbers = _Numbers(self.process)
+        numbers = itertools.count(self.process + 1)
         running = [
             _Lane(
                 instrument,
@@ -257,50 +253,29 @@ class Readings:
                     lane.thread.join()
 
 
-class _Numbers:
-    """Numbers of processes, each given once."""
-
-    def __init__(self, last: int) -> None:
-        self._last = last
-        self._lock = threading.Lock()
-
-    def next(self) -> int:
-        with self._lock:
-            self._last += 1
-            return self._last
-
-
+@dataclass
 class _Lane:
-    """A thread with a process of an instrument's own, and its share of the tasks."""
+    """A thread that drives one process of an instrument's own through its share of the tasks."""
 
-    def __init__(
-        self,
-        instrument: Instrument,
-        tasks: Sequence[Task],
-        passed: Mapping[str, Passed],
-        opt_in: frozenset[str],
-        settings: Settings,
-        options: WorkerOptions,
-        numbers: _Numbers,
-        records: queue.Queue[Reading | WorkerStarted | BaseException | None],
-    ) -> None:
+    instrument: Instrument
+    tasks: Sequence[Task]
+    passed: Mapping[str, Passed]
+    opt_in: frozenset[str]
+    settings: Settings
+    options: WorkerOptions
+    numbers: Iterator[int]
+    records: queue.Queue[Reading | WorkerStarted | BaseException | None]
+
+    def __post_init__(self) -> None:
         self.thread = threading.Thread(target=self._run, daemon=True)
-        self.instrument = instrument
-        self.tasks = tasks
-        self.passed = passed
-        self.opt_in = opt_in
-        self.settings = settings
-        self.options = options
-        self.numbers = numbers
-        self.records = records
         self.number = 0
         self.worker: Worker | None = None
         self.opened: Worker | None = None
-        """The process that has the comparison at hand open."""
+        """The process in which the current comparison is open."""
         self.lost: dict[tuple[str, str], str] = {}
         """Why the process was lost, by comparison and mode."""
         self.deaths: set[tuple[str, str]] = set()
-        """The comparisons and modes over which it has died once."""
+        """The comparisons and modes over which the process has died once."""
         self._stopping = False
         self._pid: int | None = None
         self._lock = threading.Lock()
@@ -368,7 +343,7 @@ class _Lane:
     def _of_mode(
         self, task: Task, mode: str, call: int
     ) -> tuple[dict[str, list[float]], dict[str, str]]:
-        """What is read of a mode, and why it is not."""
+        """The values read of a mode, and the reason for a missing one."""
         name, case = self.instrument.name, (task.name, mode)
         while True:
             worker = self._rehearsed()
@@ -384,8 +359,8 @@ class _Lane:
                 self._charge(case, error)
 
     def _charge(self, case: tuple[str, str], error: WorkerDied | WorkerTimeout) -> None:
-        """Lays the loss of the process to a case, unless it is the first death: then the case is
-        tried again. Raises the error where the lane was told to stop."""
+        """Blames a case for the loss of the process, unless it is the first death: then the case is
+        tried again. Raises the error where the lane was stopped."""
         if self._stopping:
             raise error
         if isinstance(error, WorkerTimeout) or case in self.deaths:
@@ -404,7 +379,7 @@ class _Lane:
     def _rehearsed(self) -> Worker:
         """The process, which has called each mode once before the instrument reads anything.
 
-        What torch imports on first use would otherwise be paid for at the instrument's pace.
+        Otherwise torch's imports on first use would run under the instrument.
         """
         while self.worker is None or self.worker.lost:
             self._end()
@@ -422,7 +397,7 @@ class _Lane:
             start_timeout=START_TIMEOUT,
         )
         worker = Worker(options, self._born)
-        self.number = self.numbers.next()
+        self.number = next(self.numbers)
         self.records.put(WorkerStarted(self.number, worker.environment, now()))
         return worker
 
@@ -459,9 +434,9 @@ class _Lane:
 def read_by(
     worker: Worker, timeout: float, instruments: Sequence[str]
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """What the instruments read of a worker's contestant, and why the others did not.
+    """The values that instruments read of a worker's contestant, and reasons for missing ones.
 
-    Raises WorkerGarbled where it says neither of one.
+    Raises WorkerGarbled where an instrument has neither.
     """
     answer = worker.request("read", timeout, handle=0, instruments=list(instruments))
     values, reasons = answer["values"], answer["reasons"]

@@ -10,7 +10,8 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -61,6 +62,7 @@ class _Again(Exception):
     """The session starts over."""
 
 
+@dataclass
 class Measurement:
     """Measures one entry of the plan in one session.
 
@@ -71,33 +73,24 @@ class Measurement:
     modes sit this session out (see `slow`). `state` returns the state of the device.
     """
 
-    def __init__(
-        self,
-        entry: Entry,
-        session: int,
-        start: Start,
-        settings: Settings,
-        opt_in: frozenset[str],
-        first: str,
-        settled: dict[str, Entrant],
-        resting: frozenset[str] = frozenset(),
-        state: State = no_state,
-    ) -> None:
-        self.entry = entry
-        self.session = session
-        self.start = start
-        self.settings = settings
-        self.opt_in = opt_in
-        self.first = first
-        self.failed: dict[str, Entrant] = dict(settled)
-        self.resting = resting
-        self.state = state
+    entry: Entry
+    session: int
+    start: Start
+    settings: Settings
+    opt_in: frozenset[str]
+    first: str
+    settled: Mapping[str, Entrant]
+    resting: frozenset[str] = frozenset()
+    state: State = no_state
+
+    def __post_init__(self) -> None:
+        self.failed = dict(self.settled)
         self.suspects: list[str] = []
         """The modes in whose hands a worker has died once."""
         self.posing_died = False
         self.careful = False
         """Whether a worker was lost while visiting: visited one by one, the culprit shows."""
-        self.random = random.Random(f"{settings.seed}/{entry.comparison}/{session}")
+        self.random = random.Random(f"{self.settings.seed}/{self.entry.comparison}/{self.session}")
 
     def run(self) -> SessionMeasured:
         """The session's record. Raises WorkerError where no worker can be started at all."""
