@@ -17,10 +17,11 @@ from gradbench.runner.nvml import Nvml
 from gradbench.store import runs as log
 from gradbench.worker import limits
 from gradbench.worker.devices import Cuda, audit, synchronizer
+from gradbench.worker.environment import environment
 from gradbench.worker.gate import Gate
 from gradbench.worker.instruments.device_time import DeviceTime
 from gradbench.worker.instruments.wall import WallTime
-from gradbench.worker.server import Session, environment
+from gradbench.worker.session import Session
 
 pytestmark = [
     pytest.mark.cuda,

@@ -19,7 +19,7 @@ from gradbench.problems.arguments import draw, pose
 from gradbench.worker import devices
 from gradbench.worker.gate import Gate, transferred
 from gradbench.worker.instruments.wall import Visit, WallTime
-from gradbench.worker.server import Refused, Session
+from gradbench.worker.session import Refused, Session
 
 LAUNCH, WORK = 10_000, 5_000_000
 """Nanoseconds of the host and of the device for one call."""

@@ -7,7 +7,7 @@ import torch
 
 from gradbench.core.cases import Comparison
 from gradbench.problems import registry
-from gradbench.worker.server import Session
+from gradbench.worker.session import Session
 
 FAULTS = Path(__file__).parent / "suites" / "faults.py"
 

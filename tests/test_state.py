@@ -19,7 +19,7 @@ from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import discover
 from gradbench.statistics import Stopping
-from gradbench.worker.server import Refused, Session
+from gradbench.worker.session import Refused, Session
 
 SUITE = Path(__file__).parent / "suites" / "meddling.py"
 NAME = str(Comparison("gradient", "mse", "documents", "float32"))
@@ -160,7 +160,8 @@ def test_what_cannot_be_put_back_ends_the_process_and_says_why(name, when):
     code = f"""
 import json, sys
 from gradbench.problems import registry
-from gradbench.worker.server import Session, STATE_LOST
+from gradbench.core.process import STATE_LOST
+from gradbench.worker.session import Session
 registry.load_builtin()
 registry.load_file({str(SUITE)!r})
 session = Session(1 << 30)

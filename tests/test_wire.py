@@ -502,7 +502,7 @@ def test_a_worker_does_not_outlive_a_driver_that_is_killed_while_it_starts(tmp_p
 
 
 def test_every_answer_has_its_shape():
-    from gradbench.worker.server import Session
+    from gradbench.worker.session import Session
 
     session = Session(1 << 30)
     assert answers.ANSWERS.keys() <= {n for n in dir(session) if not n.startswith("_")}

@@ -20,9 +20,10 @@ from gradbench.core.cases import DTYPES, Case, Offer, Selection
 from gradbench.integrations.pytest_json import SCHEMA
 from gradbench.problems import registry
 from gradbench.runner import machine
+from gradbench.worker.environment import environment
 from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.wall import Visit
-from gradbench.worker.server import Refused, Session, environment
+from gradbench.worker.session import Refused, Session
 
 MEMORY_LIMIT = 4 << 30
 SEED = 0

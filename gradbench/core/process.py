@@ -22,6 +22,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+PROTOCOL = 2
+"""The version of the requests and their answers."""
+
 STATE_LOST = 71
 """The exit code of a process in which a mode has changed what cannot be put back."""
 

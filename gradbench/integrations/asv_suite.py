@@ -47,7 +47,7 @@ def callables(listed: Iterable[dict[str, Any]]) -> dict[str, Callable[..., Any]]
 def discover() -> list[dict[str, Any]]:
     """The benchmarks that the registry of this process offers. Imports torch."""
     from gradbench.problems import registry
-    from gradbench.worker.server import Session
+    from gradbench.worker.session import Session
 
     if not registry.FUNCTIONS:
         registry.load()
@@ -83,7 +83,7 @@ def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
     from asv_runner.benchmarks.mark import SkipNotImplemented
 
     from gradbench.problems import registry
-    from gradbench.worker.server import Refused, Session
+    from gradbench.worker.session import Refused, Session
 
     if not registry.FUNCTIONS:
         registry.load()

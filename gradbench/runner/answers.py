@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gradbench.core.cases import Offer
+from gradbench.core.process import PROTOCOL
 from gradbench.core.text import line, storable
 from gradbench.store.fields import (
     Amount,
@@ -24,8 +25,6 @@ from gradbench.store.fields import (
     check_environment,
     reason,
 )
-
-PROTOCOL = 2
 
 LONGEST_CODE = 100_000
 """Characters of one piece of code at most."""

@@ -117,7 +117,7 @@ def branching(x):
 
 def late(x):
     """Kills the measuring process as soon as a function transform reaches it."""
-    measuring = sys.argv[0].endswith("worker/server.py")
+    measuring = sys.argv[0].endswith("worker/__main__.py")
     if measuring and torch._C._functorch.is_functorch_wrapped_tensor(x):
         os._exit(7)
     return (x**2).cumsum(0)

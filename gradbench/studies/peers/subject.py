@@ -17,7 +17,7 @@ import torch
 
 from gradbench.problems import registry
 from gradbench.worker.injection import slowed
-from gradbench.worker.server import Session
+from gradbench.worker.session import Session
 
 VARIABLE = "GRADBENCH_PEER_SUBJECT"
 """The environment variable that tells a tool's own processes what to time, as JSON."""

@@ -1,0 +1,54 @@
+"""What an error that measured code raises makes of a case."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import traceback
+
+import torch
+
+from gradbench.core.text import line
+from gradbench.modes.capability import device_lost, message_of, out_of_memory
+
+DEVICE_LOST = 70
+"""The exit code of a process whose device can no longer be used in it."""
+
+
+def line_of(error: BaseException) -> str:
+    """An exception as one short line."""
+    said = message_of(error)
+    return line(f"{type(error).__name__}: {said}" if said.strip() else type(error).__name__)
+
+
+def where(error: BaseException) -> str:
+    """The last lines of a traceback that lie outside torch and this package."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    beside = os.path.dirname(os.path.abspath(torch.__file__))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((here, beside, "<"))
+    ]
+    return "; ".join(f"{f.filename}:{f.lineno} {f.line}" for f in frames[-2:])
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """What an error makes of a case: its status, and the reason in one line.
+
+    After one for want of memory the device is fit to go on with. After one that has broken the
+    device's context this process is not: it ends, and the driver starts another.
+    """
+    if device_lost(error):
+        print(line_of(error), file=sys.stderr, flush=True)
+        os._exit(DEVICE_LOST)
+    asked = out_of_memory(error)
+    if asked is None:
+        return {"status": "failed", "reason": line_of(error), "where": where(error)}
+    # The frames of the traceback keep what was allocated.
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return {"status": "out of memory", "reason": asked}

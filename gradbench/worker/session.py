@@ -1,0 +1,461 @@
+"""The state of a measuring process, and its answer to each request.
+
+docs/architecture.md describes every message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from gradbench import state
+from gradbench.core.cases import DOCUMENTS, TF32, Comparison, Offer, parse_size, size_label
+from gradbench.core.process import PROTOCOL
+from gradbench.core.units import size
+from gradbench.modes.capability import message_of, unsupported_reason
+from gradbench.problems import registry
+from gradbench.problems.arguments import draw, pose
+from gradbench.problems.mode import Mode, Unsupported
+from gradbench.problems.operators import OPERATORS
+from gradbench.worker.devices import Cuda, audit, exactness, flusher, synchronizer
+from gradbench.worker.environment import environment
+from gradbench.worker.failures import failure, line_of
+from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
+from gradbench.worker.instruments import READERS
+from gradbench.worker.instruments.instrument import Reader, Unreadable
+from gradbench.worker.instruments.wall import Visit, WallTime, plan
+
+FORKED = "it forks, and the child comes back as if it were the measuring process"
+
+
+class Refused(Exception):
+    """A request that cannot be carried out; the message says why."""
+
+
+_COMPILING = ("threads ", "the recursion limit ", "sys.path")
+
+
+@dataclass
+class _Changes:
+    """What a mode has changed in the process: its build, its calls, and the function under it."""
+
+    build: state.Left = field(default_factory=state.Left)
+    calls: state.Left = field(default_factory=state.Left)
+    function: state.Left = field(default_factory=state.Left)
+    compiles: bool = False
+
+    def told(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
+        """The answer with a note of them; the status is `failed` where a call has left something
+        on which results or times depend. docs/correctness.md gives the rule."""
+        calls = self.calls
+        if self.compiles:
+            # What torch.compile does by itself is no mode's doing.
+            other = [what for what in calls.other if not what.startswith(_COMPILING)]
+            calls = state.Left(calls.measured, other)
+        notes = []
+        if self.build:
+            notes.append(f"its build changes {self.build.what}: put back before its calls")
+        if calls.measured and answer["status"] == "ok":
+            what = state.listed(calls.measured)
+            reason = f"{when}changes {what} and does not put it back"
+            answer = {**answer, "status": "failed", "reason": reason}
+            calls = state.Left(other=calls.other)
+        if calls:
+            notes.append(f"its calls change {calls.what}: put back after each")
+        if self.function:
+            notes.append(f"the function changes {self.function.what}: put back")
+        return {**answer, "note": "; ".join(notes)} if notes else answer
+
+
+class Session:
+    """The state of one worker: the open comparison and its contestants."""
+
+    def __init__(
+        self,
+        memory_limit: int,
+        clock: Any = time.perf_counter_ns,
+        broken: Sequence[str] = (),
+        forked: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.memory_limit = memory_limit
+        self.broken = tuple(broken)
+        self.forked = forked
+        self.clock = clock
+        self.wall = WallTime(clock)
+        self.gate: Gate | None = None
+        self.contestants: dict[int, tuple[Contestant, Visit]] = {}
+        self.changes: dict[int, _Changes] = {}
+        self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
+        self.compiled = False
+
+    # Each method below that has a name in `answer` is one kind of request.
+
+    def hello(self) -> dict[str, Any]:
+        return {"protocol": PROTOCOL, "environment": environment()}
+
+    def ping(self) -> dict[str, Any]:
+        """Nothing: that this is the next answer tells the driver that there was none between."""
+        return {}
+
+    def discover(self) -> dict[str, Any]:
+        offers = []
+        for function in registry.FUNCTIONS.values():
+            for operator in function.derivatives:
+                modes = registry.modes_of(operator)
+                offers.append(
+                    asdict(
+                        Offer(
+                            operator=operator,
+                            function=function.name,
+                            document=function.document,
+                            formula=function.formula,
+                            derivative=function.derivative,
+                            dtype=function.dtype,
+                            example_size=size_label(function.example_size),
+                            sizes=tuple(map(size_label, function.sizes)),
+                            large_sizes=tuple(map(size_label, function.large_sizes)),
+                            modes=tuple(m.name for m in modes if not m.opt_in),
+                            opt_in=tuple(m.name for m in modes if m.opt_in),
+                            size_names=tuple(function.example_size),
+                            cuda=tuple(m.name for m in modes if m.cuda),
+                            first=OPERATORS[operator].first,
+                        )
+                    )
+                )
+        modes_told = [
+            {
+                "operator": operator,
+                "mode": mode.name,
+                "summary": mode.summary,
+                "document": mode.document,
+                "opt_in": mode.opt_in,
+                "by_hand": mode.by_hand,
+                "missing": mode.missing(),
+                "source": mode.source(),
+            }
+            for (operator, _), mode in registry.MODES.items()
+        ]
+        unavailable = {name: i.unavailable() for name, i in self.instruments.items()}
+        return {
+            "offers": offers,
+            "modes": modes_told,
+            "unavailable": unavailable,
+            "broken": self.broken,
+        }
+
+    def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
+        """Poses the problem: the timed arguments and the fresh sets of the numbers given."""
+        if self.gate is not None:
+            self.close()
+        wanted = Comparison.parse(comparison)
+        function = registry.FUNCTIONS.get(wanted.function)
+        if function is None or wanted.operator not in function.derivatives:
+            raise Refused(f"there is no {wanted.operator} of {wanted.function} here")
+        place = wanted.place
+        if not place.on_cpu and not torch.cuda.is_available():
+            raise Refused(f"{wanted.device}: there is no CUDA device here")
+        if place.on_cpu and wanted.dtype == TF32:
+            raise Refused("the processor has no tf32")
+        size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
+        torch.set_num_threads(wanted.threads)
+        left = state.Left()
+        with state.kept(left):
+            problem, timed = pose(
+                function, wanted.operator, size, wanted.dtype, place.device, wanted.seed(salt, 0)
+            )
+            drawn = function.example_size if size is None else size
+            others = [draw(problem, drawn, wanted.seed(salt, i)) for i in fresh]
+            # Fresh sets are numbered from 1 on, so these differ from all of them.
+            more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
+        self.gate = Gate(problem, timed, others, place.transfer, more)
+        self.gate.left.add(left)
+        exactness(problem.device, problem.tf32)
+        flush = flusher(problem.device) if place.cold else None
+        self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
+        return {
+            "outputs": problem.outputs,
+            "coordinates": problem.coordinates,
+            "result_bytes": problem.result_numel * problem.width,
+            "argument_bytes": timed.bytes,
+        }
+
+    def prepare(
+        self, mode: str, handle: int, warm: int, fresh: list[int], patience: int = 0
+    ) -> dict[str, Any]:
+        """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks.
+
+        A mode of which a call takes longer than `patience` nanoseconds is refused; 0 waits.
+        """
+        if self.gate is None:
+            raise Refused("no comparison is open")
+        declared = registry.MODES.get((self.gate.problem.operator, mode))
+        if declared is None:
+            return {"status": "unsupported", "reason": "there is no such mode here"}
+        missing = declared.missing()
+        if missing:
+            return {
+                "status": "unsupported",
+                "reason": f"torch {torch.__version__} has no {missing}",
+            }
+        self._at_home()
+        compiles = declared.opt_in
+        changes = self.changes[handle] = _Changes(function=self.gate.left, compiles=compiles)
+        answer = self._prepare(declared, changes, handle, warm, fresh, patience)
+        return changes.told(answer)
+
+    def _prepare(
+        self,
+        declared: Mode,
+        changes: _Changes,
+        handle: int,
+        warm: int,
+        fresh: list[int],
+        patience: int,
+    ) -> dict[str, Any]:
+        assert self.gate is not None
+        try:
+            call = self._built(declared, changes)
+            refusal = self._refusal(declared)
+            if refusal:
+                return {"status": "refused", "reason": refusal}
+            contestant = self.gate.enter(declared.name, call, declared.leaves)
+            contestant.left = changes.calls
+            # Where nothing is timed there is no later check: everything is looked at now.
+            finding = contestant.check(fresh, again=None if warm else True, patience=patience)
+        except TooSlow as error:
+            return {"status": "refused", "reason": str(error)}
+        except Unsupported as error:
+            return {"status": "unsupported", "reason": message_of(error)}
+        except Exception as error:
+            reason = unsupported_reason(error)
+            if reason is not None:
+                return {"status": "unsupported", "reason": reason}
+            return failure(error)
+        if self.forked():
+            # Called in a loop it would come back as ever more processes.
+            return {"status": "failed", "reason": FORKED}
+        evidence = {"error": finding.error, "ulps": finding.ulps}
+        if not finding.right:
+            return {"status": "wrong", "reason": finding.reason, **evidence}
+        self.compiled |= declared.opt_in
+        if not warm or changes.calls.measured:
+            return {"status": "ok", **evidence}
+        with self._watched(contestant):
+            if contestant.fastest > SLOW:
+                # Being checked has warmed it.
+                how = plan(contestant.fastest)
+            else:
+                how = self.wall.warm(contestant.call, contestant.turns, warm)
+            if (reason := self._untrusted(contestant)) is not None:
+                return {"status": "failed", "reason": reason}
+        self.contestants[handle] = (contestant, how)
+        return {"status": "ok", "visit": asdict(how), **evidence}
+
+    def _built(self, declared: Mode, changes: _Changes) -> Callable[..., Any]:
+        """What a mode's builder gives; what it changes in the process is put back."""
+        assert self.gate is not None
+        try:
+            return declared.build(self.gate.problem)
+        finally:
+            changes.build.add(state.put_back(self.gate.home))
+
+    @contextlib.contextmanager
+    def _watched(self, contestant: Contestant) -> Iterator[None]:
+        """Puts back what calls of a contestant change in the process, and keeps what that was."""
+        home = contestant.gate.home
+        try:
+            yield
+        finally:
+            contestant.left.add(state.put_back(home))
+
+    def _untrusted(self, contestant: Contestant) -> str | None:
+        """Why the clock cannot time it, on a device that works while the host goes on."""
+        assert self.gate is not None
+        device = self.gate.problem.device
+        if device.type == "cpu":
+            return None
+        waits = self.wall.synchronize
+        made = (contestant.call, contestant.arguments)
+        return audit(Cuda(), device, waits, self.clock, *made) or None
+
+    def _refusal(self, declared: Mode) -> str:
+        """Why the mode must not be called, for want of memory; empty where it may be."""
+        assert self.gate is not None
+        needed = self.gate.bytes_needed(declared.numbers_at_peak(self.gate.problem))
+        if needed <= self.memory_limit:
+            return ""
+        return f"would need about {size(needed)}, more than the limit of {size(self.memory_limit)}"
+
+    def visit(self, handles: list[int]) -> dict[str, Any]:
+        """Visits in the order given; nanoseconds of every sub-block, and of all visits.
+
+        After each, the state of the process is put back, as far as it takes no time to look at.
+        What a visit changes is told by `check`.
+        """
+        blocks = []
+        home = self._at_home()
+        quick = home[: len(state.QUICK)]
+        start = self.clock()
+        for handle in handles:
+            contestant, how = self.contestants[handle]
+            try:
+                blocks.append(self.wall.visit(contestant.call, contestant.turns, how))
+            except Exception as error:
+                left = state.put_back(quick)
+                contestant.left.add(left)
+                if left:
+                    reason = f"changes {left.what}, and then raises {line_of(error)}"
+                    raise Refused(reason) from error
+                raise
+            contestant.left.add(state.put_back(quick))
+        spent = self.clock() - start
+        rest = state.put_back(home)
+        if rest:
+            self._find_culprit([self.contestants[h][0] for h in dict.fromkeys(handles)], rest)
+        return {"blocks": blocks, "spent": spent}
+
+    def _at_home(self) -> state.Seen:
+        """The state of the process as the harness leaves it to the next that is called.
+
+        It is put back after each request, so that another look is only due where more modules have
+        been loaded, which no mode is blamed for.
+        """
+        assert self.gate is not None
+        if state.outgrown():
+            self.gate.home = state.look()
+        return self.gate.home
+
+    def _find_culprit(self, contestants: Sequence[Contestant], rest: state.Left) -> None:
+        """Calls each contestant once more to see whose visit has changed what."""
+        if len(contestants) == 1:
+            contestants[0].left.add(rest)
+            return
+        for contestant in contestants:
+            with self._watched(contestant):
+                contestant.call(*contestant.arguments)
+        told = {what for c in contestants for what in c.left.measured + c.left.other}
+        unknown = [w for w in rest.measured + rest.other if w not in told]
+        for contestant in contestants if unknown else ():
+            contestant.left.add(
+                state.Left(other=[f"{w} (or another mode of its rounds does)" for w in unknown])
+            )
+
+    def check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
+        """Checks a contestant once more, after it was timed."""
+        self._at_home()
+        return self.changes[handle].told(self._check(handle, fresh), "after timing: ")
+
+    def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
+        contestant, _ = self.contestants[handle]
+        try:
+            # A slow call is checked on its inputs alone this time; fresh ones came before.
+            finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
+        except Unsupported as error:
+            return {"status": "unsupported", "reason": message_of(error)}
+        except Exception as error:
+            failed = failure(error)
+            return {"status": failed["status"], "reason": "after timing: " + failed["reason"]}
+        if self.forked():
+            return {"status": "failed", "reason": f"after timing: {FORKED}"}
+        return {
+            "status": "ok" if finding.right else "wrong",
+            "reason": finding.reason and "after timing: " + finding.reason,
+            "error": finding.error,
+            "ulps": finding.ulps,
+        }
+
+    def trust(self, mode: str, handle: int, call: int, rehearse: bool) -> dict[str, Any]:
+        """Builds a mode that passed the gate of another process, where a call took so many
+        nanoseconds: this one is too slow to check it again. Calls it once to rehearse."""
+        if self.gate is None:
+            raise Refused("no comparison is open")
+        declared = registry.MODES[self.gate.problem.operator, mode]
+        self._at_home()
+        changes = self.changes[handle] = _Changes(function=self.gate.left)
+        built = self._built(declared, changes)
+        contestant = self.gate.enter(mode, built, declared.leaves)
+        contestant.left = changes.calls
+        self.contestants[handle] = (contestant, plan(call))
+        if rehearse:
+            with self._watched(contestant):
+                contestant.call(*contestant.arguments)
+        return {}
+
+    def read(self, handle: int, instruments: list[str]) -> dict[str, Any]:
+        """What each instrument reads of a contestant, or the reason why it does not."""
+        contestant, how = self.contestants[handle]
+        values: dict[str, list[float]] = {}
+        reasons: dict[str, str] = {}
+        self._at_home()
+        for name in instruments:
+            try:
+                with self._watched(contestant):
+                    values[name] = self.instruments[name].read(contestant, how.call)
+            except Unreadable as error:
+                reasons[name] = f"{error.status}: {error}"
+            except Exception as error:
+                failed = failure(error)
+                reasons[name] = f"{failed['status']}: {failed['reason']}"
+        return {"values": values, "reasons": reasons}
+
+    def slow(
+        self, handle: int, share: float, spend: int, turns: int | None = None
+    ) -> dict[str, Any]:
+        """For studies of the suite only: makes a contestant slower by a share of its own time."""
+        from gradbench.worker.injection import Dose, calibrate, slowed
+
+        contestant, how = self.contestants[handle]
+        self._at_home()
+        if turns is None:
+            dose = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
+        else:
+            dose = Dose(turns, share, float(how.call))
+        contestant.call = slowed(contestant.call, dose.turns)
+        return asdict(dose)
+
+    def curve(self, function: str, points: list[float]) -> dict[str, Any]:
+        """An elementwise function at points, its derivative by reverse mode and by hand."""
+        declared = registry.FUNCTIONS.get(function)
+        if declared is None or "diagonal" not in declared.derivatives:
+            raise Refused(f"there is no elementwise function {function!r} here")
+        x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
+        with state.kept(state.Left()):
+            value = declared.forward(x)
+            (slope,) = torch.autograd.grad(value.sum(), x)
+            by_hand = declared.derivatives["diagonal"](x.detach())
+        found = {"value": value.detach(), "automatic": slope, "by_hand": by_hand}
+        return {"formula": declared.formula, **{n: t.tolist() for n, t in found.items()}}
+
+    def limits(self, device: str, threads: int, dtypes: list[str]) -> dict[str, Any]:
+        """What a device can do at most: see `gradbench.worker.limits`."""
+        from gradbench.worker import limits
+
+        return limits.measure(torch.device(device), threads, dtypes)
+
+    def close(self) -> dict[str, Any]:
+        self.contestants.clear()
+        self.changes.clear()
+        self.gate = None
+        if self.compiled and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
+            self.compiled = False
+        # What survives a collection stays; frozen, it costs later ones nothing.
+        gc.collect()
+        gc.freeze()
+        return {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        kind = request.pop("op")
+        known = {"hello", "ping", "discover", "open", "prepare", "visit", "check", "close"}
+        known |= {"trust", "read", "slow", "curve", "limits"}
+        if kind not in known:
+            raise Refused(f"unknown request {kind!r}")
+        answer: dict[str, Any] = getattr(self, kind)(**request)
+        return answer
