@@ -17,7 +17,8 @@ from gradbench.cli import cli
 from gradbench.core import releases as known
 from gradbench.core.releases import ReleaseError
 from gradbench.releases import environments, installing
-from gradbench.releases.environments import Installer, Request
+from gradbench.releases.environments import Request
+from gradbench.releases.installing import Installer
 
 ADDRESS = "https://me:secret@registry.example.org:8443/simple"
 

@@ -14,7 +14,8 @@ from gradbench.cli import cli
 from gradbench.core.releases import ReleaseError
 from gradbench.integrations import asv_files
 from gradbench.releases import builds, environments
-from gradbench.releases.environments import Environment, Installer, Request
+from gradbench.releases.environments import Environment, Request
+from gradbench.releases.installing import Installer
 from gradbench.report import page
 from gradbench.report.findings import anchor
 from gradbench.runner.wire import WorkerOptions

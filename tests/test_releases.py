@@ -21,7 +21,8 @@ from gradbench.core.cases import Comparison, Entry
 from gradbench.core.releases import ReleaseError
 from gradbench.releases import bisect, environments, installing, seeking, track
 from gradbench.releases.builds import Builds
-from gradbench.releases.environments import Installer, Request, install, parse
+from gradbench.releases.environments import Request, install, parse
+from gradbench.releases.installing import Installer
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import discover

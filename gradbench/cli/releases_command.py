@@ -179,14 +179,14 @@ def _install(
 
     from gradbench.core import releases as known
     from gradbench.core.releases import ReleaseError
-    from gradbench.releases import environments
+    from gradbench.releases import environments, installing
 
     wanted = environments.missing(requests)
     if not wanted:
         return [], []
     for request in wanted:
         known.require_published(request.what)
-    how = environments.Installer.choose(
+    how = installing.Installer.choose(
         installer, python or sys.executable, index_url or "", torch_backend or "", arguments
     )
     needed, free = environments.estimate(wanted), environments.free_bytes()

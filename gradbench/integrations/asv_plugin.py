@@ -25,7 +25,7 @@ from asv.repo import NoSuchNameError, Repo
 import gradbench
 from gradbench.core.releases import RELEASES, Release, ReleaseError, parse
 from gradbench.integrations import asv_files
-from gradbench.releases import environments
+from gradbench.releases import environments, installing
 
 BRANCH = "releases"
 MEASURING = ("run", "dev", "continuous", "find", "profile")
@@ -181,7 +181,7 @@ def _install(release: Release) -> environments.Environment:
     try:
         # In this process, so that the installation ends when asv does.
         return environments.install(
-            environments.parse(release.version), environments.Installer.choose()
+            environments.parse(release.version), installing.Installer.choose()
         )
     except ReleaseError as error:
         log.error(f"torch {release} could not be installed: {error}")

@@ -1,18 +1,16 @@
-"""One environment for each torch release: made, found again, removed.
+"""One environment for each torch release: install, find and remove it.
 
 An environment is a folder of its own under `home()`, with a Python that can import torch and
-nothing of this package: a worker reaches that by path. It is built beside its place and renamed
-when it is whole, so an environment that is there works, whatever was interrupted.
+nothing of this package: a worker reaches that by path. It is built beside its final place and
+renamed when complete, so an environment that exists works, whatever was interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from packaging.version import InvalidVersion, Version
 from gradbench.core.releases import ReleaseError
 from gradbench.core.text import line
 from gradbench.releases import installing
+from gradbench.releases.installing import Installer
 from gradbench.runner.progress import Progress, Report
 from gradbench.runner.wire import Worker, WorkerError, WorkerOptions
 from gradbench.store.fields import (
@@ -44,22 +43,22 @@ SCHEMA = 1
 RECORD = "environment.json"
 FAILURE = ".failed.json"
 OUTPUT = ".failed.log"
-"""Ends the name of the file that keeps all that an installer wrote before it failed."""
+"""The end of the name of the file with the output of an installer that failed."""
 LONGEST_NAME = 100
 NAMES = f"a name has letters, digits, '.', '_' and '+' only, at most {LONGEST_NAME}"
 OLDEST = Version("2.0")
 GIB = 1 << 30
 
 CUDA_BYTES = 6 * GIB
-"""What an environment with torch's CUDA packages takes at most, where none is known yet."""
+"""The most that an environment with torch's CUDA packages takes, if none is installed yet."""
 
 NUMPY_1 = Version("2.3")
-"""Releases before this one were built against NumPy 1 and do not work with NumPy 2."""
+"""Releases before this one need NumPy 1."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """An environment that is asked for: its name and what is to be in it.
+    """An environment to install: its name and its content.
 
     `what` is a version of torch, a wheel file, or a Python that has torch already.
     """
@@ -69,7 +68,7 @@ class Request:
 
     @property
     def interpreter(self) -> Path | None:
-        """The Python of an environment that somebody else keeps, or None."""
+        """The Python of an environment that gradbench does not keep, or None."""
         path = Path(self.what)
         if path.is_dir():
             return path / "bin" / "python"
@@ -77,11 +76,11 @@ class Request:
 
     @property
     def requirements(self) -> list[str]:
-        """What is installed."""
+        """The packages to install."""
         if self.what.endswith(".whl"):
             return [str(Path(self.what).resolve()), "numpy"]
         version = Version(self.what)
-        # Three equal signs ask for this very build, a local one such as 2.13.0+cpu included.
+        # Three equal signs select this very build, even a local one such as 2.13.0+cpu.
         exact = "===" if version.local else "=="
         return [f"torch{exact}{self.what}", "numpy<2" if version < NUMPY_1 else "numpy"]
 
@@ -117,24 +116,24 @@ def parse(text: str) -> Request:
 
 
 def plain_name(text: str) -> str:
-    """A release by its name, also where it is written as its tag, v2.9.0."""
+    """A release's name, also from its tag, v2.9.0."""
     return text[1:] if re.match(r"v\d", text) else text
 
 
 def is_name(name: str) -> bool:
-    """Whether an environment can have this name. Such a name is never a path."""
+    """Whether an environment can have this name, which is never a path."""
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+]*", name) is not None
     return fits and len(name) <= LONGEST_NAME and not name.endswith((FAILURE, OUTPUT))
 
 
 def named(text: str) -> Request:
-    """An environment that is there, by its name, or what `parse` makes of the text."""
-    there = _read(plain_name(text)) if "=" not in text else None
-    return Request(there.name, there.what) if there is not None else parse(text)
+    """The request of an installed environment, by its name, or what `parse` makes of the text."""
+    existing = _read(plain_name(text)) if "=" not in text else None
+    return Request(existing.name, existing.what) if existing is not None else parse(text)
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """An environment that works. `identity` is what its worker says of itself."""
+    """An environment that works. `identity` holds the facts that its worker reports."""
 
     schema: Schema
     name: Name
@@ -143,9 +142,9 @@ class Environment(msgspec.Struct, frozen=True):
     identity: dict[str, Any]
     installed: Label
     size: Bytes
-    """Bytes in its folder; 0 where somebody else keeps it."""
+    """Bytes in its folder; 0 if gradbench does not keep it."""
     arguments: Texts = []
-    """What was passed to the installer."""
+    """The arguments passed to the installer."""
 
     @property
     def torch(self) -> str:
@@ -153,17 +152,17 @@ class Environment(msgspec.Struct, frozen=True):
         return str(self.identity["torch"])
 
     def worker(self, base: WorkerOptions) -> WorkerOptions:
-        """How its worker is started, in all else as `base` says."""
+        """Options that start its worker, otherwise as `base`."""
         return replace(base, python=self.python)
 
     @property
     def ours(self) -> bool:
-        """Whether it was installed here, rather than pointed at."""
+        """Whether gradbench installed it."""
         return self.size > 0
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An environment that could not be made, and why."""
+    """An environment that could not be installed, and why."""
 
     name: Name
     what: Text
@@ -173,9 +172,9 @@ class Failure(msgspec.Struct, frozen=True):
 
 def home() -> Path:
     """The folder of all environments: GRADBENCH_RELEASES, or the user's cache."""
-    given = os.environ.get("GRADBENCH_RELEASES")
-    if given:
-        return Path(given).absolute()
+    chosen = os.environ.get("GRADBENCH_RELEASES")
+    if chosen:
+        return Path(chosen).absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "gradbench" / "releases"
 
@@ -183,37 +182,37 @@ def home() -> Path:
 def _read(name: str) -> Environment | None:
     """The environment of a name: a folder of its own in `home()`, with a record of that name.
 
-    None where there is none, or where the name leads anywhere else.
+    None if there is none, or if the name leads anywhere else.
     """
     folder = home() / name
     if not is_name(name) or folder.is_symlink():
         return None
     try:
-        found = msgspec.json.decode(content(folder / RECORD), type=Environment)
-        check_environment(found.identity)
+        environment = msgspec.json.decode(content(folder / RECORD), type=Environment)
+        check_environment(environment.identity)
     except (StoreError, *DAMAGE):
         return None
-    known = found.schema == SCHEMA and bool(found.identity.get("torch"))
-    return found if known and found.name == name else None
+    readable = environment.schema == SCHEMA and bool(environment.identity.get("torch"))
+    return environment if readable and environment.name == name else None
 
 
 def installed() -> list[Environment]:
-    """Every environment that is there, by version."""
+    """Every installed environment, by version."""
     place = home()
     names = [p.name for p in place.iterdir()] if place.is_dir() else []
-    found = [e for e in map(_read, names) if e is not None]
-    return sorted(found, key=lambda e: (order(e.torch), e.name))
+    existing = [e for e in map(_read, names) if e is not None]
+    return sorted(existing, key=lambda e: (order(e.torch), e.name))
 
 
 def failures() -> list[Failure]:
-    """What could not be installed last time it was tried."""
-    found = []
+    """The environments whose last installation failed."""
+    failed = []
     for path in sorted(home().glob(f"*{FAILURE}")) if home().is_dir() else ():
         with contextlib.suppress(StoreError, *DAMAGE):
             failure = msgspec.json.decode(content(path), type=Failure)
             if is_name(failure.name) and path.name == failure.name + FAILURE:
-                found.append(failure)
-    return found
+                failed.append(failure)
+    return failed
 
 
 def order(version: str) -> tuple[Version, str]:
@@ -226,107 +225,51 @@ def order(version: str) -> tuple[Version, str]:
 
 def find(name: str) -> Environment:
     """The environment of a name. Raises ReleaseError where it is not installed."""
-    found = _read(plain_name(name))
-    if found is None:
+    environment = _read(plain_name(name))
+    if environment is None:
         raise ReleaseError(
             f"{line(name)} is not installed; 'gradbench releases install {line(name)}' does it"
         )
-    if not Path(found.python).exists():
-        raise ReleaseError(f"{name}: its Python {found.python} is gone; install it again")
-    return found
+    if not Path(environment.python).exists():
+        raise ReleaseError(f"{name}: its Python {environment.python} is gone; install it again")
+    return environment
 
 
 def missing(requests: Sequence[Request]) -> list[Request]:
-    """Those that are not there yet. Raises ReleaseError where a name stands for something else."""
+    """The ones not installed yet. Raises ReleaseError if a name stands for something else."""
     wanted = []
     for request in requests:
-        there = _read(request.name)
-        if there is not None and there.what != request.what:
+        existing = _read(request.name)
+        if existing is not None and existing.what != request.what:
             raise ReleaseError(
-                f"{request.name} is {there.what} already; choose another name, or "
+                f"{request.name} is {existing.what} already; choose another name, or "
                 f"'gradbench releases remove {request.name}' first"
             )
-        if there is None or not Path(there.python).exists():
+        if existing is None or not Path(existing.python).exists():
             wanted.append(request)
     return wanted
 
 
 def estimate(requests: Sequence[Request]) -> int:
-    """Bytes that installing these takes at most, by what similar ones took here."""
+    """Bytes that installing these takes at most, judged by the installed ones."""
     ours = [e.size for e in installed() if e.ours]
     each = max(ours, default=CUDA_BYTES)
     return each * sum(request.interpreter is None for request in requests)
 
 
 def free_bytes() -> int:
-    """Bytes left where environments go."""
+    """Bytes free where environments go."""
     place = home()
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
 
 
-@dataclass(frozen=True)
-class Installer:
-    """How environments are made: by uv where it is there, else by venv and pip."""
-
-    uv: tuple[str, ...] = ()
-    python: str = sys.executable
-    index_url: str = ""
-    torch_backend: str = ""
-    arguments: tuple[str, ...] = ()
-
-    @classmethod
-    def choose(
-        cls,
-        kind: str = "auto",
-        python: str = sys.executable,
-        index_url: str = "",
-        torch_backend: str = "",
-        arguments: Sequence[str] = (),
-    ) -> Installer:
-        """Raises ReleaseError where uv is needed and not there."""
-        uv: tuple[str, ...] = ()
-        if kind != "pip":
-            on_path = shutil.which("uv")
-            if on_path:
-                uv = (on_path,)
-            elif importlib.util.find_spec("uv") is not None:
-                uv = (sys.executable, "-m", "uv")
-        if not uv and (kind == "uv" or torch_backend):
-            what = "--torch-backend needs uv" if torch_backend else "there is no uv"
-            raise ReleaseError(f"{what}: 'pip install uv', or use --index-url with pip")
-        return cls(uv, python, index_url, torch_backend, tuple(arguments))
-
-    @property
-    def name(self) -> str:
-        return "uv" if self.uv else "pip"
-
-    @property
-    def passed(self) -> list[str]:
-        """What the user has passed through."""
-        given = ["--index-url", self.index_url] if self.index_url else []
-        given += ["--torch-backend", self.torch_backend] if self.torch_backend else []
-        return [*given, *self.arguments]
-
-    def commands(self, folder: Path, requirements: Sequence[str]) -> list[list[str]]:
-        inside = str(folder / "bin" / "python")
-        if self.uv:
-            return [
-                [*self.uv, "venv", "--quiet", "--python", self.python, str(folder)],
-                [*self.uv, "pip", "install", "--python", inside, *self.passed, *requirements],
-            ]
-        return [
-            [self.python, "-m", "venv", str(folder)],
-            [inside, "-m", "pip", "install", "--no-input", *self.passed, *requirements],
-        ]
-
-
 def install(request: Request, installer: Installer) -> Environment:
-    """Makes one environment and asks its worker what it is.
+    """Makes one environment and asks its worker for its identity.
 
-    Raises ReleaseError with the reason where it cannot be made; the reason is kept for
-    `failures`. What an interrupted call leaves behind the next one clears away.
+    Raises ReleaseError with the reason if it fails; `failures` keeps the reason. The next call
+    clears away what an interrupted one left behind.
     """
     place = home()
     try:
@@ -339,20 +282,19 @@ def install(request: Request, installer: Installer) -> Environment:
         try:
             _require_ours(request.name)
             if request.interpreter is not None:
-                made = _point(request, place / request.name)
+                environment = _point(request, place / request.name)
             else:
-                made = _build(request, installer, place / request.name)
+                environment = _build(request, installer, place / request.name)
         except ReleaseError as error:
-            failure = Failure(request.name, request.what, str(error), now())
-            _write(failed, failure)
+            _write(failed, Failure(request.name, request.what, str(error), now()))
             raise
         failed.unlink(missing_ok=True)
         output(request.name).unlink(missing_ok=True)
-        return made
+        return environment
 
 
 def output(name: str) -> Path:
-    """Where all that the installer wrote is kept if it failed."""
+    """The file that keeps the installer's output if it fails."""
     return home() / f"{name}{OUTPUT}"
 
 
@@ -372,11 +314,11 @@ def _held(name: str) -> Iterator[None]:
 def _point(request: Request, folder: Path) -> Environment:
     interpreter = request.interpreter
     assert interpreter is not None
-    made = _identified(request, interpreter, 0, [])
+    environment = _identified(request, interpreter, 0, [])
     _discard(folder)
     folder.mkdir()
-    _write(folder / RECORD, made)
-    return made
+    _write(folder / RECORD, environment)
+    return environment
 
 
 def _build(request: Request, installer: Installer, folder: Path) -> Environment:
@@ -386,15 +328,16 @@ def _build(request: Request, installer: Installer, folder: Path) -> Environment:
         for command in installer.commands(draft, request.requirements):
             installing.run(command, output(request.name))
         passed = installing.public(installer.passed)
-        made = _identified(request, draft / "bin" / "python", _bytes(draft), passed)
-        made = msgspec.structs.replace(made, python=str(folder / "bin" / "python"))
-        _write(draft / RECORD, made)
+        environment = _identified(request, draft / "bin" / "python", _bytes(draft), passed)
+        python = str(folder / "bin" / "python")
+        environment = msgspec.structs.replace(environment, python=python)
+        _write(draft / RECORD, environment)
         draft.rename(folder)
     except installing.InstallerFailed as error:
         raise ReleaseError(str(error)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return made
+    return environment
 
 
 def _identified(request: Request, interpreter: Path, size: int, passed: list[str]) -> Environment:
@@ -410,9 +353,9 @@ def _identified(request: Request, interpreter: Path, size: int, passed: list[str
 
 
 def ask(options: WorkerOptions) -> dict[str, Any]:
-    """What a worker started so says of itself, without what only holds of that process.
+    """The identity that a worker started with these options reports, without its process's number.
 
-    Raises WorkerError where none starts.
+    Raises WorkerError if none starts.
     """
     with Worker(options) as worker:
         return {key: value for key, value in worker.environment.items() if key != "pid"}
@@ -424,7 +367,7 @@ def _write(path: Path, record: msgspec.Struct) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    """What a folder takes on the disk; a file that several names share counts once."""
+    """A folder's size on the disk; a file that several names share counts once."""
     seen: dict[tuple[int, int], int] = {}
     for path, _, names in os.walk(folder):
         for name in names:
@@ -434,10 +377,10 @@ def _bytes(folder: Path) -> int:
 
 
 def removable(text: str) -> str:
-    """The name by which `remove` takes what is called so.
+    """The name of an environment that `remove` can remove.
 
-    Raises ReleaseError where nothing of that name was made here. A name is never a path: it stands
-    for a folder directly in `home()` that holds gradbench's record of it, and for nothing else.
+    Raises ReleaseError where gradbench made nothing of that name. A name is never a path: it stands
+    only for a folder directly in `home()` that holds gradbench's record of it.
     """
     name = plain_name(text)
     if not is_name(name):
@@ -451,8 +394,8 @@ def removable(text: str) -> str:
 
 
 def _require_ours(name: str) -> bool:
-    """Whether there is an environment of this name. Raises ReleaseError where its place is taken
-    by something that gradbench has not made."""
+    """Whether there is an environment of this name. Raises ReleaseError where its folder was not
+    made by gradbench."""
     folder = home() / name
     if _read(name) is not None:
         return True
@@ -467,25 +410,25 @@ def _require_ours(name: str) -> bool:
 def remove(text: str) -> int:
     """Removes an environment, or the record of one that others keep or that failed.
 
-    Gives the bytes that were in it. Raises ReleaseError as `removable` does.
+    Returns the bytes that were in it. Raises ReleaseError as `removable` does.
     """
     name = removable(text)
     with _held(name):
-        found = _read(name)
+        environment = _read(name)
         (home() / f"{name}{FAILURE}").unlink(missing_ok=True)
         output(name).unlink(missing_ok=True)
         _discard(home() / name)
-    return found.size if found else 0
+    return environment.size if environment else 0
 
 
 def _left_behind(folder: Path) -> tuple[Path, Path]:
-    """Where an environment is built, and where it is deleted: a kill leaves these."""
+    """Where an environment is built, and where it is deleted: an interruption leaves these."""
     return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.gone")
 
 
 def _discard(folder: Path) -> None:
     """Deletes an environment, if it is one. It is renamed first, so that half of one is never
-    found; what a kill leaves behind the next call for this name clears away."""
+    found; the next call for this name clears away what an interruption leaves."""
     draft, gone = _left_behind(folder)
     for old in (draft, gone):
         shutil.rmtree(old, ignore_errors=True)
@@ -499,8 +442,8 @@ def _discard(folder: Path) -> None:
 
 
 def clear() -> None:
-    """Deletes what killed installations and removals have left behind, of whatever name; what is
-    being installed or removed by another process stays."""
+    """Deletes what interrupted installations and removals left behind, of any name; what another
+    process is installing or removing stays."""
     place = home()
     for left in (*place.glob(".*.part"), *place.glob(".*.gone")):
         name = left.name[1:].rpartition(".")[0]
@@ -515,14 +458,14 @@ def install_all(
     installer: Installer,
     report: Report,
 ) -> tuple[list[Environment], list[Failure]]:
-    """Installs one after the other; one that fails is recorded and the rest goes on."""
+    """Installs one after the other; a failure is recorded, and the rest goes on."""
     began = time.perf_counter()
-    made, failed = [], []
+    complete, failed = [], []
     for position, request in enumerate(requests):
         report(Progress(position, len(requests), request.name, time.perf_counter() - began))
         try:
-            made.append(install(request, installer))
+            complete.append(install(request, installer))
         except ReleaseError as error:
             failed.append(Failure(request.name, request.what, str(error), now()))
     report(Progress(len(requests), len(requests), "", time.perf_counter() - began))
-    return made, failed
+    return complete, failed

@@ -1,16 +1,20 @@
-"""An installer's command: run so that it ends with this process, and its failure told in a line."""
+"""Installers: their commands, run so that they end with this process, and why they fail."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from gradbench.core.releases import ReleaseError
 from gradbench.core.text import line, shortened, storable
 from gradbench.store.files import write_text
 
@@ -31,7 +35,7 @@ VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT
 _ADVICE = re.compile(
     r"\[notice\]|WARNING: Retrying|To fix this|\d\. (loosen|remove)|ERROR: ResolutionImpossible"
 )
-"""Begins lines of pip's that say nothing of why it failed."""
+"""The start of pip's lines that do not explain a failure."""
 
 CAUSES = (
     "Name or service not known",
@@ -49,13 +53,69 @@ CAUSES = (
     "Read-only file system",
     "dns error",
 )
-"""What stands behind an installer's last word, somewhere in what it wrote before."""
+"""Causes that an installer may write long before its last line."""
+
+
+@dataclass(frozen=True)
+class Installer:
+    """How environments are made: by uv if it is available, else by venv and pip."""
+
+    uv: tuple[str, ...] = ()
+    python: str = sys.executable
+    index_url: str = ""
+    torch_backend: str = ""
+    arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def choose(
+        cls,
+        kind: str = "auto",
+        python: str = sys.executable,
+        index_url: str = "",
+        torch_backend: str = "",
+        arguments: Sequence[str] = (),
+    ) -> Installer:
+        """Raises ReleaseError where uv is needed and not there."""
+        uv: tuple[str, ...] = ()
+        if kind != "pip":
+            on_path = shutil.which("uv")
+            if on_path:
+                uv = (on_path,)
+            elif importlib.util.find_spec("uv") is not None:
+                uv = (sys.executable, "-m", "uv")
+        if not uv and (kind == "uv" or torch_backend):
+            what = "--torch-backend needs uv" if torch_backend else "there is no uv"
+            raise ReleaseError(f"{what}: 'pip install uv', or use --index-url with pip")
+        return cls(uv, python, index_url, torch_backend, tuple(arguments))
+
+    @property
+    def name(self) -> str:
+        return "uv" if self.uv else "pip"
+
+    @property
+    def passed(self) -> list[str]:
+        """The arguments that the user passes through."""
+        options = ["--index-url", self.index_url] if self.index_url else []
+        options += ["--torch-backend", self.torch_backend] if self.torch_backend else []
+        return [*options, *self.arguments]
+
+    def commands(self, folder: Path, requirements: Sequence[str]) -> list[list[str]]:
+        inside = str(folder / "bin" / "python")
+        if self.uv:
+            return [
+                [*self.uv, "venv", "--quiet", "--python", self.python, str(folder)],
+                [*self.uv, "pip", "install", "--python", inside, *self.passed, *requirements],
+            ]
+        return [
+            [self.python, "-m", "venv", str(folder)],
+            [inside, "-m", "pip", "install", "--no-input", *self.passed, *requirements],
+        ]
 
 
 def run(command: Sequence[str], log: Path) -> None:
-    """Runs a command; it and all that it starts end when this process does.
+    """Runs a command; it and all its children end when this process does.
 
-    Raises InstallerFailed with the reason where it fails; its whole output is in `log` then.
+    Raises InstallerFailed with the reason; the command's whole output is then in `log`.
     """
     try:
         process = subprocess.Popen(
@@ -91,7 +151,7 @@ class InstallerFailed(Exception):
 
 
 def reason(text: str, code: int) -> str:
-    """Why an installer failed, in one line: from its first error on, with the cause behind it."""
+    """Why an installer failed, in one line: its first error and what follows, and known causes."""
     lines = [" ".join(row.split()) for row in without_addresses(text).splitlines()]
     lines = [row for row in lines if row and not _ADVICE.match(row)]
     wrong = [i for i, row in enumerate(lines) if re.match(r"(error|fatal|×)", row, re.IGNORECASE)]
@@ -109,10 +169,10 @@ def reason(text: str, code: int) -> str:
 
 
 def without_addresses(text: str, command: Iterable[str] = ()) -> str:
-    """The text without the places that an installer asked: who keeps a registry, and by which
-    password it is reached, is nobody's business in a stored result."""
-    told = [*command, *(os.environ.get(name, "") for name in VARIABLES), text]
-    hosts = {host for words in told for host in _HOST.findall(words)}
+    """The text without addresses of registries: who keeps one, and its password, have no place in
+    a stored result."""
+    texts = [*command, *(os.environ.get(name, "") for name in VARIABLES), text]
+    hosts = {host for words in texts for host in _HOST.findall(words)}
     text = _NAMED_HOST.sub(r"\1\2…\2", _ADDRESS.sub("…", text))
     for host in sorted(hosts, key=len, reverse=True):
         if len(host) > 3:
