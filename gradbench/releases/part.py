@@ -1,4 +1,4 @@
-"""One comparison measured in several builds: each has a worker, and the workers take turns."""
+"""One comparison measured in several builds, whose workers take turns."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from gradbench.store.runs import Entrant
 from gradbench.store.tracks import CaseMeasured, PartMeasured, Side
 
 Settled = dict[tuple[str, str, str], Entrant]
-"""What is known not to be measurable: comparison, mode and environment, with the record."""
+"""Records of what is not measurable, by comparison, mode and environment."""
 
 
 class Team:
-    """One worker for each environment of a group, each started when it is first needed."""
+    """One worker for each environment of a group, started when it is first needed."""
 
     def __init__(self, options: Mapping[str, WorkerOptions]) -> None:
         self.options = options
         self.workers: dict[str, Worker] = {}
 
     def worker(self, name: str) -> Worker:
-        """The running worker of an environment; a fresh one where the last has ended."""
-        found = self.workers.get(name)
-        if found is not None and not found.lost:
-            return found
+        """The running worker of an environment; a fresh one if the last has ended."""
+        worker = self.workers.get(name)
+        if worker is not None and not worker.lost:
+            return worker
         self.end(name)
         self.workers[name] = Worker(self.options[name])
         return self.workers[name]
 
     def start(self, names: Sequence[str]) -> None:
-        """Starts the workers of these at once: importing torch is what takes long."""
+        """Starts several workers at once: importing torch takes long."""
         for name in names:
             self.workers[name] = Worker(self.options[name], greet=False)
         for name in names:
@@ -96,7 +96,7 @@ class Part:
         self.opened: dict[str, Worker] = {}
 
     def run(self) -> PartMeasured:
-        """The record. Raises WorkerError where a worker cannot be started at all."""
+        """The part's record. Raises WorkerError where a worker cannot be started at all."""
         began = time.perf_counter()
         cases = [
             self._case(mode) for mode in self.entry.modes if (self.name, mode) not in self.resting

@@ -1,9 +1,8 @@
-"""Measures the cases of a plan with workers of several torch builds that take turns.
+"""Measures the cases of a plan in several torch builds, whose workers take turns.
 
 In each session every environment of a group has one fresh worker. Comparison by comparison and
-mode by mode, each worker builds and gates the mode, then all visit it in rounds: once each, in a
-fresh random order, so that what drifts on the machine hits all builds alike. The interval of a
-ratio comes from between sessions (docs/measuring.md).
+mode by mode, each worker builds and gates the mode, then all are visited in rounds. The interval of
+a ratio comes from between sessions (docs/measuring.md).
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ from gradbench.store.tracks import (
 )
 
 PROFILES = {
-    "quick": replace(RUN["quick"], summary="the documents' inputs, 4 rounds in 5 sessions"),
+    "quick": replace(RUN["quick"], summary="small example inputs, 4 rounds in 5 sessions"),
     "standard": replace(
         RUN["quick"],
-        summary="the documents' inputs, 5 rounds in 10 sessions",
+        summary="small example inputs, 5 rounds in 10 sessions",
         settings=replace(
             RUN["quick"].settings,
             sessions=10,
@@ -60,29 +59,29 @@ PROFILES = {
     ),
     "full": replace(
         RUN["standard"],
-        summary="sizes beyond the documents' too, 16 to 100 rounds in 10 sessions",
+        summary="example inputs and larger ones, 16 to 100 rounds in 10 sessions",
         settings=replace(RUN["standard"].settings, sessions=10),
     ),
 }
 
 SLOW_CALL = 0.02
 SLOW_SESSIONS = 5
-"""A mode of which a call takes so many seconds takes part in the first sessions only."""
+"""A mode whose call takes SLOW_CALL seconds takes part in the first sessions only."""
 
 TOGETHER = 12
 WORKER_MEMORY = 1 << 30
-"""Environments measured together, at most; fewer where memory is short."""
+"""At most TOGETHER environments are measured in turns, fewer if memory is short."""
 
 
 def groups(baseline: str, names: Sequence[str], together: int = TOGETHER) -> list[list[str]]:
-    """Who is measured with whom: the baseline first in each group, all others in their order."""
+    """The environments measured in turns: each group starts with the baseline."""
     others = [name for name in names if name != baseline]
     each = max(1, together - 1)
     return [[baseline, *others[i : i + each]] for i in range(0, len(others), each)] or [[baseline]]
 
 
 def room() -> int:
-    """How many workers the memory of this machine has room for, two at least."""
+    """How many workers fit into this machine's memory, two at least."""
     import psutil
 
     return max(2, min(TOGETHER, psutil.virtual_memory().available // WORKER_MEMORY))
@@ -97,11 +96,10 @@ def begin(
     command: Sequence[str] = (),
     cpu_capability: str = "",
 ) -> tuple[LineLog, Track]:
-    """A new track's file in a folder, with its plan, its environments, and what could not be
-    installed.
+    """Starts a track's log in a folder, with its plan, its environments and failed installations.
 
-    Builds that are no known releases and have no date get the day of today. `cpu_capability` is
-    what all are held to. Raises StoreError where it cannot be written.
+    Builds that are no known release and have no date get today's. All workers are held to
+    `cpu_capability`. Raises StoreError where the log cannot be written.
     """
     header = TrackStarted(
         schema=SCHEMA,
@@ -134,10 +132,12 @@ def _date(environment: Environment, dates: Mapping[str, str]) -> str:
 
 
 def resume(track: Track) -> tuple[LineLog, Settings]:
-    """An interrupted track's file and its settings; a finished one's too where modes crashed, for
-    they get another chance. What it holds has to be read again: another process may have added to
-    it. Raises StoreError where there is nothing left to make, the file is in use, or an environment
-    is gone; `measure` sees whether one is not what it was."""
+    """Reopens an interrupted track, or a finished one in which modes crashed: its log and settings.
+
+    Read it again afterwards: another process may have added to it. Raises StoreError where nothing
+    is left to measure, the log is in use, or an environment is gone; `measure` checks that none has
+    changed.
+    """
     settings = settings_of(track)
     for name in track.environments:
         try:
@@ -148,9 +148,9 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
 
 
 def settings_of(track: Track) -> Settings:
-    """The settings that a track goes on with.
+    """The settings to resume a track with.
 
-    Raises StoreError where there is nothing left to make, or where they are damaged.
+    Raises StoreError where nothing is left to measure, or the settings are damaged.
     """
     settings = converted_settings(track)
     if not lacking(track, _sessions(settings)):
@@ -166,14 +166,14 @@ def measure(
     discovery: Discovery,
     report: Report = silent,
 ) -> Track:
-    """Makes every part of the plan that the file lacks, storing each as soon as it is made.
+    """Measures every part of the plan that the log lacks, and stores each at once.
 
     Sessions are outermost, so those of one case lie far apart in time. Whatever stops it, Ctrl-C
-    included, the file holds all that was measured. Raises WorkerError where a worker cannot be
+    included, the log holds all that was measured. Raises WorkerError where a worker cannot be
     started, StoreError where the disk is full or a build has changed.
     """
     began = time.perf_counter()
-    made = {name: environments.find(name) for name in track.environments}
+    installed = {name: environments.find(name) for name in track.environments}
     done = track.done()
     steps = list(_steps(track, settings))
     skipped = sum(key in done for key, _ in steps)
@@ -187,14 +187,14 @@ def measure(
         log.append(ended)
         track.take([ended])
 
-    with stretch(log, end), Team({name: e.worker(base) for name, e in made.items()}) as team:
+    with stretch(log, end), Team({name: e.worker(base) for name, e in installed.items()}) as team:
         for position, ((group, session, name), entry) in enumerate(steps):
             if (group, session, name) in done:
                 continue
             if session >= sessions and all(
                 (name, *key) in settled for key in lacks[group, name].modes
             ):
-                # They had their other chance.
+                # These modes have had their second chance.
                 continue
             elapsed = time.perf_counter() - began
             report(Progress(position, len(steps), name, elapsed, skipped))
@@ -222,7 +222,7 @@ def measure(
             track.take([part])
             _settle(settled, part)
         team.end_all()
-        _read(log, track, settings, base, made, discovery, settled, report)
+        _read(log, track, settings, base, installed, discovery, settled, report)
     report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
     return track
 
@@ -244,7 +244,7 @@ def _sessions(settings: Settings) -> int:
 
 def lacking(track: Track, sessions: int) -> dict[tuple[int, str], Lack[tuple[str, str]]]:
     """The groups and comparisons in which a mode crashed, or ran out of memory, in an environment
-    and could be tried again, as in `run.lacking`."""
+    and can be tried again, as in `plan.lacking`."""
     statuses: dict[tuple[int, str], dict[int, dict[tuple[str, str], str]]] = {}
     for part in track.parts:
         statuses.setdefault((part.group, part.comparison), {})[part.session] = {
@@ -252,19 +252,18 @@ def lacking(track: Track, sessions: int) -> dict[tuple[int, str], Lack[tuple[str
             for case in part.cases
             for side in case.sides
         }
-    found = {}
-    for (group, name), own in statuses.items():
-        resting = {mode for _, mode in _resting(track, name)}
-        lack = lack_of(
-            sessions, own, {key for told in own.values() for key in told if key[0] in resting}
-        )
+    lacks = {}
+    for (group, name), by_session in statuses.items():
+        slow = {mode for _, mode in _resting(track, name)}
+        keys = {key for session in by_session.values() for key in session}
+        lack = lack_of(sessions, by_session, {key for key in keys if key[0] in slow})
         if lack is not None:
-            found[group, name] = lack
-    return found
+            lacks[group, name] = lack
+    return lacks
 
 
 def _further(track: Track, sessions: int) -> list[tuple[tuple[int, int, str], Entry]]:
-    """Sessions beyond the plan's for what is lacking."""
+    """Sessions beyond the plan, for modes that crashed."""
     entries = {str(entry.comparison): entry for entry in track.entries()}
     steps = [
         ((group, session, name), entries[name])
@@ -276,7 +275,7 @@ def _further(track: Track, sessions: int) -> list[tuple[tuple[int, int, str], En
 
 
 def _settled(track: Track) -> Settled:
-    """What the track holds that a resumed one does not try again."""
+    """The records that a resumed track does not try again."""
     settled: Settled = {}
     for part in track.parts:
         _settle(settled, part, but=RETRIED)
@@ -284,8 +283,10 @@ def _settled(track: Track) -> Settled:
 
 
 def _settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> None:
-    """What one session showed not to be measurable is not tried in the next; `but` are the
-    statuses that say nothing for this."""
+    """Keeps what a session found not to be measurable: the next does not try it.
+
+    Modes with a status of `but` are tried again.
+    """
     for case in part.cases:
         for side in case.sides:
             if side.entrant.status not in ("ok", *but):
@@ -295,14 +296,14 @@ def _settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> No
 
 def _resting(track: Track, name: str) -> frozenset[tuple[str, str]]:
     """The modes of a comparison that are too slow to take part in every session."""
-    found = set()
+    slow = set()
     for part in track.parts:
         if part.comparison == name and part.session == 0:
             for case in part.cases:
                 times = [min(side.minima) for side in case.sides if side.entrant.samples]
                 if times and min(times) > SLOW_CALL:
-                    found.add((name, case.mode))
-    return frozenset(found)
+                    slow.add((name, case.mode))
+    return frozenset(slow)
 
 
 def _read(
@@ -310,22 +311,22 @@ def _read(
     track: Track,
     settings: Settings,
     base: WorkerOptions,
-    made: Mapping[str, Environment],
+    installed: Mapping[str, Environment],
     discovery: Discovery,
-    known: Settled,
+    settled: Settled,
     report: Report,
 ) -> None:
-    """Makes the readings that the file lacks, of all instruments but the clock."""
+    """Reads what the log lacks, of all instruments but the clock."""
     others = tuple(name for name in settings.instruments if name != WALL_TIME)
     if not others:
         return
     wanted = replace(settings, instruments=others)
-    for name, environment in made.items():
+    for name, environment in installed.items():
         done = [r.reading for r in track.readings if r.environment == name]
-        settled: dict[str, dict[str, Entrant]] = {}
-        for (comparison, mode, where), entrant in known.items():
+        here: dict[str, dict[str, Entrant]] = {}
+        for (comparison, mode, where), entrant in settled.items():
             if where == name:
-                settled.setdefault(comparison, {})[mode] = entrant
+                here.setdefault(comparison, {})[mode] = entrant
         began = time.perf_counter()
 
         def told(done: int, total: int, label: str, name: str = name, began: float = began) -> None:
@@ -344,7 +345,7 @@ def _read(
                 start,
                 workers.end,
                 discovery.opt_in,
-                settled,
+                here,
                 told,
             )
             with contextlib.closing(readings.records()) as records:

@@ -41,9 +41,9 @@ def start(
     command: Sequence[str] = (),
     loaded: Sequence[str] = (),
 ) -> tuple[LineLog, Run]:
-    """A new log with the plan. `loaded` are files that the user's `files` load in turn.
+    """Starts a log with the plan. `loaded` are files that the user's `files` load in turn.
 
-    Raises StoreError where it cannot be written, or a file cannot be read.
+    Raises StoreError where the log cannot be written, or a file cannot be read.
     """
     header = RunStarted(
         schema=SCHEMA,
@@ -62,9 +62,12 @@ def start(
 
 
 def resume(run: Run) -> tuple[LineLog, Run, Settings]:
-    """An interrupted run's log, what it holds, and its settings; a finished one's too where modes
-    crashed, for they get another chance. Raises StoreError where there is nothing left to make, the
-    log is in use, or no line of it can be read that tells which build its sessions are of."""
+    """Reopens an interrupted run, or a finished one in which modes crashed: its log, its content
+    and its settings.
+
+    Raises StoreError where nothing is left to measure, the log is in use, or no readable line of it
+    names the build of its sessions.
+    """
     settings = settings_of(run)
     if run.sessions and not run.workers:
         raise StoreError(
@@ -72,14 +75,14 @@ def resume(run: Run) -> tuple[LineLog, Run, Settings]:
             "lines of its processes are damaged or missing; start a new run"
         )
     log = RunLog.reopen(run)
-    # What was read before the log was locked another process may have added to.
+    # Another process may have added to it before it was locked.
     return log, read(run.path), settings
 
 
 def settings_of(run: Run) -> Settings:
-    """The settings that a run goes on with.
+    """The settings to resume a run with.
 
-    Raises StoreError where there is nothing left to make, or where they are damaged.
+    Raises StoreError where nothing is left to measure, or the settings are damaged.
     """
     settings = converted_settings(run)
     if not lacking(run, settings):
@@ -102,27 +105,27 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Lack(Generic[K]):
-    """What a comparison has too little of, as modes crashed in some of its sessions."""
+    """The modes with too few sessions of a comparison, as they crashed in some."""
 
     modes: frozenset[K]
     sessions: range
-    """The numbers of as many further sessions as it takes until each mode has those planned."""
+    """The numbers of the further sessions until each mode has as many as planned."""
 
 
 def lack_of(
     planned: int, statuses: Mapping[int, Mapping[K, str]], resting: Collection[K]
 ) -> Lack[K] | None:
-    """What is lacking of a comparison with these statuses by session, if anything is.
+    """What a comparison with these statuses by session lacks; None if it is complete.
 
-    A session of the plan that is still to be made tries every mode anyway. What is wrong, or rests
-    as it is slow, would not be timed again.
+    The remaining sessions of the plan try every mode anyway. Modes that are wrong, or rest because
+    they are slow, would not be timed again.
     """
     left = planned - sum(number < planned for number in statuses)
     good: dict[K, int] = {}
     lost: set[K] = set()
     settled: set[K] = set()
-    for found in statuses.values():
-        for mode, status in found.items():
+    for session in statuses.values():
+        for mode, status in session.items():
             good[mode] = good.get(mode, 0) + (status == "ok")
             if status in RETRIED:
                 lost.add(mode)
@@ -137,13 +140,13 @@ def lack_of(
 
 
 def lacking(run: Run, settings: Settings) -> dict[str, Lack[str]]:
-    """The comparisons in which modes crashed, or ran out of memory, and could be tried again.
+    """The comparisons in which modes crashed, or ran out of memory, and can be tried again.
 
-    A run that has to end in time makes no sessions beyond its plan.
+    A run with a limit in time makes no sessions beyond its plan.
     """
     if settings.total or WALL_TIME not in settings.instruments:
         return {}
-    found = {}
+    lacks = {}
     for name, sessions in run.by_comparison().items():
         resting = {m for s in sessions if s.session == 0 for m in slow(s, settings)}
         statuses = {
@@ -151,5 +154,5 @@ def lacking(run: Run, settings: Settings) -> dict[str, Lack[str]]:
         }
         lack = lack_of(settings.sessions, statuses, resting)
         if lack is not None:
-            found[name] = lack
-    return found
+            lacks[name] = lack
+    return lacks

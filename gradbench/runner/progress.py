@@ -1,4 +1,4 @@
-"""How far a measurement is, and how a stretch of it ends."""
+"""The progress of a measurement, and the end of a stretch of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gradbench.store.lines import LineLog, StoreError
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps are comparisons times sessions."""
+    """The progress of a measurement, in steps: of a run, comparisons times sessions."""
 
     done: int
     total: int
     label: str
     elapsed: float
     skipped: int = 0
-    """Steps that an earlier stretch of the run had made already."""
+    """Steps done in an earlier stretch."""
     limit: float = 0.0
-    """Seconds after which it ends whatever is left; 0: none."""
+    """Seconds after which it ends in any case; 0: no limit."""
 
 
 Report = Callable[[Progress], None]

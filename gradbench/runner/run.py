@@ -31,13 +31,13 @@ from gradbench.store.runs import (
 )
 
 READING_SHARE = 0.2
-"""Of a limited run's time, what is kept for the readings of other instruments than the clock."""
+"""The share of a limited run's time that is kept for instruments other than the clock."""
 
 FIRST_SHARE = 0.1
-"""Of a limited run's time, what its first session spends in visits."""
+"""The share of a limited run's time that its first session spends in visits."""
 
 LEAST_SHARE = 0.2
-"""A further session is worth its start where it can visit for this share of what it takes."""
+"""A further session is worthwhile if its visits can take this share of its overhead."""
 
 
 def measure(
@@ -48,13 +48,13 @@ def measure(
     discovery: Discovery,
     report: Report = silent,
 ) -> Run:
-    """Makes every session of the plan that the log lacks, storing each as soon as it is made.
+    """Measures every session of the plan that the log lacks, and stores each at once.
 
-    Sessions are outermost: each is one process that goes through all comparisons. The readings
-    of other instruments than the clock follow, so that they disturb no times. Whatever stops
-    it, Ctrl-C included, the log holds all that was measured. A mode that crashed in an earlier
-    stretch is tried again, in further sessions where the plan has none left. Raises WorkerError
-    where no worker can be started, StoreError where the disk is full or the build has changed.
+    Sessions are outermost: each is one process that goes through all comparisons. The other
+    instruments follow, so that they disturb no times. Whatever stops it, Ctrl-C included, the log
+    holds all that was measured. A mode that crashed in an earlier stretch is tried again, in
+    further sessions if the plan has none left. Raises WorkerError where no worker can be started,
+    StoreError where the disk is full or the build has changed.
     """
     began = time.perf_counter()
     entries = run.started.entries()
@@ -86,7 +86,7 @@ def measure(
             if (name, number) in done:
                 continue
             if number >= sessions and lacks[name].modes <= settled.get(name, {}).keys():
-                # They had their other chance.
+                # These modes have had their second chance.
                 continue
             elapsed = time.perf_counter() - began
             report(Progress(position, len(steps), name, elapsed, skipped, settings.total))
@@ -127,10 +127,10 @@ def measure(
 
 
 class _Pace:
-    """Fits the sessions of a run into its `Settings.total` seconds, where it has a limit.
+    """Fits the sessions of a run into its `Settings.total` seconds, if it has a limit.
 
-    The first session has a short budget for its visits. What starting and checking took in it is
-    what later ones will take at most, and they share what is left.
+    The first session has a short budget for its visits. Starting and checking take later sessions
+    no longer than the first, and they share the time left.
     """
 
     def __init__(self, settings: Settings, entries: int, began: float) -> None:
@@ -142,10 +142,10 @@ class _Pace:
         self._overhead = 0.0
         self._second = False
         self.visited = 0.0
-        """Seconds in visits of the session that is being made."""
+        """Seconds in visits of the current session."""
 
     def another(self, left: int) -> bool:
-        """Whether there is time for a session of the `left` ones; fits `settings` to it."""
+        """Whether there is time for one of the `left` sessions; fits `settings` to it."""
         if not self._given.total:
             return True
         now = time.perf_counter() - self._began
@@ -155,14 +155,14 @@ class _Pace:
             overhead = now - self._started - self.visited
             self._overhead = min(overhead, self._overhead) if self._second else overhead
             fit = int((self._end - now) / (self._overhead * (1 + LEAST_SHARE)))
-            # Without a second session nothing can be decided.
+            # Without a second session no verdict is possible.
             if fit < 1 and self._second:
                 return False
             share = (self._end - now) / max(1, min(left, fit)) - self._overhead
             self._second = True
         self._started, self.visited = now, 0.0
         stopping = self._given.stopping
-        # The slow contestants have a budget of the same length to themselves.
+        # Slow modes have a further budget of the same length.
         budget = min(stopping.budget, max(share / (2 * self._entries), 1e-3))
         self.settings = replace(self._given, stopping=replace(stopping, budget=budget))
         return True
@@ -177,7 +177,7 @@ def _read(
     settled: dict[str, dict[str, Entrant]],
     report: Report,
 ) -> None:
-    """Makes the readings that the log lacks, of all instruments but the clock."""
+    """Reads what the log lacks, of all instruments but the clock."""
     began = 0.0
 
     def told(done: int, total: int, label: str) -> None:
@@ -205,10 +205,10 @@ def _read(
 
 
 def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report: Report) -> None:
-    """Measures what each device of the plan can do at most, unless the log has it.
+    """Measures the limits of each device of the plan that the log lacks.
 
-    In a process of its own and after all else, so that it disturbs no times. Where it fails the run
-    goes without: no time depends on it.
+    In a process of its own and last, so that it disturbs no times. If it fails, the run has no
+    limits: no time depends on them.
     """
     wanted: dict[tuple[str, int], list[str]] = {}
     for entry in run.started.entries():
@@ -242,7 +242,7 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
 
 
 def _further(run: Run, lacks: Mapping[str, Lack[str]]) -> list[tuple[int, Entry]]:
-    """Sessions beyond the plan's for what is lacking."""
+    """Sessions beyond the plan, for modes that crashed."""
     steps = [
         (number, entry)
         for entry in run.started.entries()
@@ -255,8 +255,10 @@ def _further(run: Run, lacks: Mapping[str, Lack[str]]) -> list[tuple[int, Entry]
 def _settle(
     settled: dict[str, dict[str, Entrant]], record: SessionMeasured, but: Sequence[str] = ()
 ) -> None:
-    """Contestants that one session showed not to be measurable are not tried in the next; `but`
-    are the statuses that say nothing for this."""
+    """Keeps the modes that a session found not to be measurable: the next does not try them.
+
+    Modes with a status of `but` are tried again.
+    """
     for entrant in record.entrants:
         if entrant.status not in ("ok", *but):
             bare = msgspec.structs.replace(entrant, samples=[], control=False)

@@ -52,7 +52,7 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        "the documents' inputs, a few short rounds in 5 processes: minutes",
+        "small example inputs, a few short rounds in 5 processes: minutes",
         "documents",
         Settings(
             sessions=5,
@@ -61,7 +61,7 @@ PROFILES = {
         ),
     ),
     "standard": Profile(
-        "the documents' inputs and sizes beyond, 16 to 100 rounds in 5 processes: an hour",
+        "example inputs and larger ones, 16 to 100 rounds in 5 processes: an hour",
         "standard",
         Settings(
             sessions=5,

@@ -17,7 +17,7 @@ from gradbench.store.runs import Entrant
 
 @dataclass
 class Verification:
-    """What the gate said of every case of a plan."""
+    """The gate's record of every case of a plan."""
 
     found: list[tuple[Entry, Entrant]] = field(default_factory=list)
 

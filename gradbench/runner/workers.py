@@ -13,21 +13,21 @@ from gradbench.runner.wire import Worker, WorkerOptions, ask
 from gradbench.store.lines import LineLog, StoreError, now
 from gradbench.store.runs import WorkerStarted
 
-# A run may only go on where these are as they were: everything else is in each worker's line.
+# A run can only be resumed with the same values of these.
 IDENTITY = ("torch", "torch_git", "cpu_capability", "python", "numpy", "gradbench", "device_names")
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a worker offers: the functions under their operators, and the modes."""
+    """What a worker offers: functions under their operators, and modes."""
 
     offers: list[Offer]
     modes: list[dict[str, Any]]
     environment: dict[str, Any]
     unavailable: dict[str, str | None] = field(default_factory=dict)
-    """Why an instrument cannot be used here; None where it can."""
+    """The reason why an instrument cannot be used here, or None."""
     broken: tuple[str, ...] = ()
-    """A line for each entry point of an installed package that could not be loaded."""
+    """A line for each entry point of an installed package that failed to load."""
 
     @property
     def by_hand(self) -> list[str]:
@@ -39,12 +39,12 @@ class Discovery:
         return frozenset(mode["mode"] for mode in self.modes if mode["opt_in"])
 
     def first(self, operator: str) -> str:
-        """The mode of an operator that people usually write first."""
+        """The usual choice of an operator's modes."""
         return next((o.first for o in self.offers if o.operator == operator), "")
 
 
 def discover(options: WorkerOptions) -> Discovery:
-    """Asks a fresh worker. Raises WorkerError with one line where there is none to ask."""
+    """Asks a fresh worker. Raises WorkerError where none starts."""
     answer, environment = ask(options, "discover", options.start_timeout)
     return Discovery(
         msgspec.convert(answer["offers"], list[Offer]),
@@ -56,9 +56,9 @@ def discover(options: WorkerOptions) -> Discovery:
 
 
 class Workers:
-    """One worker at a time, its number, and a line in the log for each that is started.
+    """One worker at a time, its number, and a line in the log for each worker.
 
-    `started` are those of the run so far: every further one has to be of the first one's build.
+    `started` are the run's workers so far: all must be of the first one's build.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Workers:
         self._before = started[0].environment if started else None
 
     def current(self) -> tuple[Worker, int]:
-        """The worker and its number. Raises StoreError where its build is another than before."""
+        """The worker and its number. Raises StoreError where its build has changed."""
         if self.worker is None or self.worker.lost:
             self.end()
             self.worker = Worker(self.options)
@@ -99,7 +99,7 @@ class Workers:
 
 
 def require_same(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Raises StoreError where the build has changed since `what` was begun: a run, a track."""
+    """Raises StoreError where the build has changed since `what`, a run or a track, began."""
     for key in IDENTITY:
         if before.get(key) != after.get(key):
             raise StoreError(
