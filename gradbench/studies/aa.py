@@ -1,4 +1,4 @@
-"""The same code against itself: how often a difference is called that is not there."""
+"""The same code against itself: the false positive rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradbench.studies.tally import SESSIONS, false_alarms
 rows = false_alarms
 
 PROCESSES = 20
-"""In how many processes a study in one process is spread: five times four."""
+"""The processes over which single-process trials are spread: five times four."""
 
 
 def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:

@@ -1,8 +1,8 @@
-"""Whether the interval between sessions holds the long-run ratio of two different modes.
+"""The coverage of the interval between sessions, for pairs of different modes.
 
-A pool of many short sessions stands for the long run. It is cut into disjoint groups of five; each
-group's interval is held against the mean of all sessions *outside* the group. That truth has an
-error of its own, so the coverage found is a little below the real one.
+A pool of many short sessions stands for the long run. It is divided into disjoint groups of five;
+each group's interval is compared with the mean of all sessions *outside* the group. This mean has
+an error of its own, so the measured coverage is slightly below the real one.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ DRAWS = 1000
 
 
 def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
-    """Full names of operator/function/mode:other. Raises SelectionError for what is not known."""
-    found = []
+    """Full names of operator/function/mode:other. Raises SelectionError for unknown names."""
+    pairs = []
     for name in names:
         case, colon, other = name.partition(":")
         if not colon:
             raise SelectionError(f"pair {name!r} is not operator/function/mode:other_mode")
         engine.resolve(discovery, [f"{case.rpartition('/')[0]}/{other}"])
-        found += [f"{full}:{other}" for full in engine.resolve(discovery, [case])]
-    return found
+        pairs += [f"{full}:{other}" for full in engine.resolve(discovery, [case])]
+    return pairs
 
 
 def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
@@ -68,7 +68,7 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
         pools[name] = [statistics.median_interval(logs(t.log_ratios)) for t in sessions]
         costs += [(t.visiting, t.elapsed) for t in sessions]
     visiting, elapsed = np.mean(costs, axis=0) if costs else (math.nan, math.nan)
-    made = []
+    table = []
     for rule, count in ((GROUP, SESSIONS), (RESAMPLED, SESSIONS), (ONE, 1)):
         hits = {
             name: _hits(pool, rule, study.settings.get("seed", 0)) for name, pool in pools.items()
@@ -79,9 +79,9 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
         for name, own in groups:
             covered = sum(hit for hit, _ in own)
             odds = rate(covered, len(own))
-            # Groups drawn at random share sessions: their number gives no interval.
+            # Groups drawn at random share sessions, so their number gives no interval.
             drawn = rule == RESAMPLED
-            made.append(
+            table.append(
                 {
                     "rule": rule,
                     "neighbour": study.settings.get("neighbour"),
@@ -99,7 +99,7 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
                     **conditions(study),
                 }
             )
-    return made
+    return table
 
 
 def _ratio(pool: Sequence[statistics.SessionEstimate]) -> float:
@@ -109,16 +109,16 @@ def _ratio(pool: Sequence[statistics.SessionEstimate]) -> float:
 def _hits(
     pool: Sequence[statistics.SessionEstimate], rule: str, seed: int
 ) -> list[tuple[bool, float]]:
-    """For each group: whether its interval holds the mean of the others, and its half-width."""
+    """For each group: whether its interval covers the mean of the others, and its half-width."""
     count = len(pool)
     size = 1 if rule == ONE else SESSIONS
     if rule == RESAMPLED:
         chance = np.random.default_rng(seed)
-        enough = DRAWS if count >= 2 * SESSIONS else 0
-        groups = [list(chance.choice(count, size, replace=False)) for _ in range(enough)]
+        draws = DRAWS if count >= 2 * SESSIONS else 0
+        groups = [list(chance.choice(count, size, replace=False)) for _ in range(draws)]
     else:
         groups = [list(range(i, i + size)) for i in range(0, count - size + 1, size)]
-    found = []
+    hits = []
     medians = np.array([e.median for e in pool])
     for group in groups:
         outside = np.delete(medians, group)
@@ -128,5 +128,5 @@ def _hits(
         # Of a few rounds the interval has no ends: 0 and infinity.
         low = math.log(estimate.low) if estimate.low else -math.inf
         high = math.log(estimate.high)
-        found.append((low <= float(outside.mean()) <= high, (high - low) / 2))
-    return found
+        hits.append((low <= float(outside.mean()) <= high, (high - low) / 2))
+    return hits

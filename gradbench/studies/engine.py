@@ -1,7 +1,7 @@
-"""Carries out a study's plan: processes, trials, the neighbour, progress, going on after a stop.
+"""Carries out a study's plan: processes, trials, background load, progress, resuming.
 
 A plan follows from the settings alone, so an interrupted study resumes by leaving out the steps
-whose keys its file holds already.
+whose keys its log has.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CASES = (
     "jacobian/softmax/functional_jacobian_vectorized",
     "vjp/batched_vector_field/func_vjp",
 )
-"""What the studies measure unless told otherwise: 8 functions, 6 operators, 9 modes."""
+"""The cases of a study by default: 8 functions, 6 operators, 9 modes."""
 
 ROUNDS = 100
 WARM = 0.01
@@ -52,7 +52,7 @@ TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Step:
-    """One measurement of the plan; see `store.Trial` for the fields it shares with that."""
+    """One measurement of the plan; see `store.studies.Trial` for the fields that both have."""
 
     way: str
     case: str
@@ -61,9 +61,9 @@ class Step:
     budget: float
     share: float = 0.0
     against: str = ""
-    """Another mode of the same comparison; empty: the same one."""
+    """Another mode of the same comparison; empty: the same mode."""
     fixed_rounds: int = 0
-    """This many rounds, whatever the precision."""
+    """The number of rounds, whatever the precision; 0: until the stopping rule says so."""
 
     @property
     def key(self) -> str:
@@ -76,8 +76,8 @@ class Step:
             return Stopping(self.fixed_rounds, self.fixed_rounds, half_width=1e-9)
         return Stopping(budget=self.budget, max_rounds=ROUNDS)
 
-    def trial(self, **found: Any) -> Trial:
-        """What the step came to, with all that identifies it."""
+    def trial(self, **measured: Any) -> Trial:
+        """The step's record, with what was measured."""
         return Trial(
             key=self.key,
             way=self.way,
@@ -86,7 +86,7 @@ class Step:
             group=self.group,
             share=self.share,
             budget=self.budget,
-            **found,
+            **measured,
         )
 
 
@@ -96,9 +96,9 @@ Runner = Callable[[Step], Trial]
 def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
     """Full case names of operator/function/mode, with the functions' own dtypes and inputs.
 
-    Raises SelectionError for what is not known.
+    Raises SelectionError for unknown names.
     """
-    found = []
+    cases = []
     for name in names:
         operator, _, rest = name.partition("/")
         function, _, mode = rest.partition("/")
@@ -106,22 +106,19 @@ def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
             raise SelectionError(f"case {name!r} is not operator/function/mode")
         selection = Selection(functions=(function,), operators=(operator,), modes=(mode,))
         for entry in expand(discovery.offers, selection):
-            found += [str(entry.comparison.case(m)) for m in entry.modes]
-    return list(dict.fromkeys(found))
+            cases += [str(entry.comparison.case(m)) for m in entry.modes]
+    return list(dict.fromkeys(cases))
 
 
 def placed(cases: Iterable[str], device: str) -> list[str]:
-    """The same cases on a device. Raises ValueError for what is no place."""
+    """The same cases on a device. Raises ValueError for anything else."""
     place = str(Place.parse(device))
-    found = []
-    for name in cases:
-        case = Case.parse(name)
-        found.append(str(replace(case.comparison, device=place).case(case.mode)))
-    return found
+    parsed = map(Case.parse, cases)
+    return [str(replace(case.comparison, device=place).case(case.mode)) for case in parsed]
 
 
 def shuffled(steps: Sequence[Step], seed: int) -> list[Step]:
-    """By process; inside each the cases in random order, and each case's steps too."""
+    """The steps by process, then by case and within each case in random order."""
     chance = random.Random(seed)
     processes: dict[int, dict[str, list[Step]]] = {}
     for step in steps:
@@ -137,7 +134,7 @@ def shuffled(steps: Sequence[Step], seed: int) -> list[Step]:
 
 
 class _Pairs:
-    """Measures the steps of one process, or of one pair of processes."""
+    """Measures the steps of a process, or of a pair of processes if `two`."""
 
     def __init__(self, two: bool, core: int | None, seed: int, options: WorkerOptions) -> None:
         self.two = two
@@ -162,15 +159,15 @@ class _Pairs:
         self.workers, self.opened, self.handle = [], "", 0
 
     def __call__(self, step: Step) -> Trial:
-        """The step's trial; one that failed says why."""
+        """The step's trial, with the reason if it failed."""
         began = time.perf_counter()
         try:
             try:
-                found, injected = self._measure(step)
+                pair, injected = self._measure(step)
             except WorkerDied:
                 # It may have been killed from outside.
                 self.end()
-                found, injected = self._measure(step)
+                pair, injected = self._measure(step)
         except WorkerRefused as error:
             return step.trial(reason=str(error))
         except (WorkerDied, WorkerTimeout) as error:
@@ -178,10 +175,10 @@ class _Pairs:
             return step.trial(reason=f"the measuring process was lost: {error}")
         return step.trial(
             injected=injected,
-            log_ratios=found.log_ratios,
-            seconds=float(f"{found.seconds:.4g}"),
-            stopped=found.stopped,
-            visiting=round(found.visiting, 5),
+            log_ratios=pair.log_ratios,
+            seconds=float(f"{pair.seconds:.4g}"),
+            stopped=pair.stopped,
+            visiting=round(pair.visiting, 5),
             elapsed=round(time.perf_counter() - began, 4),
             load=round(os.getloadavg()[0], 2),
             values={"against": step.against} if step.against else {},
@@ -195,18 +192,14 @@ class _Pairs:
             for worker in self.workers:
                 pairs.open_comparison(worker, str(case.comparison), self.seed, TIMEOUT)
             self.opened, self.handle = str(case.comparison), 0
-        modes = (case.mode, step.against or case.mode)
-        sides = []
-        for place, mode in enumerate(modes):
-            # A fresh instance each time: what its own memory adds is part of the question.
-            worker = self.workers[place if self.two else 0]
-            sides.append(pairs.prepare(worker, mode, self.handle, WARM, TIMEOUT))
-            self.handle += 1
-        injected = 0.0
-        if step.share:
-            injected = pairs.inject(sides[0], sides[1], step.share, TIMEOUT)
+        # Fresh instances each time: what their own memory adds is part of the question.
+        first = pairs.prepare(self.workers[0], case.mode, self.handle, WARM, TIMEOUT)
+        other = step.against or case.mode
+        second = pairs.prepare(self.workers[-1], other, self.handle + 1, WARM, TIMEOUT)
+        self.handle += 2
+        injected = pairs.inject(first, second, step.share, TIMEOUT) if step.share else 0.0
         chance = random.Random(f"{self.seed}/{step.key}")
-        return pairs.measure(sides[0], sides[1], step.stopping, chance, TIMEOUT), injected
+        return pairs.measure(first, second, step.stopping, chance, TIMEOUT), injected
 
 
 def carry_out(
@@ -216,9 +209,9 @@ def carry_out(
     report: Report,
     options: WorkerOptions,
 ) -> Study:
-    """Measures the steps that the file lacks, storing each at once.
+    """Measures the steps that the log lacks, storing each at once.
 
-    Whatever stops it, the neighbour and the workers are ended and the file holds all that was
+    Whatever stops it, the background load and the workers end, and the log holds all that was
     measured. Raises NoPinning, WorkerError or StoreError.
     """
     settings = study.settings
@@ -227,9 +220,9 @@ def carry_out(
         stack.enter_context(neighbours(cores, settings["seed"]))
 
         def runner(two: bool) -> _Pairs:
-            made = _Pairs(two, core, settings["seed"], options)
-            stack.callback(made.end)
-            return made
+            measurer = _Pairs(two, core, settings["seed"], options)
+            stack.callback(measurer.end)
+            return measurer
 
         runners = {two: runner(two) for two in (False, True)}
 
@@ -251,7 +244,7 @@ def loop(
     one: Runner,
     next_process: Callable[[], None] = lambda: None,
 ) -> Study:
-    """The steps that the file lacks, one after the other; `next_process` between processes."""
+    """Runs the steps that the log lacks; calls `next_process` between processes."""
     began = time.perf_counter()
     done = {trial.key for trial in study.trials}
     left = [step for step in steps if step.key not in done]
@@ -279,7 +272,7 @@ def loop(
 
 def sessions_of(trials: Iterable[Trial]) -> dict[tuple[Any, ...], list[Trial]]:
     """The sessions of each comparison, in the order of their processes."""
-    found: dict[tuple[Any, ...], list[Trial]] = {}
+    sessions: dict[tuple[Any, ...], list[Trial]] = {}
     for trial in sorted(trials, key=lambda t: t.process):
-        found.setdefault((trial.way, trial.case, trial.share, trial.group), []).append(trial)
-    return found
+        sessions.setdefault((trial.way, trial.case, trial.share, trial.group), []).append(trial)
+    return sessions

@@ -1,7 +1,7 @@
-"""A noisy neighbour: a process that works in bursts, on the worker's core or on another.
+"""Background load: a process that works in bursts, on the worker's core or on another.
 
-Run as a program it bursts until its standard input closes, so it ends with whoever started it,
-however that one ends.
+Run as a program it works until its standard input closes, so it ends with the process that started
+it, however that ends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def pin(pid: int, core: int) -> None:
 
 
 def places(where: Where) -> tuple[int | None, list[int]]:
-    """The worker's core (None: any) and those of its neighbours. Raises NoPinning."""
+    """The worker's core (None: any) and the cores of the load. Raises NoPinning."""
     if where == "none":
         return None, []
     cores = usable_cores()
@@ -53,7 +53,7 @@ def places(where: Where) -> tuple[int | None, list[int]]:
 
 @contextlib.contextmanager
 def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
-    """Runs a neighbour on each core; gives their process ids, and ends them in any case."""
+    """Runs a load on each core, and yields their process ids."""
     running: list[subprocess.Popen[bytes]] = []
     try:
         for core in cores:
@@ -77,7 +77,7 @@ def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
 
 
 def burst(seed: int) -> None:
-    """Works and rests by turns of 5 to 150 ms, until standard input closes."""
+    """Works and rests in turns of 5 to 150 ms, until standard input closes."""
     chance = random.Random(seed)
     memory = bytearray(MEMORY)
     view = memoryview(memory)

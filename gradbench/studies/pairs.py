@@ -16,7 +16,7 @@ from gradbench.statistics import Stopping
 from gradbench.studies.rules import stored
 
 CALIBRATION = 20_000_000
-"""Nanoseconds spent on finding the turns of one injected slowdown."""
+"""Nanoseconds for calibrating one injected slowdown."""
 
 
 @dataclass(frozen=True)

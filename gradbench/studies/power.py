@@ -1,4 +1,4 @@
-"""Injected slowdowns of known size: how often they are found."""
+"""Injected slowdowns of known size: the power to detect them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TRUTH_PROCESSES = 4
 
 def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
     """For each slowdown and budget `trials` comparisons in one process; for each slowdown
-    `comparisons` by the full protocol with the largest budget; and, to know the truth, every case
-    and slowdown 100 rounds long in each of four processes, whatever the precision."""
+    `comparisons` by the full protocol with the largest budget; and, for the true ratios, every case
+    and slowdown for 100 rounds in each of four processes."""
     shares = [percent / 100 for percent in settings["slowdowns"]]
     trials, budgets = settings["trials"], settings["budgets"]
     if settings["between"]:

@@ -1,4 +1,4 @@
-"""How a study decides one comparison, and how it counts many."""
+"""How a study reaches a verdict on one comparison, and a rate over many."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ def stored(a: Sequence[float], b: Sequence[float]) -> list[int]:
 
 
 def logs(ratios: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Log ratios as they were before they were stored."""
+    """Log ratios from their stored form."""
     return np.asarray(ratios, dtype=np.float64) * MICRO
 
 
 def within_process(
     log_ratios: npt.ArrayLike, floor: float, confidence: float = CONFIDENCE
 ) -> Verdict:
-    """The verdict on one process, and on it alone: its median's interval against the floor.
+    """The verdict within one process: its median's interval against the threshold.
 
-    The suite itself says *undecided* of a single process, for processes differ, and asks several
-    (`statistics.between_sessions`). This rule answers the smaller question, whether these two
-    callables differ *here*, and is what the figures for one process rest on.
+    As processes differ, a run compares several (`statistics.between_sessions`), and a single one
+    stays *undecided*. This rule answers the smaller question whether two callables differ *in this
+    process*. The figures for one process rest on it.
     """
-    found = median_interval(log_ratios, confidence)
+    interval = median_interval(log_ratios, confidence)
     edge = math.log1p(floor)
-    if found.low > edge:
+    if interval.low > edge:
         return Verdict.SLOWER
-    if found.high < -edge:
+    if interval.high < -edge:
         return Verdict.FASTER
-    inside = found.low >= -edge and found.high <= edge
+    inside = interval.low >= -edge and interval.high <= edge
     return Verdict.SAME if inside else Verdict.UNDECIDED
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How often something happened, with its exact (Clopper–Pearson) interval."""
+    """A rate with its exact (Clopper–Pearson) interval."""
 
     count: int
     trials: int

@@ -1,4 +1,4 @@
-"""From trials to the tables: what each way of measuring called, how often, at what cost."""
+"""From trials to tables: false positive rate, power and cost of each way of measuring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLOORS = {"process": statistics.FLOOR, "session": statistics.FLOOR, "between": 0
 
 
 def rule(way: str, pairs: int) -> str:
-    """What decides a comparison that was measured in this way."""
+    """The rule for the verdict on a comparison measured in this way."""
     return {
         "process": "one process, interval beyond the threshold",
         "session": f"{SESSIONS} processes, t-interval between them",
@@ -34,12 +34,12 @@ def rule(way: str, pairs: int) -> str:
 
 
 def pairs_of(study: Study) -> int:
-    """The pairs of processes in one comparison of a study; the first studies did not say."""
+    """The pairs of processes in one comparison of a study; the first studies do not state it."""
     return int(study.settings.get("pairs") or SESSIONS)
 
 
 class Outcome(NamedTuple):
-    """One comparison: what was said, and what it took. Seconds are sums over its sessions."""
+    """The verdict on one comparison, and its cost. Seconds are sums over its sessions."""
 
     way: str
     case: str
@@ -55,32 +55,32 @@ class Outcome(NamedTuple):
 def outcomes(
     trials: Iterable[Trial], floors: dict[str, float], pairs: int = PAIRS
 ) -> list[Outcome]:
-    """Each comparison decided by its way's rule; incomplete ones are left out."""
-    found = []
+    """The outcome of each comparison by its way's rule, without incomplete ones."""
+    decided = []
     trials = [t for t in trials if not t.reason and t.log_ratios and t.way in WAYS]
     for trial in trials:
         if trial.way == "process":
             values = logs(trial.log_ratios)
-            said = within_process(values, floors["process"])
-            found.append(_outcome([trial], said, float(np.median(values)), trial.budget))
+            verdict = within_process(values, floors["process"])
+            decided.append(_outcome([trial], verdict, float(np.median(values)), trial.budget))
     for (way, *_), sessions in sessions_of(t for t in trials if t.way != "process").items():
         if len(sessions) == (pairs if way == "between" else SESSIONS):
             estimates = [statistics.median_interval(logs(t.log_ratios)) for t in sessions]
             estimate = statistics.between_sessions(estimates, floors[way])
             budget = sum(t.budget for t in sessions)
-            said = statistics.verdict(estimate)
-            found.append(_outcome(sessions, said, math.log(estimate.ratio), budget))
-    return found
+            verdict = statistics.verdict(estimate)
+            decided.append(_outcome(sessions, verdict, math.log(estimate.ratio), budget))
+    return decided
 
 
-def _outcome(sessions: Sequence[Trial], said: Verdict, log: float, budget: float) -> Outcome:
+def _outcome(sessions: Sequence[Trial], verdict: Verdict, log: float, budget: float) -> Outcome:
     first = sessions[0]
     return Outcome(
         way=first.way,
         case=first.case,
         share=first.share,
         budget=round(budget, 6),
-        verdict=said,
+        verdict=verdict,
         log=log,
         visiting=sum(t.visiting for t in sessions),
         elapsed=sum(t.elapsed for t in sessions),
@@ -89,7 +89,7 @@ def _outcome(sessions: Sequence[Trial], said: Verdict, log: float, budget: float
 
 
 def conditions(study: Study) -> dict[str, Any]:
-    """What a figure was measured under."""
+    """The conditions of a study, for its tables."""
     environment, machine = study.started.environment, study.started.machine
     loads = [t.load for t in study.trials if not t.reason]
     return {
@@ -103,17 +103,17 @@ def conditions(study: Study) -> dict[str, Any]:
 
 
 def floors_of(study: Study) -> dict[str, float]:
-    given = study.settings.get("floor")
-    return FLOORS if given is None else dict.fromkeys(FLOORS, given)
+    floor = study.settings.get("floor")
+    return FLOORS if floor is None else dict.fromkeys(FLOORS, floor)
 
 
 def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
-    """Rows for pairs of the same code: how often a difference was called."""
+    """Rows for pairs of the same code: the false positive rate."""
     floors = floors_of(study)
-    found = [o for o in outcomes(study.trials, floors, pairs_of(study)) if not o.share]
+    alike = [o for o in outcomes(study.trials, floors, pairs_of(study)) if not o.share]
     rows = []
     for way in WAYS:
-        mine = [o for o in found if o.way == way]
+        mine = [o for o in alike if o.way == way]
         cases = sorted({o.case for o in mine})
         groups = [("all", mine)] if mine else []
         if by_case:
@@ -147,23 +147,23 @@ def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
 
 
 def truths(study: Study) -> dict[float, float]:
-    """For each nominal slowdown the one that long measurements show, as a ratio less 1."""
-    found: dict[float, list[float]] = {}
+    """The slowdown that long measurements show for each nominal one, as a ratio less 1."""
+    medians: dict[float, list[float]] = {}
     for trial in study.good("truth"):
-        found.setdefault(trial.share, []).append(float(np.median(logs(trial.log_ratios))))
-    return {share: math.expm1(float(np.mean(values))) for share, values in found.items()}
+        medians.setdefault(trial.share, []).append(float(np.median(logs(trial.log_ratios))))
+    return {share: math.expm1(float(np.mean(values))) for share, values in medians.items()}
 
 
 def power(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
-    """Rows for injected slowdowns: how often they were called slower."""
+    """Rows for injected slowdowns: the power to call them slower."""
     floors = floors_of(study)
-    found = [o for o in outcomes(study.trials, floors, pairs_of(study)) if o.share]
+    slowed = [o for o in outcomes(study.trials, floors, pairs_of(study)) if o.share]
     truth = truths(study)
     rows = []
     for way in WAYS:
-        for budget in sorted({o.budget for o in found if o.way == way}):
-            for share in sorted({o.share for o in found if o.way == way}):
-                mine = [o for o in found if (o.way, o.budget, o.share) == (way, budget, share)]
+        for budget in sorted({o.budget for o in slowed if o.way == way}):
+            for share in sorted({o.share for o in slowed if o.way == way}):
+                mine = [o for o in slowed if (o.way, o.budget, o.share) == (way, budget, share)]
                 cases = sorted({o.case for o in mine})
                 groups = [("all", mine)] if mine else []
                 if by_case:
