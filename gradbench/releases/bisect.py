@@ -1,8 +1,8 @@
 """Finds the release in which a case changed, with the fewest installations.
 
-The ends are measured first. Each further step measures one build between the two that hold the
-change, in turns with both, and asks to which end it belongs. A build that is there already costs
-no installation, so those come first.
+The ends are measured first. Each further step measures one build between the two that enclose the
+change, in turns with both, and decides to which end it belongs. Builds that are installed already
+come first.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Measured:
 
     @property
     def belongs(self) -> Belongs:
-        """To the old end or to the new one, by which side of their middle its interval lies.
+        """The old end or the new one, by the side of their middle on which its interval lies.
 
-        *between* where the interval holds the middle and both ends lie outside it: then the change
-        was made in steps. *unknown* where it cannot be told at this effort.
+        *between* where the interval covers the middle and excludes both ends: then the change came
+        in steps. *unknown* where more sessions are needed.
         """
         whole = np.log(self.to_old.ratio) - np.log(self.to_new.ratio)
         if not np.isfinite(whole) or whole == 0:
@@ -52,18 +52,18 @@ class Measured:
 
 @dataclass
 class Found:
-    """Where the change lies: between two builds that follow each other, or not known closer."""
+    """The two builds between which the change lies, as closely as is known."""
 
     before: Request
     after: Request
     left: list[Request] = field(default_factory=list)
-    """Builds between the two that could not be told from either, or not installed."""
+    """Builds between the two that differ clearly from neither, or were not installed."""
     tried: list[tuple[Request, str]] = field(default_factory=list)
-    """What was measured on the way, and what was found."""
+    """The builds measured on the way, and to which end each belongs."""
 
 
 def next_one(between: Sequence[Request], there: Callable[[Request], bool]) -> int:
-    """The position of the build to measure next: the middle of those that are there, if any."""
+    """The position of the build to measure next: the middle one of those installed, if any."""
     ready = [i for i, request in enumerate(between) if there(request)]
     places = ready or list(range(len(between)))
     return places[len(places) // 2]
@@ -80,8 +80,8 @@ def bisect(
     """Narrows the change down.
 
     `between` lists the builds from old to new in order, without the two. `measure(before, one,
-    after)` gives what one build is like, or why it cannot be told: it is then passed over.
-    `told` hears of each step.
+    after)` measures one build, or returns the reason why it cannot: it is then passed over.
+    `told` is called after each step.
     """
     found = Found(old, new)
     left = list(between)
@@ -98,7 +98,7 @@ def bisect(
         elif said == "after":
             found.after, left = request, left[:place]
         elif said == "between":
-            # In steps: the larger one is on the side that it is farther from.
+            # The larger step is on the side from which it differs more.
             assert isinstance(answer, Measured)
             if abs(np.log(answer.to_old.ratio)) >= abs(np.log(answer.to_new.ratio)):
                 found.after, left = request, left[:place]

@@ -1,4 +1,4 @@
-"""Which builds take part in a track: named, installed, dated, and asked what they are."""
+"""The builds of a track: named, installed, dated and identified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradbench.store.lines import StoreError
 
 @dataclass(frozen=True)
 class Builds:
-    """The environments of a track, those that could not be made, and the days of some."""
+    """The environments of a track, those that failed to install, and the dates of some."""
 
     made: list[Environment]
     failed: list[Failure]
@@ -38,9 +38,9 @@ def gather(
 ) -> Builds:
     """The builds of these names, or all installed ones, and the baseline.
 
-    `install` makes what is missing and gives what could not be made. `base` is how workers are
-    started: where it holds them to some instructions, each is asked anew what it is. Raises
-    ReleaseError where there are not two builds to compare.
+    `install` installs missing ones and returns those that failed. `base` holds the options of
+    workers: if they limit the instructions, each build is asked for its identity again. Raises
+    ReleaseError where there are fewer than two builds.
     """
     requests = different([environments.named(name) for name in names])
     if not requests:
@@ -63,7 +63,7 @@ def gather(
 
 
 def _require_two(builds: Sequence[Request | Environment], lost: Iterable[str] = ()) -> None:
-    """Raises ReleaseError where there are not two builds to compare."""
+    """Raises ReleaseError where there are fewer than two builds."""
     if len(builds) < 2:
         raise ReleaseError(
             "there is nothing to compare: name two different releases at least"
@@ -71,13 +71,13 @@ def _require_two(builds: Sequence[Request | Environment], lost: Iterable[str] = 
         )
 
 
-def choose_baseline(given: str, requests: Sequence[Request], results: Path) -> str:
-    """The baseline's name: the one asked for, the last track's where it is there, the newest.
+def choose_baseline(chosen: str, requests: Sequence[Request], results: Path) -> str:
+    """The baseline's name: the chosen one, the last track's if it is installed, or the newest.
 
-    Raises ReleaseError where there is none to choose from.
+    Raises ReleaseError where there is nothing to choose from.
     """
-    if given:
-        return environments.plain_name(given)
+    if chosen:
+        return environments.plain_name(chosen)
     with contextlib.suppress(StoreError):
         last = log.find(results, "latest").baseline
         if last in {r.name for r in requests} | {e.name for e in environments.installed()}:
@@ -88,18 +88,18 @@ def choose_baseline(given: str, requests: Sequence[Request], results: Path) -> s
 
 
 HELD_BY = "ATEN_CPU_CAPABILITY"
-"""The variable that holds torch to some instructions."""
+"""The variable that limits torch's instructions."""
 
 
 def held_to(base: WorkerOptions, capability: str) -> WorkerOptions:
-    """Workers that use these instructions at most (`avx2`); empty: whatever each takes."""
+    """Options of workers that use at most these instructions (`avx2`); empty: no limit."""
     if not capability:
         return base
     return replace(base, environment={**base.environment, HELD_BY: capability})
 
 
 def _require_held(made: Sequence[Environment], capability: str) -> None:
-    """Raises ReleaseError where a build says that it uses other instructions than it is held to."""
+    """Raises ReleaseError where a build reports other instructions than the chosen ones."""
     if not capability:
         return
     for environment in made:
@@ -113,9 +113,9 @@ def _require_held(made: Sequence[Environment], capability: str) -> None:
 
 
 def different(requests: Sequence[Request]) -> list[Request]:
-    """The environments that are asked for, each once.
+    """The requested environments, each once.
 
-    Raises ReleaseError where two names stand for one release: its two builds cannot be told apart.
+    Raises ReleaseError where two names stand for the same release.
     """
     chosen = list({request.name: request for request in requests}.values())
     versions: dict[str, str] = {}
@@ -123,7 +123,7 @@ def different(requests: Sequence[Request]) -> list[Request]:
         if request.interpreter is not None or request.what.endswith(".whl"):
             continue
         version = str(parse(request.what))
-        # NAME=VERSION is there to have a release twice; 2.13 beside 2.13.0 is a slip.
+        # NAME=VERSION gives a release twice on purpose; 2.13 beside 2.13.0 is a mistake.
         if request.name == request.what and versions.setdefault(version, request.name) != (
             request.name
         ):
@@ -138,17 +138,17 @@ def _asked(environment: Environment, base: WorkerOptions) -> Environment:
     return msgspec.structs.replace(environment, identity=environments.ask(environment.worker(base)))
 
 
-def _dates(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in given:
+def _dates(options: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    days: dict[str, str] = {}
+    for text in options:
         name, _, day = text.partition("=")
         name = environments.plain_name(name)
-        if name in found:
-            raise ReleaseError(f"--date {text!r}: {name} has a date already ({found[name]})")
+        if name in days:
+            raise ReleaseError(f"--date {text!r}: {name} has a date already ({days[name]})")
         try:
-            found[name] = str(datetime.date.fromisoformat(day))
+            days[name] = str(datetime.date.fromisoformat(day))
         except ValueError:
             raise ReleaseError(f"--date {text!r} is not NAME=YYYY-MM-DD") from None
         if name not in names:
             raise ReleaseError(f"--date {text!r}: {name!r} is none of the releases named")
-    return found
+    return days

@@ -1,12 +1,13 @@
-"""Carries out a bisection: which releases there are in between, installing and measuring them.
+"""Carries out a bisection: finds the releases in between, installs and measures them.
 
-Each step is a track of three builds and one case, kept in a folder of its own beside the others,
-so that the same search goes on where it was stopped.
+Each step is a track of three builds and one case, kept in a folder of its own, so that an
+interrupted search resumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gradbench import statistics
@@ -27,7 +28,7 @@ from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError, listed
 
 STOPPING = Stopping(min_rounds=16, max_rounds=60, every=4, half_width=0.005, budget=1.5)
-"""One case is cheap: it is measured more closely than a whole track's."""
+"""One case is cheap, so it is measured more closely than those of a whole track."""
 
 WARM = 0.02
 
@@ -35,10 +36,10 @@ WARM = 0.02
 def candidates(
     old: str | None, new: str | None, among: Sequence[str], installed: bool
 ) -> tuple[tuple[Request, Request], list[Request]]:
-    """The two ends and what lies between them, in order.
+    """The two ends and the builds between them, in order.
 
-    Between two releases that is every known one, or, with `installed`, every one that is there.
-    Raises ReleaseError where the ends or the order cannot be told.
+    Between two releases lies every known one or, with `installed`, every installed one. Raises
+    ReleaseError where the ends or their order are unclear.
     """
     if among:
         if old or new or len(among) < 2:
@@ -64,7 +65,7 @@ def is_installed(request: Request) -> bool:
 
 
 def most_installations(between: Sequence[Request]) -> int:
-    """How many installations halving needs at most: between two that are there, the widest gap."""
+    """The most installations that halving needs: those of the widest gap between installed ones."""
     widest = gap = 0
     for request in between:
         gap = 0 if is_installed(request) else gap + 1
@@ -72,43 +73,35 @@ def most_installations(between: Sequence[Request]) -> int:
     return widest.bit_length()
 
 
+@dataclass
 class Seeker:
-    """Installs and measures what a bisection asks about.
+    """Installs and measures the builds of a bisection.
 
-    `install` makes environments and gives the reason where one cannot be made.
+    `install` makes environments and returns the reason where one cannot be made.
     """
 
-    def __init__(
-        self,
-        case: str,
-        results: Path,
-        base: WorkerOptions,
-        sessions: int,
-        floor: float,
-        timeout: float,
-        install: Callable[[Sequence[Request]], str],
-        report: Report,
-    ) -> None:
-        self.text = case
-        self.place = log.folder(results) / "bisect"
-        self.base = base
-        self.floor = floor
+    case: str
+    results: Path
+    base: WorkerOptions
+    sessions: int
+    floor: float
+    timeout: float
+    install: Callable[[Sequence[Request]], str]
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.place = log.folder(self.results) / "bisect"
         self.settings = Settings(
-            sessions=sessions,
+            sessions=self.sessions,
             warm=WARM,
             stopping=STOPPING,
-            timeout=timeout,
-            memory_limit=base.memory_limit,
+            timeout=self.timeout,
+            memory_limit=self.base.memory_limit,
         )
-        self.install = install
-        self.report = report
-        self.found: Discovery | None = None
+        self.discovery: Discovery | None = None
 
     def ends(self, old: Request, new: Request) -> str:
-        """What is said of the change between the two ends.
-
-        Raises ReleaseError where there is none to be found.
-        """
+        """The change between the two ends, in words. Raises ReleaseError where there is none."""
         reason = self.install([old, new])
         if reason:
             raise ReleaseError(reason)
@@ -134,7 +127,7 @@ class Seeker:
         return told
 
     def measure(self, before: Request, one: Request, after: Request) -> Measured | str:
-        """One build between two others, or why it cannot be told."""
+        """One build between two others, or the reason why it cannot be measured."""
         reason = self.install([one])
         if reason:
             return f"not installed: {reason}"
@@ -152,19 +145,18 @@ class Seeker:
         return history.find(request.name)
 
     def _measured(self, requests: Sequence[Request]) -> History:
-        """The track of these builds: one that was made, one that is gone on with, or a new one."""
-        made = [environments.find(request.name) for request in requests]
-        if self.found is None:
-            # Every build measures this one case, so one of them is asked what there is, once.
-            self.found = discover(made[0].worker(self.base))
-        found = self.found
-        entry = self._entry(found.offers)
+        """The track of these builds: a finished one, a resumed one, or a new one."""
+        installed = [environments.find(request.name) for request in requests]
+        if self.discovery is None:
+            # Every build measures this one case, so asking one of them once is enough.
+            self.discovery = discover(installed[0].worker(self.base))
+        entry = self._entry(self.discovery.offers)
         for path in listed(self.place):
             try:
                 old = log.read(path)
             except StoreError:
                 continue
-            same = {e.name: e.identity for e in made} == {
+            same = {e.name: e.identity for e in installed} == {
                 name: used.identity for name, used in old.environments.items()
             }
             settings = old.started.settings
@@ -176,23 +168,25 @@ class Seeker:
                 measured = log.read(path)
                 break
         else:
-            those = Builds(made, [], made[0].name, {})
+            those = Builds(installed, [], installed[0].name, {})
             chosen = self.settings
             opened, measured = track.begin(self.place, [entry], chosen, those, self.base.files)
         with opened:
-            measured = track.measure(opened, measured, chosen, self.base, found, self.report)
+            measured = track.measure(
+                opened, measured, chosen, self.base, self.discovery, self.report
+            )
         return History.of([measured])
 
     def _entry(self, offers: Sequence[Offer]) -> Entry:
         """The comparison with this case alone. Raises SelectionError where there is none."""
         try:
-            case = Case.parse(self.text)
+            case = Case.parse(self.case)
         except ValueError:
-            operator, _, rest = self.text.partition("/")
+            operator, _, rest = self.case.partition("/")
             function, _, mode = rest.partition("/")
             if not mode or "/" in mode:
                 raise SelectionError(
-                    f"{self.text!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as "
+                    f"{self.case!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as "
                     "'gradbench list cases' prints it"
                 ) from None
             selection = Selection(functions=(function,), operators=(operator,), modes=(mode,))
@@ -209,5 +203,5 @@ class Seeker:
             )
         entries = expand(offers, selection)
         if len(entries) > 1 or len(entries[0].modes) > 1:
-            raise SelectionError(f"{self.text!r} is more than one case; a search is for one")
+            raise SelectionError(f"{self.case!r} is more than one case; a search is for one")
         return entries[0]

@@ -53,11 +53,6 @@ State = Callable[[str, str], DeviceState | None]
 """Returns the state of a device, by the name of a moment and its uuid: see `runner.nvml`."""
 
 
-def no_state(when: str, uuid: str) -> DeviceState | None:
-    """No state is known."""
-    return None
-
-
 class _Again(Exception):
     """The session starts over."""
 
@@ -81,7 +76,7 @@ class Measurement:
     first: str
     settled: Mapping[str, Entrant]
     resting: frozenset[str] = frozenset()
-    state: State = no_state
+    state: State = lambda when, uuid: None
 
     def __post_init__(self) -> None:
         self.failed = dict(self.settled)

@@ -107,42 +107,53 @@ def floors_of(study: Study) -> dict[str, float]:
     return FLOORS if floor is None else dict.fromkeys(FLOORS, floor)
 
 
+def _groups(outcomes: Sequence[Outcome], by_case: bool) -> dict[str, list[Outcome]]:
+    """All outcomes, then those of each case if `by_case`, by what a table calls them."""
+    cases = sorted({o.case for o in outcomes})
+    groups = {f"all {len(cases)}": list(outcomes)} if outcomes else {}
+    if by_case:
+        groups |= {case: [o for o in outcomes if o.case == case] for case in cases}
+    return groups
+
+
+def _columns(study: Study, outcomes: Sequence[Outcome], own: dict[str, Any]) -> dict[str, Any]:
+    """A row for outcomes of one way and budget: `own` columns between those of every table."""
+    first = outcomes[0]
+    return {
+        "rule": rule(first.way, pairs_of(study)),
+        "neighbour": study.settings.get("neighbour"),
+        "floor": floors_of(study)[first.way],
+        "budget": first.budget,
+        **own,
+        "seconds_measuring": float(np.mean([o.visiting for o in outcomes])),
+        "seconds_in_all": float(np.mean([o.elapsed for o in outcomes])),
+        **conditions(study),
+    }
+
+
 def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     """Rows for pairs of the same code: the false positive rate."""
-    floors = floors_of(study)
-    alike = [o for o in outcomes(study.trials, floors, pairs_of(study)) if not o.share]
+    decided = outcomes(study.trials, floors_of(study), pairs_of(study))
     rows = []
     for way in WAYS:
-        mine = [o for o in alike if o.way == way]
-        cases = sorted({o.case for o in mine})
-        groups = [("all", mine)] if mine else []
-        if by_case:
-            groups += [(case, [o for o in mine if o.case == case]) for case in cases]
-        for case, group in groups:
+        alike = [o for o in decided if o.way == way and not o.share]
+        for case, group in _groups(alike, by_case).items():
             called = sum(o.verdict in ("faster", "slower") for o in group)
-            odds = rate(called, len(group))
-            logs_ = np.abs([o.log for o in group])
-            rows.append(
-                {
-                    "rule": rule(way, pairs_of(study)),
-                    "neighbour": study.settings.get("neighbour"),
-                    "floor": floors[way],
-                    "budget": group[0].budget,
-                    "case": f"all {len(cases)}" if case == "all" else case,
-                    "trials": len(group),
-                    "false_alarms": called,
-                    "rate": odds.value,
-                    "rate_low": odds.low,
-                    "rate_high": odds.high,
-                    "same": sum(o.verdict == "same" for o in group),
-                    "undecided": sum(o.verdict == "undecided" for o in group),
-                    "q95": math.expm1(float(np.quantile(logs_, 0.95))),
-                    "worst": math.expm1(float(logs_.max())),
-                    "seconds_measuring": float(np.mean([o.visiting for o in group])),
-                    "seconds_in_all": float(np.mean([o.elapsed for o in group])),
-                    **conditions(study),
-                }
-            )
+            interval = rate(called, len(group))
+            apart = np.abs([o.log for o in group])
+            own = {
+                "case": case,
+                "trials": len(group),
+                "false_alarms": called,
+                "rate": interval.value,
+                "rate_low": interval.low,
+                "rate_high": interval.high,
+                "same": sum(o.verdict == "same" for o in group),
+                "undecided": sum(o.verdict == "undecided" for o in group),
+                "q95": math.expm1(float(np.quantile(apart, 0.95))),
+                "worst": math.expm1(float(apart.max())),
+            }
+            rows.append(_columns(study, group, own))
     return rows
 
 
@@ -156,44 +167,31 @@ def truths(study: Study) -> dict[float, float]:
 
 def power(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     """Rows for injected slowdowns: the power to call them slower."""
-    floors = floors_of(study)
-    slowed = [o for o in outcomes(study.trials, floors, pairs_of(study)) if o.share]
+    slowed = [o for o in outcomes(study.trials, floors_of(study), pairs_of(study)) if o.share]
     truth = truths(study)
     rows = []
-    for way in WAYS:
-        for budget in sorted({o.budget for o in slowed if o.way == way}):
-            for share in sorted({o.share for o in slowed if o.way == way}):
-                mine = [o for o in slowed if (o.way, o.budget, o.share) == (way, budget, share)]
-                cases = sorted({o.case for o in mine})
-                groups = [("all", mine)] if mine else []
-                if by_case:
-                    groups += [(case, [o for o in mine if o.case == case]) for case in cases]
-                for case, group in groups:
-                    called = sum(o.verdict == "slower" for o in group)
-                    odds = rate(called, len(group))
-                    ratios = np.array([o.log for o in group])
-                    rows.append(
-                        {
-                            "rule": rule(way, pairs_of(study)),
-                            "neighbour": study.settings.get("neighbour"),
-                            "floor": floors[way],
-                            "budget": budget,
-                            "slowdown": share,
-                            "calibrated": float(np.mean([o.injected for o in group])),
-                            "long_run": truth.get(share),
-                            "case": f"all {len(cases)}" if case == "all" else case,
-                            "trials": len(group),
-                            "found": called,
-                            "power": odds.value,
-                            "power_low": odds.low,
-                            "power_high": odds.high,
-                            "called_faster": sum(o.verdict == "faster" for o in group),
-                            "median": math.expm1(float(np.median(ratios))),
-                            "q05": math.expm1(float(np.quantile(ratios, 0.05))),
-                            "q95": math.expm1(float(np.quantile(ratios, 0.95))),
-                            "seconds_measuring": float(np.mean([o.visiting for o in group])),
-                            "seconds_in_all": float(np.mean([o.elapsed for o in group])),
-                            **conditions(study),
-                        }
-                    )
+    kinds = sorted({(WAYS.index(o.way), o.budget, o.share) for o in slowed})
+    for way, budget, share in kinds:
+        kind = (WAYS[way], budget, share)
+        alike = [o for o in slowed if (o.way, o.budget, o.share) == kind]
+        for case, group in _groups(alike, by_case).items():
+            called = sum(o.verdict == "slower" for o in group)
+            interval = rate(called, len(group))
+            ratios = np.array([o.log for o in group])
+            own = {
+                "slowdown": share,
+                "calibrated": float(np.mean([o.injected for o in group])),
+                "long_run": truth.get(share),
+                "case": case,
+                "trials": len(group),
+                "found": called,
+                "power": interval.value,
+                "power_low": interval.low,
+                "power_high": interval.high,
+                "called_faster": sum(o.verdict == "faster" for o in group),
+                "median": math.expm1(float(np.median(ratios))),
+                "q05": math.expm1(float(np.quantile(ratios, 0.05))),
+                "q95": math.expm1(float(np.quantile(ratios, 0.95))),
+            }
+            rows.append(_columns(study, group, own))
     return rows
