@@ -1,7 +1,7 @@
-"""What a measuring process may answer, by request: shapes, types and ranges.
+"""The answers of a measuring process, by request: shapes, types and ranges.
 
-Measured code runs in that process and may write anything on the wire, so the driver takes nothing
-from it that has not been through `checked`. docs/architecture.md says what each field means.
+Measured code runs in that process and may write anything on the wire, so the driver uses only
+answers that passed `checked`. docs/architecture.md explains each field.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from gradbench.store.fields import (
 )
 
 LONGEST_CODE = 100_000
-"""Characters of one piece of code at most."""
+"""The most characters of one piece of code."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 60)]
 Status = Literal["ok", "unsupported", "refused", "wrong", "failed", "out of memory"]
 
 
 class Malformed(Exception):
-    """Not an answer to the request; the message says why, in one line."""
+    """Not an answer to the request, with the reason in one line."""
 
 
 class Answer(msgspec.Struct):
-    """One without any fields, as to `close`."""
+    """An answer without fields, as to `close`."""
 
 
 class Refusal(Answer):
-    """An answer that says why there is none."""
+    """The reason why there is no answer."""
 
     reason: str
     where: str = ""
@@ -50,7 +50,7 @@ class Refusal(Answer):
 
 
 class Facts(Answer):
-    """What every process's environment tells."""
+    """Facts in every process's environment."""
 
     gradbench: Label
     torch: Label
@@ -184,45 +184,45 @@ ANSWERS: dict[str, type[Answer]] = {
 
 
 def _require_errors(*errors: float) -> None:
-    """Infinite or no number at all is one that is hopeless."""
+    """Infinite errors and NaN are allowed."""
     if min(errors) < 0:
         raise ValueError("an error is negative")
 
 
 def checked(text: bytes, op: str, token: str) -> Answer:
-    """The answer that a line is to the request of a name and a token. Raises Malformed."""
+    """The answer in a line to the request with a name and a token. Raises Malformed."""
     try:
-        found = json.loads(text)
+        message = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not JSON ({line(str(error), 80)}): {line(start(text), 60)}") from None
-    if not isinstance(found, dict):
+    if not isinstance(message, dict):
         raise Malformed(f"not an object: {line(start(text), 60)}")
-    if found.pop("id", None) != token:
+    if message.pop("id", None) != token:
         raise Malformed(f"not to this request: {line(start(text), 60)}")
-    ok = found.pop("ok", None)
+    ok = message.pop("ok", None)
     if not isinstance(ok, bool):
         raise Malformed(f"neither an answer nor a refusal: {line(start(text), 60)}")
     try:
-        made: Answer = msgspec.convert(cleaned(found), ANSWERS[op] if ok else Refusal)
+        answer: Answer = msgspec.convert(cleaned(message), ANSWERS[op] if ok else Refusal)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Malformed(reason(error)) from None
-    return made
+    return answer
 
 
 def start(text: bytes | bytearray) -> str:
-    """The beginning of what came over the wire, to be shown."""
+    """The beginning of a message, to show it."""
     return text[:400].decode(errors="backslashreplace")
 
 
 CODE = ("source", "own", "form")
-"""Fields whose strings are code, which is not shortened."""
+"""Fields that hold code, which is not shortened."""
 
 LINES = ("reason", "reasons", "where", "note", "broken", "unavailable", "missing")
-"""Fields whose strings are one line each."""
+"""Fields that hold one line each."""
 
 
 def cleaned(value: Any, key: str = "") -> Any:
-    """What came over a wire with every string fit to be stored and shown."""
+    """A message in which every string can be stored and shown."""
     if isinstance(value, str):
         if key in LINES:
             return line(value, 600)

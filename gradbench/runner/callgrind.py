@@ -1,7 +1,6 @@
-"""How processes under Callgrind are started, and for which cases.
+"""Starting processes under Callgrind, and refusing cases that take too long there.
 
-Only such a process can read `instructions`; what it does in there is in
-`worker/instruments/instructions.py`.
+Only such a process can read `instructions`, by `worker/instruments/instructions.py`.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from pathlib import Path
 from gradbench.core.instruments import CALLGRIND_LOG
 
 SLOWER = 200
-"""How many times longer a call takes under Callgrind, roughly: 100 to 250 were seen."""
+"""The rough slowdown of a call under Callgrind: 100 to 250 were observed."""
 
 LONGEST = 40.0
 """Seconds under Callgrind beyond which a case is refused, by estimate."""
 
 FEWEST_CALLS = 2
-"""Every case takes so many calls at least: a cold one and a counted one."""
+"""The calls of a case at least: a cold one and a counted one."""
 
 
 def prefix(scratch: Path) -> tuple[str, ...]:
-    """What stands before a process's command; `scratch` is an empty folder for it alone."""
+    """The start of a process's command; `scratch` is an empty folder of its own."""
     return (
         shutil.which("valgrind") or "valgrind",
         "--tool=callgrind",
@@ -35,13 +34,13 @@ def prefix(scratch: Path) -> tuple[str, ...]:
 
 
 def environment(scratch: Path) -> Mapping[str, str]:
-    """What its environment has besides."""
-    # A hash seed moves a count by as much as a small change of the code does.
+    """Additional environment variables."""
+    # A random hash seed changes a count as much as a small change of the code.
     return {CALLGRIND_LOG: str(scratch), "PYTHONHASHSEED": "0"}
 
 
 def refusal(call: int, compiles: bool) -> str | None:
-    """Why a case whose call takes so many nanoseconds is refused; None if it is not."""
+    """Why a case whose call takes `call` nanoseconds is refused; None if it is not."""
     if compiles:
         return "compiling takes minutes under Callgrind"
     seconds = call * 1e-9 * SLOWER * FEWEST_CALLS

@@ -1,4 +1,4 @@
-"""Is this machine fit to measure on, and why not."""
+"""Whether this machine is suitable for benchmarking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gradbench.statistics import Stopping, median_interval
 from gradbench.store.runs import minima
 
 PROBE = Entry(Comparison("vjp", "three_x_squared", "documents", "float32"), ("forward", "backward"))
-"""A short case that is measured against itself."""
+"""A short case, measured against itself."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Check:
 def examine(results: Path) -> list[Check]:
     """All checks. Raises WorkerError where torch cannot be imported at all."""
     facts = machine.facts()
-    found = discover(WorkerOptions())
+    environment = discover(WorkerOptions()).environment
     return [
-        *_torch(found.environment),
-        *gpus(found.environment, Nvml()),
+        *_torch(environment),
+        *gpus(environment, Nvml()),
         *_processor(facts),
         *_load(),
         *_memory(),
@@ -74,7 +74,7 @@ def _torch(environment: dict[str, Any]) -> Iterator[Check]:
 
 
 def gpus(environment: dict[str, Any], nvml: Nvml) -> Iterator[Check]:
-    """What the driver tells of each CUDA device that torch finds."""
+    """The state of each CUDA device, by its driver."""
     for device, uuid in environment.get("device_uuids", {}).items():
         state = nvml.state("now", uuid)
         if state is None:
@@ -200,7 +200,7 @@ def _noise() -> Iterator[Check]:
 
 
 def _resolution() -> int:
-    """The smallest step of the clock that was seen, in nanoseconds."""
+    """The smallest observed step of the clock, in nanoseconds."""
     steps = []
     for _ in range(1000):
         start = time.perf_counter_ns()

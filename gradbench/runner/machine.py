@@ -1,4 +1,4 @@
-"""What this machine is, as far as times depend on it."""
+"""The facts of this machine that times depend on."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ CAPABILITIES = {
     "ppc64le": ("default", "vsx"),
     "s390x": ("default", "zvector"),
 }
-"""What ATEN_CPU_CAPABILITY may be on an architecture, the fewest instructions first."""
+"""The values of ATEN_CPU_CAPABILITY on an architecture, the fewest instructions first."""
 
 
 def capabilities() -> tuple[str, ...]:
-    """The sets of instructions that torch can be held to on this machine, the fewest first."""
+    """The instruction sets to which torch can be limited on this machine, the smallest first."""
     architecture = platform.machine().lower()
     names = {"amd64": "x86_64", "arm64": "aarch64"}
     return CAPABILITIES.get(names.get(architecture, architecture), ("default",))
 
 
 FLAGS = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
-"""What a processor says that it has where it has these instructions."""
+"""The flags of a processor with these instructions."""
 
 
 def lacks(capability: str) -> bool:
-    """Whether this processor lacks instructions: torch would use them all the same, and die.
+    """Whether this processor lacks instructions: torch would use them anyway, and crash.
 
-    Takes a second. False where the processor does not tell.
+    Takes a second. False if the processor's flags are unknown.
     """
     import cpuinfo
 
@@ -44,10 +44,10 @@ def lacks(capability: str) -> bool:
 
 
 def facts() -> dict[str, Any]:
-    """The machine's processor, memory, system and what is set about its clock. Takes a second."""
+    """The machine's processor, memory, system and clock settings. Takes a second."""
     import cpuinfo
 
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "cpu": " ".join(str(cpuinfo.get_cpu_info().get("brand_raw", "unknown")).split()),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(logical=True),
@@ -61,8 +61,8 @@ def facts() -> dict[str, Any]:
     }
     driver = Nvml().driver()
     if driver is not None:
-        found["gpu_driver"] = driver
-    return found
+        machine["gpu_driver"] = driver
+    return machine
 
 
 def usable_cores() -> list[int]:
@@ -73,12 +73,12 @@ def usable_cores() -> list[int]:
 
 
 def governor() -> str | None:
-    """The first core's frequency governor, where Linux tells."""
+    """The first core's frequency governor; None if unknown."""
     return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def turbo() -> str | None:
-    """Whether the clock may rise above its nominal rate: "on", "off", or None if untold."""
+    """Whether the clock may rise above its nominal rate: "on", "off", or None if unknown."""
     boost = _read("/sys/devices/system/cpu/cpufreq/boost")
     if boost is not None:
         return "on" if boost == "1" else "off"

@@ -1,7 +1,7 @@
-"""What a GPU's driver tells of its clocks, temperature, power and throttling, by NVML.
+"""A GPU's clocks, temperature, power and throttling, read from its driver by NVML.
 
-Read by the driver of a run, never by the process that measures, and never set. Without the package
-(`pip install nvidia-ml-py`), or where the library does not answer, nothing is recorded.
+The process that measures never reads them, and nothing sets them. Without the package
+(`pip install nvidia-ml-py`), or if the library does not answer, nothing is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SLOWED = {
     0x40: "temperature (hardware)",
     0x80: "power brake",
 }
-"""The reasons for low clocks that are none of the user's settings, by NVML's bits
+"""The reasons for low clocks other than the user's settings, by NVML's bits
 (nvmlClocksEventReason*)."""
 
 SM, MEMORY = 1, 2
@@ -32,7 +32,7 @@ TEMPERATURE_GPU = 0
 
 
 class Nvml:
-    """The library, opened on first use; `library` is replaced in tests."""
+    """The library, opened on first use; tests pass a `library` of their own."""
 
     def __init__(self, library: Any = None) -> None:
         self._library = library
@@ -49,21 +49,21 @@ class Nvml:
                     self._library = pynvml
                 self._library.nvmlInit()
             except Exception:
-                # No package, no library, or no driver: all the same to a run.
+                # No package, no library, or no driver.
                 self._library = None
         return self._library
 
     def driver(self) -> str | None:
-        """The version of the GPU's driver, where there is one."""
+        """The version of the GPU's driver, if there is one."""
         library = self._open()
         if library is None:
             return None
         return _text(_asked(library.nvmlSystemGetDriverVersion))
 
     def state(self, when: str, uuid: str) -> DeviceState | None:
-        """The state of the device of a uuid as torch gives it, now; None where nothing answers.
+        """The current state of the device with torch's uuid; None if nothing answers.
 
-        What a device does not support is None in it.
+        Fields that a device does not support are None.
         """
         library = self._open()
         handle = self._handle(library, uuid) if library is not None and uuid else None
@@ -102,7 +102,7 @@ class Nvml:
 
 
 def _asked(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the library answers; None where the device does not support the question."""
+    """The library's answer; None if the device does not support the question."""
     with contextlib.suppress(Exception):
         return function(*arguments)
     return None

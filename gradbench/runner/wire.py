@@ -24,21 +24,20 @@ from gradbench.core.text import line
 from gradbench.runner import answers
 
 STARTS = 2
-"""How often a process is started that ends before it has greeted: what ends it may be outside."""
+"""The attempts to start a process that ends before it greets: it may be killed from outside."""
 
 LONGEST_ANSWER = 16 << 20
-"""Bytes of one answer at most."""
+"""The most bytes of one answer."""
 
 RUNS_CODE = frozenset({"prepare", "visit", "check", "trust", "read", "slow"})
-"""The requests that have measured code run."""
+"""The requests that run measured code."""
 
 SLICE = 0.5
-"""Seconds after which a wait looks whether the process still runs: a child of it may hold its end
-of the wire open."""
+"""Seconds between checks that the process still runs: a child of it may keep its end of the wire
+open."""
 
 MARK = "GRADBENCH_PROCESS"
-"""The variable in a process's environment, and in that of all it starts, that tells whose they
-are."""
+"""The environment variable that marks a process and all that it starts."""
 
 
 class WorkerError(Exception):
@@ -46,13 +45,13 @@ class WorkerError(Exception):
 
 
 class WorkerRefused(WorkerError):
-    """The worker answered that a request cannot be carried out."""
+    """The worker refused a request."""
 
     def __init__(self, reason: str, where: str = "", status: str = "failed") -> None:
         super().__init__(reason)
         self.where = where
         self.status = status
-        """What it makes of a case: "failed", or "out of memory"."""
+        """The status of a case: "failed", or "out of memory"."""
 
 
 class WorkerDied(WorkerError):
@@ -60,11 +59,11 @@ class WorkerDied(WorkerError):
 
 
 class WorkerSpoiled(WorkerDied):
-    """The process ended since a mode has changed in it what cannot be put back; says what."""
+    """The process ended because a mode changed in it what cannot be restored; says what."""
 
 
 class WorkerGarbled(WorkerDied):
-    """What came over the wire is no answer to the request; the process has been killed."""
+    """The process sent something other than an answer, and has been killed."""
 
 
 class WorkerTimeout(WorkerError):
@@ -73,24 +72,24 @@ class WorkerTimeout(WorkerError):
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How a worker is started: which Python, which files of the user's it loads."""
+    """How to start a worker: its Python, and the user's files that it loads."""
 
     python: str = sys.executable
     files: tuple[str, ...] = ()
     memory_limit: int = 4 << 30
     start_timeout: float = 120.0
     prefix: tuple[str, ...] = ()
-    """A program to run it under, with its arguments."""
+    """A program to run it under, and its arguments."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What its environment has besides this one's."""
+    """Environment variables beside those of this process."""
 
 
 class Worker:
     """One measuring process. Use it as a context manager, or `kill` it.
 
-    `born` is told the process's number before the process is waited for, so that another thread
-    can end it at any time. Without `greet` it is not waited for: `greet` is then called later, so
-    that several can start at once. On Linux the process ends with the thread that started it.
+    `born` is called with the process's number before its greeting, so that another thread can end
+    it at any time. Without `greet`, call the method later: several can then start at once. On Linux
+    the process ends with the thread that started it.
     """
 
     environment: dict[str, Any]
@@ -139,9 +138,9 @@ class Worker:
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
     def greet(self) -> None:
-        """Waits until the process has started; one that ends before that is started once more.
+        """Waits until the process has started; one that ends before is started once more.
 
-        Raises WorkerError where it does not start. Whatever is raised, no process is left.
+        Raises WorkerError if it does not start. After any error no process is left.
         """
         try:
             for attempt in range(STARTS):
@@ -153,8 +152,8 @@ class Worker:
                     return
                 except (WorkerDied, WorkerTimeout) as error:
                     if isinstance(error, WorkerTimeout) or attempt == STARTS - 1:
-                        said = f"the measuring process did not start: {error}"
-                        raise WorkerError(said) from error
+                        reason = f"the measuring process did not start: {error}"
+                        raise WorkerError(reason) from error
         except BaseException:
             self.__exit__()
             raise
@@ -174,17 +173,17 @@ class Worker:
         Raises WorkerRefused with the worker's reason, WorkerDied, or WorkerTimeout after
         `timeout` seconds.
         """
-        made = self._exchange(op, timeout, arguments)
+        answer = self._exchange(op, timeout, arguments)
         if op in RUNS_CODE:
-            # What its code wrote after the answer is laid to it and not to the next.
+            # Anything that its code writes after the answer fails this request, not the next.
             self._exchange("ping", timeout, {})
-        if isinstance(made, answers.Refusal):
-            raise WorkerRefused(made.reason, made.where, made.status)
-        found: dict[str, Any] = msgspec.to_builtins(made)
-        return found
+        if isinstance(answer, answers.Refusal):
+            raise WorkerRefused(answer.reason, answer.where, answer.status)
+        fields: dict[str, Any] = msgspec.to_builtins(answer)
+        return fields
 
     def garbled(self, reason: str) -> WorkerGarbled:
-        """The error to raise where an answer is none to its request; ends the process."""
+        """The error to raise for a malformed answer; ends the process."""
         self.kill()
         return WorkerGarbled(f"its answer is malformed: {reason}")
 
@@ -194,9 +193,9 @@ class Worker:
             raise WorkerDied("the process has ended")
         self._require_silence()
         token = secrets.token_hex(8)
-        asked = json.dumps({"op": op, "id": token, **arguments})
+        request = json.dumps({"op": op, "id": token, **arguments})
         try:
-            self._process.stdin.write(asked.encode() + b"\n")
+            self._process.stdin.write(request.encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise self._died() from None
@@ -207,7 +206,7 @@ class Worker:
             raise self.garbled(str(error)) from None
 
     def _require_silence(self) -> None:
-        """Nothing may be on the wire before a request is."""
+        """Raises an error if there is anything on the wire before a request."""
         with contextlib.suppress(BlockingIOError):
             if self._selector.select(0) and not self._take():
                 raise self._died()
@@ -215,7 +214,7 @@ class Worker:
             raise self.garbled(f"nothing was asked: {line(answers.start(self._buffer), 60)}")
 
     def _take(self) -> int:
-        """Reads what is there; the number of bytes, 0 at the end."""
+        """Reads the available bytes; their number, 0 at the end."""
         assert self._process.stdout is not None
         piece = os.read(self._process.stdout.fileno(), 1 << 20)
         self._buffer += piece
@@ -251,25 +250,25 @@ class Worker:
         return WorkerSpoiled(words.partition(": ")[2]) if spoiled else WorkerDied(words)
 
     def _last_words(self) -> str:
-        """How the process ended: its signal or exit code, and the end of what it wrote."""
+        """How the process ended: its signal or exit code, and the last line that it wrote."""
         code = self._process.poll()
         if code is None:
             return "it closed the wire and went on"
         if code < 0:
             with contextlib.suppress(ValueError):
-                said = f"ended by {signal.Signals(-code).name}"
+                ended = f"ended by {signal.Signals(-code).name}"
                 if -code == signal.SIGKILL:
-                    said += " (the system kills a process that takes too much memory)"
-                return said
+                    ended += " (the system kills a process that takes too much memory)"
+                return ended
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4096))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"ended with exit code {code}" + (f": {line(lines[-1], 200)}" if lines else "")
 
     def kill(self) -> None:
-        """Ends the process and everything it started; harmless when it has ended."""
+        """Ends the process and everything it started; does nothing if it has ended."""
         if self._ended:
             return
-        # The group may outlive the process that it is named after.
+        # The group may outlive its leader.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -303,7 +302,7 @@ T = TypeVar("T")
 
 
 def once_more(options: WorkerOptions, asked: Callable[[Worker], T]) -> T:
-    """What is asked of a fresh process; of another one where the first dies over it."""
+    """What `asked` returns for a fresh process; for another one if the first dies."""
     for _ in range(STARTS - 1):
         with contextlib.suppress(WorkerDied), Worker(options) as worker:
             return asked(worker)
@@ -312,13 +311,12 @@ def once_more(options: WorkerOptions, asked: Callable[[Worker], T]) -> T:
 
 
 def _end_marked(mark: bytes) -> None:
-    """On Linux, kills what a process left behind outside its group, by the mark that all it started
-    have inherited."""
+    """On Linux, kills the descendants of a process outside its group, which inherited its mark."""
     for _ in range(20):
-        found = [pid for pid in _pids() if mark in _environment_of(pid)]
-        if not found:
+        marked = [pid for pid in _pids() if mark in _environment_of(pid)]
+        if not marked:
             return
-        for pid in found:
+        for pid in marked:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
@@ -344,8 +342,7 @@ def _environment(python: str) -> dict[str, str]:
     path = os.environ.get("PYTHONPATH", "")
     parts: Sequence[str] = [part for part in path.split(os.pathsep) if part]
     if python != sys.executable:
-        # Another environment: nothing of this one but the package may be seen there, least of
-        # all its torch.
+        # In another environment only this package may be visible, and above all not this torch.
         parts = [_alone(home)]
     elif home not in parts and home not in sys.path[1:]:
         parts = [home, *parts]

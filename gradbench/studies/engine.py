@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -133,17 +133,17 @@ def shuffled(steps: Sequence[Step], seed: int) -> list[Step]:
     return ordered
 
 
+@dataclass
 class _Pairs:
     """Measures the steps of a process, or of a pair of processes if `two`."""
 
-    def __init__(self, two: bool, core: int | None, seed: int, options: WorkerOptions) -> None:
-        self.two = two
-        self.core = core
-        self.seed = seed
-        self.options = options
-        self.workers: list[Worker] = []
-        self.opened = ""
-        self.handle = 0
+    two: bool
+    core: int | None
+    seed: int
+    options: WorkerOptions
+    workers: list[Worker] = field(default_factory=list)
+    opened: str = ""
+    handle: int = 0
 
     def start(self) -> None:
         self.end()

@@ -1,4 +1,4 @@
-"""What a measuring process tells of itself: its torch, its devices, what else times depend on."""
+"""The environment of a measuring process: torch, devices, and what else times depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradbench import __version__
 
 
 def environment() -> dict[str, Any]:
-    """What a time may depend on and only this process can tell."""
+    """The facts that times may depend on and only this process knows."""
     facts: dict[str, Any] = {
         "gradbench": __version__,
         "torch": str(torch.__version__),
@@ -33,7 +33,7 @@ def environment() -> dict[str, Any]:
         facts["device_names"] = [
             torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
         ]
-        # By its number a driver's tool may know another device than torch does.
+        # A driver's tool may number devices differently than torch.
         facts["device_uuids"] = {
             f"cuda:{i}": str(getattr(torch.cuda.get_device_properties(i), "uuid", ""))
             for i in range(torch.cuda.device_count())
@@ -45,7 +45,7 @@ def _cpu_capability() -> str:
     """The widest instructions that torch uses, as `AVX2`."""
     if hasattr(torch.backends, "cpu"):
         return str(torch.backends.cpu.get_cpu_capability())
-    # Before torch 2.1 its description alone tells.
+    # Before torch 2.1 only its description has it.
     _, _, told = torch.__config__.show().partition("CPU capability usage: ")
     return told.split("\n")[0].strip()
 

@@ -1,4 +1,4 @@
-"""What an error that measured code raises makes of a case."""
+"""The status and the reason of a case whose code raised an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradbench.core.text import line
 from gradbench.modes.capability import device_lost, message_of, out_of_memory
 
 DEVICE_LOST = 70
-"""The exit code of a process whose device can no longer be used in it."""
+"""The exit code of a process that can no longer use its device."""
 
 
 def line_of(error: BaseException) -> str:
@@ -35,10 +35,10 @@ def where(error: BaseException) -> str:
 
 
 def failure(error: Exception) -> dict[str, str]:
-    """What an error makes of a case: its status, and the reason in one line.
+    """The status of a case with this error, and the reason in one line.
 
-    After one for want of memory the device is fit to go on with. After one that has broken the
-    device's context this process is not: it ends, and the driver starts another.
+    After running out of memory, memory is freed and the process can continue. After an error that
+    breaks the device's context it cannot: it ends, and the driver starts another.
     """
     if device_lost(error):
         print(line_of(error), file=sys.stderr, flush=True)
@@ -46,7 +46,7 @@ def failure(error: Exception) -> dict[str, str]:
     asked = out_of_memory(error)
     if asked is None:
         return {"status": "failed", "reason": line_of(error), "where": where(error)}
-    # The frames of the traceback keep what was allocated.
+    # The traceback's frames keep the allocations.
     traceback.clear_frames(error.__traceback__)
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -36,7 +36,7 @@ FORKED = "it forks, and the child comes back as if it were the measuring process
 
 
 class Refused(Exception):
-    """A request that cannot be carried out; the message says why."""
+    """A request that cannot be carried out, with the reason."""
 
 
 _COMPILING = ("threads ", "the recursion limit ", "sys.path")
@@ -44,7 +44,7 @@ _COMPILING = ("threads ", "the recursion limit ", "sys.path")
 
 @dataclass
 class _Changes:
-    """What a mode has changed in the process: its build, its calls, and the function under it."""
+    """The changes to the process by a mode: by its build, its calls, and its function."""
 
     build: state.Left = field(default_factory=state.Left)
     calls: state.Left = field(default_factory=state.Left)
@@ -52,11 +52,11 @@ class _Changes:
     compiles: bool = False
 
     def told(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
-        """The answer with a note of them; the status is `failed` where a call has left something
-        on which results or times depend. docs/correctness.md gives the rule."""
+        """The answer with a note on them; its status is `failed` if a call changed something on
+        which results or times depend. docs/correctness.md has the rule."""
         calls = self.calls
         if self.compiles:
-            # What torch.compile does by itself is no mode's doing.
+            # torch.compile changes these itself.
             other = [what for what in calls.other if not what.startswith(_COMPILING)]
             calls = state.Left(calls.measured, other)
         notes = []
@@ -95,13 +95,13 @@ class Session:
         self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
         self.compiled = False
 
-    # Each method below that has a name in `answer` is one kind of request.
+    # Each method below with a name in `answer` is one kind of request.
 
     def hello(self) -> dict[str, Any]:
         return {"protocol": PROTOCOL, "environment": environment()}
 
     def ping(self) -> dict[str, Any]:
-        """Nothing: that this is the next answer tells the driver that there was none between."""
+        """Does nothing: the driver sees that no other answer came before this one."""
         return {}
 
     def discover(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Session:
         }
 
     def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
-        """Poses the problem: the timed arguments and the fresh sets of the numbers given."""
+        """Poses the problem: the timed arguments, and fresh sets with the numbers in `fresh`."""
         if self.gate is not None:
             self.close()
         wanted = Comparison.parse(comparison)
@@ -191,7 +191,7 @@ class Session:
     ) -> dict[str, Any]:
         """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks.
 
-        A mode of which a call takes longer than `patience` nanoseconds is refused; 0 waits.
+        Refuses a mode whose call takes longer than `patience` nanoseconds; 0: no limit.
         """
         if self.gate is None:
             raise Refused("no comparison is open")
@@ -227,7 +227,7 @@ class Session:
                 return {"status": "refused", "reason": refusal}
             contestant = self.gate.enter(declared.name, call, declared.leaves)
             contestant.left = changes.calls
-            # Where nothing is timed there is no later check: everything is looked at now.
+            # Without timing there is no later check.
             finding = contestant.check(fresh, again=None if warm else True, patience=patience)
         except TooSlow as error:
             return {"status": "refused", "reason": str(error)}
@@ -239,7 +239,7 @@ class Session:
                 return {"status": "unsupported", "reason": reason}
             return failure(error)
         if self.forked():
-            # Called in a loop it would come back as ever more processes.
+            # Called in a loop it would create ever more processes.
             return {"status": "failed", "reason": FORKED}
         evidence = {"error": finding.error, "ulps": finding.ulps}
         if not finding.right:
@@ -249,7 +249,7 @@ class Session:
             return {"status": "ok", **evidence}
         with self._watched(contestant):
             if contestant.fastest > SLOW:
-                # Being checked has warmed it.
+                # The check has warmed it up.
                 how = plan(contestant.fastest)
             else:
                 how = self.wall.warm(contestant.call, contestant.turns, warm)
@@ -259,7 +259,7 @@ class Session:
         return {"status": "ok", "visit": asdict(how), **evidence}
 
     def _built(self, declared: Mode, changes: _Changes) -> Callable[..., Any]:
-        """What a mode's builder gives; what it changes in the process is put back."""
+        """The callable that a mode's builder returns; its changes to the process are undone."""
         assert self.gate is not None
         try:
             return declared.build(self.gate.problem)
@@ -268,7 +268,7 @@ class Session:
 
     @contextlib.contextmanager
     def _watched(self, contestant: Contestant) -> Iterator[None]:
-        """Puts back what calls of a contestant change in the process, and keeps what that was."""
+        """Undoes the changes to the process by calls of a contestant, and records them."""
         home = contestant.gate.home
         try:
             yield
@@ -276,7 +276,7 @@ class Session:
             contestant.left.add(state.put_back(home))
 
     def _untrusted(self, contestant: Contestant) -> str | None:
-        """Why the clock cannot time it, on a device that works while the host goes on."""
+        """Why the clock cannot time it, on a device that works asynchronously."""
         assert self.gate is not None
         device = self.gate.problem.device
         if device.type == "cpu":
@@ -286,7 +286,7 @@ class Session:
         return audit(Cuda(), device, waits, self.clock, *made) or None
 
     def _refusal(self, declared: Mode) -> str:
-        """Why the mode must not be called, for want of memory; empty where it may be."""
+        """Why the mode must not be called, for lack of memory; empty if it can be."""
         assert self.gate is not None
         needed = self.gate.bytes_needed(declared.numbers_at_peak(self.gate.problem))
         if needed <= self.memory_limit:
@@ -294,10 +294,10 @@ class Session:
         return f"would need about {size(needed)}, more than the limit of {size(self.memory_limit)}"
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
-        """Visits in the order given; nanoseconds of every sub-block, and of all visits.
+        """Visits in this order; nanoseconds of every sub-block, and of all visits.
 
-        After each, the state of the process is put back, as far as it takes no time to look at.
-        What a visit changes is told by `check`.
+        After each visit the quick part of the process's state is restored. `check` reports what a
+        visit changed.
         """
         blocks = []
         home = self._at_home()
@@ -333,7 +333,7 @@ class Session:
         return self.gate.home
 
     def _find_culprit(self, contestants: Sequence[Contestant], rest: state.Left) -> None:
-        """Calls each contestant once more to see whose visit has changed what."""
+        """Calls each contestant once more to see which changes what."""
         if len(contestants) == 1:
             contestants[0].left.add(rest)
             return
@@ -372,8 +372,8 @@ class Session:
         }
 
     def trust(self, mode: str, handle: int, call: int, rehearse: bool) -> dict[str, Any]:
-        """Builds a mode that passed the gate of another process, where a call took so many
-        nanoseconds: this one is too slow to check it again. Calls it once to rehearse."""
+        """Builds a mode that passed the gate of another process, where a call took `call`
+        nanoseconds: this process is too slow to check it again. Calls it once to `rehearse`."""
         if self.gate is None:
             raise Refused("no comparison is open")
         declared = registry.MODES[self.gate.problem.operator, mode]
@@ -389,7 +389,7 @@ class Session:
         return {}
 
     def read(self, handle: int, instruments: list[str]) -> dict[str, Any]:
-        """What each instrument reads of a contestant, or the reason why it does not."""
+        """The values that each instrument reads of a contestant, or the reason for none."""
         contestant, how = self.contestants[handle]
         values: dict[str, list[float]] = {}
         reasons: dict[str, str] = {}
@@ -434,7 +434,7 @@ class Session:
         return {"formula": declared.formula, **{n: t.tolist() for n, t in found.items()}}
 
     def limits(self, device: str, threads: int, dtypes: list[str]) -> dict[str, Any]:
-        """What a device can do at most: see `gradbench.worker.limits`."""
+        """The limits of a device: see `gradbench.worker.limits`."""
         from gradbench.worker import limits
 
         return limits.measure(torch.device(device), threads, dtypes)
@@ -446,7 +446,7 @@ class Session:
         if self.compiled and "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
             self.compiled = False
-        # What survives a collection stays; frozen, it costs later ones nothing.
+        # What survives a collection stays; frozen, it does not slow later ones.
         gc.collect()
         gc.freeze()
         return {}
