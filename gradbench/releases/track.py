@@ -175,7 +175,7 @@ def measure(
     began = time.perf_counter()
     installed = {name: environments.find(name) for name in track.environments}
     done = track.done()
-    steps = list(_steps(track, settings))
+    steps = _steps(track, settings)
     skipped = sum(key in done for key, _ in steps)
     settled = _settled(track)
     sessions = _sessions(settings)
@@ -229,13 +229,21 @@ def measure(
 
 def _steps(track: Track, settings: Settings) -> list[tuple[tuple[int, int, str], Entry]]:
     sessions = _sessions(settings)
+    entries = {str(entry.comparison): entry for entry in track.entries()}
     steps = [
-        ((group, session, str(entry.comparison)), entry)
+        ((group, session, name), entry)
         for session in range(sessions)
         for group in range(len(track.started.groups))
-        for entry in track.entries()
+        for name, entry in entries.items()
     ]
-    return steps + _further(track, sessions)
+    # Sessions beyond the plan, for modes that crashed.
+    further = [
+        ((group, session, name), entries[name])
+        for (group, name), lack in lacking(track, sessions).items()
+        for session in lack.sessions
+        if name in entries
+    ]
+    return steps + sorted(further, key=lambda step: (step[0][1], step[0][0]))
 
 
 def _sessions(settings: Settings) -> int:
@@ -260,18 +268,6 @@ def lacking(track: Track, sessions: int) -> dict[tuple[int, str], Lack[tuple[str
         if lack is not None:
             lacks[group, name] = lack
     return lacks
-
-
-def _further(track: Track, sessions: int) -> list[tuple[tuple[int, int, str], Entry]]:
-    """Sessions beyond the plan, for modes that crashed."""
-    entries = {str(entry.comparison): entry for entry in track.entries()}
-    steps = [
-        ((group, session, name), entries[name])
-        for (group, name), lack in lacking(track, sessions).items()
-        for session in lack.sessions
-        if name in entries
-    ]
-    return sorted(steps, key=lambda step: (step[0][1], step[0][0]))
 
 
 def _settled(track: Track) -> Settled:

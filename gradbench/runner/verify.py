@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,10 +23,7 @@ class Verification:
     found: list[tuple[Entry, Entrant]] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        totals: dict[str, int] = {}
-        for _, entrant in self.found:
-            totals[entrant.status] = totals.get(entrant.status, 0) + 1
-        return dict(sorted(totals.items()))
+        return dict(sorted(Counter(entrant.status for _, entrant in self.found).items()))
 
     @property
     def passed(self) -> bool:

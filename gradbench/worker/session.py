@@ -22,6 +22,7 @@ from gradbench.core.units import size
 from gradbench.modes.capability import message_of, unsupported_reason
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
+from gradbench.problems.function import Function
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import OPERATORS
 from gradbench.worker.devices import Cuda, audit, exactness, flusher, synchronizer
@@ -74,6 +75,26 @@ class _Changes:
         return {**answer, "note": "; ".join(notes)} if notes else answer
 
 
+def _offer(function: Function, operator: str) -> Offer:
+    modes = registry.modes_of(operator)
+    return Offer(
+        operator=operator,
+        function=function.name,
+        document=function.document,
+        formula=function.formula,
+        derivative=function.derivative,
+        dtype=function.dtype,
+        example_size=size_label(function.example_size),
+        sizes=tuple(map(size_label, function.sizes)),
+        large_sizes=tuple(map(size_label, function.large_sizes)),
+        modes=tuple(m.name for m in modes if not m.opt_in),
+        opt_in=tuple(m.name for m in modes if m.opt_in),
+        size_names=tuple(function.example_size),
+        cuda=tuple(m.name for m in modes if m.cuda),
+        first=OPERATORS[operator].first,
+    )
+
+
 class Session:
     """The state of one worker: the open comparison and its contestants."""
 
@@ -105,31 +126,12 @@ class Session:
         return {}
 
     def discover(self) -> dict[str, Any]:
-        offers = []
-        for function in registry.FUNCTIONS.values():
-            for operator in function.derivatives:
-                modes = registry.modes_of(operator)
-                offers.append(
-                    asdict(
-                        Offer(
-                            operator=operator,
-                            function=function.name,
-                            document=function.document,
-                            formula=function.formula,
-                            derivative=function.derivative,
-                            dtype=function.dtype,
-                            example_size=size_label(function.example_size),
-                            sizes=tuple(map(size_label, function.sizes)),
-                            large_sizes=tuple(map(size_label, function.large_sizes)),
-                            modes=tuple(m.name for m in modes if not m.opt_in),
-                            opt_in=tuple(m.name for m in modes if m.opt_in),
-                            size_names=tuple(function.example_size),
-                            cuda=tuple(m.name for m in modes if m.cuda),
-                            first=OPERATORS[operator].first,
-                        )
-                    )
-                )
-        modes_told = [
+        offers = [
+            asdict(_offer(function, operator))
+            for function in registry.FUNCTIONS.values()
+            for operator in function.derivatives
+        ]
+        modes = [
             {
                 "operator": operator,
                 "mode": mode.name,
@@ -143,12 +145,7 @@ class Session:
             for (operator, _), mode in registry.MODES.items()
         ]
         unavailable = {name: i.unavailable() for name, i in self.instruments.items()}
-        return {
-            "offers": offers,
-            "modes": modes_told,
-            "unavailable": unavailable,
-            "broken": self.broken,
-        }
+        return {"offers": offers, "modes": modes, "unavailable": unavailable, "broken": self.broken}
 
     def open(self, comparison: str, salt: int, fresh: list[int]) -> dict[str, Any]:
         """Poses the problem: the timed arguments, and fresh sets with the numbers in `fresh`."""
