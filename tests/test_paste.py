@@ -13,12 +13,12 @@ from gradbench.advise.advice import Refusal
 from gradbench.core.cases import FORWARD
 from gradbench.modes import structured
 from gradbench.problems import registry
+from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import OPERATORS, Problem
 from gradbench.problems.written import Written
 from gradbench.worker import paste
-from gradbench.worker.gate import pose
 from gradbench.worker.structures import per_sample, structures
 from gradbench.worker.subject import Subject
 
@@ -74,24 +74,27 @@ def run(code, operator):
     return room[operator]
 
 
+def problem_of(subject, operator):
+    class AsFunction:
+        forward = staticmethod(subject.forward)
+        differentiated = subject.differentiated
+        name = "yours"
+        derivatives = {"gradient": torch.sin}  # noqa: RUF012
+
+    return Problem(
+        AsFunction(), operator, tuple(tuple(x.shape) for x in subject.values),
+        tuple(subject.forward(*subject.values).shape), torch.float64, torch.device("cpu"),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SUBJECTS.parent))
     monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
     subject, found, pattern, operators = posed(name, tmp_path)
-    y = subject.forward(*subject.values)
-
-    class AsFunction:
-        forward = staticmethod(subject.forward)
-        differentiated = subject.differentiated
-        name = "yours"
-
     tried = 0
     for operator in operators:
-        problem = Problem(
-            AsFunction(), operator, tuple(tuple(x.shape) for x in subject.values),
-            tuple(y.shape), torch.float64, torch.device("cpu"),
-        )  # fmt: skip
+        problem = problem_of(subject, operator)
         if operator == "jacobian" and found:
             structured.register("yours", found, suffix="")
         if operator == "jacobian" and per_sample(subject):
@@ -132,6 +135,60 @@ def test_there_is_code_for_every_mode_that_advice_may_name(operator):
         if mode.name != FORWARD and not (mode.opt_in or mode.by_hand):
             written = Written(mode.build, problem)
             assert "problem" not in written.functions[mode.build.__name__]
+
+
+OWN = """
+import math
+
+import torch
+
+import gradbench
+
+SCALE = 2.0
+
+
+def halved(grads: tuple) -> tuple:
+    return tuple(g / SCALE for g in grads)
+
+
+@gradbench.mode("gradient")
+def own_gradient(problem):
+    "the gradient, doubled and halved"
+    f, n = problem.forward, problem.differentiated
+    twice = 2 * math.prod(problem.output)
+
+    def call(inputs) -> tuple[torch.Tensor, ...]:
+        wrt = tuple(x.detach().requires_grad_() for x in inputs[:n])
+        return halved(torch.autograd.grad(twice * f(*wrt, *inputs[n:]), wrt))
+
+    return call
+
+
+@gradbench.mode("gradient")
+def own_formula(problem):
+    "the function's formula"
+    formula = problem.function.derivatives["gradient"]
+    return lambda inputs: formula(*inputs)
+"""
+
+
+def test_a_mode_of_the_users_own_has_code_to_paste(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SUBJECTS.parent))
+    monkeypatch.setattr(registry, "MODES", {})
+    file = tmp_path / "own_modes.py"
+    file.write_text(OWN)
+    registry.load_file(str(file))
+    subject, *_ = posed("loss", tmp_path)
+    problem = problem_of(subject, "gradient")
+    target = f"{SUBJECTS}:loss"
+    code = paste.code(subject, target, registry.MODES["gradient", "own_gradient"], problem)
+    assert "problem" not in code
+    assert "twice = 2\n" in code
+    (x,) = subject.values
+    assert torch.allclose(run(code, "gradient")(x), torch.func.grad(subject.forward)(x))
+    as_it_stands = paste.code(subject, target, registry.MODES["gradient", "own_formula"], problem)
+    assert "it uses the problem itself" in as_it_stands.splitlines()[0]
+    assert "def own_formula(problem):" in as_it_stands
 
 
 def test_names_of_parameters_become_python_names():

@@ -48,9 +48,9 @@ class Written:
         self.functions: dict[str, str] = {}
         if not isinstance(self.build, FunctionType):
             raise NotWritable("its builder is no function")
-        self._home = self.build.__module__
+        self.name, self._home = self.build.__name__, self.build.__module__
         self.known: dict[str, Any] = {FUNCTION: problem.forward}
-        self.add(self.build.__name__, self.build)
+        self.add(self.name, self.build)
 
     def add(self, name: str, value: Any) -> None:
         """Makes a global name of the source known to the code."""
@@ -62,14 +62,14 @@ class Written:
         module = getattr(value, "__module__", None) or ""
         own_name = getattr(value, "__name__", "")
         if isinstance(value, ModuleType):
-            self.imports.add(_import(own_name, name))
+            self.imports.add(import_line(own_name, name))
         elif isinstance(value, (FunctionType, type)) and self._is_own(module):
             if own_name != name:
                 raise NotWritable(f"{own_name} is called {name}")
             source = _Source(self, value)
             self.functions[name] = source.text
         elif own_name and getattr(sys.modules.get(module), own_name, None) is value:
-            self.imports.add(_import(own_name, name, module))
+            self.imports.add(import_line(own_name, name, module))
         elif (code := self.code(value)) is not None:
             self.constants.append(f"{name} = {code}")
         else:
@@ -105,7 +105,8 @@ class Written:
         return repr(value) if plain or (isinstance(value, float) and math.isfinite(value)) else None
 
 
-def _import(target: str, name: str, module: str = "") -> str:
+def import_line(target: str, name: str, module: str = "") -> str:
+    """The import of a target, from a module or as one, under a name."""
     line = f"from {module} import {target}" if module else f"import {target}"
     return line if target == name else f"{line} as {name}"
 

@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import inspect
 import keyword
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Mode
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
-from gradbench.problems.written import FUNCTION, NotWritable, Written, joined
+from gradbench.problems.written import FUNCTION, NotWritable, Written, import_line, joined
 from gradbench.worker.subject import Subject
 
 SEEDS = {"vjp": "v", "vjp_sum": "seeds", "jvp": "t", "hvp": "t"}
@@ -49,104 +49,114 @@ def code(
     `pattern` is the file that has them, empty where they can be written down. A mode that cannot be
     written out for one problem comes as it stands. Raises Unsupported where the mode does.
     """
+    operator = problem.operator
     # On the CPU, as this process may not be able to use another device.
     timed = mode.build(dataclasses.replace(problem, device=torch.device("cpu")))
-    operator = problem.operator
     try:
         written = Written(mode.build, problem)
-        builder = written.build.__name__
-        if operator in written.known.keys() - {builder}:
+        if operator in written.known.keys() - {written.name}:
             raise NotWritable(f"it has a helper called {operator}")
     except NotWritable as error:
         return f"# The mode as it is measured; {error}.\n{mode.source()}"
-    parts = list(written.functions.values())
-    whole = None if builder == operator else joined(parts[-1])
-    call = "call" if whole is None else builder
-    if whole is None:
-        takes_structures = "structures" in inspect.signature(written.build).parameters
-        if takes_structures:
-            written.imports.add("from types import SimpleNamespace")
-            parts.insert(0, _structures(structures, pattern))
-        parts.append(f"call = {builder}({'structures' * takes_structures})\n")
-    else:
-        parts[-1] = whole
+    call, functions = _mode(written, operator, structures, pattern)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
-    imports, function = _function(subject, target, names, taken)
-    first = SEEDS.get(operator)
-    returns_tuple = _annotation(timed) in ("Tensors", Tensors)
-    adapter = _adapter(subject, names, call, mode.leaves, first, returns_tuple)
-    lines = sorted(written.imports | imports, key=lambda line: (line.startswith("from"), line))
-    header = "\n".join([*lines, *written.constants])
-    signature = ", ".join([*([first] if first else []), *names])
-    parts = [header + "\n", function, *parts, f"def {operator}({signature}):\n{adapter}"]
-    return "\n\n".join(part for part in parts if part)
+    function = _function(written, subject, target, names, taken)
+    # A bare result for one input: what is annotated as a tuple is one.
+    bare = _annotation(timed) in ("Tensors", Tensors) and subject.differentiated == 1
+    parts = [
+        _header(written),
+        *function,
+        *functions,
+        _adapter(operator, names, subject.differentiated, call, mode.leaves, bare),
+    ]
+    return "\n\n".join(parts)
 
 
 def _annotation(call: Callable[..., Any]) -> Any:
     return getattr(call, "__annotations__", {}).get("return")
 
 
+def _header(written: Written) -> str:
+    imports = sorted(written.imports, key=lambda line: (line.startswith("from"), line))
+    blocks = [imports, written.constants] if written.constants else [imports]
+    return "\n\n".join("\n".join(lines) for lines in blocks) + "\n"
+
+
+def _mode(
+    written: Written, operator: str, structures: Sequence[Structure], pattern: str
+) -> tuple[str, list[str]]:
+    """The name of the callable that is timed, and the code that defines it."""
+    *helpers, builder = written.functions.values()
+    if written.name != operator and (whole := joined(builder)) is not None:
+        return written.name, [*helpers, whole]
+    if "structures" in inspect.signature(written.build).parameters:
+        written.imports.add("from types import SimpleNamespace")
+        entries = _structures(structures, pattern)
+        return "call", [entries, *helpers, builder, f"call = {written.name}(structures)\n"]
+    return "call", [*helpers, builder, f"call = {written.name}()\n"]
+
+
 def _adapter(
-    subject: Subject,
-    names: Sequence[str],
-    call: str,
-    leaves: bool,
-    first: str | None,
-    returns_tuple: bool,
+    operator: str, names: Sequence[str], differentiated: int, call: str, leaves: bool, bare: bool
 ) -> str:
-    """The body of the function that the user calls: from its arguments to those that are timed."""
-    n = subject.differentiated
-    wrt, constants = names[:n], names[n:]
-    lines = ""
+    """The function that the user calls: from its arguments to those of what is timed."""
+    wrt, constants = names[:differentiated], names[differentiated:]
+    lines = []
     inputs = _tuple(names)
-    if leaves and n == 1:
+    if leaves and differentiated == 1:
         inputs = _tuple([f"{wrt[0]}.detach().requires_grad_()", *constants])
     elif leaves:
-        lines = f"    wrt = tuple(x.detach().requires_grad_() for x in {_tuple(wrt)})\n"
+        lines = [f"    wrt = tuple(x.detach().requires_grad_() for x in {_tuple(wrt)})\n"]
         inputs = _tuple(["*wrt", *constants]) if constants else "wrt"
-    if first:
-        inputs += ", (t,)" if first == "t" and n == 1 else f", {first}"
-    bare = "[0]" if returns_tuple and n == 1 else ""
-    return f"{lines}    return {call}({inputs}){bare}\n"
+    parameters, arguments = list(names), [inputs]
+    if operator in SEEDS:
+        first = SEEDS[operator]
+        parameters.insert(0, first)
+        arguments.append("(t,)" if first == "t" and differentiated == 1 else first)
+    returned = f"    return {call}({', '.join(arguments)}){'[0]' * bare}\n"
+    return "".join([f"def {operator}({', '.join(parameters)}):\n", *lines, returned])
 
 
 def _function(
-    subject: Subject, target: str, names: Sequence[str], taken: Collection[str]
-) -> tuple[set[str], str]:
-    """The imports and the code that make the user's function a map from tensors to one tensor."""
+    written: Written,
+    subject: Subject,
+    target: str,
+    names: Sequence[str],
+    taken: Collection[str],
+) -> list[str]:
+    """The code that makes the user's function a map from tensors to one tensor, if it takes any
+    beyond the imports, which are added to those of the mode."""
     place, _, name = target.rpartition(":")
-    called = dict(zip(subject.names, names))
-    called |= {name: literal(value) for name, value in subject.plain.items()}
+    arguments = dict(zip(subject.names, names))
+    arguments |= {plain: literal(value) for plain, value in subject.plain.items()}
     tree = not isinstance(subject.value(*subject.values), Tensor)
-    plain = not (subject.parameters or subject.plain or tree) and subject.order == subject.names
-    root, _, rest = name.partition(".")
-    imports: set[str] = set()
-    if not place:
-        name = FUNCTION if plain else PASSED
-        said = f"# {name} is the function that was compared\n"
-    else:
+    as_it_is = subject.order == subject.names and not (subject.parameters or subject.plain or tree)
+    comment = ""
+    if place:
         module = place.removesuffix(".py").replace("\\", "/").rpartition("/")[2]
-        own = FUNCTION if plain and not rest else _free(root, [*taken, *names])
-        imports.add(f"from {module} import {root}" + (f" as {own}" if own != root else ""))
-        name = f"{own}.{rest}" if rest else own
-        said = ""
-    if plain:
-        return imports, said or ("" if name == FUNCTION else f"{FUNCTION} = {name}\n")
-    given = [f"{o}={called[o]}" if subject.by_name else called[o] for o in subject.order]
-    value = f"{name}({', '.join(given)})"
+        root, *rest = name.split(".")
+        imported = FUNCTION if as_it_is and not rest else _free(root, [*taken, *names])
+        written.imports.add(import_line(root, imported, module))
+        name = ".".join([imported, *rest])
+    else:
+        name = FUNCTION if as_it_is else PASSED
+        comment = f"# {name} is the function that was compared\n"
+    if as_it_is:
+        code = comment or (f"{FUNCTION} = {name}\n" if name != FUNCTION else "")
+        return [code] if code else []
+    pairs = [(argument, arguments[argument]) for argument in subject.order]
+    values = [f"{argument}={value}" if subject.by_name else value for argument, value in pairs]
+    value = f"{name}({', '.join(values)})"
     if subject.parameters:
-        weights = ", ".join(f'"{p}": {called[p]}' for p in subject.parameters)
-        values = _tuple([called[o] for o in subject.order])
-        if subject.by_name:
-            values = ", ".join(f'"{o}": {called[o]}' for o in subject.order)
-            values = f"(), {{{values}}}"
-        value = f"torch.func.functional_call({name}, {{{weights}}}, {values})"
+        weights = _dict((parameter, arguments[parameter]) for parameter in subject.parameters)
+        passed = f"(), {_dict(pairs)}" if subject.by_name else _tuple(values)
+        value = f"torch.func.functional_call({name}, {weights}, {passed})"
     if tree:
-        imports.add("from torch.utils._pytree import tree_flatten")
+        written.imports.add("from torch.utils._pytree import tree_flatten")
         value = f"tree_flatten({value})[0]"
         value = f"torch.cat([y.reshape(-1) for y in {value} if isinstance(y, torch.Tensor)])"
-    return imports, f"{said}def {FUNCTION}({', '.join(names)}):\n    return {value}\n"
+    return [f"{comment}def {FUNCTION}({', '.join(names)}):\n    return {value}\n"]
 
 
 def _structures(structures: Sequence[Structure], pattern: str) -> str:
@@ -194,6 +204,10 @@ def literal(value: Any) -> str:
     except (ValueError, SyntaxError, MemoryError):
         return "..."
     return repr(value)
+
+
+def _dict(pairs: Iterable[tuple[str, str]]) -> str:
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in pairs) + "}"
 
 
 def _tuple(words: Sequence[str]) -> str:
