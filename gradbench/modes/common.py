@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradbench.problems.function import Tensors, as_tuple
-from gradbench.problems.operators import LEARNING_RATE, Problem
+from gradbench.problems.operators import LEARNING_RATE, Problem, Shape
 
 MaybeTensors = Sequence[Tensor | None]
 
@@ -61,24 +61,27 @@ def row_seeds(problem: Problem) -> tuple[Callable[[Tensor], Tensor], int]:
     return (one_hot_per_sample, 1) if problem.operator.startswith("batch") else (one_hot, 0)
 
 
-def stacked(rows: Sequence[MaybeTensors], y: Tensor, wrt: Tensors, dim: int = 0) -> Tensors:
-    """The jacobian of `y` from its rows, one block per input; dim 1: one jacobian per sample."""
+def block_shapes(y: Tensor, wrt: Tensors, dim: int) -> list[Shape]:
+    """The shape of the jacobian of `y` by each input; dim 1: of one jacobian per sample."""
+    # Plain tuples: slicing and adding torch.Size takes several times as long.
+    rows = tuple(y.shape)
+    return [rows + tuple(x.shape)[dim:] for x in wrt]
+
+
+def stacked(rows: Sequence[MaybeTensors], y: Tensor, wrt: Tensors, dim: int) -> Tensors:
+    """The jacobian of `y` from its rows, one block per input."""
     return tuple(
         # An input that y does not depend on is None in every row.
-        y.new_zeros(y.shape + x.shape[dim:])
-        if column[0] is None
-        else torch.stack(column, dim).reshape(y.shape + x.shape[dim:])
-        for column, x in zip(zip(*rows), wrt)
+        y.new_zeros(shape) if column[0] is None else torch.stack(column, dim).reshape(shape)
+        for column, shape in zip(zip(*rows), block_shapes(y, wrt, dim))
     )
 
 
-def reshaped(blocks: MaybeTensors, y: Tensor, wrt: Tensors, dim: int = 0) -> Tensors:
-    """The jacobian of `y` from blocks whose rows lie along dimension 0, put together alike."""
+def reshaped(blocks: MaybeTensors, y: Tensor, wrt: Tensors, dim: int) -> Tensors:
+    """The jacobian of `y` from blocks whose rows lie along dimension 0."""
     return tuple(
-        y.new_zeros(y.shape + x.shape[dim:])
-        if block is None
-        else block.movedim(0, dim).reshape(y.shape + x.shape[dim:])
-        for block, x in zip(blocks, wrt)
+        y.new_zeros(shape) if block is None else block.movedim(0, dim).reshape(shape)
+        for block, shape in zip(blocks, block_shapes(y, wrt, dim))
     )
 
 

@@ -30,7 +30,7 @@ def alone(problem: Problem, inputs: Tensors, i: int) -> Callable[[Tensor], Tenso
 
 def beside(columns: list[Tensor], x: Tensor) -> Tensor:
     """The jacobian by `x` from its columns."""
-    return torch.stack(columns, -1).reshape(columns[0].shape + x.shape)
+    return torch.stack(columns, -1).reshape((*columns[0].shape, *x.shape))
 
 
 @mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from gradbench.modes.common import filled, reshaped, row_seeds, stacked, taken
+from gradbench.modes.common import block_shapes, filled, reshaped, row_seeds, stacked, taken
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Unsupported, jacobian_by_rows
 from gradbench.problems.operators import ACCUMULATED_SEEDS, Problem
@@ -121,7 +121,10 @@ def ones_grad_per_sample(problem: Problem) -> Call:
     def call(inputs: Tensors) -> Tensors:
         y, wrt = f(*inputs), inputs[:n]
         grads = torch.autograd.grad(y, wrt, torch.ones_like(y), allow_unused=True)
-        return tuple(g.reshape(y.shape + x.shape[1:]) for g, x in zip(filled(grads, wrt), wrt))
+        blocks = filled(grads, wrt)
+        if y.dim() == 1:
+            return blocks
+        return tuple(b.reshape(shape) for b, shape in zip(blocks, block_shapes(y, wrt, 1)))
 
     return call
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gradbench.modes.common import (
     argnums,
     batched,
+    block_shapes,
     bound,
     filled,
     flat,
@@ -51,7 +52,7 @@ def differentiated_again(problem: Problem, jacobian: Callable[[Tensor, Tensors],
             if g.requires_grad:
                 blocks += jacobian(g, wrt)
             else:
-                blocks += (g.new_zeros(g.shape + x.shape[dim:]) for x in wrt)
+                blocks += (g.new_zeros(shape) for shape in block_shapes(g, wrt, dim))
         return tuple(blocks)
 
     return call
