@@ -7,6 +7,7 @@ import torch
 
 from gradbench.analysis.runs import Ratio
 from gradbench.studies.experts import FUNCTIONS, question, row
+from gradbench.worker.reference import rows
 from gradbench.worker.subject import Subject
 
 ASKED = FUNCTIONS[0]
@@ -63,7 +64,7 @@ def test_each_expert_gives_the_derivative_of_its_function(asked):
     (way,) = subject.ways.values()
     got = subject.called(way, subject.values)
     got = got if isinstance(got, tuple) else (got,)
-    y, blocks = subject.rows(*subject.values)
+    y, blocks = rows(subject, *subject.values)
     for found, block, x in zip(got, blocks, subject.values):
         wanted = block.reshape(y.shape + x.shape)
         if asked.name == "pinn":

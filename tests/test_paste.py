@@ -1,5 +1,6 @@
 """The code to paste computes what the mode that it stands for computes; and advice as an object."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -7,15 +8,19 @@ import pytest
 import torch
 
 import gradbench
+from gradbench.advise import OPERATORS as ADVISED
 from gradbench.advise.advice import Refusal
 from gradbench.core.cases import FORWARD
-from gradbench.core.code import BODIES, identifiers, snippet
 from gradbench.modes import structured
 from gradbench.problems import registry
+from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import OPERATORS, Problem
-from gradbench.worker.subject import Subject, per_sample, structures
+from gradbench.problems.written import Written
+from gradbench.worker import paste
+from gradbench.worker.structures import per_sample, structures
+from gradbench.worker.subject import Subject
 
 SUBJECTS = Path(__file__).parent / "suites" / "subjects.py"
 registry.load_builtin()
@@ -59,9 +64,8 @@ def posed(name, tmp_path):
     pattern = ""
     if found and any(s.kind not in ("dense", "diagonal") for s in found):
         pattern = str(tmp_path / "pattern.pt")
-        fields = ("rows", "columns", "row_colours", "column_colours")
-        torch.save([{f: getattr(s, f) for f in fields} for s in found], pattern)
-    return subject, found, subject.form(target, pattern), operators
+        torch.save([dataclasses.asdict(s) for s in found], pattern)
+    return subject, found, pattern, operators
 
 
 def run(code, operator):
@@ -70,68 +74,126 @@ def run(code, operator):
     return room[operator]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(SUBJECTS.parent))
-    subject, found, form, operators = posed(name, tmp_path)
-    y = subject.forward(*subject.values)
-
+def problem_of(subject, operator):
     class AsFunction:
         forward = staticmethod(subject.forward)
         differentiated = subject.differentiated
         name = "yours"
+        derivatives = {"gradient": torch.sin}  # noqa: RUF012
 
+    return Problem(
+        AsFunction(), operator, tuple(tuple(x.shape) for x in subject.values),
+        tuple(subject.forward(*subject.values).shape), torch.float64, torch.device("cpu"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SUBJECTS.parent))
+    monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
+    subject, found, pattern, operators = posed(name, tmp_path)
     tried = 0
     for operator in operators:
-        problem = Problem(
-            AsFunction(), operator, tuple(tuple(x.shape) for x in subject.values),
-            tuple(y.shape), torch.float64, torch.device("cpu"),
-        )  # fmt: skip
-        modes = [m for m in registry.modes_of(operator) if not (m.opt_in or m.by_hand)]
-        builds = {m.name: (m.build, m.leaves) for m in modes if m.name != FORWARD}
-        if operator == "jacobian" and found and all(s.kind != "dense" for s in found):
-            for way, make in (
-                ("compressed_rows", structured.rows_batched),
-                ("compressed_rows_loop", structured.rows_loop),
-                ("compressed_columns", structured.columns_batched),
-                ("compressed_columns_loop", structured.columns_loop),
-            ):
-                builds[way] = (lambda p, make=make: make(p, found), False)
+        problem = problem_of(subject, operator)
+        if operator == "jacobian" and found:
+            structured.register("yours", found, suffix="")
         if operator == "jacobian" and per_sample(subject):
-            builds["per_sample_grad"] = (structured.per_sample_grad, False)
-            builds["per_sample_jacrev"] = (structured.per_sample_jacrev, False)
+            structured.register_samples()
         seed = OPERATORS[operator].seed
         extra = () if seed is None else (seed(problem, torch.Generator().manual_seed(1)),)
-        for mode, (build, leaves) in builds.items():
-            # A mode of which there is no code would be offered without one.
-            code = snippet(form, operator, mode)
+        for mode in registry.modes_of(operator):
+            if mode.opt_in or mode.by_hand or mode.name == FORWARD:
+                continue
             inputs = tuple(
-                x.clone().requires_grad_(leaves and i < subject.differentiated)
+                x.clone().requires_grad_(mode.leaves and i < subject.differentiated)
                 for i, x in enumerate(subject.values)
             )
             try:
-                wanted = as_tuple(build(problem)(inputs, *extra))
+                wanted = as_tuple(mode.build(problem)(inputs, *extra))
             except Unsupported:
                 continue
+            # A mode of which there is no code would be offered without one.
+            code = paste.code(subject, f"{SUBJECTS}:{name}", mode, problem, found, pattern)
             first = extra
             if operator in ("jvp", "hvp") and subject.differentiated == 1:
                 first = (extra[0][0],)
-            got = as_tuple(run(code, operator)(*first, *subject.values))
-            assert len(got) == len(wanted), (operator, mode)
+            result = run(code, operator)(*first, *subject.values)
+            assert isinstance(result, torch.Tensor) == (len(wanted) == 1), (operator, mode.name)
+            got = as_tuple(result)
+            assert len(got) == len(wanted), (operator, mode.name)
             for a, b in zip(got, wanted):
-                assert torch.allclose(a, b, rtol=1e-12, atol=1e-12), (operator, mode)
+                assert torch.allclose(a, b, rtol=1e-12, atol=1e-12), (operator, mode.name)
             tried += 1
     assert tried >= 4
 
 
-def test_there_is_code_for_every_mode_that_advice_may_name():
-    for operator, bodies in BODIES.items():
-        offered = {m.name for m in registry.modes_of(operator) if not (m.opt_in or m.by_hand)}
-        assert offered - {FORWARD} <= set(bodies)
+@pytest.mark.parametrize("operator", ADVISED)
+def test_there_is_code_for_every_mode_that_advice_may_name(operator):
+    function = next(f for f in registry.FUNCTIONS.values() if operator in f.derivatives)
+    problem, _ = pose(function, operator, None, "float64", "cpu", 0)
+    for mode in registry.modes_of(operator):
+        if mode.name != FORWARD and not (mode.opt_in or mode.by_hand):
+            written = Written(mode.build, problem)
+            assert "problem" not in written.functions[mode.build.__name__]
+
+
+OWN = """
+import math
+
+import torch
+
+import gradbench
+
+SCALE = 2.0
+
+
+def halved(grads: tuple) -> tuple:
+    return tuple(g / SCALE for g in grads)
+
+
+@gradbench.mode("gradient")
+def own_gradient(problem):
+    "the gradient, doubled and halved"
+    f, n = problem.forward, problem.differentiated
+    twice = 2 * math.prod(problem.output)
+
+    def call(inputs) -> tuple[torch.Tensor, ...]:
+        wrt = tuple(x.detach().requires_grad_() for x in inputs[:n])
+        return halved(torch.autograd.grad(twice * f(*wrt, *inputs[n:]), wrt))
+
+    return call
+
+
+@gradbench.mode("gradient")
+def own_formula(problem):
+    "the function's formula"
+    formula = problem.function.derivatives["gradient"]
+    return lambda inputs: formula(*inputs)
+"""
+
+
+def test_a_mode_of_the_users_own_has_code_to_paste(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SUBJECTS.parent))
+    monkeypatch.setattr(registry, "MODES", {})
+    file = tmp_path / "own_modes.py"
+    file.write_text(OWN)
+    registry.load_file(str(file))
+    subject, *_ = posed("loss", tmp_path)
+    problem = problem_of(subject, "gradient")
+    target = f"{SUBJECTS}:loss"
+    code = paste.code(subject, target, registry.MODES["gradient", "own_gradient"], problem)
+    assert "problem" not in code
+    assert "twice = 2\n" in code
+    (x,) = subject.values
+    assert torch.allclose(run(code, "gradient")(x), torch.func.grad(subject.forward)(x))
+    as_it_stands = paste.code(subject, target, registry.MODES["gradient", "own_formula"], problem)
+    assert "it uses the problem itself" in as_it_stands.splitlines()[0]
+    assert "def own_formula(problem):" in as_it_stands
 
 
 def test_names_of_parameters_become_python_names():
-    assert identifiers(["0.weight", "lambda", "f", "x"]) == ["p0_weight", "plambda", "f_", "x"]
+    names = paste.identifiers(["0.weight", "lambda", "f", "x"], {"f"})
+    assert names == ["p0_weight", "plambda", "f_", "x"]
 
 
 def test_compare_advises_on_a_closure_and_shows_itself(tmp_path):

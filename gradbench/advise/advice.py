@@ -31,7 +31,6 @@ from gradbench.core.cases import (
     Selection,
     expand,
 )
-from gradbench.core.code import snippet
 from gradbench.core.instruments import PEAK_MEMORY, WALL_TIME
 from gradbench.core.suggest import hint
 from gradbench.core.units import reading
@@ -111,6 +110,7 @@ class Question:
             "passed": self.passed,
             "maker": self.maker,
             "also": list(self.also),
+            "device": self.device,
             "pattern": pattern,
             "operator": self.operator,
         }
@@ -176,12 +176,10 @@ class Advice:
         Raises ValueError if there is no such mode.
         """
         operator, mode = operator or self.operators[0], mode or self.winner(operator)
-        if mode in self.found["own"]:
-            return str(self.found["own"][mode])
-        try:
-            return snippet(self.found["form"], operator, mode)
-        except KeyError:
-            raise ValueError(f"there is no code of a mode {mode!r} of {operator}") from None
+        code: dict[str, str] = self.found["code"] | self.found["own"]
+        if operator not in self.operators or mode not in code:
+            raise ValueError(f"there is no code of a mode {mode!r} of {operator}")
+        return code[mode]
 
     def gain(self, operator: str = "") -> str:
         """A sentence on how much faster the fastest mode is than the usual choice; empty if they
@@ -344,7 +342,7 @@ OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 """What ends a process from outside: it is tried once more."""
 
 FOUND = {
-    *("form", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
+    *("code", "pattern", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
     *("structure", "own", "cost"),
 }
 """What the probing process tells of a function on which advice can be given."""
@@ -447,7 +445,7 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
         run = measure(log, run, settings, options, discovery, report)
     if run.finished:
         # A run that is over is not resumed; the code to paste may need the pattern.
-        _delete([suite, *passed, *([] if found["form"]["pattern"] else [pattern])])
+        _delete([suite, *passed, *([] if found["pattern"] else [pattern])])
     answer = judged(run.path)
     seconds = time.perf_counter() - began
     return Advice(question.target, found, answer, run.path, seconds, question.budget)

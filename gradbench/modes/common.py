@@ -54,35 +54,40 @@ def one_hot_per_sample(y: Tensor) -> Tensor:
 
 
 def row_seeds(problem: Problem) -> tuple[Callable[[Tensor], Tensor], int]:
-    """What makes the seeds that pull back one row each, and the dimension that numbers the rows.
+    """The function that makes one seed per row, and the dimension that numbers the rows.
 
     A batch pulls back the rows of all its samples at once, as no sample depends on another.
     """
     return (one_hot_per_sample, 1) if problem.operator.startswith("batch") else (one_hot, 0)
 
 
-def stacked(
-    rows: Sequence[MaybeTensors], shapes: Sequence[Shape], y: Tensor, dim: int = 0
-) -> Tensors:
-    """The rows of a jacobian of `y` put together, one block of the given shape per input."""
+def block_shapes(y: Tensor, wrt: Tensors, dim: int) -> list[Shape]:
+    """The shape of the jacobian of `y` by each input; dim 1: of one jacobian per sample."""
+    # Plain tuples: slicing and adding torch.Size takes several times as long.
+    rows = tuple(y.shape)
+    return [rows + tuple(x.shape)[dim:] for x in wrt]
+
+
+def stacked(rows: Sequence[MaybeTensors], y: Tensor, wrt: Tensors, dim: int) -> Tensors:
+    """The jacobian of `y` from its rows, one block per input."""
     return tuple(
         # An input that y does not depend on is None in every row.
         y.new_zeros(shape) if column[0] is None else torch.stack(column, dim).reshape(shape)
-        for column, shape in zip(zip(*rows), shapes)
+        for column, shape in zip(zip(*rows), block_shapes(y, wrt, dim))
     )
 
 
-def reshaped(blocks: MaybeTensors, shapes: Sequence[Shape], y: Tensor, dim: int = 0) -> Tensors:
-    """The same from blocks whose rows lie along dimension 0 already."""
+def reshaped(blocks: MaybeTensors, y: Tensor, wrt: Tensors, dim: int) -> Tensors:
+    """The jacobian of `y` from blocks whose rows lie along dimension 0."""
     return tuple(
         y.new_zeros(shape) if block is None else block.movedim(0, dim).reshape(shape)
-        for block, shape in zip(blocks, shapes)
+        for block, shape in zip(blocks, block_shapes(y, wrt, dim))
     )
 
 
-def flat(rows: Any) -> Any:
-    """The blocks of a hessian in row-major order; a bare tensor stays one."""
-    return tuple(chain.from_iterable(rows)) if isinstance(rows, tuple) else rows
+def flat(rows: Any) -> Tensors:
+    """The blocks of a hessian in row-major order."""
+    return tuple(chain.from_iterable(rows)) if isinstance(rows, tuple) else (rows,)
 
 
 def diagonal_blocks(blocks: Sequence[Tensor], samples: int) -> Tensors:
@@ -104,15 +109,17 @@ def functional_step(problem: Problem) -> Callable[[Tensors], Tensors]:
     return step
 
 
-def batched(problem: Problem) -> tuple[int | None, ...]:
-    """The `in_dims` of vmap: an input of as many rows as the value has is one of samples."""
+InDims = tuple[int | None, ...]
+
+
+def batched(problem: Problem) -> InDims:
+    """The `in_dims` of vmap: an input with as many rows as the value has one per sample."""
     samples = problem.output[:1]
     return tuple(0 if shape[:1] == samples else None for shape in problem.inputs)
 
 
-def per_sample(problem: Problem) -> Callable[..., Tensor]:
+def per_sample(f: Callable[..., Tensor], in_dims: InDims) -> Callable[..., Tensor]:
     """The function of one sample, for vmap, from the function of a batch."""
-    f, in_dims = problem.forward, batched(problem)
 
     def sample(*inputs: Tensor) -> Tensor:
         batch = (x if dim is None else x.unsqueeze(0) for x, dim in zip(inputs, in_dims))

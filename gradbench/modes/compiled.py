@@ -89,8 +89,9 @@ def compiled_jacfwd(problem: Problem) -> Call:
 @mode("batch_jacobian", opt_in=True, needs=(*NEEDS, "torch.func.vmap", "torch.func.jacrev"))
 def compiled_vmap_jacrev(problem: Problem) -> Call:
     """`vmap(jacrev)` of the function of one sample, compiled"""
-    jacobian = torch.func.jacrev(per_sample(problem), argnums(problem))
-    jacobians = compiled(torch.func.vmap(jacobian, batched(problem)))
+    in_dims = batched(problem)
+    jacobian = torch.func.jacrev(per_sample(problem.forward, in_dims), argnums(problem))
+    jacobians = compiled(torch.func.vmap(jacobian, in_dims))
     return lambda inputs: jacobians(*inputs)
 
 
@@ -156,9 +157,10 @@ def compiled_hessian(problem: Problem) -> Call:
 @mode("batch_hessian", opt_in=True, needs=(*NEEDS, "torch.func.vmap", "torch.func.jacrev"))
 def compiled_vmap_jacrev_jacrev(problem: Problem) -> Call:
     """`vmap(jacrev(jacrev))` of the function of one sample, compiled"""
-    wrt = argnums(problem)
-    hessian = torch.func.jacrev(torch.func.jacrev(per_sample(problem), wrt), wrt)
-    hessians = compiled(torch.func.vmap(hessian, batched(problem)))
+    wrt, in_dims = argnums(problem), batched(problem)
+    sample = per_sample(problem.forward, in_dims)
+    hessian = torch.func.jacrev(torch.func.jacrev(sample, wrt), wrt)
+    hessians = compiled(torch.func.vmap(hessian, in_dims))
     return lambda inputs: flat(hessians(*inputs))
 
 

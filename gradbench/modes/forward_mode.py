@@ -28,17 +28,23 @@ def alone(problem: Problem, inputs: Tensors, i: int) -> Callable[[Tensor], Tenso
     return lambda x: f(*before, x, *after)
 
 
+def beside(columns: list[Tensor], x: Tensor) -> Tensor:
+    """The jacobian by `x` from its columns."""
+    return torch.stack(columns, -1).reshape((*columns[0].shape, *x.shape))
+
+
 @mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns)
 def forward_loop(problem: Problem) -> Call:
     """Dual numbers in a loop over the coordinates, each with a one-hot tangent"""
+    n = problem.differentiated
 
     def call(inputs: Tensors) -> Tensors:
         blocks = []
         with dual.dual_level():
-            for i, shape in enumerate(problem.result):
-                f, x = alone(problem, inputs, i), inputs[i]
+            for i, x in enumerate(inputs[:n]):
+                f = alone(problem, inputs, i)
                 columns = [pushed(f(dual.make_dual(x, t))) for t in one_hot(x)]
-                blocks.append(torch.stack(columns, -1).reshape(shape))
+                blocks.append(beside(columns, x))
         return tuple(blocks)
 
     return call
@@ -47,13 +53,14 @@ def forward_loop(problem: Problem) -> Call:
 @mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns)
 def loop_jvp(problem: Problem) -> Call:
     """`torch.func.jvp` in a loop over the coordinates, each with a one-hot tangent"""
+    n = problem.differentiated
 
     def call(inputs: Tensors) -> Tensors:
         blocks = []
-        for i, shape in enumerate(problem.result):
-            f, x = alone(problem, inputs, i), inputs[i]
+        for i, x in enumerate(inputs[:n]):
+            f = alone(problem, inputs, i)
             columns = [torch.func.jvp(f, (x,), (t,))[1] for t in one_hot(x)]
-            blocks.append(torch.stack(columns, -1).reshape(shape))
+            blocks.append(beside(columns, x))
         return tuple(blocks)
 
     return call
@@ -62,9 +69,10 @@ def loop_jvp(problem: Problem) -> Call:
 @mode("diagonal")
 def ones_dual(problem: Problem) -> Call:
     """Dual numbers once, with a tangent of ones"""
+    n = problem.differentiated
 
     def call(inputs: Tensors) -> Tensors:
-        wrt = inputs[: problem.differentiated]
+        wrt = inputs[:n]
         with dual.dual_level():
             return tuple(
                 pushed(alone(problem, inputs, i)(dual.make_dual(x, torch.ones_like(x))))
@@ -77,9 +85,10 @@ def ones_dual(problem: Problem) -> Call:
 @mode("diagonal")
 def ones_jvp(problem: Problem) -> Call:
     """`torch.func.jvp` once, with a tangent of ones"""
+    n = problem.differentiated
 
     def call(inputs: Tensors) -> Tensors:
-        wrt = inputs[: problem.differentiated]
+        wrt = inputs[:n]
         return tuple(
             torch.func.jvp(alone(problem, inputs, i), (x,), (torch.ones_like(x),))[1]
             for i, x in enumerate(wrt)

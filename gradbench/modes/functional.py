@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,35 +22,38 @@ from gradbench.problems.registry import mode
 JACOBIANS = ("derivative", "gradient", "jacobian")
 
 
-def called(problem: Problem, api: Callable[..., Any], **options: Any) -> Call:
-    """`api(f, inputs, **options)` with the function of its differentiated inputs alone."""
-
-    def call(inputs: Tensors) -> Tensors:
-        f, wrt = bound(problem, inputs)
-        # The forward-mode strategies return lists.
-        return tuple(api(f, wrt, **options))
-
-    return call
-
-
 @mode(*JACOBIANS, document="G")
 def functional_jacobian(problem: Problem) -> Call:
     """`functional.jacobian`: reverse mode in a loop over the outputs"""
-    return called(problem, torch.autograd.functional.jacobian)
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        return tuple(torch.autograd.functional.jacobian(f, wrt))
+
+    return call
 
 
 @mode(*JACOBIANS, memory=jacobian_by_rows)
 def functional_jacobian_vectorized(problem: Problem) -> Call:
     """`functional.jacobian` with `vectorize=True`: all outputs in one reverse pass"""
-    return called(problem, torch.autograd.functional.jacobian, vectorize=True)
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        return tuple(torch.autograd.functional.jacobian(f, wrt, vectorize=True))
+
+    return call
 
 
 @mode(*JACOBIANS, memory=jacobian_by_columns)
 def functional_forward(problem: Problem) -> Call:
     """`functional.jacobian` in forward mode: all coordinates in one pass"""
-    return called(
-        problem, torch.autograd.functional.jacobian, strategy="forward-mode", vectorize=True
-    )
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        blocks = torch.autograd.functional.jacobian(f, wrt, strategy="forward-mode", vectorize=True)
+        return tuple(blocks)  # This strategy returns a list.
+
+    return call
 
 
 @mode("batch_jacobian")
@@ -84,13 +86,11 @@ def naive_loop(problem: Problem) -> Call:
 
     def call(inputs: Tensors) -> Tensors:
         samples = []
-        for i in range(problem.output[0]):
-            one = (x if dim is None else x[i : i + 1] for x, dim in zip(inputs, in_dims))
-            samples.append(torch.autograd.functional.jacobian(*bound(problem, tuple(one))))
-        return tuple(
-            torch.stack(blocks).reshape(shape)
-            for blocks, shape in zip(zip(*samples), problem.result)
-        )
+        for i in range(len(inputs[0])):
+            one = tuple(x if dim is None else x[i : i + 1] for x, dim in zip(inputs, in_dims))
+            samples.append(torch.autograd.functional.jacobian(*bound(problem, one)))
+        # Each block has a dimension of one sample among those of the value and of the input.
+        return tuple(torch.cat(blocks).squeeze(len(problem.output)) for blocks in zip(*samples))
 
     return call
 
@@ -98,13 +98,13 @@ def naive_loop(problem: Problem) -> Call:
 @mode("diagonal", memory=full_jacobian)
 def dense_diagonal(problem: Problem) -> Call:
     """`functional.jacobian`, of which the diagonal is kept"""
-    n = problem.outputs
 
     def call(inputs: Tensors) -> Tensors:
-        blocks = torch.autograd.functional.jacobian(*bound(problem, inputs))
+        f, wrt = bound(problem, inputs)
+        blocks = torch.autograd.functional.jacobian(f, wrt)
         return tuple(
-            block.reshape(n, n).diagonal().reshape(shape)
-            for block, shape in zip(blocks, problem.result)
+            block.reshape(x.numel(), -1).diagonal().reshape(x.shape)
+            for block, x in zip(blocks, wrt)
         )
 
     return call
@@ -114,9 +114,8 @@ def dense_diagonal(problem: Problem) -> Call:
 def functional_vjp(problem: Problem) -> Call:
     """`functional.vjp`"""
 
-    def call(inputs: Tensors, v: Tensor | None = None) -> Any:
-        _, pulled = torch.autograd.functional.vjp(*bound(problem, inputs), v)
-        return pulled
+    def call(inputs: Tensors, v: Tensor | None = None) -> Tensors:
+        return tuple(torch.autograd.functional.vjp(*bound(problem, inputs), v)[1])
 
     return call
 
@@ -126,8 +125,7 @@ def functional_jvp(problem: Problem) -> Call:
     """`functional.jvp`: reverse mode twice"""
 
     def call(inputs: Tensors, tangents: Tensors) -> Any:
-        _, pushed = torch.autograd.functional.jvp(*bound(problem, inputs), tangents)
-        return pushed
+        return torch.autograd.functional.jvp(*bound(problem, inputs), tangents)[1]
 
     return call
 
@@ -136,9 +134,8 @@ def functional_jvp(problem: Problem) -> Call:
 def functional_hvp(problem: Problem) -> Call:
     """`functional.hvp`: reverse mode three times"""
 
-    def call(inputs: Tensors, tangents: Tensors) -> Any:
-        _, product = torch.autograd.functional.hvp(*bound(problem, inputs), tangents)
-        return product
+    def call(inputs: Tensors, tangents: Tensors) -> Tensors:
+        return tuple(torch.autograd.functional.hvp(*bound(problem, inputs), tangents)[1])
 
     return call
 
@@ -147,37 +144,47 @@ def functional_hvp(problem: Problem) -> Call:
 def functional_vhp(problem: Problem) -> Call:
     """`functional.vhp`: reverse mode twice, as a hessian is symmetric"""
 
-    def call(inputs: Tensors, tangents: Tensors) -> Any:
-        _, product = torch.autograd.functional.vhp(*bound(problem, inputs), tangents)
-        return product
+    def call(inputs: Tensors, tangents: Tensors) -> Tensors:
+        return tuple(torch.autograd.functional.vhp(*bound(problem, inputs), tangents)[1])
 
     return call
-
-
-def hessian_called(problem: Problem, **options: Any) -> Call:
-    """The blocks of `functional.hessian` with the given options."""
-    rows = called(problem, torch.autograd.functional.hessian, **options)
-    return lambda inputs: flat(rows(inputs))
 
 
 @mode("hessian")
 def functional_hessian(problem: Problem) -> Call:
     """`functional.hessian`: reverse mode twice, in a loop over the coordinates"""
-    return hessian_called(problem)
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        return flat(torch.autograd.functional.hessian(f, wrt))
+
+    return call
 
 
 @mode("hessian", memory=jacobian_by_columns)
 def functional_hessian_vectorized(problem: Problem) -> Call:
     """`functional.hessian` with `vectorize=True`: all coordinates in one second pass"""
-    return hessian_called(problem, vectorize=True)
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        return flat(torch.autograd.functional.hessian(f, wrt, vectorize=True))
+
+    return call
 
 
 @mode("hessian", memory=jacobian_by_columns)
 def functional_hessian_forward(problem: Problem) -> Call:
     """`functional.hessian` with forward mode over reverse mode"""
-    blocks = hessian_called(problem, vectorize=True, outer_jacobian_strategy="forward-mode")
-    # With this strategy the result still carries the graph of the gradient.
-    return lambda inputs: tuple(block.detach() for block in blocks(inputs))
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        rows = torch.autograd.functional.hessian(
+            f, wrt, vectorize=True, outer_jacobian_strategy="forward-mode"
+        )
+        # With this strategy the result still carries the graph of the gradient.
+        return tuple(block.detach() for row in rows for block in row)
+
+    return call
 
 
 @mode("batch_hessian", name="naive_full", memory=full_hessian)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from gradbench.modes.common import filled, reshaped, row_seeds, stacked, taken
+from gradbench.modes.common import block_shapes, filled, reshaped, row_seeds, stacked, taken
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Unsupported, jacobian_by_rows
 from gradbench.problems.operators import ACCUMULATED_SEEDS, Problem
@@ -50,7 +50,7 @@ def loop_grad(problem: Problem) -> Call:
             torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
             for seed in seeds(y)
         ]
-        return stacked(rows, problem.result, y, dim)
+        return stacked(rows, y, wrt, dim)
 
     return call
 
@@ -62,11 +62,11 @@ def loop_backward(problem: Problem) -> Call:
     seeds, dim = row_seeds(problem)
 
     def call(inputs: Tensors) -> Tensors:
-        y, rows = f(*inputs), []
+        y, wrt, rows = f(*inputs), inputs[:n], []
         for seed in seeds(y):
             y.backward(seed, retain_graph=True)
-            rows.append(taken(inputs[:n]))
-        return stacked(rows, problem.result, y, dim)
+            rows.append(taken(wrt))
+        return stacked(rows, y, wrt, dim)
 
     return call
 
@@ -78,11 +78,9 @@ def grads_batched(problem: Problem) -> Call:
     seeds, dim = row_seeds(problem)
 
     def call(inputs: Tensors) -> Tensors:
-        y = f(*inputs)
-        blocks = torch.autograd.grad(
-            y, inputs[:n], seeds(y), is_grads_batched=True, allow_unused=True
-        )
-        return reshaped(blocks, problem.result, y, dim)
+        y, wrt = f(*inputs), inputs[:n]
+        blocks = torch.autograd.grad(y, wrt, seeds(y), is_grads_batched=True, allow_unused=True)
+        return reshaped(blocks, y, wrt, dim)
 
     return call
 
@@ -100,21 +98,33 @@ def ones_backward(problem: Problem) -> Call:
     return call
 
 
-@mode("diagonal", "batch_jacobian", leaves=True, document="GB")
+@mode("diagonal", leaves=True, document="GB")
 def ones_grad(problem: Problem) -> Call:
     """`autograd.grad` once, with a seed of ones"""
     f, n = problem.forward, problem.differentiated
-    alone = [math.prod(shape) for shape in problem.wrt] == [math.prod(s) for s in problem.result]
-    if not alone:
-        raise Unsupported("a sample's value is not one number")
 
     def call(inputs: Tensors) -> Tensors:
         y = f(*inputs)
         grads = torch.autograd.grad(y, inputs[:n], torch.ones_like(y), allow_unused=True)
-        found = filled(grads, inputs)
-        if problem.result == problem.wrt:
-            return found
-        return tuple(g.reshape(shape) for g, shape in zip(found, problem.result))
+        return filled(grads, inputs)
+
+    return call
+
+
+@mode("batch_jacobian", name="ones_grad", leaves=True, document="GB")
+def ones_grad_per_sample(problem: Problem) -> Call:
+    """`autograd.grad` once, with a seed of ones"""
+    f, n = problem.forward, problem.differentiated
+    if math.prod(problem.output[1:]) != 1:
+        raise Unsupported("a sample's value is not one number")
+
+    def call(inputs: Tensors) -> Tensors:
+        y, wrt = f(*inputs), inputs[:n]
+        grads = torch.autograd.grad(y, wrt, torch.ones_like(y), allow_unused=True)
+        blocks = filled(grads, wrt)
+        if y.dim() == 1:
+            return blocks
+        return tuple(b.reshape(shape) for b, shape in zip(blocks, block_shapes(y, wrt, 1)))
 
     return call
 

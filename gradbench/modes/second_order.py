@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from gradbench.modes.common import (
     argnums,
     batched,
+    block_shapes,
     bound,
     filled,
     flat,
@@ -23,7 +24,7 @@ from gradbench.modes.common import (
 from gradbench.modes.forward_mode import pushed
 from gradbench.problems.function import Tensors, as_tuple
 from gradbench.problems.mode import Call, jacobian_by_columns, tangents_of_tangents
-from gradbench.problems.operators import Problem, Shape
+from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
 Transform = Callable[..., Callable[..., Any]]
@@ -34,25 +35,24 @@ def gradients(problem: Problem, inputs: Tensors) -> Tensors:
 
     Without `create_graph` a second derivative raises. A gradient that is constant has no graph.
     """
-    y, wrt = problem.forward(*inputs), inputs[: problem.differentiated]
+    f, n = problem.forward, problem.differentiated
+    y, wrt = f(*inputs), inputs[:n]
     grads = torch.autograd.grad(y, wrt, torch.ones_like(y), create_graph=True, allow_unused=True)
     return filled(grads, wrt)
 
 
-def differentiated_again(
-    problem: Problem, jacobian: Callable[[Tensor, Tensors, Sequence[Shape]], Tensors]
-) -> Call:
+def differentiated_again(problem: Problem, jacobian: Callable[[Tensor, Tensors], Tensors]) -> Call:
     """The hessian as the jacobian of each input's gradient: zero where that is constant."""
-    n = problem.differentiated
-    rows = [problem.result[i : i + n] for i in range(0, n * n, n)]
+    n, dim = problem.differentiated, row_seeds(problem)[1]
 
     def call(inputs: Tensors) -> Tensors:
+        wrt = inputs[:n]
         blocks: list[Tensor] = []
-        for g, shapes in zip(gradients(problem, inputs), rows):
+        for g in gradients(problem, inputs):
             if g.requires_grad:
-                blocks += jacobian(g, inputs[:n], shapes)
+                blocks += jacobian(g, wrt)
             else:
-                blocks += (g.new_zeros(shape) for shape in shapes)
+                blocks += (g.new_zeros(shape) for shape in block_shapes(g, wrt, dim))
         return tuple(blocks)
 
     return call
@@ -63,12 +63,12 @@ def grad_twice(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then again in a loop over the gradient's entries"""
     seeds, dim = row_seeds(problem)
 
-    def jacobian(g: Tensor, wrt: Tensors, shapes: Sequence[Shape]) -> Tensors:
+    def jacobian(g: Tensor, wrt: Tensors) -> Tensors:
         rows = [
             torch.autograd.grad(g, wrt, seed, retain_graph=True, allow_unused=True)
             for seed in seeds(g)
         ]
-        return stacked(rows, shapes, g, dim)
+        return stacked(rows, g, wrt, dim)
 
     return differentiated_again(problem, jacobian)
 
@@ -78,11 +78,11 @@ def grad_twice_batched(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then once more for all rows, with `is_grads_batched`"""
     seeds, dim = row_seeds(problem)
 
-    def jacobian(g: Tensor, wrt: Tensors, shapes: Sequence[Shape]) -> Tensors:
+    def jacobian(g: Tensor, wrt: Tensors) -> Tensors:
         blocks = torch.autograd.grad(
             g, wrt, seeds(g), retain_graph=True, is_grads_batched=True, allow_unused=True
         )
-        return reshaped(blocks, shapes, g, dim)
+        return reshaped(blocks, g, wrt, dim)
 
     return differentiated_again(problem, jacobian)
 
@@ -91,22 +91,34 @@ def nested(problem: Problem, outer: Transform, inner: Transform) -> Call:
     """The hessian as `outer(inner(f))`."""
     wrt = argnums(problem)
     hessian = outer(inner(problem.forward, wrt), wrt)
-    return lambda inputs: flat(hessian(*inputs))
+
+    def call(inputs: Tensors) -> Tensors:
+        return flat(hessian(*inputs))
+
+    return call
 
 
 def nested_per_sample(problem: Problem, outer: Transform, inner: Transform) -> Call:
     """The hessian of each sample as `vmap(outer(inner(f)))`."""
-    wrt = argnums(problem)
-    hessian = outer(inner(per_sample(problem), wrt), wrt)
-    hessians = torch.func.vmap(hessian, batched(problem))
-    return lambda inputs: flat(hessians(*inputs))
+    wrt, in_dims = argnums(problem), batched(problem)
+    hessian = outer(inner(per_sample(problem.forward, in_dims), wrt), wrt)
+    hessians = torch.func.vmap(hessian, in_dims)
+
+    def call(inputs: Tensors) -> Tensors:
+        return flat(hessians(*inputs))
+
+    return call
 
 
 @mode("hessian", needs=("torch.func.hessian",), memory=jacobian_by_columns)
 def func_hessian(problem: Problem) -> Call:
     """`torch.func.hessian`: forward mode over reverse mode"""
     hessian = torch.func.hessian(problem.forward, argnums(problem))
-    return lambda inputs: flat(hessian(*inputs))
+
+    def call(inputs: Tensors) -> Tensors:
+        return flat(hessian(*inputs))
+
+    return call
 
 
 @mode("hessian", needs=("torch.func.jacrev",), memory=jacobian_by_columns)
@@ -130,9 +142,14 @@ def jacrev_jacfwd(problem: Problem) -> Call:
 @mode("batch_hessian", needs=("torch.func.vmap", "torch.func.hessian"))
 def vmap_hessian(problem: Problem) -> Call:
     """`vmap(hessian)` of the function of one sample: forward mode over reverse mode"""
-    hessian = torch.func.hessian(per_sample(problem), argnums(problem))
-    hessians = torch.func.vmap(hessian, batched(problem))
-    return lambda inputs: flat(hessians(*inputs))
+    in_dims = batched(problem)
+    hessian = torch.func.hessian(per_sample(problem.forward, in_dims), argnums(problem))
+    hessians = torch.func.vmap(hessian, in_dims)
+
+    def call(inputs: Tensors) -> Tensors:
+        return flat(hessians(*inputs))
+
+    return call
 
 
 @mode("batch_hessian", needs=("torch.func.vmap", "torch.func.jacrev"))
@@ -192,10 +209,10 @@ def product_by_grad_twice(problem: Problem) -> Call:
 def forward_over_reverse(problem: Problem) -> Call:
     """`jvp(grad)`: the tangent pushed through the gradient"""
 
-    def call(inputs: Tensors, tangents: Tensors) -> Any:
+    def call(inputs: Tensors, tangents: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         gradient = torch.func.grad(f, tuple(range(len(wrt))))
-        return torch.func.jvp(gradient, wrt, tangents)[1]
+        return tuple(torch.func.jvp(gradient, wrt, tangents)[1])
 
     return call
 
@@ -204,12 +221,12 @@ def forward_over_reverse(problem: Problem) -> Call:
 def reverse_over_forward(problem: Problem) -> Call:
     """`grad(jvp)`: the gradient of the derivative along the tangent"""
 
-    def call(inputs: Tensors, tangents: Tensors) -> Any:
+    def call(inputs: Tensors, tangents: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         slope = torch.func.grad(
             lambda *wrt: torch.func.jvp(f, wrt, tangents)[1], tuple(range(len(wrt)))
         )
-        return slope(*wrt)
+        return tuple(slope(*wrt))
 
     return call
 
@@ -218,10 +235,10 @@ def reverse_over_forward(problem: Problem) -> Call:
 def reverse_over_reverse(problem: Problem) -> Call:
     """`vjp(grad)`: the tangent pulled back through the gradient"""
 
-    def call(inputs: Tensors, tangents: Tensors) -> Any:
+    def call(inputs: Tensors, tangents: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         gradient = torch.func.grad(f, tuple(range(len(wrt))))
-        return torch.func.vjp(gradient, *wrt)[1](tangents)
+        return tuple(torch.func.vjp(gradient, *wrt)[1](tangents))
 
     return call
 

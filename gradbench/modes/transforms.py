@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +26,10 @@ def func_grad(problem: Problem) -> Call:
 def func_vjp(problem: Problem) -> Call:
     """`torch.func.vjp`, with a seed of one where there is none"""
 
-    def call(inputs: Tensors, v: Tensor | None = None) -> Any:
+    def call(inputs: Tensors, v: Tensor | None = None) -> Tensors:
         f, wrt = bound(problem, inputs)
         y, pull = torch.func.vjp(f, *wrt)[:2]
-        return pull(torch.ones_like(y) if v is None else v)
+        return tuple(pull(torch.ones_like(y) if v is None else v))
 
     return call
 
@@ -71,16 +70,18 @@ def jacfwd(problem: Problem) -> Call:
 @mode("batch_jacobian", needs=("torch.func.vmap", "torch.func.jacrev"))
 def vmap_jacrev(problem: Problem) -> Call:
     """`vmap(jacrev)` of the function of one sample"""
-    jacobian = torch.func.jacrev(per_sample(problem), argnums(problem))
-    jacobians = torch.func.vmap(jacobian, batched(problem))
+    in_dims = batched(problem)
+    jacobian = torch.func.jacrev(per_sample(problem.forward, in_dims), argnums(problem))
+    jacobians = torch.func.vmap(jacobian, in_dims)
     return lambda inputs: jacobians(*inputs)
 
 
 @mode("batch_jacobian", needs=("torch.func.vmap", "torch.func.jacfwd"))
 def vmap_jacfwd(problem: Problem) -> Call:
     """`vmap(jacfwd)` of the function of one sample"""
-    jacobian = torch.func.jacfwd(per_sample(problem), argnums(problem))
-    jacobians = torch.func.vmap(jacobian, batched(problem))
+    in_dims = batched(problem)
+    jacobian = torch.func.jacfwd(per_sample(problem.forward, in_dims), argnums(problem))
+    jacobians = torch.func.vmap(jacobian, in_dims)
     return lambda inputs: jacobians(*inputs)
 
 
@@ -107,7 +108,7 @@ def vmap_grad(problem: Problem) -> Call:
 
     def call(inputs: Tensors) -> Tensors:
         blocks = slopes(*(x.reshape(-1) if map else x for x, map in zip(inputs, mapped)))
-        return tuple(block.reshape(problem.output) for block in as_tuple(blocks))
+        return tuple(block.reshape(x.shape) for block, x in zip(as_tuple(blocks), inputs))
 
     return call
 
@@ -116,9 +117,9 @@ def vmap_grad(problem: Problem) -> Call:
 def summed_func_vjp(problem: Problem) -> Call:
     """`torch.func.vjp` once, with the sum of the seeds"""
 
-    def call(inputs: Tensors, seeds: Tensor) -> Any:
+    def call(inputs: Tensors, seeds: Tensor) -> Tensors:
         f, wrt = bound(problem, inputs)
-        return torch.func.vjp(f, *wrt)[1](seeds.sum(0))
+        return tuple(torch.func.vjp(f, *wrt)[1](seeds.sum(0)))
 
     return call
 

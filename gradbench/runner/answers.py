@@ -214,7 +214,7 @@ def start(text: bytes | bytearray) -> str:
     return text[:400].decode(errors="backslashreplace")
 
 
-CODE = ("source", "own", "form")
+CODE = ("source", "own", "code")
 """Fields that hold code, which is not shortened."""
 
 LINES = ("reason", "reasons", "where", "note", "broken", "unavailable", "missing")

@@ -28,9 +28,16 @@ import torch
 from torch import Tensor
 
 from gradbench import state
+from gradbench.core.cases import FORWARD
+from gradbench.problems import registry
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
+from gradbench.worker import paste
 from gradbench.worker.cost import explain, refuse
-from gradbench.worker.subject import Subject, Unusable, per_sample, promoted, structures
+from gradbench.worker.reference import hessian_product, pullback, rows
+from gradbench.worker.structures import per_sample, structures
+from gradbench.worker.subject import Subject, Unusable, declare, promoted
 
 ENTRIES, COORDINATES = 1_000_000, 1_000
 """Jacobians of so many entries and of so few coordinates are held against differences entry by
@@ -140,7 +147,7 @@ def _by_directions(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
     for _ in range(DIRECTIONS):
         with torch.no_grad():
             seed = _random(subject.forward(*inputs).shape, generator)
-        pulled = subject.pullback(seed, *inputs)
+        pulled = pullback(subject, seed, *inputs)
         for number, (name, block) in enumerate(zip(subject.names, pulled)):
             x = inputs[number]
             tangent = _random(x.shape, generator) * x.abs().clamp(min=1.0)
@@ -168,7 +175,7 @@ def _forward_mode(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
             return f"forward mode failed ({type(error).__name__})"
         for _ in range(TANGENTS):
             seed = _random(pushed.shape, generator)
-            pulled = subject.pullback(seed, *inputs)
+            pulled = pullback(subject, seed, *inputs)
             products = [(b * t).sum() for b, t in zip(pulled, tangents)]
             there, scale = torch.stack(products).sum(), sum(float(p.abs()) for p in products)
             if not float(((pushed * seed).sum() - there).abs()) <= 1e-8 * (scale or 1.0):
@@ -185,10 +192,10 @@ def _second(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
             tangent = _random(inputs[number].shape, generator)
             tangents = [torch.zeros_like(x) for x in inputs[: subject.differentiated]]
             tangents[number] = tangent
-            got = subject.hessian_product(tuple(tangents), *inputs)
+            got = hessian_product(subject, tuple(tangents), *inputs)
 
             def gradient(*at: Tensor) -> Tensor:
-                return torch.cat([g.reshape(-1) for g in subject.pullback(one, *at)])
+                return torch.cat([g.reshape(-1) for g in pullback(subject, one, *at)])
 
             exact, error = _along(gradient, inputs, number, tangent)
             flat = torch.cat([g.reshape(-1) for g in got])
@@ -211,11 +218,11 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     leaves = tuple(x.clone().requires_grad_() for x in wrt)
     if not subject.forward(*leaves, *inputs[len(wrt) :]).requires_grad:
         raise Refused("its value does not depend on the inputs for autograd: is it detached?")
-    pulled = subject.pullback(torch.ones_like(y), *inputs)
+    pulled = pullback(subject, torch.ones_like(y), *inputs)
     if not all(bool(torch.isfinite(b).all()) for b in pulled):
         raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
     if outputs * coordinates <= ENTRIES and coordinates <= COORDINATES:
-        reverse = subject.rows(*inputs)[1]
+        reverse = rows(subject, *inputs)[1]
         with torch.no_grad():
             evidence = [_entry_by_entry(subject, inputs, reverse)]
     else:
@@ -238,8 +245,20 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         torch.save([dataclasses.asdict(s) for s in found], spec["pattern"])
         if any(s.kind != "diagonal" for s in found):
             pattern = spec["pattern"]
+    operator = asked or operators[0]
+    code = {}
+    if operator in operators and operator not in refusals:
+        registry.load()
+        function = declare(
+            subject, spec["target"], [operator], found if structured else [], bool(samples)
+        )
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        device = torch.device(spec["device"])
+        problem = Problem(function, operator, shapes, tuple(y.shape), subject.dtype, device)
+        code = _code(subject, spec["target"], problem, found, pattern)
     return {
-        "form": subject.form(spec["target"], pattern),
+        "code": code,
+        "pattern": pattern,
         "operators": operators,
         "refusals": refusals,
         "wrt": subject.names[: subject.differentiated],
@@ -250,6 +269,24 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         "own": {name: _source(way) for name, way in subject.ways.items()},
         "cost": list(explain(outputs, coordinates, width, limit, shared)),
     }
+
+
+def _code(
+    subject: Subject, target: str, problem: Problem, structures: Sequence[Structure], pattern: str
+) -> dict[str, str]:
+    """The code to paste of every mode that can be measured."""
+    code = {}
+    for mode in registry.modes_of(problem.operator):
+        if mode.opt_in or mode.by_hand or mode.name == FORWARD or mode.name in subject.ways:
+            continue
+        try:
+            code[mode.name] = paste.code(subject, target, mode, problem, structures, pattern)
+        except Unsupported:
+            continue
+        except Exception:
+            # The mode cannot be built: the measuring process says why.
+            code[mode.name] = mode.source()
+    return code
 
 
 def _source(way: Callable[..., Any]) -> str:

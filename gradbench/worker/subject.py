@@ -19,19 +19,15 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradbench.core.arguments import argument_names
 from gradbench.core.cases import YOURS
-from gradbench.core.code import literal
 from gradbench.core.suggest import hint
 from gradbench.modes import structured
 from gradbench.problems import registry
-from gradbench.problems.function import Formula, Function, Tensors
+from gradbench.problems.function import Function, Tensors
 from gradbench.problems.mode import Call
 from gradbench.problems.operators import Problem
-from gradbench.problems.structure import POINTS, Structure, detect, products
+from gradbench.problems.structure import Structure
 from gradbench.worker.expressions import evaluate
-
-AGREEMENT = 1e-9
-"""How far a structured derivative's product may be from the pullback, in float64, relative to its
-largest number."""
+from gradbench.worker.reference import formulas
 
 POSITIONAL_OR_KEYWORD = Parameter.POSITIONAL_OR_KEYWORD
 KEYWORD_ONLY = Parameter.KEYWORD_ONLY
@@ -250,27 +246,6 @@ class Subject:
             return torch.func.functional_call(self.target, parameters, args, named)
         return self.target(*args, **named)
 
-    def form(self, target: str, pattern: str) -> dict[str, Any]:
-        """What `gradbench.core.code` needs to write the function down.
-
-        `pattern` is the file that the places of a sparse jacobian's entries are kept in, empty
-        where there is none.
-        """
-        value = self.value(*self.values)
-        return {
-            "target": target,
-            "names": self.names,
-            "differentiated": self.differentiated,
-            "order": self.order,
-            "by_name": self.by_name,
-            "plain": {name: literal(given) for name, given in self.plain.items()},
-            "parameters": self.parameters,
-            "tree": not isinstance(value, Tensor),
-            "shapes": [list(x.shape) for x in self.values],
-            "output": list(self.forward(*self.values).shape),
-            "pattern": pattern,
-        }
-
     def draw(self, size: Any, generator: torch.Generator) -> Tensors:
         """Inputs near the given ones, so that they stay in the function's domain."""
         return tuple(
@@ -279,202 +254,6 @@ class Subject:
             else x
             for x in self.values
         )
-
-    def pullback(self, seed: Tensor, *inputs: Tensor) -> Tensors:
-        """The seed, of the value's shape, times the jacobian, by one pass in reverse mode."""
-        with torch.enable_grad():
-            wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: self.differentiated])
-            y = self.forward(*wrt, *inputs[self.differentiated :])
-            if not y.requires_grad:
-                return tuple(torch.zeros_like(x) for x in wrt)
-            pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
-        return _filled(pulled, wrt)
-
-    def _gradients(self, *inputs: Tensor) -> tuple[Tensors, Tensors]:
-        """Leaves, and the gradient of a scalar value with its graph."""
-        wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: self.differentiated])
-        y = self.forward(*wrt, *inputs[self.differentiated :])
-        return wrt, _filled(torch.autograd.grad(y, wrt, create_graph=True, allow_unused=True), wrt)
-
-    def hessian_product(self, tangents: Tensors, *inputs: Tensor) -> Tensors:
-        """The hessian of a scalar value times the tangents, by reverse mode twice."""
-        with torch.enable_grad():
-            wrt, grads = self._gradients(*inputs)
-            pairs = [(g, t) for g, t in zip(grads, tangents) if g.requires_grad]
-            if not pairs:
-                return tuple(torch.zeros_like(x) for x in wrt)
-            first, seeds = zip(*pairs)
-            return _filled(torch.autograd.grad(first, wrt, seeds, allow_unused=True), wrt)
-
-    def hessian(self, *inputs: Tensor) -> Tensors:
-        """The blocks of a scalar value's hessian, row by row, of shape (x.shape + z.shape)."""
-        blocks: list[Tensor] = []
-        with torch.enable_grad():
-            wrt, grads = self._gradients(*inputs)
-            for g in grads:
-                if not g.requires_grad:
-                    blocks += (g.new_zeros(g.shape + x.shape) for x in wrt)
-                    continue
-                seeds = torch.eye(g.numel(), dtype=g.dtype).reshape(-1, *g.shape)
-                rows = [
-                    _filled(
-                        torch.autograd.grad(g, wrt, seed, retain_graph=True, allow_unused=True), wrt
-                    )
-                    for seed in seeds
-                ]
-                blocks += (
-                    torch.stack(c).reshape(g.shape + x.shape) for c, x in zip(zip(*rows), wrt)
-                )
-        return tuple(b.detach() for b in blocks)
-
-    def rows(self, *inputs: Tensor) -> tuple[Tensor, Tensors]:
-        """The value y, and dense jacobian blocks of shape (y.numel(), x.numel()), by reverse mode.
-
-        Rounding apart they are exact where every backward formula is right.
-        """
-        with torch.enable_grad():
-            wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: self.differentiated])
-            y = self.forward(*wrt, *inputs[self.differentiated :])
-            blocks = tuple(x.new_zeros(y.numel(), x.numel()) for x in wrt)
-            if not y.requires_grad:
-                return y, blocks
-            seeds = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
-            try:
-                # Far faster than one by one, where vmap can.
-                pulled: Any = torch.autograd.grad(
-                    y, wrt, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True
-                )
-            except RuntimeError:
-                rows = [
-                    torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
-                    for seed in seeds
-                ]
-                pulled = [None if c[0] is None else torch.stack(c) for c in zip(*rows)]
-            found = tuple(
-                block if g is None else g.reshape(block.shape) for g, block in zip(pulled, blocks)
-            )
-        return y.detach(), tuple(g.detach() for g in found)
-
-
-def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
-    """Zeros where nothing was found, and no graph unless it is wanted."""
-    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, like))
-
-
-def _agrees(product: Tensors, wanted: Tensors) -> bool:
-    """Whether a structure explains what a random seed pulls back."""
-    return all(
-        bool(((p - w).abs() <= AGREEMENT * w.abs().max()).all()) for p, w in zip(product, wanted)
-    )
-
-
-def _formulas(subject: Subject) -> dict[str, Formula]:
-    def jacobian(*inputs: Tensor) -> Tensors:
-        y, blocks = subject.rows(*inputs)
-        return tuple(b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
-
-    # The next two take few passes where a random seed shows that the structure holds here too.
-    def diagonal(*inputs: Tensor) -> Tensors:
-        y = subject.forward(*inputs)
-        found = subject.pullback(torch.ones_like(y), *inputs)
-        v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
-        if _agrees(tuple(d * v for d in found), subject.pullback(v, *inputs)):
-            return found
-        return tuple(
-            b.diagonal().reshape(x.shape) for b, x in zip(subject.rows(*inputs)[1], inputs)
-        )
-
-    def batch_jacobian(*inputs: Tensor) -> Tensors:
-        y = subject.forward(*inputs)
-        samples = y[0].numel()
-        seeds = torch.eye(samples, dtype=y.dtype).reshape(samples, 1, *y.shape[1:])
-        rows = [subject.pullback(seed.expand_as(y), *inputs) for seed in seeds]
-        found = tuple(torch.stack(c, 1).reshape(y.shape + c[0].shape[1:]) for c in zip(*rows))
-        v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
-        seeded = v.reshape(len(y), samples, 1)
-        product = tuple(
-            (b.reshape(len(y), samples, -1) * seeded).sum(1).reshape(x.shape)
-            for b, x in zip(found, inputs)
-        )
-        if _agrees(product, subject.pullback(v, *inputs)):
-            return found
-        y, blocks = subject.rows(*inputs)
-        dense = (b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
-        return tuple(d.diagonal(0, 0, y.dim()).movedim(-1, 0) for d in dense)
-
-    def vjp(v: Tensor, *inputs: Tensor) -> Tensors:
-        return subject.pullback(v, *inputs)
-
-    def hvp(t: Tensors, *inputs: Tensor) -> Tensors:
-        return subject.hessian_product(t, *inputs)
-
-    def jvp(t: Tensors, *inputs: Tensor) -> Tensor:
-        y, blocks = subject.rows(*inputs)
-        parts = [b @ s.reshape(-1) for b, s in zip(blocks, t)]
-        return torch.stack(parts).sum(0).reshape(y.shape)
-
-    return {
-        "gradient": jacobian,
-        "jacobian": jacobian,
-        "diagonal": diagonal,
-        "batch_jacobian": batch_jacobian,
-        "vjp": vjp,
-        "jvp": jvp,
-        "hessian": subject.hessian,
-        "hvp": hvp,
-    }
-
-
-def structures(subject: Subject) -> list[Structure]:
-    """The structure of the jacobian by each differentiated input, at points near the given ones.
-
-    The same in every process: the seeds are fixed. Raises what the function raises.
-    """
-    drawn = [subject.draw(None, torch.Generator().manual_seed(s)) for s in range(POINTS)]
-    y = subject.forward(*subject.values)
-    found = []
-    for number in range(subject.differentiated):
-
-        def of_one(x: Tensor, number: int = number) -> Tensor:
-            inputs = subject.values
-            return subject.forward(*inputs[:number], x, *inputs[number + 1 :])
-
-        jvp, vjp = products(of_one, [inputs[number] for inputs in drawn])
-        shape = tuple(subject.values[number].shape)
-        generator = torch.Generator().manual_seed(number)
-        found.append(detect(jvp, vjp, shape, tuple(y.shape), generator))
-    return found
-
-
-def per_sample(subject: Subject) -> str:
-    """The evidence that output i depends on row i of the constants alone, and the differentiated
-    inputs are shared; empty where it does not, or where there are no rows."""
-    y = subject.forward(*subject.values)
-    n = subject.differentiated
-    if y.dim() == 0 or len(y) < 2:
-        return ""
-    rows = [x.dim() > 0 and len(x) == len(y) for x in subject.values[n:]]
-    if not any(rows):
-        return ""
-    places = sorted({0, len(y) // 2, len(y) - 1})
-    for seed in range(POINTS):
-        inputs = subject.draw(None, torch.Generator().manual_seed(seed))
-        whole = subject.forward(*inputs)
-        for i in places:
-            one = [x[i : i + 1] if row else x for x, row in zip(inputs[n:], rows)]
-            try:
-                alone = subject.forward(*inputs[:n], *one)
-            except Exception:
-                return ""
-            if alone.shape != whole[i : i + 1].shape or not torch.allclose(
-                alone, whole[i : i + 1], rtol=AGREEMENT, atol=AGREEMENT * float(whole.abs().max())
-            ):
-                return ""
-    names = ", ".join(name for name, row in zip(subject.names[n:], rows) if row)
-    return (
-        f"per sample: outputs {', '.join(map(str, places))} came out the same from their own rows "
-        f"of {names} alone, at {POINTS} random points"
-    )
 
 
 def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: Subject) -> None:
@@ -491,32 +270,48 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
     registry.mode(*operators, name=name)(build)
 
 
-def register(spec: dict[str, Any]) -> Subject:
+def register(spec: dict[str, Any]) -> None:
     """Makes the user's function, and the modes that use its structure, part of the registry."""
-    subject = Subject(spec)
-    formulas = _formulas(subject)
-    registry.function(
-        Function(
-            name=YOURS,
-            document="",
-            formula=spec["target"],
-            derivative="float64 reverse mode, held against finite differences",
-            forward=subject.forward,
-            example=lambda: subject.values,
-            example_size={},
-            draw=subject.draw,
-            derivatives={name: promoted(formulas[name]) for name in spec["operators"]},
-            exact=promoted(subject.forward),
-            inputs=tuple(subject.names),
-            constants=tuple(subject.names[subject.differentiated :]),
-            dtype=spec["dtype"],
-        )
+    structures = []
+    if spec["structured"]:
+        structures = [Structure(**kept) for kept in torch.load(spec["pattern"], weights_only=True)]
+    declare(Subject(spec), spec["target"], spec["operators"], structures, spec["per_sample"])
+
+
+def declare(
+    subject: Subject,
+    target: str,
+    operators: Sequence[str],
+    structures: Sequence[Structure],
+    per_sample: bool,
+) -> Function:
+    """Registers a subject as the function `yours`, and the modes of its own.
+
+    These are the user's own derivatives and, for a jacobian, the modes that use `structures` or
+    that its outputs are those of independent samples.
+    """
+    references = formulas(subject)
+    function = Function(
+        name=YOURS,
+        document="",
+        formula=target,
+        derivative="float64 reverse mode, held against finite differences",
+        forward=subject.forward,
+        example=lambda: subject.values,
+        example_size={},
+        draw=subject.draw,
+        derivatives={name: promoted(references[name]) for name in operators},
+        exact=promoted(subject.forward),
+        inputs=tuple(subject.names),
+        constants=tuple(subject.names[subject.differentiated :]),
+        dtype=str(subject.dtype).removeprefix("torch."),
     )
-    if spec["structured"] and "jacobian" in spec["operators"]:
-        found = [Structure(**kept) for kept in torch.load(spec["pattern"], weights_only=True)]
-        structured.register(YOURS, found, suffix="")
-    if spec["per_sample"] and "jacobian" in spec["operators"]:
-        structured.register_samples()
+    registry.function(function)
+    if "jacobian" in operators:
+        if structures:
+            structured.register(YOURS, structures, suffix="")
+        if per_sample:
+            structured.register_samples()
     for name, way in subject.ways.items():
-        _own(spec["operators"], name, way, subject)
-    return subject
+        _own(operators, name, way, subject)
+    return function
