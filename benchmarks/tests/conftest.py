@@ -116,7 +116,7 @@ class Engine:
             raise pytest.UsageError(str(error)) from error
         self.cases = [entry.comparison.case(mode) for entry in entries for mode in entry.modes]
         self.opened: cases.Comparison | None = None
-        self.home: state.Seen = ()
+        self.snapshot: state.Snapshot = ()
         self.left_out: list[dict[str, Any]] = []
 
     def enter(self, case: Case) -> tuple[Contestant, Visit, dict[str, Any]]:
@@ -134,13 +134,13 @@ class Engine:
             found = {"status": "unsupported", "reason": str(error)}
         if found["status"] != "ok":
             self.leave_out(case, found)
-        self.home = state.look()
+        self.snapshot = state.snapshot()
         return (*self.session.contestants[0], found)
 
     def check(self, case: Case) -> str:
         """Why what was timed is wrong now; empty where it is right."""
         contestant, _ = self.session.contestants[0]
-        contestant.left.add(state.put_back(self.home))
+        contestant.changes.add(state.restore(self.snapshot))
         found = self.session.check(0, [1])
         if found["status"] != "ok":
             self.note(case, found)

@@ -154,9 +154,9 @@ class Gate:
         self.given = (*self.timed, *self.fresh)
         """All sets of arguments, by number: what is timed and then what is fresh."""
         self._known: dict[tuple[bool, int], Expected] = {}
-        self.home = state.look()
+        self.snapshot = state.snapshot()
         """The state of the process that each mode finds."""
-        self.left = state.Left()
+        self.changes = state.Changes()
         """What the function's own formula has changed in it."""
 
     def _expect(self, forward: bool, index: int) -> Expected:
@@ -173,7 +173,7 @@ class Gate:
                 with torch.no_grad():
                     found = _expected(exact, given, rows, self.problem.unit, self.problem.smallest)
             finally:
-                self.left.add(state.put_back(self.home))
+                self.changes.add(state.restore(self.snapshot))
             self._require_range(found.blocks)
             self._known[key] = found
         return self._known[key]
@@ -340,7 +340,7 @@ class Contestant:
         self.waits = synchronizer(gate.problem.device)
         self.fastest = 0
         """Nanoseconds of the fastest call while it was checked."""
-        self.left = state.Left()
+        self.changes = state.Changes()
         """What its calls have changed in the process."""
 
     @property
@@ -359,8 +359,8 @@ class Contestant:
         try:
             finding = self._checked(fresh, again, patience)
         finally:
-            late = state.put_back(self.gate.home)
-            self.left.add(late)
+            late = state.restore(self.gate.snapshot)
+            self.changes.add(late)
         if late.by_torch and not late:
             # Torch replaced functions while it was judged by them.
             finding = self._checked(fresh, again, patience)
@@ -400,7 +400,7 @@ class Contestant:
         finally:
             # Before anything is judged by it; `check` looks at the rest, and what is found there
             # fails the mode, whatever the finding.
-            self.left.add(state.put_back(self.gate.home[: len(state.NEAR)]))
+            self.changes.add(state.restore(self.gate.snapshot[: len(state.PER_CALL)]))
         self.fastest = min(self.fastest or spent, spent)
         finding = self.gate.judge(self.mode, index, result)
         return finding.and_then(self._traces(index, arguments))
