@@ -1,7 +1,6 @@
-"""What the harness needs of a device beyond running the measured code on it.
+"""Devices: synchronization, events, memory, cache sizes, TF32, and an audit of the clock.
 
-Torch is imported by the methods, so that both sides of the wire can know the interface. The fakes
-of `tests/test_devices.py` keep to it too.
+Methods import torch, so that importing this module does not.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 LARGEST_CACHE = 64 * MIB
-"""The last-level cache where the system does not say its size."""
+"""Bytes of the last-level cache if the system does not report them."""
 
 SYNCHRONISED = 0.5
-"""A block took less than this share of the device's time for it on a clock that did not wait."""
+"""A clock that shows less than this share of the device's time did not wait for the device."""
 
 
 class Event(Protocol):
-    """A point on the device's time line."""
+    """A point on the device's timeline."""
 
     def record(self) -> None: ...
 
@@ -34,32 +33,32 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    """What is needed of a device; replaced in tests."""
+    """The interface that tests replace."""
 
     def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Makes it the one that the other methods speak of."""
+        """Selects the device that the other methods use."""
 
     def event(self) -> Event: ...
 
     def synchronize(self) -> None: ...
 
     def hold(self, seconds: float) -> None:
-        """Keeps the device busy for at least so long, without waiting for it."""
+        """Keeps the device busy for at least that long, without waiting for it."""
 
     def allocated(self) -> int:
-        """Bytes of tensors that are alive now."""
+        """Bytes of live tensors."""
 
     def reset_peak(self) -> None: ...
 
     def peak(self) -> int:
-        """The most bytes of tensors that were alive at once since the last reset."""
+        """The peak of `allocated` since the last reset."""
 
 
 class Cuda:
-    """CUDA, through torch."""
+    """CUDA by way of torch."""
 
     CYCLES: ClassVar[float] = 2.5e9
-    """A second's clock cycles, on the fast side."""
+    """Clock cycles per second, of a fast device."""
 
     def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
         from torch import cuda
@@ -69,8 +68,8 @@ class Cuda:
     def event(self) -> Event:
         from torch import cuda
 
-        made: Event = cuda.Event(enable_timing=True)
-        return made
+        event: Event = cuda.Event(enable_timing=True)
+        return event
 
     def synchronize(self) -> None:
         from torch import cuda
@@ -80,7 +79,7 @@ class Cuda:
     def hold(self, seconds: float) -> None:
         from torch import cuda
 
-        # Torch has no public way to do this; its own tests do it so.
+        # Private, as in torch's own tests: there is no public way.
         sleep = getattr(cuda, "_sleep", None)
         if sleep is not None:
             sleep(int(seconds * self.CYCLES))
@@ -102,7 +101,7 @@ class Cuda:
 
 
 def synchronizer(device: torch.device) -> Callable[[], None] | None:
-    """What waits for a device's work; None where a call is over when it returns."""
+    """A function that waits for the device; None on the CPU, whose calls are synchronous."""
     if device.type == "cpu":
         return None
     from torch import cuda
@@ -111,11 +110,10 @@ def synchronizer(device: torch.device) -> Callable[[], None] | None:
 
 
 def flusher(device: torch.device) -> Callable[[], None]:
-    """What empties the device's caches of the measured data: it writes to twice their size."""
+    """A function that evicts measured data from the caches: it writes twice their size."""
     import torch
 
-    size = largest_cache(device)
-    buffer = torch.empty(2 * size // 4, dtype=torch.int32, device=device)
+    buffer = torch.empty(2 * largest_cache(device) // 4, dtype=torch.int32, device=device)
 
     def flush() -> None:
         buffer.zero_()
@@ -124,28 +122,28 @@ def flusher(device: torch.device) -> Callable[[], None]:
 
 
 def largest_cache(device: torch.device) -> int:
-    """Bytes of a device's largest cache; `LARGEST_CACHE` where neither system nor torch tells."""
+    """Bytes of the device's largest cache; `LARGEST_CACHE` if unknown."""
     if device.type == "cpu":
         return last_level_cache()
     from torch import cuda
 
-    known = cuda.get_device_properties(device)
-    return int(getattr(known, "L2_cache_size", 0)) or LARGEST_CACHE
+    properties = cuda.get_device_properties(device)
+    return int(getattr(properties, "L2_cache_size", 0)) or LARGEST_CACHE
 
 
-def exactness(device: torch.device, tf32: bool) -> None:
-    """Has a CUDA device round the factors of float32 products to TF32, or never do so: torch by
-    itself does it in convolutions."""
+def set_tf32(device: torch.device, tf32: bool) -> None:
+    """Lets float32 products on a CUDA device round their factors to TF32, or forbids it: torch's
+    default allows it in convolutions."""
     import torch
 
     if device.type == "cuda":
-        # The settings of before torch 2.9: those who read them with the new ones set get an error.
+        # Not the settings of torch 2.9: with them set, reading the older ones raises an error.
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = tf32
 
 
 def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """Bytes of the processor's largest cache, as Linux has it, else `LARGEST_CACHE`."""
+    """Bytes of the processor's largest cache as Linux reports it, else `LARGEST_CACHE`."""
     sizes = []
     for path in root.glob("index*/size"):
         text = path.read_text().strip()
@@ -163,18 +161,15 @@ def audit(
     call: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> str:
-    """Why the clock cannot be trusted with this call: it stopped before the device had done its
-    work. Empty where it can.
-
-    Events around the same call tell what the device did.
-    """
+    """Why the clock is wrong for this call: it stopped before the device did, by events around the
+    same call. Empty if it is right."""
     with device.chosen(place):
         start, end = device.event(), device.event()
         device.synchronize()
         start.record()
         began = clock()
         call(*arguments)
-        # Only what the harness does itself may make the clock wait.
+        # Events must not make the clock wait: only the harness's own synchronization may.
         if synchronize is not None:
             synchronize()
         spent = (clock() - began) * 1e-9

@@ -32,7 +32,7 @@ from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import OPERATORS
-from gradbench.worker.devices import Cuda, audit, exactness, flusher, synchronizer
+from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
 from gradbench.worker.instruments import READERS
 from gradbench.worker.instruments.instrument import Reader, Unreadable
@@ -271,7 +271,7 @@ class Session:
             more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
         self.gate = Gate(problem, timed, others, place.transfer, more)
         self.gate.changes.add(changes)
-        exactness(problem.device, problem.tf32)
+        set_tf32(problem.device, problem.tf32)
         flush = flusher(problem.device) if place.cold else None
         self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
         return {
@@ -337,7 +337,7 @@ class Session:
             # Called in a loop it would come back as ever more processes.
             return {"status": "failed", "reason": FORKED}
         evidence = {"error": finding.error, "ulps": finding.ulps}
-        if not finding.right:
+        if not finding.passed:
             return {"status": "wrong", "reason": finding.reason, **evidence}
         self.compiled |= declared.opt_in
         if not warm or changes.calls.harmful:
@@ -459,7 +459,7 @@ class Session:
         if self.forked():
             return {"status": "failed", "reason": f"after timing: {FORKED}"}
         return {
-            "status": "ok" if finding.right else "wrong",
+            "status": "ok" if finding.passed else "wrong",
             "reason": finding.reason and "after timing: " + finding.reason,
             "error": finding.error,
             "ulps": finding.ulps,
@@ -503,16 +503,16 @@ class Session:
         self, handle: int, share: float, spend: int, turns: int | None = None
     ) -> dict[str, Any]:
         """For studies of the suite only: makes a contestant slower by a share of its own time."""
-        from gradbench.worker.injection import Dose, calibrate, slowed
+        from gradbench.worker.injection import Slowdown, calibrate, slowed
 
         contestant, how = self.contestants[handle]
         self._refresh_snapshot()
         if turns is None:
-            dose = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
+            slowdown = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
         else:
-            dose = Dose(turns, share, float(how.call))
-        contestant.call = slowed(contestant.call, dose.turns)
-        return asdict(dose)
+            slowdown = Slowdown(turns, share, float(how.call))
+        contestant.call = slowed(contestant.call, slowdown.turns)
+        return asdict(slowdown)
 
     def curve(self, function: str, points: list[float]) -> dict[str, Any]:
         """An elementwise function at points, its derivative by reverse mode and by hand."""
