@@ -9,14 +9,13 @@ launches more than fits the queue), the reading includes the gaps and is an uppe
 from __future__ import annotations
 
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+
+import torch
 
 from gradbench.core.instruments import DEVICE_TIME
-from gradbench.worker.devices import Cuda, Device
+from gradbench.worker.devices import Cuda
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, Unreadable
-
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
 
 BLOCK = 1_000_000
 """Target of host time for the calls between two events, in nanoseconds."""
@@ -37,12 +36,10 @@ LONGEST_HOLD = 0.1
 class DeviceTime(Reader):
     declared = DEVICE_TIME
 
-    def __init__(self, device: Device | None = None) -> None:
-        self.device: Device = device or Cuda()
+    def __init__(self, device: Cuda | None = None) -> None:
+        self.device = device or Cuda()
 
     def unavailable(self) -> str | None:
-        import torch
-
         if not torch.cuda.is_available():
             return f"torch {torch.__version__} finds no CUDA device"
         return None
@@ -69,4 +66,4 @@ class DeviceTime(Reader):
             function(*arguments)
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) * 1e-3 / number
+        return float(start.elapsed_time(end)) * 1e-3 / number

@@ -7,13 +7,13 @@ make a view, including those of the C++ backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradbench.core.instruments import DISPATCHES
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, require_dispatched
-
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
 
 
 class Dispatches(Reader):
@@ -26,8 +26,6 @@ class Dispatches(Reader):
 
 def count(call: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     """The number of operations of one call."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     operations = 0
 
     class Counter(TorchDispatchMode):

@@ -8,23 +8,20 @@ reductions do not count: memory bandwidth limits them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from gradbench.core.instruments import FLOPS
+from gradbench.problems.mode import available
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, require_dispatched
-
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
 
 
 class Flops(Reader):
     declared = FLOPS
 
     def unavailable(self) -> str | None:
-        import torch
-
-        from gradbench.problems.mode import available
-
         if not available("torch.utils.flop_counter.FlopCounterMode"):
             return f"torch {torch.__version__} has no torch.utils.flop_counter.FlopCounterMode"
         return None
@@ -40,7 +37,6 @@ class Flops(Reader):
 
 def _vectors() -> dict[Any, Any]:
     """Products with vectors, which torch's counter ignores."""
-    from torch import ops
 
     def product(matrix: Any, *_: Any, **__: Any) -> Any:
         return 2 * math.prod(matrix)
@@ -48,5 +44,5 @@ def _vectors() -> dict[Any, Any]:
     def added(start: Any, matrix: Any, *_: Any, **__: Any) -> Any:
         return 2 * math.prod(matrix)
 
-    aten = ops.aten
+    aten = torch.ops.aten
     return {aten.mv: product, aten.dot: product, aten.addmv: added}

@@ -11,14 +11,13 @@ import platform
 import shutil
 import statistics
 from itertools import repeat
-from typing import TYPE_CHECKING
+
+import torch
 
 from gradbench.core.instruments import INSTRUCTIONS
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.instrument import Reader, Unreadable
-
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
 
 CALLS = 11
 """The most calls that are counted."""
@@ -45,8 +44,6 @@ class Instructions(Reader):
         return None
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        import torch
-
         if contestant.gate.problem.device.type != "cpu":
             raise Unreadable("unsupported", "instructions are counted on the CPU only")
         if torch.get_num_threads() > 1:

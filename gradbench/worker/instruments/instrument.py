@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from gradbench.core.instruments import Instrument
-
-if TYPE_CHECKING:
-    from gradbench.problems.mode import Mode
-    from gradbench.worker.gate import Contestant
+from gradbench.problems import registry
+from gradbench.problems.mode import Mode
+from gradbench.worker.gate import Contestant
 
 
 class Unreadable(Exception):
@@ -57,6 +56,4 @@ def replays_graph(contestant: Contestant) -> bool:
 
 
 def _mode(contestant: Contestant) -> Mode | None:
-    from gradbench.problems import registry
-
     return registry.MODES.get((contestant.gate.problem.operator, contestant.mode))

@@ -10,27 +10,24 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.autograd import profiler
 
 from gradbench.core.instruments import PEAK_MEMORY
-from gradbench.worker.devices import Cuda, Device
+from gradbench.worker.devices import Cuda
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, Unreadable, replays_graph
-
-if TYPE_CHECKING:
-    import torch
-
-    from gradbench.worker.gate import Contestant
 
 
 class PeakMemory(Reader):
     declared = PEAK_MEMORY
 
-    def __init__(self, device: Device | None = None) -> None:
-        self.device: Device = device or Cuda()
+    def __init__(self, device: Cuda | None = None) -> None:
+        self.device = device or Cuda()
 
     def unavailable(self) -> str | None:
-        import torch
-
         kineto = getattr(torch.autograd, "kineto_available", None)
         if kineto is None or not kineto():
             return f"torch {torch.__version__} was built without Kineto, which reports allocations"
@@ -48,8 +45,6 @@ class PeakMemory(Reader):
 
 def on_cpu(call: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
     """The peak of one call, including its result."""
-    from torch.autograd import profiler
-
     # A first call fills caches, and garbage may remain: neither counts as memory of the call.
     call(*arguments)
     gc.collect()
@@ -78,7 +73,7 @@ def peak(changes: Iterable[int]) -> int:
 
 
 def on_device(
-    device: Device, place: torch.device, call: Callable[..., Any], arguments: tuple[Any, ...]
+    device: Cuda, place: torch.device, call: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> float:
     """The peak of one call on the device, including its result, in the allocator's blocks."""
     with device.chosen(place):
