@@ -1,7 +1,6 @@
-"""Every comparison of the catalogue as a benchmark of asv's, timed by gradbench's own visits.
+"""asv's benchmarks: every comparison of the catalogue, timed by gradbench's visits.
 
-What is stored already is listed too: asv overwrites its list of benchmarks with what one
-environment discovers.
+Stored benchmarks are listed too, since asv replaces its list by what one environment discovers.
 """
 
 import os
@@ -10,8 +9,7 @@ from pathlib import Path
 from gradbench.integrations import asv_names as _names
 from gradbench.integrations import asv_suite as _suite
 
-_stored = Path(os.environ.get("ASV_CONF_DIR", "."), "results", "asv")
+_results = Path(os.environ.get("ASV_CONF_DIR", "."), "results", "asv")
+_benchmarks = _names.merge([_suite.discover(), _names.stored(_results)])
 
-_listed = _names.merged([_suite.discover(), _names.listed(_stored)])
-
-globals().update(_suite.callables(_listed.values()))
+globals().update(_suite.functions(_benchmarks.values()))

@@ -196,7 +196,7 @@ class TestFiles:
     def test_a_build_that_is_no_release_is_remembered_with_its_date(self, tmp_path):
         write(tmp_path / "asv", [row()], "2.16.0.dev20261103")
         write(tmp_path / "asv", [row()], "2.13.0")
-        (found,) = asv_files.remembered(tmp_path / "releases.json")
+        (found,) = asv_files.other_builds(tmp_path / "releases.json")
         assert found == Release("2.16.0.dev20261103", datetime.date(2026, 11, 3))
 
     def test_a_file_that_asv_left_half_written_is_named_and_left_alone(self, tmp_path):
@@ -228,7 +228,7 @@ class TestFiles:
         listed = Benchmarks.load(conf(tmp_path))
         assert set(listed) == {asv_names.name(EXP), asv_names.name(large)}
         assert "'compiled'" in listed[asv_names.name(EXP)]["params"][0]
-        found = {one["name"] for one in asv_names.listed(tmp_path)}
+        found = {one["name"] for one in asv_names.stored(tmp_path)}
         assert found == set(listed)
 
 
@@ -318,7 +318,7 @@ class TestHistory:
         assert history.get_hashes_from_range(text) == tags
 
     def test_an_unknown_release_in_a_range_is_one_line(self, history):
-        with pytest.raises(util.UserError, match=r"2\.99 is no torch release known here"):
+        with pytest.raises(util.UserError, match=r"2\.99 is not a known torch release"):
             history.get_hashes_from_range("2.99..v2.13.0")
         with pytest.raises(NoSuchNameError):
             history.get_hash_from_name("nonsense")
@@ -419,7 +419,7 @@ class TestCommands:
     def test_what_is_no_release_is_one_line_and_no_traceback(self, project):
         run = asv(project, "run", "2.99^!")
         assert run.returncode != 0
-        assert "is no torch release known here" in run.stdout + run.stderr
+        assert "is not a known torch release" in run.stdout + run.stderr
         assert "Traceback" not in run.stdout + run.stderr
 
 

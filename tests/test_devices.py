@@ -187,7 +187,7 @@ def test_a_transferred_call_passes_the_gate_and_leaves_its_inputs_alone(mode):
     problem, gate = posed(True)
     declared = registry.MODES["vjp", mode]
     contestant = gate.enter(mode, declared.build(problem), declared.leaves)
-    assert contestant.check([0]).right
+    assert contestant.check([0]).passed
     given = contestant.arguments[0][0]
     assert given.grad is None
     assert given.device.type == "cpu"
@@ -218,7 +218,7 @@ def several(wrong_on=None, changes=None):
 
 def test_calls_go_through_all_sets_of_inputs_in_turn_whatever_the_length_of_a_block():
     contestant, got = several()
-    assert contestant.check([0]).right
+    assert contestant.check([0]).passed
     assert set(got) == {-1, 0, 1, 2}, "all timed sets and the fresh one are checked"
     got.clear()
     wall = WallTime()
@@ -230,7 +230,7 @@ def test_what_is_wrong_on_one_set_of_inputs_alone_is_found():
     contestant, _ = several(wrong_on=2)
     assert "times the error allowed" in contestant.check([0]).reason
     contestant, _ = several(changes=1)
-    assert contestant.check([], again=False).right
+    assert contestant.check([], again=False).passed
     assert contestant.check([], again=False).reason == "changes x in place"
 
 
@@ -282,16 +282,16 @@ def test_products_rounded_to_tf32_pass_as_tf32_and_not_as_float32(function):
                     call = on_tensor_cores(made.build(problem))
                     findings.append(gate.enter(mode, call, made.leaves).check([]))
     assert len(found["tf32"]) > 3
-    assert all(finding.right for finding in found["tf32"])
-    assert not all(finding.right for finding in found["float32"])
+    assert all(finding.passed for finding in found["tf32"])
+    assert not all(finding.passed for finding in found["float32"])
 
 
 def test_tf32_is_switched_for_cuda_devices_and_never_touched_for_the_processor():
     flags = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
         for tf32 in (True, False):
-            devices.exactness(torch.device("cuda"), tf32)
-            devices.exactness(torch.device("cpu"), not tf32)
+            devices.set_tf32(torch.device("cuda"), tf32)
+            devices.set_tf32(torch.device("cpu"), not tf32)
             assert torch.backends.cudnn.allow_tf32 is tf32
             assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
     finally:

@@ -198,7 +198,7 @@ def test_peak_on_a_device_counts_what_was_queued_and_the_result():
 def test_the_memory_of_a_graph_is_not_that_of_its_replay():
     graphed = of(lambda: None, device="cuda")
     graphed.gate.problem.operator, graphed.mode = "vjp", "graphed_grad"
-    with pytest.raises(Unreadable, match="holds its memory from its recording on"):
+    with pytest.raises(Unreadable, match="keeps its memory after it is recorded"):
         PeakMemory(Allocator(0)).read(graphed, 0)
 
 

@@ -40,9 +40,9 @@ def suite():
 class InPytest(Session):
     """pytest changes the process between two tests: warnings filters, the environment."""
 
-    def _at_home(self):
-        self.gate.home = state.look()
-        return self.gate.home
+    def _refresh_snapshot(self):
+        self.gate.snapshot = state.snapshot()
+        return self.gate.snapshot
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def names(kind):
 
 @pytest.mark.parametrize("name", names("MEASURED") + names("OTHER"))
 def test_what_a_build_changes_is_put_back_and_noted(session, name):
-    before = state.look()
+    before = state.snapshot()
     answer = session.prepare(f"build_{name}", 0, 1_000_000, [0])
-    assert not state.put_back(before)
+    assert not state.restore(before)
     assert answer["status"] == "ok"
     assert "its build changes" in answer["note"]
     other = session.prepare("grad", 1, 1_000_000, [0])
@@ -72,9 +72,9 @@ def test_what_a_build_changes_is_put_back_and_noted(session, name):
 
 @pytest.mark.parametrize("name", names("MEASURED"))
 def test_a_call_that_leaves_what_times_depend_on_fails(session, name):
-    before = state.look()
+    before = state.snapshot()
     answer = session.prepare(f"call_{name}", 0, 1_000_000, [0])
-    assert not state.put_back(before)
+    assert not state.restore(before)
     assert answer["status"] == "failed"
     assert answer["reason"].startswith("changes ")
     assert answer["reason"].endswith("and does not put it back")
@@ -83,9 +83,9 @@ def test_a_call_that_leaves_what_times_depend_on_fails(session, name):
 
 @pytest.mark.parametrize("name", names("OTHER"))
 def test_a_call_that_leaves_anything_else_is_noted(session, name):
-    before = state.look()
+    before = state.snapshot()
     answer = session.prepare(f"call_{name}", 0, 1_000_000, [0])
-    assert not state.put_back(before)
+    assert not state.restore(before)
     assert answer["status"] == "ok"
     assert "its calls change" in answer["note"]
     assert "note" not in session.prepare("grad", 1, 1_000_000, [0])
@@ -93,12 +93,12 @@ def test_a_call_that_leaves_anything_else_is_noted(session, name):
 
 @pytest.mark.parametrize("name", names("MEASURED") + names("OTHER"))
 def test_what_is_changed_while_timed_is_put_back_before_the_next_visit(session, name):
-    before = state.look()
+    before = state.snapshot()
     seen = []
 
     def looking(inputs):
         if not seen:
-            seen.append(state.put_back(before[: len(state.QUICK)]))
+            seen.append(state.restore(before[: len(state.QUICK)]))
         return torch.autograd.grad(session.gate.problem.forward(*inputs), inputs[:1])
 
     assert session.prepare("grad", 1, 1_000_000, [0])["status"] == "ok"
@@ -111,8 +111,8 @@ def test_what_is_changed_while_timed_is_put_back_before_the_next_visit(session, 
     else:
         session.visit([0, 0, 0])
     session.visit([1])
-    assert not seen[0].measured or name in THOROUGH
-    assert not state.put_back(before)
+    assert not seen[0].harmful or name in THOROUGH
+    assert not state.restore(before)
     late = session.check(0, [1])
     if name in names("MEASURED"):
         assert late["status"] == "failed"
@@ -148,10 +148,10 @@ def test_what_is_left_by_a_call_that_raises_is_put_back_too(session):
 
 
 def test_several_changes_are_named_and_many_are_counted():
-    assert state.listed(["a"]) == "a"
-    assert state.listed(["a", "b"]) == "a and b"
-    assert state.listed(["a", "b", "c", "d"]) == "a, b, c and d"
-    assert state.listed(list("abcdef")) == "a, b, c and 3 more"
+    assert state.summarize(["a"]) == "a"
+    assert state.summarize(["a", "b"]) == "a and b"
+    assert state.summarize(["a", "b", "c", "d"]) == "a, b, c and d"
+    assert state.summarize(list("abcdef")) == "a, b, c and 3 more"
 
 
 @pytest.mark.parametrize("name", ["busy_thread", "kernel"])
@@ -201,7 +201,7 @@ def test_a_run_with_such_modes_measures_the_others(tmp_path):
     assert "cannot be put back" in found["call_kernel"].reason
     assert "changes anomaly detection" in found["call_anomaly"].reason
     assert "its build changes the number of threads (1 → 3)" in found["build_threads"].note
-    assert "its calls change the folder it works in" in found["call_folder"].note
+    assert "its calls change the working directory" in found["call_folder"].note
     assert not found["grad"].note
     rows = {row.mode: row for row in judge_run(run).rows}
     assert rows["call_folder"].note == found["call_folder"].note

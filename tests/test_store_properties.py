@@ -107,7 +107,7 @@ def test_any_bytes_are_no_import_no_environment_and_no_builds(place, data):
     path = place / "any.json"
     path.write_bytes(data)
     assert read_or_refused(pytest_json.load, path) is None
-    assert not read_or_refused(asv_files.remembered, path)
+    assert not read_or_refused(asv_files.other_builds, path)
 
 
 # ── any JSON of a record's shape ──────────────────────────────────────────────────────────────

@@ -197,7 +197,7 @@ def test_structured_modes_pass_the_gate_in_the_layout_of_the_others(problem):
         build = registry.MODES["jacobian", name].build
         contestant = gate.enter(name, build(problem), False)
         finding = contestant.check([0], again=True)
-        assert finding.right, finding.reason
+        assert finding.passed, finding.reason
 
 
 def test_a_wrong_pattern_does_not_pass_the_gate(problem):
@@ -206,7 +206,7 @@ def test_a_wrong_pattern_does_not_pass_the_gate(problem):
     wrong = replace(right, rows=right.rows[1:], columns=right.columns[1:])
     name = structured.register(problem.function.name, [wrong])[0]
     contestant = gate.enter(name, registry.MODES["jacobian", name].build(problem), False)
-    assert not contestant.check([0], again=True).right
+    assert not contestant.check([0], again=True).passed
 
 
 def test_a_structure_serves_its_own_function_and_size_alone(problem):

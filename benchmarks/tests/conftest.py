@@ -1,7 +1,7 @@
-"""The catalogue for pytest-benchmark: options that select, the gate, and what goes into its JSON.
+"""The catalogue for pytest-benchmark: options to select cases, the gate, and additions to its JSON.
 
-A case is selected as everywhere in gradbench, built and checked by the same worker code, here
-within pytest's own process, and timed by pytest-benchmark.
+Cases are selected, built and checked by the same code as in gradbench, but in pytest's process, and
+timed by pytest-benchmark.
 """
 
 from __future__ import annotations
@@ -38,25 +38,23 @@ FIELDS = {
     "dtype": "dtypes",
     "device": "devices",
 }
-NAMES = {"dtype": "NAME", "device": "NAME"}
-"""What is no glob."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("gradbench", "which cases of gradbench's catalogue are measured")
-    for what in FIELDS:
+    group = parser.getgroup("gradbench", "cases of gradbench's catalogue")
+    for option in FIELDS:
         group.addoption(
-            f"--gradbench-{what}",
+            f"--gradbench-{option}",
             action="append",
-            choices=DTYPES if what == "dtype" else None,
-            metavar=NAMES.get(what, "GLOB"),
-            help=f"Only cases of this {what}; may be repeated.",
+            choices=DTYPES if option == "dtype" else None,
+            metavar="NAME" if option in ("dtype", "device") else "GLOB",
+            help=f"Only cases of this {option}; may be repeated.",
         )
     group.addoption(
         "--gradbench-sweep",
         choices=Selection.SWEEPS,
         default="documents",
-        help="Which sizes: the documents' own (default), the standard or the full sweep.",
+        help="Sizes: the example inputs (documents, default), the standard or the full sweep.",
     )
     group.addoption("--gradbench-compiled", action="store_true", help="Add the modes that compile.")
     group.addoption(
@@ -64,24 +62,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         metavar="FILE",
         default=[],
-        help="A Python file whose own functions and modes take part.",
+        help="A Python file with more functions and modes.",
     )
     group.addoption(
         "--gradbench-seconds",
         type=float,
         default=0.02,
         metavar="S",
-        help="Seconds of timing a case (default 0.02). A call that takes longer is timed once.",
+        help="Seconds of timing per case (default 0.02). A longer call is timed once.",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # torch's own code calls what it calls deprecated; the reader of the table cannot mend it.
+    # torch itself calls functions that it deprecates, and users cannot fix that.
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
 
 
 class Engine:
-    """The open comparison, its contestants, and what was left out of the timing and why."""
+    """The selected cases, the worker's session, and the cases that were not timed."""
 
     def __init__(self, config: pytest.Config) -> None:
         torch.set_num_interop_threads(1)
@@ -97,66 +95,63 @@ class Engine:
         if not self.seconds > 0:
             raise pytest.UsageError("--gradbench-seconds must be more than 0")
         self.session = Session(MEMORY_LIMIT)
-        found = self.session.discover()
-        self.offers = [Offer(**offer) for offer in found["offers"]]
-        self.by_hand = sorted({mode["mode"] for mode in found["modes"] if mode["by_hand"]})
-        given = {
-            field: tuple(config.getoption(f"--gradbench-{what}") or ())
-            for what, field in FIELDS.items()
+        discovered = self.session.discover()
+        self.offers = [Offer(**offer) for offer in discovered["offers"]]
+        self.by_hand = sorted({mode["mode"] for mode in discovered["modes"] if mode["by_hand"]})
+        patterns = {
+            field: tuple(config.getoption(f"--gradbench-{option}") or ())
+            for option, field in FIELDS.items()
         }
-        given["devices"] = given["devices"] or ("cpu",)
+        patterns["devices"] = patterns["devices"] or ("cpu",)
         try:
-            chosen = selection(
+            selected = selection(
                 config.getoption("--gradbench-sweep"),
                 compiled=config.getoption("--gradbench-compiled"),
-                **given,
+                **patterns,
             )
-            require_devices(chosen.devices, environment())
-            entries = cases.expand(self.offers, chosen)
+            require_devices(selected.devices, environment())
+            entries = cases.expand(self.offers, selected)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
         self.cases = [entry.comparison.case(mode) for entry in entries for mode in entry.modes]
         self.opened: cases.Comparison | None = None
-        self.home: state.Seen = ()
+        self.snapshot: state.Snapshot = ()
         self.left_out: list[dict[str, Any]] = []
 
     def enter(self, case: Case) -> tuple[Contestant, Visit, dict[str, Any]]:
-        """A contestant that passed the gate, how it is visited, and what the gate found.
+        """A contestant that passed the gate, the plan of its visits, and the gate's answer.
 
-        Skips the test where the case is not supported or would need too much memory, fails it
-        where the mode is wrong.
+        Skips the test if the case is not supported or needs too much memory, and fails it if the
+        mode is wrong.
         """
         try:
             if self.opened != case.comparison:
                 self.session.open(str(case.comparison), SEED, [1, 2])
                 self.opened = case.comparison
-            found = self.session.prepare(case.mode, 0, WARM, [0])
+            answer = self.session.prepare(case.mode, 0, WARM, [0])
         except Refused as error:
-            found = {"status": "unsupported", "reason": str(error)}
-        if found["status"] != "ok":
-            self.leave_out(case, found)
-        self.home = state.look()
-        return (*self.session.contestants[0], found)
+            answer = {"status": "unsupported", "reason": str(error)}
+        if answer["status"] != "ok":
+            self.leave_out(case, answer)
+            reason = f"{answer['status']}: {answer['reason']}"
+            if answer["status"] in ("unsupported", "refused"):
+                pytest.skip(reason)
+            pytest.fail(reason, pytrace=False)
+        self.snapshot = state.snapshot()
+        return (*self.session.contestants[0], answer)
 
     def check(self, case: Case) -> str:
-        """Why what was timed is wrong now; empty where it is right."""
+        """Why the timed mode is wrong after timing; empty if it is not."""
         contestant, _ = self.session.contestants[0]
-        contestant.left.add(state.put_back(self.home))
-        found = self.session.check(0, [1])
-        if found["status"] != "ok":
-            self.note(case, found)
-        return str(found["reason"])
+        contestant.changes.add(state.restore(self.snapshot))
+        answer = self.session.check(0, [1])
+        if answer["status"] != "ok":
+            self.leave_out(case, answer)
+        return str(answer["reason"])
 
-    def note(self, case: Case, found: dict[str, Any]) -> None:
-        told = {key: found[key] for key in ("status", "reason")}
-        self.left_out.append({"case": str(case), **told})
-
-    def leave_out(self, case: Case, found: dict[str, Any]) -> None:
-        self.note(case, found)
-        reason = f"{found['status']}: {found['reason']}"
-        if found["status"] in ("unsupported", "refused"):
-            pytest.skip(reason)
-        pytest.fail(reason, pytrace=False)
+    def leave_out(self, case: Case, answer: dict[str, Any]) -> None:
+        status_and_reason = {key: answer[key] for key in ("status", "reason")}
+        self.left_out.append({"case": str(case), **status_and_reason})
 
 
 KEY = pytest.StashKey[Engine]()
@@ -179,14 +174,14 @@ def engine(pytestconfig: pytest.Config) -> Engine:
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
-    # pytest-benchmark warns where two files that are compared differ in it.
+    # pytest-benchmark warns if two compared files differ in it.
     machine_info["torch"] = str(torch.__version__)
 
 
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]
 ) -> None:
-    """What `gradbench import` needs to know besides the times."""
+    """Adds what `gradbench import` needs besides the times."""
     engine = config.stash[KEY]
     output_json["gradbench"] = {
         "schema": SCHEMA,

@@ -13,11 +13,11 @@ from gradbench.core.cases import Case
 MOST_ROUNDS = 1000
 
 waits: list[Callable[[], None]] = []
-"""What waits for the device of the case that is timed; none on the processor."""
+"""Synchronizes the device of the case that is timed; empty on the CPU."""
 
 
 def clock() -> float:
-    """Seconds, read when the device has done what was queued on it."""
+    """Seconds, after the device has finished its queue."""
     for wait in waits:
         wait()
     return time.perf_counter()
@@ -25,13 +25,13 @@ def clock() -> float:
 
 @pytest.mark.benchmark(disable_gc=True, timer=clock)
 def test_mode(case: Case, engine: Any, benchmark: Any) -> None:
-    """Passes the gate, is timed, and is checked once more."""
+    """The mode passes the gate, is timed, and passes the gate again."""
     benchmark.group = str(case.comparison)
     benchmark.name = case.mode
-    contestant, how, found = engine.enter(case)
-    block = how.number * how.call * 1e-9
+    contestant, visit, answer = engine.enter(case)
+    block = visit.number * visit.call * 1e-9
     benchmark.extra_info.update(
-        case=str(case), untimed=how.number, error=found["error"], ulps=found["ulps"]
+        case=str(case), untimed=visit.number, error=answer["error"], ulps=answer["ulps"]
     )
     wall = engine.session.wall
     waits[:] = [wall.synchronize] if wall.synchronize else []
@@ -42,12 +42,12 @@ def test_mode(case: Case, engine: Any, benchmark: Any) -> None:
         call,
         args=arguments,
         setup=wall.flush,
-        iterations=how.number,
-        rounds=max(how.blocks, min(MOST_ROUNDS, int(engine.seconds / block))),
+        iterations=visit.number,
+        rounds=max(visit.blocks, min(MOST_ROUNDS, int(engine.seconds / block))),
         warmup_rounds=1,
     )
-    wrong = engine.check(case)
-    if wrong:
-        # Its times stay out of the table and out of the file.
+    reason = engine.check(case)
+    if reason:
+        # Keeps the times out of the table and the file.
         benchmark.has_error = True
-        pytest.fail(wrong, pytrace=False)
+        pytest.fail(reason, pytrace=False)

@@ -1,1 +1,1 @@
-"""What both sides share: identities, units, text, how a process begins. Standard library only."""
+"""Shared by driver and worker: names of cases, units, text, releases. Imports no torch."""

@@ -1,7 +1,7 @@
-"""What the public functions are given from Python: of the right kind, or an error that says which.
+"""Checks of the arguments of public functions: type and range, or an error that names both.
 
-A string is a sequence of its letters to Python, NaN is a float and a share may be 5: none of these
-is noticed later than in a wrong answer.
+Python itself would accept a string as a sequence of letters, NaN as a number and 5 as a share, and
+the result would be a wrong answer rather than an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from gradbench.core.suggest import hint
 
 METHODS = ("benjamini-hochberg", "holm")
-"""How false alarms are held down over a table."""
+"""Corrections for multiple comparisons, which control the false positives of a table."""
 
 
 def folder(name: str, value: Any) -> Path:
@@ -31,48 +31,48 @@ def folder(name: str, value: Any) -> Path:
 
 
 def text(name: str, value: Any) -> str:
-    """A string that is not empty; a path is taken by what it is written as."""
+    """A string that is not empty, or a path as a string."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} should be a string, not {_kind(value)}")
-    written = os.fspath(value)
-    if not isinstance(written, str) or not written.strip():
+    string = os.fspath(value)
+    if not isinstance(string, str) or not string.strip():
         raise ValueError(f"{name} is empty: it should be a name")
-    return written
+    return string
 
 
 def texts(name: str, value: Any) -> tuple[str, ...] | None:
-    """Several strings, or one for a sequence of it alone; None for None."""
+    """A tuple of strings, also for a single string; None for None."""
     if value is None:
         return None
     if isinstance(value, (str, os.PathLike)):
         return (text(name, value),)
     if not isinstance(value, Iterable) or isinstance(value, (bytes, dict)):
         raise TypeError(f"{name} should be a string or a list of strings, not {_kind(value)}")
-    found = tuple(text(name, one) for one in value)
-    if not found:
+    strings = tuple(text(name, item) for item in value)
+    if not strings:
         raise ValueError(f"{name} is empty: name one, or leave it out for all")
-    return found
+    return strings
 
 
 def number(
     name: str, value: Any, low: float, high: float, low_open: bool = False, high_open: bool = False
 ) -> float:
-    """A finite number from `low` to `high`, whose ends may be left out."""
+    """A finite number from `low` to `high`; `low_open` and `high_open` exclude the ends."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} should be a number, not {_kind(value)}")
-    given = float(value)
-    too_low = given <= low if low_open else given < low
-    too_high = given >= high if high_open else given > high
-    if not math.isfinite(given) or too_low or too_high:
+    result = float(value)
+    too_low = result <= low if low_open else result < low
+    too_high = result >= high if high_open else result > high
+    if not math.isfinite(result) or too_low or too_high:
         raise ValueError(
             f"{name} is {value!r}, and should be {'above' if low_open else 'from'} {low:g} "
             f"{'and below' if high_open else 'to'} {high:g}"
         )
-    return given
+    return result
 
 
 def share(name: str, value: Any) -> float:
-    """A threshold as a share of a time."""
+    """A threshold, as a share of a time: from 0 to below 1."""
     return number(name, value, 0, 1, high_open=True)
 
 
@@ -80,16 +80,14 @@ def confidence(name: str, value: Any) -> float:
     return number(name, value, 0.5, 1, high_open=True)
 
 
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """One of some words. Raises ValueError for another, with the nearest."""
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """One of the options. Raises ValueError for another value, with the nearest option."""
     if not isinstance(value, str):
         raise TypeError(f"{name} should be a string, not {_kind(value)}")
-    if value not in known:
-        near = hint(value, known)
-        raise ValueError(
-            f"{name} is {value!r}, which is none of {', '.join(known)}"
-            + (f"; {near}" if near else "")
-        )
+    if value not in options:
+        suggestion = hint(value, options)
+        message = f"{name} is {value!r}, and should be one of {', '.join(options)}"
+        raise ValueError(f"{message}; {suggestion}" if suggestion else message)
     return value
 
 
@@ -98,14 +96,14 @@ def _kind(value: Any) -> str:
 
 
 def argument_names(function: Any, count: int) -> list[str]:
-    """What the first `count` inputs are called: as in the signature, else x0, x1, …"""
+    """Names of the first `count` inputs: from the signature if it has them, else x0, x1, …"""
     with contextlib.suppress(TypeError, ValueError):
-        called = getattr(function, "forward", function)
-        known = [
+        signature = inspect.signature(getattr(function, "forward", function))
+        names = [
             p.name
-            for p in inspect.signature(called).parameters.values()
+            for p in signature.parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
-        if len(known) >= count:
-            return known[:count]
+        if len(names) >= count:
+            return names[:count]
     return [f"x{i}" for i in range(count)]

@@ -1,27 +1,26 @@
-"""What can be measured, in names and units. Who reads it is in `worker/instruments/`."""
+"""The instruments by name and unit. `worker/instruments/` has the code that reads them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 WALL_TIME = "wall_time"
-"""The clock, which is read in visits by the sessions of a run rather than by a reading."""
+"""The clock. Sessions read it in visits; the other instruments take single readings."""
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """One way of measuring a contestant that has passed the gate."""
+    """A quantity that is measured of a mode, besides its time."""
 
     name: str
     unit: str
     summary: str
     deterministic: bool = True
-    """Whether a reading repeats: such an instrument is read once a run, others in each session."""
+    """Whether readings repeat exactly: read once a run if they do, else in each session."""
     cuda: bool = False
-    """Whether it reads on CUDA devices alone: other comparisons are left out."""
+    """Whether it reads CUDA devices only."""
     own_process: bool = False
-    """Whether it reads in processes of its own (`runner/callgrind.py`), where no gate is passed
-    again."""
+    """Whether it needs processes of its own (`runner/callgrind.py`), which skip the gate."""
 
 
 PEAK_MEMORY = Instrument("peak_memory", "bytes", "peak of tensor memory above the start of a call")
@@ -29,16 +28,16 @@ INSTRUCTIONS = Instrument(
     "instructions", "instructions", "instructions of a call, counted by Callgrind", own_process=True
 )
 DISPATCHES = Instrument("dispatches", "operations", "ATen operations dispatched by a call")
-FLOPS = Instrument("flops", "operations", "floating-point operations of a call's matrix products")
+FLOPS = Instrument("flops", "operations", "floating-point operations of a call's matmuls")
 DEVICE_TIME = Instrument(
     "device_time", "seconds", "time on the device, by CUDA events", deterministic=False, cuda=True
 )
 
 INSTRUMENTS = {
-    declared.name: declared
-    for declared in (PEAK_MEMORY, INSTRUCTIONS, DISPATCHES, FLOPS, DEVICE_TIME)
+    instrument.name: instrument
+    for instrument in (PEAK_MEMORY, INSTRUCTIONS, DISPATCHES, FLOPS, DEVICE_TIME)
 }
-"""All but the clock, by name, in the order in which they are shown."""
+"""All instruments but the clock, by name, in the order in which they are shown."""
 
 CALLGRIND_LOG = "GRADBENCH_CALLGRIND"
-"""The environment variable that names the folder of Valgrind's log, a file called by its pid."""
+"""The environment variable with the folder of Valgrind's log; the file's name is the pid."""

@@ -1,9 +1,9 @@
-"""The beginnings of a measuring process: bound to its driver, with a wire that is its own.
+"""Start of a measuring process: it ends with its driver, and answers it over a private wire.
 
-Nothing here imports torch, so that a process is bound before that import, which takes seconds and
-runs other people's code. Measured code runs in the same process later on and may patch what it
-likes; so this module keeps the functions that the wire needs from the moment it was imported.
-Code that goes out of its way can still do anything here: see docs/architecture.md.
+Nothing here imports torch, since the process is bound to its driver before that import, which takes
+seconds and runs other code. Measured code may later patch functions in the same process, so this
+module keeps those that the wire needs as they were at import. Code that goes out of its way can
+still break the wire: see docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ PROTOCOL = 2
 """The version of the requests and their answers."""
 
 STATE_LOST = 71
-"""The exit code of a process in which a mode has changed what cannot be put back."""
+"""Exit code of a process in which a mode made a change that cannot be restored."""
 
 ORPHANED = 73
-"""The exit code of a process whose driver is gone."""
+"""Exit code of a process whose driver is gone."""
 
 UNWIRED = 72
-"""The exit code of a process whose measured code has closed the wire."""
+"""Exit code of a process whose measured code has closed the wire."""
 
-PATIENCE = 50
-"""For how many times 20 ms a child that was forked is waited for, as it may come back."""
+FORK_WAITS = 50
+"""How many times to wait 20 ms for a forked child, which may return to the wire."""
 
 FIRST_DESCRIPTOR = 200
-"""The wire's descriptors are above it, so that no small number that code guesses is one."""
+"""The lowest descriptor of the wire, so that code that guesses small numbers misses it."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,59 +49,55 @@ _sleep = time.sleep
 
 
 def end_with_parent() -> None:
-    """On Linux, has the kernel kill this process when the thread that started it ends."""
+    """On Linux, asks the kernel to kill this process when the thread that started it ends."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def bind(parent: int) -> None:
-    """Has this process end with the one of that number, which has started it."""
+    """Ends this process with its parent, whose process ID it is given."""
     end_with_parent()
     if _getppid() != parent:
         _exit(ORPHANED)
 
 
 class Forks:
-    """Notices where measured code forks and the child comes back as if it were this process."""
+    """Detects measured code that forks and whose child returns as if it were this process."""
 
     def __init__(self) -> None:
         self._pid = _getpid()
         self._returned = mmap.mmap(-1, 1)
-        """Shared with children: set by one that came back."""
+        """Shared with children: set by one that returned."""
         self._forks = 0
-        self._known: set[bytes] = set()
+        self._earlier_children: set[bytes] = set()
         os.register_at_fork(after_in_child=end_with_parent, after_in_parent=self._in_parent)
 
     def reset(self) -> None:
-        """Forgets what was noticed before."""
+        """Forgets earlier forks."""
         self._forks = 0
         self._returned[0] = 0
 
     def returned(self) -> bool:
-        """Whether measured code has forked, and the child came back as if it were this process.
-
-        In that child it does not return: the child ends.
-        """
+        """Whether measured code has forked and a child has returned. Ends such a child itself."""
         self.end_child()
-        for _ in range(PATIENCE):
-            if self._returned[0] or not (self._forks or self._children() - self._known):
+        for _ in range(FORK_WAITS):
+            if self._returned[0] or not (self._forks or self._children() - self._earlier_children):
                 break
-            # A child that comes back does so about when this one does; one that does not, ends or
-            # works on something.
+            # A child that returns does so at about the same time as this process.
             _sleep(0.02)
             self._forks = 0
         self._forks = 0
-        self._known = self._children()
+        self._earlier_children = self._children()
         return bool(self._returned[0])
 
     def end_child(self) -> None:
-        """Ends the process where it is a child that came back."""
+        """Ends this process if it is a child that returned."""
         if _getpid() != self._pid:
             self._returned[0] = 1
             _exit(0)
 
     def _children(self) -> set[bytes]:
-        """On Linux, the numbers of this process's children: C code forks without a word."""
+        """On Linux, the process IDs of the children, since C code forks without notice."""
         try:
             descriptor = _open(f"/proc/self/task/{self._pid}/children", os.O_RDONLY)
         except OSError:
@@ -116,15 +112,15 @@ class Forks:
 
 
 class Wire:
-    """Requests in, one answer out for each, a JSON object a line.
+    """The worker's end of the wire: reads requests and writes one answer each, as JSON lines.
 
-    Takes the standard streams away: what measured code prints goes to standard error, what it
-    reads is empty. Only the process that made the wire speaks: a child that measured code forks
-    ends where it comes back to the wire, and `forked` says so to this one.
+    It takes over standard input and output: measured code then prints to standard error and reads
+    an empty input. A child that measured code forks ends when it returns to the wire, and `forked`
+    reports that to this process.
 
-    The process ends with its driver. On Linux the kernel sees to that once the wire is made, and
-    `require_driver` finds out whether the driver was gone before. Elsewhere a thread watches the
-    input, whose other end only the driver has.
+    The process ends with its driver. On Linux the kernel kills it; elsewhere a thread watches the
+    input, whose other end only the driver has. `require_driver` checks whether the driver was gone
+    before the wire was made.
     """
 
     def __init__(self) -> None:
@@ -133,9 +129,9 @@ class Wire:
         self._in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
         self._out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
         os.dup2(2, 1)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        _close(nothing)
+        empty = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(empty, 0)
+        _close(empty)
         self._buffer = b""
         self._id = ""
         self._forks = Forks()
@@ -146,14 +142,14 @@ class Wire:
         self.require_driver()
 
     def require_driver(self) -> None:
-        """Ends this process where its driver is gone."""
+        """Ends this process if its driver is gone."""
         if _getppid() != self._parent or self._hung_up(0):
             _exit(ORPHANED)
 
-    def _hung_up(self, patience: int | None) -> bool:
-        watched = select.poll()
-        watched.register(self._in, 0)
-        return any(event & select.POLLHUP for _, event in watched.poll(patience))
+    def _hung_up(self, timeout: int | None) -> bool:
+        poll = select.poll()
+        poll.register(self._in, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(timeout))
 
     def _watch(self) -> None:
         while not self._hung_up(None):
@@ -161,28 +157,29 @@ class Wire:
         _exit(ORPHANED)
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """Each request as it comes, until the input ends."""
+        """Yields each request until the input ends."""
         while True:
             while b"\n" not in self._buffer:
-                piece = self._wired(_read, self._in, 1 << 16)
-                if not piece:
+                chunk = self._wired(_read, self._in, 1 << 16)
+                if not chunk:
                     return
-                self._buffer += piece
+                self._buffer += chunk
             line, _, self._buffer = self._buffer.partition(b"\n")
             request: dict[str, Any] = _loads(line)
-            # It proves that an answer is to this request, so no measured code is shown it.
+            # Measured code must not see the ID: it proves that an answer is to this request.
             self._id = request.pop("id", "")
             self._forks.reset()
             yield request
 
     def answer(self, answer: dict[str, Any]) -> None:
-        """Answers the request at hand."""
+        """Answers the current request."""
         self._forks.end_child()
         rest = _dumps({"id": self._id} | answer).encode() + b"\n"
         while rest:
             rest = rest[self._wired(_write, self._out, rest) :]
 
     def _wired(self, call: Any, *arguments: Any) -> Any:
+        """The result of a call on a descriptor of the wire; ends the process if it is closed."""
         try:
             return call(*arguments)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The torch releases that are known, and how any other build takes its place among them."""
+"""The published torch releases, and how nightlies and other builds are named and ordered."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import re
 from packaging.version import InvalidVersion, Version
 
 TAG_LENGTH = 8
-"""Names of asv's result files hold so many characters of a tag."""
+"""The names of asv's result files keep this many characters of a tag."""
 
 
 class ReleaseError(ValueError):
-    """A release that is not known, or text that names none; the message says what to do."""
+    """An unknown release, or text that is no version; the message says what to type."""
 
 
 @functools.total_ordering
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """One build of torch: a release, a nightly or a build of one's own.
+    """One build of torch: a release, a nightly or your own build.
 
-    `version` is in the canonical form of PEP 440, without a local part (``+cpu``) where it is a
-    release or nightly: its builds are told apart by their environment. Releases sort by version.
-    Raises ReleaseError where the version is none.
+    `version` is in the canonical form of PEP 440; releases and nightlies have no local part
+    (``+cpu``), since their environment tells their builds apart. Releases sort by version.
+    Raises ReleaseError if the version is invalid.
     """
 
     version: str
@@ -36,10 +36,10 @@ class Release:
 
     @property
     def tag(self) -> str:
-        """The name in asv's files, ``v2.13.0``: at most 8 characters, no ``-``.
+        """The name in asv's files: at most 8 characters, no ``-``.
 
-        A nightly's is ``n`` and its date, as ``n261103``; that of any other version that is too
-        long ``b`` and seven hexadecimal digits of its digest.
+        ``v2.13.0`` for a release, ``n261103`` (the date) for a nightly, and ``b`` with seven
+        hexadecimal digits of a digest for any other version that is too long.
         """
         plain = f"v{self.version}"
         if len(plain) <= TAG_LENGTH:
@@ -51,7 +51,7 @@ class Release:
 
     @property
     def known(self) -> bool:
-        """Whether it is one of `RELEASES`."""
+        """Whether this is one of `RELEASES`."""
         return self in RELEASES
 
     def __lt__(self, other: Release) -> bool:
@@ -62,10 +62,10 @@ class Release:
 
 
 def parse(text: str) -> Version:
-    """The version that ``2.13.0``, ``v2.13`` or ``2.13.0+cpu`` stands for.
+    """The version of ``2.13.0``, ``v2.13`` or ``2.13.0+cpu``.
 
-    The local part of a release or a nightly is dropped: its builds for different devices are one
-    release. Raises ReleaseError.
+    Drops the local part of releases and nightlies: builds for different devices are one release.
+    Raises ReleaseError if the text is no version.
     """
     try:
         version = Version(text.strip())
@@ -93,63 +93,59 @@ def _nightly(version: Version) -> datetime.date | None:
 
 
 def find(text: str) -> Release:
-    """The known release of ``2.13.0``, ``2.13``, ``v2.13.0`` or ``2.13.0+cpu``.
+    """The published release of ``2.13.0``, ``2.13``, ``v2.13.0`` or ``2.13.0+cpu``.
 
-    Raises ReleaseError, with the nearest known ones, where there is none; `build` takes any.
+    Raises ReleaseError, with the nearest releases, for any other; `build` accepts every version.
     """
     version = str(parse(text))
-    for release in RELEASES:
-        if release.version == version:
-            return release
+    if version in _BY_VERSION:
+        return _BY_VERSION[version]
     hint = f"did you mean {' or '.join(near(version))}? "
     raise ReleaseError(
-        f"torch {version} is no release known here ({RELEASES[0]} to {RELEASES[-1]}); "
-        f"{hint}A newer one, a nightly or a build of your own needs its date"
+        f"torch {version} is not a known release ({RELEASES[0]} to {RELEASES[-1]}); "
+        f"{hint}A newer release, a nightly or your own build needs its date"
     )
 
 
 def near(text: str, most: int = 3) -> list[str]:
-    """The known releases that are nearest to a version, the nearest first."""
+    """The versions of the releases nearest to a version, the nearest first."""
     wanted = (*parse(text).release, 0, 0, 0)[:3]
 
     def distance(release: Release) -> tuple[int, ...]:
-        there = (*parse(release.version).release, 0, 0, 0)[:3]
-        return tuple(abs(a - b) for a, b in zip(there, wanted))
+        numbers = (*parse(release.version).release, 0, 0, 0)[:3]
+        return tuple(abs(a - b) for a, b in zip(numbers, wanted))
 
     return [release.version for release in sorted(RELEASES, key=distance)[:most]]
 
 
 def require_published(text: str) -> None:
-    """Raises ReleaseError, with the nearest that there are, for a release that there never was.
+    """Raises ReleaseError, with the nearest releases, for a release that was never published.
 
-    Versions that are newer than every known release pass, and so do nightlies, builds with a local
-    part and all that is no version.
+    Versions newer than every known release pass, and so do nightlies, builds with a local part and
+    text that is no version.
     """
     try:
         version = parse(text)
     except ReleaseError:
         return
-    plain = str(version)
-    ours = Version(text).local or version.is_prerelease or version.is_postrelease
-    if ours or version > parse(RELEASES[-1].version) or plain in {r.version for r in RELEASES}:
+    own_build = Version(text).local or version.is_prerelease or version.is_postrelease
+    if own_build or version > parse(RELEASES[-1].version) or str(version) in _BY_VERSION:
         return
     raise ReleaseError(
-        f"there is no torch {plain}; the nearest releases are {', '.join(near(plain))} "
+        f"there is no torch {version}; the nearest releases are {', '.join(near(str(version)))} "
         "('gradbench releases list --all' shows every one)"
     )
 
 
 def build(text: str, date: datetime.date | None = None) -> Release:
-    """The known release of a version, or one made for it: newer, a nightly, one's own.
+    """The published release of a version, or a new one: a newer release, a nightly, your own build.
 
-    Its date is the one given, else the day in a nightly's version, else today: the day on which
-    it is first measured. Raises ReleaseError where the text is no version at all.
+    A new one's date is `date`, else the day in a nightly's version, else today, the day on which
+    it is first measured. Raises ReleaseError if the text is no version.
     """
     version = parse(text)
-    for release in RELEASES:
-        if release.version == str(version):
-            return release
-    return Release(str(version), date or _nightly(version) or datetime.date.today())
+    new_date = date or _nightly(version) or datetime.date.today()
+    return _BY_VERSION.get(str(version)) or Release(str(version), new_date)
 
 
 # First upload of a wheel of each release to the package index.
@@ -188,3 +184,5 @@ RELEASES = tuple(
     }.items()
 )
 """Every release from 2.0.0 on, oldest first, with the day of its publication."""
+
+_BY_VERSION = {release.version: release for release in RELEASES}

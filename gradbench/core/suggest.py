@@ -1,4 +1,4 @@
-"""What somebody meant who typed a name that is not there. Used on both sides of the wire."""
+"""Suggestions for a mistyped name: ``did you mean list?``"""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Collection, Iterable
 
 TYPO = 0.82
-"""Similarity from which on a name is taken for a typing error of another, whatever that is."""
+"""Names at least this similar are typing errors of each other."""
 
 SIMILAR = 0.6
-LEAST = 3
-"""Characters that a part of a name must have to count as a hint at it."""
+"""Names at least this similar resemble each other."""
+
+SHORTEST_PART = 3
+"""Characters of the shortest part of a name that counts as a hint at it."""
 
 
 def nearest(
@@ -20,27 +22,28 @@ def nearest(
     exotic: Collection[str] = (),
     most: int = 3,
 ) -> list[str]:
-    """The known names that are most likely meant, the likeliest first.
+    """The known names that were most likely meant, the likeliest first.
 
-    A typing error of a known name comes first. Of names that only resemble it or have it in them,
+    Names of which `name` is a typing error come first. Of names that only resemble or contain it,
     `usual` ones come before others, and `exotic` ones last.
     """
     ranked = []
-    for position, one in enumerate(dict.fromkeys(known)):
-        a, b = name.casefold(), one.casefold()
-        likeness = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
-        part = (len(b) >= LEAST and b in a) or (len(a) >= LEAST and a in b)
-        if likeness >= TYPO:
-            ranked.append((0, 0, 0, 0, -likeness, position, one))
-        elif part or likeness >= SIMILAR:
-            ranked.append((1, one in exotic, not part, one not in usual, -likeness, position, one))
+    for position, other in enumerate(dict.fromkeys(known)):
+        a, b = name.casefold(), other.casefold()
+        similarity = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
+        part = min(len(a), len(b)) >= SHORTEST_PART and (a in b or b in a)
+        if similarity >= TYPO:
+            ranked.append((0, 0, 0, 0, -similarity, position, other))
+        elif part or similarity >= SIMILAR:
+            order = (1, other in exotic, not part, other not in usual)
+            ranked.append((*order, -similarity, position, other))
     return [entry[-1] for entry in sorted(ranked)[:most]]
 
 
 def hint(
     name: str, known: Iterable[str], usual: Collection[str] = (), exotic: Collection[str] = ()
 ) -> str:
-    """``did you mean list?``, or nothing where no known name is near."""
-    # A long text is no typing error, and comparing it with every name takes long.
+    """``did you mean list?``, or an empty string if no known name is near."""
+    # A long text is no typing error, and slow to compare.
     close = nearest(name, known, usual, exotic) if len(name) <= 100 else []
     return f"did you mean {' or '.join(close)}?" if close else ""

@@ -1,22 +1,22 @@
-"""Numbers in sentences."""
+"""Formats numbers for readers: counts, bytes, durations, times of calls, readings."""
 
 from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """The number with its noun, in the plural unless it is one: ``1 case``, ``12 cases``."""
+    """The number with its noun, in the plural if needed: ``1 case``, ``12 cases``."""
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def grouped(number: int) -> str:
-    """A whole number with its digits in groups of three from 10 000 on: ``16 777 216``."""
+    """The number with its digits in groups of three from 10 000 on: ``16 777 216``."""
     return str(number) if number < 10_000 else f"{number:,}".replace(",", "\N{THIN SPACE}")
 
 
 def size(number: float) -> str:
-    """Bytes in words, as ``3.05 MiB``."""
+    """Bytes with a binary unit: ``3.05 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1000:
             return f"{short(number)} {unit}"
@@ -25,12 +25,12 @@ def size(number: float) -> str:
 
 
 def short(number: float) -> str:
-    """The number with three figures, without an exponent before its point."""
+    """The number with three significant digits, without an exponent for large ones."""
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """A time span as people say it."""
+    """A time span in whole seconds, minutes or tenths of hours."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     if seconds < 5940:
@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def call_time(seconds: float) -> str:
-    """A call's time with three digits and its unit."""
+    """A call's time with three significant digits: ``12.3 µs``."""
     for unit, scale in (("ns", 1e9), ("µs", 1e6), ("ms", 1e3)):
         value = seconds * scale
         if value < 999.5:
@@ -48,14 +48,14 @@ def call_time(seconds: float) -> str:
 
 
 def reading(value: float, unit: str) -> str:
-    """What an instrument read, with three digits and in steps of 1024 bytes or of 1000."""
+    """An instrument's reading with three significant digits; bytes have binary prefixes."""
     if unit == "seconds":
         return call_time(value)
     step, prefixes = (1024, ("", "Ki", "Mi", "Gi")) if unit == "bytes" else (1000, ("", "k", "M"))
-    ends = "B" if unit == "bytes" else ""
+    suffix = "B" if unit == "bytes" else ""
     for prefix in prefixes:
         if value < step - 0.5:
             # From 1000 to 1023 three digits would need an exponent.
-            return f"{value:.{4 if value >= 999.5 else 3}g} {prefix}{ends}".rstrip()
+            return f"{value:.{4 if value >= 999.5 else 3}g} {prefix}{suffix}".rstrip()
         value /= step
-    return f"{value:.4g} {'Ti' if ends else 'G'}{ends}"
+    return f"{value:.4g} {'Ti' if suffix else 'G'}{suffix}"

@@ -1,4 +1,4 @@
-"""What becomes of a case: its status when it was measured, and its verdict when it is judged."""
+"""The status of a measured case and the verdict on its time, as enumerations of words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Word(str, Enum):
-    """An enumeration of words that are stored, shown and compared as the text that they are."""
+    """An enumeration whose members are stored, shown and compared as plain strings."""
 
     __str__ = str.__str__
     __repr__ = str.__repr__
@@ -27,12 +27,12 @@ class Status(Word):
 
 
 class Verdict(Word):
-    """A ratio of times, judged: the contestant is faster or slower than its reference."""
+    """Whether a mode is faster or slower than the reference of its comparison."""
 
     NONE = ""
-    """It was not judged."""
+    """Not compared."""
     FASTEST = "fastest"
-    """It is the reference itself."""
+    """The reference itself."""
     FASTER = "faster"
     SLOWER = "slower"
     SAME = "same"

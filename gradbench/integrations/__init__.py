@@ -1,1 +1,1 @@
-"""Other tools: asv's history and pages, and pytest-benchmark's files."""
+"""Other tools: asv's history and site, and pytest-benchmark's files."""

@@ -1,8 +1,8 @@
-"""asv's own result files, so that its site and its commands show what gradbench tracked.
+"""Writes asv's result files, so that asv's site and commands show results of gradbench.
 
-Names and parameters are those that `asv run` produces with `asv.conf.json`
-(`asv_names.py`), so both write one history. asv writes in place and without locks; here every file
-is replaced whole, under a lock. The format is that of asv 0.6 (results 2, benchmarks 2, machine 1).
+Benchmarks have the names and parameters of `asv run` with `asv.conf.json` (`asv_names.py`), so both
+write one history. asv writes in place without locks; this module replaces whole files under a lock.
+The format is that of asv 0.6 (results 2, benchmarks 2, machine 1).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from gradbench.core.cases import Case, Offer
 from gradbench.core.releases import Release, ReleaseError
 from gradbench.core.text import line
 from gradbench.integrations import asv_names
-from gradbench.runner import machine as machines
 from gradbench.store.fields import Label, reason
 from gradbench.store.files import write_text
 from gradbench.store.lines import StoreError, content
@@ -40,39 +39,39 @@ FACTS = {
     "num_cpu": "logical_cores",
     "ram": "memory",
 }
-"""asv's words for what `machine.facts` tells."""
+"""asv's names for facts of `machine.facts()`."""
 
 FIELDS = ("machine", *FACTS)
-MADE_UP = re.compile(r"[^a-z0-9]+")
+NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w. @()+-]{0,99}", re.ASCII)
 
 
-def remembered(path: Path) -> tuple[Release, ...]:
-    """The builds besides `RELEASES` that a file names, oldest first; none where there is no file.
+def other_builds(path: Path) -> tuple[Release, ...]:
+    """The builds besides `RELEASES` in a JSON file of versions and dates, oldest first.
 
-    The file is a JSON object of versions and their dates. Raises ReleaseError where it is not.
+    None if there is no file. Raises ReleaseError if it is invalid.
     """
     if not os.path.lexists(path):
         return ()
     try:
-        told = json.loads(content(path))
-        found = [Release(v, datetime.date.fromisoformat(day)) for v, day in told.items()]
+        dates = json.loads(content(path))
+        builds = [Release(v, datetime.date.fromisoformat(day)) for v, day in dates.items()]
     except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseError(
             f"{path} should be a JSON object of versions and dates, as "
             f'{{"2.16.0.dev20261103": "2026-11-03"}}: {error}'
         ) from error
-    return tuple(sorted((r for r in found if not r.known), key=lambda r: r.date))
+    return tuple(sorted((b for b in builds if not b.known), key=lambda b: b.date))
 
 
 @dataclasses.dataclass(frozen=True)
 class AsvRow:
-    """What is stored of a case on one release.
+    """The result of a case on one release.
 
-    `seconds` per call, NaN where the case is not supported there, None where it failed. `low` and
-    `high` bound it by the 99 % interval between sessions, infinite where there is only one.
-    `samples` are seconds per call, one a session; `number` the calls in a sub-block, `repeat` the
-    sessions.
+    `seconds` is the time of a call, NaN if the case is not supported, None if it failed. `low` and
+    `high` are its 99 % confidence interval between sessions, infinite for a single session.
+    `samples` has the seconds per call of each session; `number` is the calls in a sub-block,
+    `repeat` the number of sessions.
     """
 
     case: Case
@@ -86,50 +85,42 @@ class AsvRow:
 
     @property
     def statistics(self) -> dict[str, Any] | None:
-        """asv's statistics; None where there is no value. Without samples the quartiles, which
-        asv shows as ±, are the interval's ends."""
+        """asv's statistics; None if there is no value. asv shows the quartiles as ±: without
+        samples they are the ends of the interval."""
         if self.seconds is None or math.isnan(self.seconds):
             return None
+        quartiles = [end if math.isfinite(end) else self.seconds for end in (self.low, self.high)]
         if self.samples:
-            q_25, q_75 = (float(q) for q in np.quantile(self.samples, [0.25, 0.75]))
-        else:
-            q_25, q_75 = (
-                end if math.isfinite(end) else self.seconds for end in (self.low, self.high)
-            )
+            quartiles = [float(q) for q in np.quantile(self.samples, [0.25, 0.75])]
         return {
             "ci_99_a": self.low,
             "ci_99_b": self.high,
-            "q_25": q_25,
-            "q_75": q_75,
+            "q_25": quartiles[0],
+            "q_75": quartiles[1],
             "number": self.number,
             "repeat": self.repeat,
         }
 
 
 def asv_machine(facts: dict[str, Any]) -> dict[str, Any]:
-    """What asv keeps of a machine, from `machine.facts()`; what is asv's already stays.
+    """asv's fields of a machine, from `machine.facts()` or from asv's own fields.
 
-    Its name is made of processor, cores and memory and not the host's, so that results can be
-    published; ``facts["machine"]`` gives another.
+    The machine's name is ``facts["machine"]``, or processor, cores and memory: the host's name is
+    left out, so that results can be published.
     """
     if all(field in facts for field in FIELDS):
         return {field: facts[field] for field in FIELDS} | {"machine": _folder(facts["machine"])}
-    told = {field: str(facts.get(key, "unknown")) for field, key in FACTS.items()}
+    fields = {field: str(facts.get(key, "unknown")) for field, key in FACTS.items()}
     memory = f" {facts['memory'] / (1 << 30):.0f}gib" if "memory" in facts else ""
-    made_up = f"{told['cpu']} {told['num_cpu']} cores{memory}".lower()
-    return {"machine": _folder(facts.get("machine") or MADE_UP.sub("-", made_up)), **told}
+    hardware = f"{fields['cpu']} {fields['num_cpu']} cores{memory}".lower()
+    return {"machine": _folder(facts.get("machine") or NOT_IN_NAMES.sub("-", hardware)), **fields}
 
 
 def _folder(name: Any) -> str:
-    """A machine's name, which names a folder of asv's results: as it is where it can be one."""
+    """A machine's name as the name of its folder."""
     if isinstance(name, str) and FOLDER_NAME.fullmatch(name):
         return name
-    return MADE_UP.sub("-", str(name).lower()).strip("-")[:100] or "unknown"
-
-
-def this_machine() -> dict[str, Any]:
-    """The same of the machine that this runs on. Takes a second."""
-    return asv_machine(machines.facts())
+    return NOT_IN_NAMES.sub("-", str(name).lower()).strip("-")[:100] or "unknown"
 
 
 def write(
@@ -140,36 +131,36 @@ def write(
     rows: Iterable[AsvRow],
     offers: Iterable[Offer] = (),
 ) -> list[Path]:
-    """Merges one release's rows into a folder of asv's results; the result files written.
+    """Merges one release's rows into a folder of asv's results and returns the files written.
 
-    `machine` is what `machine.facts()` gives or asv's own fields, `environment` a worker's.
-    `offers` are what a worker offers: with them the list of benchmarks holds all that asv itself
-    would discover, without them what was listed before and the rows. Values that the rows do not
-    have stay. A release that is no known one is added to ``releases.json`` beside the folder.
+    `machine` is `machine.facts()` or asv's own fields, `environment` that of a worker. With the
+    `offers` of a worker, the list of benchmarks has all that asv would discover; without, it has
+    earlier ones and those of the rows. Other values stay. A build that is no known release is
+    added to ``releases.json`` beside the folder.
 
-    Raises StoreError where the folder cannot be written, is in use for a minute, or holds a file
-    of asv's that cannot be read; nothing is half-written then.
+    Raises StoreError, without half-written files, if the folder cannot be written, is in use for a
+    minute, or has an unreadable file.
     """
     rows = list(rows)
-    told = asv_machine(machine)
+    fields = asv_machine(machine)
     by_device: dict[str, list[AsvRow]] = {}
     for row in rows:
         by_device.setdefault(row.case.comparison.device, []).append(row)
     try:
-        with _held(folder):
-            # The line of a machine must not break because its kernel was upgraded.
-            place = folder / told["machine"] / "machine.json"
-            told = _machine(place) or told
-            _replace(place, told | {"version": 1})
-            _remember(folder.parent / "releases.json", release)
-            listed = _benchmarks(folder, rows, offers)
+        with _locked(folder):
+            # Stored fields win: an upgraded kernel must not start another history.
+            path = folder / fields["machine"] / "machine.json"
+            fields = _machine(path) or fields
+            _replace(path, fields | {"version": 1})
+            _add_build(folder.parent / "releases.json", release)
+            benchmarks = _benchmarks(folder, rows, offers)
             written = [
-                _write_results(folder, told, release, environment, device, some, listed)
-                for device, some in by_device.items()
+                _write_results(folder, fields, release, environment, device, chunk, benchmarks)
+                for device, chunk in by_device.items()
             ]
-            for path in sorted(set(place.parent.glob("*.json")) - {place, *written}):
-                _fill_file(path, listed)
-            _replace(folder / "benchmarks.json", {**listed, "version": 2})
+            for other in sorted(set(path.parent.glob("*.json")) - {path, *written}):
+                _fill_file(other, benchmarks)
+            _replace(folder / "benchmarks.json", {**benchmarks, "version": 2})
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
     return written
@@ -182,7 +173,7 @@ def _write_results(
     environment: dict[str, Any],
     device: str,
     rows: list[AsvRow],
-    listed: dict[str, dict[str, Any]],
+    benchmarks: dict[str, dict[str, Any]],
 ) -> Path:
     from asv.environment import get_env_name
     from asv.results import Results
@@ -201,25 +192,24 @@ def _write_results(
         get_env_name("releases", python, {}, {("nobuild", asv_names.DEVICE): device}),
         {asv_names.DEVICE: device},
     )
-    place = Path(folder, results._filename)
-    # asv would wait for a FIFO, and raises whatever a file's content leads to.
+    path = Path(folder, results._filename)
+    # asv would wait for a FIFO, and does not catch what invalid content raises.
     try:
-        _read(place)
+        _read(path)
         results.load_data(str(folder))
     except (StoreError, UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{place} cannot be read ({line(str(error))}); restore or delete it"
+            f"{path} cannot be read ({line(str(error))}); restore or delete it"
         ) from error
     by_name: dict[str, list[AsvRow]] = {}
     for row in rows:
         by_name.setdefault(asv_names.name(row.case.comparison), []).append(row)
     now = datetime_to_js_timestamp(datetime.datetime.now(datetime.timezone.utc))
-    for name, some in by_name.items():
-        _merge(results, name, some, now)
-    _fill(results, listed)
-    target = Path(folder, results._filename)
-    _save(results, target)
-    return target
+    for name, chunk in by_name.items():
+        _merge(results, name, chunk, now)
+    _fill(results, benchmarks)
+    _save(results, path)
+    return path
 
 
 def _save(results: Any, target: Path) -> None:
@@ -229,8 +219,8 @@ def _save(results: Any, target: Path) -> None:
         os.replace(Path(draft, results._filename), target)
 
 
-def _fill_file(path: Path, listed: dict[str, dict[str, Any]]) -> None:
-    """Does the same as `_fill` to a file; one that cannot be read is left as it is."""
+def _fill_file(path: Path, benchmarks: dict[str, dict[str, Any]]) -> None:
+    """Applies `_fill` to a file, unless it cannot be read."""
     from asv.results import Results
     from asv.util import UserError
 
@@ -238,20 +228,21 @@ def _fill_file(path: Path, listed: dict[str, dict[str, Any]]) -> None:
         results = Results.load(str(path))
     except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return
-    if Path(results._filename).name == path.name and _fill(results, listed):
+    if Path(results._filename).name == path.name and _fill(results, benchmarks):
         _save(results, path)
 
 
-def _fill(results: Any, listed: dict[str, dict[str, Any]]) -> bool:
-    """Says of each listed mode that a benchmark has no value of that it was not measured (NaN);
-    whether there was any. What asv finds no value of it calls failed."""
+def _fill(results: Any, benchmarks: dict[str, dict[str, Any]]) -> bool:
+    """Sets modes without a value to NaN, which asv shows as not measured instead of failed.
+
+    Returns whether there were any.
+    """
     filled = False
     for name in results.get_all_result_keys():
-        params = results.get_result_params(name)
-        one_of_modes = name in listed and len(params) == 1 and len(listed[name]["params"]) == 1
-        if not one_of_modes or results._results[name] is None:
+        params, listed = results.get_result_params(name), benchmarks.get(name, {"params": []})
+        if len(params) != 1 or len(listed["params"]) != 1 or results._results[name] is None:
             continue
-        missing = [mode for mode in listed[name]["params"][0] if mode not in params[0]]
+        missing = [mode for mode in listed["params"][0] if mode not in params[0]]
         if not missing:
             continue
         filled = True
@@ -264,30 +255,28 @@ def _fill(results: Any, listed: dict[str, dict[str, Any]]) -> bool:
 
 
 def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
-    """Puts rows into what asv's `Results` holds of one benchmark; `add_result` would work out
-    an interval of its own."""
+    """Merges rows into asv's results of one benchmark; asv's `add_result` would compute another
+    interval."""
     version = rows[0].version
-    old: dict[str, tuple[Any, Any, Any]] = {}
+    old: dict[str, tuple[Any, ...]] = {}
     if name in results.get_all_result_keys() and results.benchmark_version.get(name) == version:
         params = results.get_result_params(name)
-        old = {
-            mode: (value, stats, samples)
-            for mode, value, stats, samples in zip(
-                params[0],
-                results.get_result_value(name, params),
-                results.get_result_stats(name, params),
-                results.get_result_samples(name, params),
-            )
-        }
+        columns = (
+            results.get_result_value(name, params),
+            results.get_result_stats(name, params),
+            results.get_result_samples(name, params),
+        )
+        old = dict(zip(params[0], zip(*columns)))
     new = {
         repr(row.case.mode): (row.seconds, row.statistics, list(row.samples) or None)
         for row in rows
     }
-    values = old | new
-    columns = [list(column) for column in zip(*values.values())]
-    kept = [column if any(one is not None for one in column) else None for column in columns]
-    results._results[name], results._stats[name], results._samples[name] = kept
-    results._benchmark_params[name] = [list(values)]
+    merged = old | new
+    results._results[name], results._stats[name], results._samples[name] = (
+        list(column) if any(value is not None for value in column) else None
+        for column in zip(*merged.values())
+    )
+    results._benchmark_params[name] = [list(merged)]
     results._benchmark_version[name] = version
     results._started_at[name] = now
 
@@ -295,72 +284,72 @@ def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
 def _benchmarks(
     folder: Path, rows: list[AsvRow], offers: Iterable[Offer]
 ) -> dict[str, dict[str, Any]]:
-    """All benchmarks by name: those offered, those listed already, and the rows'."""
+    """All benchmarks by name: those of the offers, the stored list and the rows."""
     modes: dict[Any, dict[str, None]] = {}
     for row in rows:
         modes.setdefault(row.case.comparison, {})[row.case.mode] = None
-    mine = [asv_names.described(comparison, given) for comparison, given in modes.items()]
-    known = (_read(folder / "benchmarks.json") or {}).values()
-    stored = [one for one in known if isinstance(one, dict)]
-    return dict(sorted(asv_names.merged([asv_names.of_offers(offers), stored, mine]).items()))
+    ours = [asv_names.benchmark(comparison, names) for comparison, names in modes.items()]
+    entries = (_read(folder / "benchmarks.json") or {}).values()
+    stored = [entry for entry in entries if isinstance(entry, dict)]
+    return dict(sorted(asv_names.merge([asv_names.offered(offers), stored, ours]).items()))
 
 
-def _remember(path: Path, release: Release) -> None:
+def _add_build(path: Path, release: Release) -> None:
     if release.known:
         return
     try:
-        others = remembered(path)
+        others = other_builds(path)
     except ReleaseError as error:
         raise StoreError(str(error)) from error
     if release.version not in {other.version for other in others}:
-        days = {other.version: other.date.isoformat() for other in (*others, release)}
-        _replace(path, days)
+        dates = {build.version: build.date.isoformat() for build in (*others, release)}
+        _replace(path, dates)
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """The lock of a results folder."""
-    place = folder / ".locks"
-    place.mkdir(parents=True, exist_ok=True)
+def _locked(folder: Path) -> Iterator[None]:
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(place / "asv.lock", timeout=LOCK_TIMEOUT):
+        with filelock.FileLock(locks / "asv.lock", timeout=LOCK_TIMEOUT):
             yield
     except filelock.Timeout:
         raise StoreError(f"{folder} is being written by another process") from None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is no file. Raises StoreError where it is none."""
+    """A JSON object; None if there is no file. Raises StoreError if it is invalid."""
     if not os.path.lexists(path):
         return None
     try:
-        found = json.loads(content(path))
+        data = json.loads(content(path))
     except StoreError as error:
         raise StoreError(f"{path.parent}: {error}") from error
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise StoreError(f"{path} is damaged; delete it, and it is made again")
-    return found
+        data = None
+    if not isinstance(data, dict):
+        raise StoreError(f"{path} is damaged; delete it, and gradbench writes a new one")
+    return data
 
 
 def _machine(path: Path) -> dict[str, Any] | None:
-    """asv's facts of a machine; None where there is no file. Raises StoreError where they are not
-    those of the folder that they are in."""
-    found = _read(path)
-    if found is None:
+    """asv's fields of a machine; None if there is no file. Raises StoreError if they are invalid or
+    of another machine than the folder's."""
+    data = _read(path)
+    if data is None:
         return None
     try:
-        told = msgspec.convert({field: found.get(field) for field in FIELDS}, dict[str, Label])
+        fields = msgspec.convert({field: data.get(field) for field in FIELDS}, dict[str, Label])
     except msgspec.ValidationError as error:
         raise StoreError(f"{path} is damaged ({reason(error)}); restore or delete it") from error
-    if told["machine"] != path.parent.name:
-        raise StoreError(f"{path} is of another machine ({told['machine']}); restore or delete it")
-    return dict(told)
+    name = fields["machine"]
+    if name != path.parent.name:
+        raise StoreError(f"{path} is of another machine ({name}); restore or delete it")
+    return dict(fields)
 
 
 def _replace(path: Path, data: dict[str, Any]) -> None:
-    """Writes a JSON object whole or not at all."""
+    """Writes a JSON object, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Names and machine facts from a log may hold what UTF-8 cannot: it is escaped as JSON can.
+    # JSON escapes what UTF-8 cannot encode.
     write_text(path, json.dumps(data, indent=4, sort_keys=True) + "\n")

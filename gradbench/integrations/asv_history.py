@@ -1,4 +1,4 @@
-"""A track of releases in asv's files: its site shows what `gradbench releases track` measured."""
+"""Writes a track of releases to asv's files, for asv's site."""
 
 from __future__ import annotations
 
@@ -16,52 +16,46 @@ from gradbench.store.runs import LOST
 from gradbench.store.tracks import EnvironmentUsed, Side, Track
 
 CONFIDENCE = 0.99
-"""asv's own: its files name the interval by it."""
+"""The confidence level of asv's intervals."""
 
 
 def folder(results: Path) -> Path:
-    """Where asv's files are, as `asv.conf.json` says."""
+    """The folder of asv's files, as in `asv.conf.json`."""
     return results / "asv"
 
 
 def write(
     results: Path, track: Track, offers: Iterable[Offer] = ()
 ) -> tuple[list[Path], list[EnvironmentUsed]]:
-    """Merges a track into asv's files: those written, and the environments left out.
+    """Merges a track into asv's files; returns the files written and the environments left out.
 
-    asv knows one build of a release. Of several, the one that goes by the release's own name is
-    shown, else the first; the others are left out. Raises StoreError (`asv_files.write`).
+    asv knows one build per release: the one named after the release, or else the first. Raises
+    StoreError (`asv_files.write`).
     """
     offers = list(offers)
-    chosen, left = _one_a_release(track.environments.values())
-    written: list[Path] = []
-    for used in chosen:
-        mine = list(rows(track, used.name))
-        if mine:
-            written += asv_files.write(
-                folder(results), track.started.machine, used.release, used.identity, mine, offers
-            )
-    return written, left
-
-
-def _one_a_release(
-    environments: Iterable[EnvironmentUsed],
-) -> tuple[list[EnvironmentUsed], list[EnvironmentUsed]]:
     chosen: dict[str, EnvironmentUsed] = {}
-    left = []
-    # Sorting is stable: those named as their release come first, in their order.
-    for used in sorted(environments, key=lambda one: one.name != one.release.version):
+    left_out = []
+    # Sorting is stable: environments named after their release come first, in their order.
+    environments = track.environments.values()
+    for used in sorted(environments, key=lambda used: used.name != used.release.version):
         if chosen.setdefault(used.release.tag, used) is not used:
-            left.append(used)
-    return list(chosen.values()), left
+            left_out.append(used)
+    written: list[Path] = []
+    for used in chosen.values():
+        machine, asv_rows = track.started.machine, list(rows(track, used.name))
+        if asv_rows:
+            written += asv_files.write(
+                folder(results), machine, used.release, used.identity, asv_rows, offers
+            )
+    return written, left_out
 
 
 def rows(track: Track, environment: str) -> Iterator[AsvRow]:
-    """A row for each case that a build took part in.
+    """A row for each case that was measured in an environment.
 
-    Its value is the median over sessions of their median visit minima; the interval is Student's
-    between the sessions' logarithms, 99 %. What is not supported has the value NaN. What is wrong,
-    or failed in any session, or crashed in all, has none: asv shows it as failed.
+    The value is the median over sessions of the median of their visit minima; the interval is the
+    99 % Student interval of the sessions' logarithms. A case that is not supported has NaN. One
+    that is wrong, failed in any session or crashed in all has no value, and asv shows it as failed.
     """
     sides: dict[Case, list[Side]] = {}
     for part in track.parts:
@@ -70,9 +64,9 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
             sides.setdefault(case, []).extend(
                 side for side in measured.sides if side.environment == environment
             )
-    for case, found in sides.items():
-        statuses = {side.entrant.status for side in found}
-        timed = [side for side in found if np.isfinite(side.minima).any()]
+    for case, measured_sides in sides.items():
+        statuses = {side.entrant.status for side in measured_sides}
+        timed = [side for side in measured_sides if np.isfinite(side.minima).any()]
         if statuses - {*LOST} == {"ok"} and timed:
             yield _row(case, timed)
         elif statuses and statuses <= {"unsupported", "refused"}:

@@ -1,14 +1,14 @@
-"""The catalogue as asv sees it: a benchmark per comparison, its modes as the parameter.
+"""asv's names and descriptions of benchmarks: one per comparison, with modes as the parameter.
 
-A comparison's benchmark is named `operator.function.track_dtype`, as
-`jacobian.softmax.track_float32`; another size than the documents' and more than one thread stand
-before the last part, as `vjp.exp.n=64.threads=2.track_float64`. The device is asv's own axis
-(``GRADBENCH_DEVICE``). A name thus follows from the case alone.
+A benchmark is named `operator.function.track_dtype`, as `jacobian.softmax.track_float32`. A size
+other than the example inputs and more than one thread precede the last part, as in
+`vjp.exp.n=64.threads=2.track_float64`. The device is an axis of asv (``GRADBENCH_DEVICE``).
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from gradbench.core.cases import DOCUMENTS, Comparison, Offer, Place
 
 DEVICE = "GRADBENCH_DEVICE"
-"""The environment variable that is asv's axis of devices."""
+"""The environment variable for asv's axis of devices."""
 
 UNIT = "seconds"
 
@@ -25,8 +25,7 @@ VERSION = "1"
 """Pinned: asv hides the history of a benchmark whose version changes with its source."""
 
 PROCESSES = 5
-"""Rounds in asv's words: each is a process of its own and gives one sample, so that asv's
-interval is the one between processes."""
+"""asv calls them rounds. Each gives one sample, so that asv's interval is between processes."""
 
 TIMEOUT = 300.0
 
@@ -42,7 +41,7 @@ def name(comparison: Comparison) -> str:
 
 
 def parse(text: str, device: str = "cpu") -> Comparison:
-    """The comparison of a benchmark's name; ValueError where it or the device is none of ours."""
+    """The comparison of a benchmark's name. Raises ValueError for other names or devices."""
     parts = text.split(".")
     if len(parts) < 3 or not parts[-1].startswith("track_"):
         raise ValueError(f"{text!r} is not operator.function.track_dtype")
@@ -57,8 +56,8 @@ def parse(text: str, device: str = "cpu") -> Comparison:
     return Comparison(operator, function, size, last[len("track_") :], place, threads)
 
 
-def described(comparison: Comparison, modes: Iterable[str], code: str = "") -> dict[str, Any]:
-    """What asv's list of benchmarks says of a comparison."""
+def benchmark(comparison: Comparison, modes: Iterable[str], code: str = "") -> dict[str, Any]:
+    """A comparison as an entry of asv's list of benchmarks."""
     title = f"{comparison.operator} of {comparison.function}"
     if comparison.size != DOCUMENTS:
         title += f", {comparison.size}"
@@ -66,7 +65,7 @@ def described(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
     if comparison.threads != 1:
         title += f", {comparison.threads} threads"
     return {
-        # Name and code twice, as asv itself writes them of a function that tells them.
+        # asv too writes name and code twice.
         "benchmark_name": name(comparison),
         "code": code,
         "name": name(comparison),
@@ -82,11 +81,11 @@ def described(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
     }
 
 
-def of_offers(offers: Iterable[Offer]) -> list[dict[str, Any]]:
-    """The benchmark of every function under every operator: the documents' inputs, the function's
-    own dtype, all modes but those that compile."""
+def offered(offers: Iterable[Offer]) -> list[dict[str, Any]]:
+    """A benchmark for every operator of every function: example inputs, the function's own dtype
+    and all modes but those that compile."""
     return [
-        described(
+        benchmark(
             Comparison(offer.operator, offer.function, DOCUMENTS, offer.dtype),
             offer.modes,
             f"{offer.formula}\n{offer.derivative}",
@@ -95,36 +94,34 @@ def of_offers(offers: Iterable[Offer]) -> list[dict[str, Any]]:
     ]
 
 
-def listed(folder: Path) -> list[dict[str, Any]]:
-    """The benchmarks of a folder of asv's results that are ours; none where no list can be read
-    (asv writes it in place, so a kill can leave half of it)."""
+def stored(folder: Path) -> list[dict[str, Any]]:
+    """gradbench's benchmarks in a folder of asv's results; none if the list cannot be read, as when
+    asv was killed while it wrote it."""
     try:
-        stored = json.loads((folder / "benchmarks.json").read_text("utf-8"))
-        return [one for one in stored.values() if isinstance(one, dict) and _ours(one)]
+        entries = json.loads((folder / "benchmarks.json").read_text("utf-8")).values()
+        return [entry for entry in entries if isinstance(entry, dict) and _is_ours(entry)]
     except (OSError, ValueError, AttributeError):
         return []
 
 
-def _ours(one: dict[str, Any]) -> bool:
+def _is_ours(entry: dict[str, Any]) -> bool:
     try:
-        comparison = parse(one["name"])
-        modes = [ast.literal_eval(mode) for (mode,) in zip(*one["params"])]
-        return one.keys() >= described(comparison, modes).keys()
+        comparison = parse(entry["name"])
+        modes = [ast.literal_eval(mode) for (mode,) in zip(*entry["params"])]
+        return entry.keys() >= benchmark(comparison, modes).keys()
     except (KeyError, TypeError, ValueError, SyntaxError):
         return False
 
 
-def merged(lists: Iterable[Iterable[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Lists of benchmarks as one, by name: the first description of each, with the modes of all.
+def merge(lists: Iterable[Iterable[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """One list of benchmarks, by name: the first entry of each, with the modes of all.
 
-    So nothing that was ever measured drops out of the list, however little the environment at
-    hand knows.
+    So no earlier benchmark is lost, even if the current environment lacks it.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for listed in lists:
-        for one in listed:
-            known = found.setdefault(one["name"], one)
-            if known is not one and len(one["params"]) == 1:
-                modes = dict.fromkeys([*known["params"][0], *one["params"][0]])
-                found[one["name"]] = {**known, "params": [list(modes)]}
-    return found
+    merged: dict[str, dict[str, Any]] = {}
+    for entry in itertools.chain.from_iterable(lists):
+        first = merged.setdefault(entry["name"], entry)
+        if first is not entry and len(entry["params"]) == 1:
+            modes = dict.fromkeys([*first["params"][0], *entry["params"][0]])
+            merged[entry["name"]] = {**first, "params": [list(modes)]}
+    return merged

@@ -1,8 +1,8 @@
-"""asv over torch releases: the release is the commit, its own environment is where it runs.
+"""asv's plugin for torch releases: each release is a commit with its own environment.
 
-asv loads this module by `plugins` in `asv.conf.json`, finds `ReleaseHistory` by `dvcs` and
-`ReleaseEnvironment` by `environment_type`. There is no git repository and nothing is built.
-Written against asv 0.6.6, whose internals these are.
+asv loads this module by `plugins` in `asv.conf.json`, and finds `ReleaseHistory` by `dvcs` and
+`ReleaseEnvironment` by `environment_type`. There is no git repository and nothing is built. It uses
+internals of asv 0.6.6.
 """
 
 from __future__ import annotations
@@ -26,37 +26,30 @@ import gradbench
 from gradbench.core.releases import RELEASES, Release, ReleaseError, parse
 from gradbench.integrations import asv_files
 from gradbench.releases import environments, installing
+from gradbench.runner import machine
 
 BRANCH = "releases"
 MEASURING = ("run", "dev", "continuous", "find", "profile")
-"""asv's commands that measure, and install the releases that they measure."""
+"""asv's commands that measure and may install releases."""
 
 INSTALLED = "installed"
-"""The range of all releases that have an environment here."""
+"""The range of all releases that are installed."""
 
 
 def setup() -> None:
-    """Called by asv: this machine goes by the name that gradbench's own files give it, and asv
-    need not ask for it."""
-
-    mine = asv_files.this_machine()
-    Machine.hardcoded_machine_name = mine["machine"]
+    """Called by asv: sets the machine's name to that of gradbench's files. Takes a second."""
+    fields = asv_files.asv_machine(machine.facts())
+    name = Machine.hardcoded_machine_name = fields["machine"]
     try:
-        MachineCollection.load(mine["machine"])
+        MachineCollection.load(name)
     except util.UserError:
-        MachineCollection.save(mine["machine"], mine)
-
-
-def milliseconds(day: datetime.date) -> int:
-    """A day's beginning in UTC, as JavaScript counts time."""
-    midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.timezone.utc)
-    return int(midnight.timestamp()) * 1000
+        MachineCollection.save(name, fields)
 
 
 class ReleaseHistory(Repo):  # type: ignore[misc]
-    """The releases in the order of their dates, as asv asks a repository for its commits.
+    """asv's repository: the releases by date are its commits.
 
-    `url` is the file with the builds that are no releases (`known.remembered`).
+    `url` is the file of builds that are no releases (`asv_files.other_builds`).
     """
 
     dvcs = "releases"
@@ -64,7 +57,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
 
     def __init__(self, url: str, mirror_path: str) -> None:
         try:
-            others = asv_files.remembered(Path(url))
+            others = asv_files.other_builds(Path(url))
         except ReleaseError as error:
             raise util.UserError(str(error)) from error
         builds = sorted((*RELEASES, *others), key=lambda build: build.date)
@@ -82,7 +75,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
             raise NoSuchNameError(tag) from None
 
     def _installed(self) -> list[str]:
-        return [tag for tag, build in self._builds.items() if _installed(build) is not None]
+        return [tag for tag, build in self._builds.items() if _installed(build)]
 
     def pull(self) -> None:
         """There is nothing to fetch."""
@@ -91,15 +84,18 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
         """There is no source tree."""
 
     def get_date(self, hash: str) -> int:
-        return milliseconds(self.release(hash).date)
+        """The start of the release's day in UTC, in milliseconds."""
+        date = self.release(hash).date
+        midnight = datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc)
+        return int(midnight.timestamp()) * 1000
 
     get_date_from_name = get_date
 
     def get_hash_from_name(self, name: str | None) -> str:
-        """The tag of a release named as `v2.13.0`, `2.13` or `2.13.0+cpu`.
+        """The tag of `v2.13.0`, `2.13` or `2.13.0+cpu`, or of the branch's newest release.
 
-        For the branch it is the newest that is installed, if any is: `asv run` alone, and asv's
-        second attempt to discover the benchmarks, are not to install gigabytes.
+        The newest installed one, if any: a plain `asv run`, and asv's second attempt to discover
+        the benchmarks, should not install gigabytes.
         """
         if name is None or name in (BRANCH, "HEAD"):
             return (self._installed() or list(self._builds))[-1]
@@ -122,7 +118,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
         return tags[position - 1]
 
     def get_name_from_hash(self, commit: str) -> str | None:
-        """The version, where the tag does not say it. asv asks for tags that are none, too."""
+        """The version, if the tag differs from it. asv asks for unknown tags too."""
         build = self._builds.get(commit)
         return None if build is None or commit == f"v{build}" else build.version
 
@@ -143,8 +139,8 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
         return f"{latest_result}.."
 
     def get_hashes_from_range(self, range: str) -> list[str]:
-        """Tags, newest first: of `A..B` those after A up to B, of `A^!` A alone, of `A` all up to
-        it, of `installed` those that have an environment here. Raises UserError."""
+        """Tags, newest first: `A..B` is those after A up to B, `A^!` only A, `A` all up to A, and
+        `installed` those that are installed. Raises UserError."""
         tags = list(self._builds)
         try:
             if range == INSTALLED:
@@ -158,16 +154,17 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
                 chosen = tags[start:end]
         except NoSuchNameError as error:
             raise util.UserError(
-                f"{range!r}: {error} is no torch release known here; write v2.11.0..v2.13.0 "
-                "(after the first, up to the second), v2.13.0^! (this one alone) or installed"
+                f"{range!r}: {error} is not a known torch release; write v2.11.0..v2.13.0 "
+                "(after the first, up to the second), v2.13.0^! (only this one) or installed"
             ) from None
         return chosen[::-1]
 
 
 def _installed(release: Release) -> environments.Environment | None:
-    """The environment that holds a release; of several the one that goes by its name."""
-    hits = [one for one in environments.installed() if parse(one.torch) == parse(release.version)]
-    return min(hits, key=lambda one: one.name != release.version, default=None)
+    """The environment of a release; of several, preferably the one named after it."""
+    version = parse(release.version)
+    matches = [env for env in environments.installed() if parse(env.torch) == version]
+    return min(matches, key=lambda env: env.name != release.version, default=None)
 
 
 def _install(release: Release) -> environments.Environment:
@@ -189,22 +186,22 @@ def _install(release: Release) -> environments.Environment:
 
 
 def asv_command(words: Sequence[str]) -> str:
-    """The command among asv's arguments; empty where there is none."""
+    """The command among asv's arguments; empty if there is none."""
     commands = {word.lower() for word in (*command_order, "check", "dev", "gh-pages")}
     return next((word for word in words if word in commands), "")
 
 
 class ReleaseEnvironment(Environment):  # type: ignore[misc]
-    """Runs benchmarks in the environments that `gradbench releases` keeps, one a release.
+    """asv's environment: runs benchmarks in the environments of `gradbench releases`.
 
-    They hold torch and NumPy. asv's runner and gradbench are put beside them by path alone, so
-    switching to another release costs nothing and needs no network.
+    These have torch and NumPy. asv's runner and gradbench are added by path, so switching to
+    another release takes no time and no network.
     """
 
     tool_name = "releases"
 
     def __init__(self, conf: Any, python: str, requirements: Any, tagged_env_vars: Any) -> None:
-        # asv asks for the name, which holds them, before it sets them.
+        # asv uses them for the name before it sets them.
         self._requirements = requirements
         super().__init__(conf, python, requirements, tagged_env_vars)
         self._release: Release | None = None
@@ -222,36 +219,35 @@ class ReleaseEnvironment(Environment):  # type: ignore[misc]
         return True
 
     def create(self) -> None:
-        """Links the two packages that a release's environment lacks into a folder of their own."""
+        """Links asv's runner and gradbench into a folder for the path."""
         folder = Path(self._path)
         folder.mkdir(parents=True, exist_ok=True)
         for package in (gradbench, asv_runner):
             source = Path(str(package.__file__)).resolve().parent
             link = folder / source.name
             if link.is_symlink() and Path(os.readlink(link)).name == source.name:
-                # Of another installation of the same package, perhaps one that is gone.
+                # A link to another, perhaps deleted, installation of the same package.
                 link.unlink()
             if os.path.lexists(link):
-                raise util.UserError(f"{link} is in the way: move it, and asv goes on")
+                raise util.UserError(f"{link} is in the way: move it and run asv again")
             link.symlink_to(source, target_is_directory=True)
 
     def install_project(self, conf: Any, repo: ReleaseHistory, commit_hash: str) -> None:
-        """Turns to the environment of a release; a command that measures installs it where there
-        is none.
+        """Selects the environment of a release; a command that measures installs it if needed.
 
-        Raises ProcessError where it cannot be installed, UserError where it may not be.
+        Raises ProcessError if it cannot be installed, UserError if the command may not install it.
         """
         release = repo.release(commit_hash)
-        found = _installed(release) or _install(release)
-        self._release, self._executable = release, Path(found.python)
+        environment = _installed(release) or _install(release)
+        self._release, self._executable = release, Path(environment.python)
         self._set_commit_hash(release.tag)
 
     def run(self, args: list[str], **kwargs: Any) -> Any:
-        """Runs the release's Python with what it needs on its path."""
+        """Runs the release's Python with both packages on its path."""
         if self._executable is None:
             raise util.UserError("no torch release has been chosen")
         env = dict(kwargs.pop("env", os.environ))
         env.update(self._global_env_vars)
-        # The first for the interpreter; its script takes off again what the second does not name.
+        # asv's script removes PYTHONPATH unless ASV_PYTHONPATH names the same.
         env["PYTHONPATH"] = env["ASV_PYTHONPATH"] = self._path
         return util.check_output([str(self._executable), *args], env=env, **kwargs)

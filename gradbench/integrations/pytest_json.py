@@ -1,8 +1,7 @@
-"""What `pytest benchmarks/` measured, as a run log.
+"""Imports pytest-benchmark's JSON of `pytest benchmarks/` as a run.
 
-pytest-benchmark's JSON (``--benchmark-json``) becomes a run of one session: one process, in which
-each mode had one visit, not interleaved with the others. So it says nothing of what varies from
-process to process, and its verdicts stay undecided.
+The run has one session: one process, in which each mode had one visit, not interleaved with the
+others. So it does not show the variation between processes, and its verdicts stay undecided.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ SCHEMA = 1
 class _Stats(msgspec.Struct):
     iterations: Calls
     data: list[Positive] | None = None
-    """Seconds of a round's sub-block, per call."""
+    """Seconds per call, one for each round."""
 
 
 class _Info(msgspec.Struct):
@@ -92,7 +91,7 @@ class _File(msgspec.Struct):
 
 
 def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
-    """The records of a file. Raises StoreError, in one line, where it is none of ours."""
+    """The records of a file. Raises StoreError, in one line, if it is not from gradbench."""
     data = content(path)
     try:
         raw = msgspec.json.decode(data)
@@ -105,8 +104,8 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
         )
     if "gradbench" not in raw:
         raise StoreError(
-            f"{path} is pytest-benchmark's, but not of 'pytest benchmarks/': "
-            "it does not say which cases it measured"
+            f"{path} is pytest-benchmark's, but not from 'pytest benchmarks/': "
+            "it does not name the cases it measured"
         )
     try:
         file = msgspec.convert(raw, _File)
@@ -115,16 +114,15 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
     if file.gradbench.schema > SCHEMA:
         raise StoreError(f"{path} was written by a newer gradbench")
     entrants: dict[str, list[Entrant]] = {}
-    for one in file.benchmarks:
-        case = _case(path, one.extra_info.case)
-        entrants.setdefault(str(case.comparison), []).append(_timed(path, case, one))
-    for left in file.gradbench.left_out:
-        case = _case(path, left.case)
-        entrants.setdefault(str(case.comparison), []).append(
-            Entrant(case.mode, left.status, left.reason)
-        )
+    for benchmark in file.benchmarks:
+        case = _case(path, benchmark.extra_info.case)
+        entrants.setdefault(str(case.comparison), []).append(_timed(path, case, benchmark))
+    for skipped in file.gradbench.left_out:
+        case = _case(path, skipped.case)
+        entrant = Entrant(case.mode, skipped.status, skipped.reason)
+        entrants.setdefault(str(case.comparison), []).append(entrant)
     if not file.benchmarks:
-        raise StoreError(f"{path} holds no times: nothing was selected, or nothing passed")
+        raise StoreError(f"{path} has no times: no case was selected, or none passed")
     started = _time(path, file.datetime)
     header = RunStarted(
         schema=LOG_SCHEMA,
@@ -132,13 +130,13 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
         started=f"{started:%Y-%m-%dT%H:%M:%SZ}",
         settings=asdict(Settings(sessions=1)),
         machine=file.gradbench.machine,
-        plan=[PlanEntry(name, [e.mode for e in found]) for name, found in entrants.items()],
+        plan=[PlanEntry(name, [e.mode for e in group]) for name, group in entrants.items()],
         command=["import", path.name],
         files=file.gradbench.files,
         by_hand=file.gradbench.by_hand,
     )
     worker = WorkerStarted(1, file.gradbench.environment, header.started)
-    sessions = [_session(name, e, file.gradbench) for name, e in entrants.items()]
+    sessions = [_session(name, group, file.gradbench) for name, group in entrants.items()]
     try:
         KIND.require_readable((header, worker, *sessions))
     except DAMAGE as error:
@@ -147,8 +145,8 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
 
 
 def store(results: Path, path: Path) -> Run:
-    """Imports a file as a run of a results folder. Raises StoreError where it is none of ours,
-    is there already, or cannot be written."""
+    """Imports a file into a results folder. Raises StoreError if it is not from gradbench, has been
+    imported already, or the run cannot be written."""
     header, worker, sessions = load(path)
     if (folder(results) / f"{header.run}.jsonl").exists():
         raise StoreError(f"{path} has been imported already, as {header.run}")
@@ -167,25 +165,24 @@ def _case(path: Path, name: str) -> Case:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
-def _time(path: Path, stated: str) -> datetime:
+def _time(path: Path, text: str) -> datetime:
     try:
-        # Python 3.10 does not read the "Z" that other writers put.
-        return datetime.fromisoformat(stated.replace("Z", "+00:00")).astimezone(timezone.utc)
+        # Python 3.10 does not parse "Z".
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
-def _timed(path: Path, case: Case, one: _Benchmark) -> Entrant:
-    number = one.stats.iterations
-    if not one.stats.data:
+def _timed(path: Path, case: Case, benchmark: _Benchmark) -> Entrant:
+    info, number, data = benchmark.extra_info, benchmark.stats.iterations, benchmark.stats.data
+    if not data:
         raise StoreError(
             f"{path} has no single times: write it with --benchmark-json, "
             "or add --benchmark-save-data"
         )
-    if number < 1 or not max(one.stats.data) * number * 1e9 < DAY:
-        raise StoreError(f"{path} is damaged: {case} has times that are none")
-    blocks = [max(1, round(seconds * number * 1e9)) for seconds in one.stats.data]
-    info = one.extra_info
+    if number < 1 or not max(data) * number * 1e9 < DAY:
+        raise StoreError(f"{path} is damaged: {case} has invalid times")
+    blocks = [max(1, round(seconds * number * 1e9)) for seconds in data]
     return Entrant(
         case.mode,
         "ok",

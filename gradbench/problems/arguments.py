@@ -1,4 +1,4 @@
-"""The arguments of a problem: example or drawn inputs, with their seed, as a mode gets them."""
+"""The arguments of a problem: example or random inputs and the seed, as modes get them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from gradbench.problems.operators import OPERATORS, Problem, torch_dtype
 
 @dataclass(frozen=True)
 class Arguments:
-    """One set of arguments as a mode gets them, on the CPU, in the dtype that is measured."""
+    """One set of arguments of a mode, on the CPU, in the measured dtype."""
 
     inputs: Tensors
-    seed: Any  # a tensor, a tuple of tangents, or None
+    seed: Any
+    """A tensor, a tuple of tangents, or None."""
 
     def cast(self, dtype: torch.dtype) -> Arguments:
         seed = self.seed
@@ -36,7 +37,7 @@ class Arguments:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
     def replaced(self, tensors: Tensors) -> Arguments:
-        """The same arguments made of other tensors, in the order of `tensors()`."""
+        """Arguments of the same structure with other tensors, in the order of `tensors()`."""
         inputs, rest = tensors[: len(self.inputs)], tensors[len(self.inputs) :]
         if self.seed is None:
             return Arguments(inputs, None)
@@ -45,15 +46,15 @@ class Arguments:
     def deliver(
         self, problem: Problem, leaves: bool, device: torch.device | None = None
     ) -> tuple[Any, ...]:
-        """A private copy on the device, by default the problem's, as the positional arguments of a
-        mode's callable."""
-        place = problem.device if device is None else device
-        moved = tuple(t.detach().to(place, copy=True) for t in self.tensors())
+        """A private copy as the positional arguments of a mode's callable, on `device` or the
+        problem's; `leaves` sets requires_grad of the differentiated inputs."""
+        target = problem.device if device is None else device
+        copies = tuple(t.detach().to(target, copy=True) for t in self.tensors())
         if leaves:
-            for tensor in moved[: problem.differentiated]:
+            for tensor in copies[: problem.differentiated]:
                 tensor.requires_grad_()
-        mine = self.replaced(moved)
-        return (mine.inputs,) if mine.seed is None else (mine.inputs, mine.seed)
+        copy = self.replaced(copies)
+        return (copy.inputs,) if copy.seed is None else (copy.inputs, copy.seed)
 
 
 def _cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
@@ -63,7 +64,7 @@ def _cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
 def pose(
     function: Function, operator: str, size: Size | None, dtype: str, device: str, seed: int
 ) -> tuple[Problem, Arguments]:
-    """The problem and its first argument set; `size` None stands for the example inputs.
+    """The problem and its first arguments; `size` None stands for the example inputs.
 
     Raises whatever the function's own example, draw or forward raises.
     """
@@ -93,6 +94,6 @@ def draw(problem: Problem, size: Size, seed: int) -> Arguments:
 
 
 def _seeded(problem: Problem, inputs: Tensors, generator: torch.Generator) -> Arguments:
-    make = OPERATORS[problem.operator].seed
-    seed = None if make is None else make(problem, generator)
+    draw_seed = OPERATORS[problem.operator].seed
+    seed = None if draw_seed is None else draw_seed(problem, generator)
     return Arguments(inputs, seed).cast(problem.dtype)

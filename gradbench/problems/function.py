@@ -1,4 +1,4 @@
-"""What a function of the catalogue is, and the short forms for the common kinds."""
+"""Functions to differentiate, with their analytic derivatives, and helpers to declare them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Formula = Callable[..., Any]
 
 
 def as_tuple(value: Any) -> Tensors:
-    """A bare tensor as a tuple of one, so that formulas may return either."""
+    """A bare tensor as a tuple of one, since formulas may return either."""
     return value if type(value) is tuple else (value,)
 
 
@@ -105,11 +105,10 @@ def scalar_valued(
     hessian: Formula | None = None,
     hvp: Formula | None = None,
 ) -> dict[str, Formula]:
-    """The derivatives of a function whose value is one number, from its gradient g.
+    """The derivatives of a scalar-valued function from its gradient g.
 
-    The pullback of a seed v is v·g and the pushforward of a tangent t is Σ ⟨gᵢ, tᵢ⟩. With
-    `operator` "derivative" the single input is a number too. `hessian` and `hvp` are added if
-    given.
+    The pullback of a seed v is v·g; the pushforward of a tangent t is Σ ⟨gᵢ, tᵢ⟩. For a function of
+    one number set `operator` to "derivative". `hessian` and `hvp` are added if given.
     """
 
     def vjp(v: Tensor, *inputs: Tensor) -> Tensors:
@@ -117,17 +116,14 @@ def scalar_valued(
 
     def jvp(t: Tensors, *inputs: Tensor) -> Tensor:
         terms = [(g * s).sum() for g, s in zip(as_tuple(gradient(*inputs)), t)]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        return sum(terms[1:], terms[0])
 
-    found: dict[str, Formula] = {operator: gradient, "vjp": vjp, "jvp": jvp}
+    derivatives: dict[str, Formula] = {operator: gradient, "vjp": vjp, "jvp": jvp}
     if hessian is not None:
-        found["hessian"] = hessian
+        derivatives["hessian"] = hessian
     if hvp is not None:
-        found["hvp"] = hvp
-    return found
+        derivatives["hvp"] = hvp
+    return derivatives
 
 
 def elementwise(slope: Formula) -> dict[str, Formula]:
@@ -146,13 +142,12 @@ def elementwise(slope: Formula) -> dict[str, Formula]:
 def vector_valued(
     *, jacobian: Formula, vjp: Formula, jvp: Formula, accumulate: bool = False
 ) -> dict[str, Formula]:
-    """The derivatives of a map to a vector. `accumulate` adds `vjp_sum`, the sum of several
-    pullbacks, Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
-    found: dict[str, Formula] = {"jacobian": jacobian, "vjp": vjp, "jvp": jvp}
-    return with_accumulation(found) if accumulate else found
+    """The derivatives of a vector-valued function; `accumulate` adds `vjp_sum`."""
+    derivatives: dict[str, Formula] = {"jacobian": jacobian, "vjp": vjp, "jvp": jvp}
+    return with_accumulation(derivatives) if accumulate else derivatives
 
 
 def with_accumulation(derivatives: dict[str, Formula]) -> dict[str, Formula]:
-    """The derivatives with vjp_sum added: by linearity, the pullback of the summed seed."""
+    """The derivatives and `vjp_sum`: by linearity Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
     vjp = derivatives["vjp"]
     return derivatives | {"vjp_sum": lambda seeds, *inputs: vjp(seeds.sum(0), *inputs)}

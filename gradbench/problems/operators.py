@@ -1,4 +1,4 @@
-"""The operators: which derivative is computed, what it takes and what its result looks like."""
+"""The operators (gradient, jacobian, vjp, …): their results' shapes, seeds and usual modes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gradbench.problems.function import Function, Tensors
 Shape = tuple[int, ...]
 
 ACCUMULATED_SEEDS = 4
-"""How many seeds vjp_sum pulls back (the documents use four)."""
+"""The number of seeds of vjp_sum, as in the source notebooks."""
 
 TF32_UNIT = 2.0**-10
-"""The unit in the last place of TF32, which keeps ten bits of the mantissa."""
+"""The unit in the last place of TF32, whose mantissa has ten bits."""
 
 LEARNING_RATE = 0.1
 """The step length of training_step: plain gradient descent, p − 0.1 ∂L/∂p."""
@@ -27,7 +27,7 @@ LEARNING_RATE = 0.1
 
 @dataclass(frozen=True)
 class Problem:
-    """A function under an operator at given shapes: what a mode is built for."""
+    """An operator of a function at given shapes, dtype and device: what a mode is built for."""
 
     function: Function
     operator: str
@@ -37,18 +37,18 @@ class Problem:
     dtype: torch.dtype
     device: torch.device
     tf32: bool = False
-    """Whether matrix products may round their float32 factors to TF32."""
+    """Whether matmuls may round their float32 factors to TF32."""
 
     @property
     def unit(self) -> float:
-        """The unit in the last place of what is computed with."""
+        """The unit in the last place of TF32 or of the dtype."""
         return TF32_UNIT if self.tf32 else float(torch.finfo(self.dtype).eps)
 
     @property
     def smallest(self) -> float:
-        """The smallest number above zero of the dtype: what underflow may be off by."""
-        known = torch.finfo(self.dtype)
-        return float(known.tiny * known.eps)
+        """The smallest positive number of the dtype: the error of an underflow."""
+        info = torch.finfo(self.dtype)
+        return float(info.tiny * info.eps)
 
     @property
     def width(self) -> int:
@@ -70,12 +70,12 @@ class Problem:
 
     @property
     def outputs(self) -> int:
-        """How many numbers the function's value has."""
+        """The number of entries of the function's value."""
         return math.prod(self.output)
 
     @property
     def coordinates(self) -> int:
-        """How many numbers the differentiated inputs have together."""
+        """The number of entries of all differentiated inputs."""
         return sum(math.prod(shape) for shape in self.wrt)
 
     @property
@@ -89,27 +89,9 @@ class Problem:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of the tensors of a case whose name has this one."""
+    """The dtype of the tensors of a case; ``tf32`` computes on float32."""
     kind: torch.dtype = torch.float32 if name == TF32 else getattr(torch, name)
     return kind
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One kind of derivative.
-
-    `shapes` gives the exact shapes of the result. `rows` gives for each block how many leading
-    dimensions number the outputs: what is left is one output's derivative by one input, the
-    scale on which its rounding error is judged. `first` is the mode that people usually write
-    first. `seed` draws the seed or tangents, None where the operator takes none.
-    """
-
-    name: str
-    summary: str
-    shapes: Callable[[Problem], tuple[Shape, ...]]
-    rows: Callable[[Problem], tuple[int, ...]]
-    first: str
-    seed: Callable[[Problem, torch.Generator], Any] | None = None
 
 
 def _like_inputs(problem: Problem) -> tuple[Shape, ...]:
@@ -145,7 +127,7 @@ def _batch_hessian(problem: Problem) -> tuple[Shape, ...]:
 
 
 def _draw(generator: torch.Generator, shape: Shape) -> Tensor:
-    # Bounded away from zero: a seed of nearly nothing would hide the output it stands for.
+    # Bounded away from zero: a tiny seed would hide the error of its output.
     sign = torch.randint(0, 2, shape, generator=generator, dtype=torch.float64) * 2 - 1
     return sign * (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5)
 
@@ -162,76 +144,73 @@ def _tangents(problem: Problem, generator: torch.Generator) -> Tensors:
     return tuple(_draw(generator, shape) for shape in problem.wrt)
 
 
+@dataclass(frozen=True)
+class Operator:
+    """One kind of derivative."""
+
+    name: str
+    summary: str
+    first: str
+    """The usual choice of mode."""
+    shapes: Callable[[Problem], tuple[Shape, ...]] = _like_inputs
+    """The exact shapes of the result's blocks."""
+    rows: Callable[[Problem], tuple[int, ...]] = _no_rows
+    """For each block, how many leading dimensions number the outputs. The others are the derivative
+    of one output by one input, whose scale limits the rounding error of its entries."""
+    seed: Callable[[Problem, torch.Generator], Any] | None = None
+    """Draws the seed or tangents; None if the operator takes none."""
+
+
 OPERATORS = {
     operator.name: operator
     for operator in (
-        Operator("derivative", "f′(x) of a number's function", _like_inputs, _no_rows, "backward"),
-        Operator(
-            "gradient", "all partial derivatives of one value", _like_inputs, _no_rows, "backward"
-        ),
+        Operator("derivative", "f′(x) of a scalar function of one number", "backward"),
+        Operator("gradient", "all partial derivatives of one value", "backward"),
         Operator(
             "jacobian",
             "∂yᵢ/∂xⱼ of every output by every input",
+            "functional_jacobian",
             _jacobian,
             _output_rows,
-            "functional_jacobian",
         ),
         Operator(
             "batch_jacobian",
             "one jacobian per sample, without the zero blocks between samples",
+            "loop_grad",
             _batch_jacobian,
             _output_rows,
-            "loop_grad",
         ),
         Operator(
             "diagonal",
             "the diagonal of an elementwise map's jacobian",
-            _like_inputs,
-            _output_rows,
             "ones_backward",
+            rows=_output_rows,
         ),
-        Operator(
-            "vjp", "vᵀJ: the pullback of a seed", _like_inputs, _no_rows, "backward", _cotangent
-        ),
+        Operator("vjp", "vᵀJ: the pullback of a seed", "backward", seed=_cotangent),
         Operator(
             "vjp_sum",
             "Σₖ vₖᵀJ: the pullback of several seeds, accumulated",
-            _like_inputs,
-            _no_rows,
             "accumulated_backward",
-            _cotangents,
+            seed=_cotangents,
         ),
         Operator(
             "jvp",
             "Jt: the pushforward of a tangent",
+            "func_jvp",
             lambda problem: (problem.output,),
             lambda problem: (0,),
-            "func_jvp",
             _tangents,
         ),
         Operator(
-            "hessian", "∂²y/∂xᵢ∂xⱼ of one value", _hessian, _hessian_rows, "functional_hessian"
+            "hessian", "∂²y/∂xᵢ∂xⱼ of one value", "functional_hessian", _hessian, _hessian_rows
         ),
         Operator(
-            "batch_hessian",
-            "one hessian per sample",
-            _batch_hessian,
-            _hessian_rows,
-            "grad_twice",
+            "batch_hessian", "one hessian per sample", "grad_twice", _batch_hessian, _hessian_rows
         ),
-        Operator(
-            "hvp",
-            "Ht: the hessian times a tangent",
-            _like_inputs,
-            _no_rows,
-            "grad_twice",
-            _tangents,
-        ),
+        Operator("hvp", "Ht: the hessian times a tangent", "grad_twice", seed=_tangents),
         Operator(
             "training_step",
             f"the parameters after one step of gradient descent of length {LEARNING_RATE}",
-            _like_inputs,
-            _no_rows,
             "backward_step",
         ),
     )

@@ -144,17 +144,17 @@ def load_file(path: str) -> list[str]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     declared = len(FUNCTIONS) + len(MODES)
-    left = state.Left()
-    with state.kept(left, guest=False):
+    changes = state.Changes()
+    with state.preserve(changes, loading=True):
         spec.loader.exec_module(module)
     if len(FUNCTIONS) + len(MODES) == declared:
         # Whoever gives a file wants to see it measured, not the whole catalogue without it.
         raise ImportError("it declares no function or mode (@gradbench.function, @gradbench.mode)")
-    return _told(path, left)
+    return _told(path, changes)
 
 
-def _told(what: str, left: Any) -> list[str]:
-    return [f"{what} changes {left.what} while it is loaded: put back"] if left else []
+def _told(what: str, changes: Any) -> list[str]:
+    return [f"{what} changes {changes.summary} while it is loaded: put back"] if changes else []
 
 
 def load() -> list[str]:
@@ -185,9 +185,9 @@ def load_entry_points() -> list[str]:
     for group in GROUPS:
         for entry in sorted(importlib.metadata.entry_points(group=group)):
             functions, modes = dict(FUNCTIONS), dict(MODES)
-            left = state.Left()
+            changes = state.Changes()
             try:
-                with state.kept(left, guest=False):
+                with state.preserve(changes, loading=True):
                     loaded = entry.load()
                 if isinstance(loaded, Function) and FUNCTIONS.get(loaded.name) is not loaded:
                     function(loaded)
@@ -202,5 +202,5 @@ def load_entry_points() -> list[str]:
                     f"{package} is left out: its entry point {entry.name} = {entry.value} of "
                     f"{group} does not load ({what})"
                 )
-            broken += _told(f"the entry point {entry.name} = {entry.value} of {group}", left)
+            broken += _told(f"the entry point {entry.name} = {entry.value} of {group}", changes)
     return broken

@@ -1,13 +1,10 @@
-"""The state of the measuring process: what one mode could change for all others.
+"""What measured code could change in the process: take a snapshot, restore it, name the changes.
 
-A mode is a guest in a process that it shares. `look` notes the state before it is built or called,
-`put_back` restores what is another afterwards and says what that was. docs/correctness.md has the
-rule of what follows. What is read here is bound when this module is imported, so that nothing of
-the user's can stand in for it later.
-
-Torch and the standard library alone: this is the worker's side. What a release of torch lacks is
-left out. Random numbers are not watched: drawing them is normal, and the suite's own inputs come
-from generators of their own.
+A mode runs in a process that it shares with other modes. docs/correctness.md states what follows
+from a change. Functions that read the state are bound when this module is imported, so that
+measured code cannot replace them later. Only torch and the standard library are imported; state
+that a release of torch lacks is left out. Random number generators are not watched: drawing from
+them is normal, and the suite's own inputs come from generators of their own.
 """
 
 from __future__ import annotations
@@ -18,25 +15,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradbench.state.item import listed as listed
-from gradbench.state.item import same, told
-from gradbench.state.of_python import near_items, quick_items, thorough_items
+from gradbench.state.item import describe_change, same
+from gradbench.state.item import summarize as summarize
+from gradbench.state.python_items import gate_items, quick_items, thorough_items
 
 QUICK = tuple(quick_items())
-"""What is looked at around each visit too, since it takes well under a tenth of one."""
+"""Compared around each visit too: reading them takes well under a tenth of a visit."""
 
-NEAR = (*QUICK, *near_items())
-"""What is looked at after each call of the gate: besides, the functions that judge its result."""
+PER_CALL = (*QUICK, *gate_items())
+"""Compared after each call that the gate makes: also the functions that check its result."""
 
-ALL = (*NEAR, *thorough_items())
+ALL = (*PER_CALL, *thorough_items())
 
-_READS = tuple((item.read, item.same) for item in ALL)
+_READS = tuple((item.read, item.unchanged) for item in ALL)
 
 
 class StateLost(BaseException):
-    """Something was changed that cannot be put back: this process must not measure any more.
+    """A change that cannot be undone: this process must not measure any more.
 
-    Like SystemExit no `Exception`, since it has to end what runs.
+    Like SystemExit it is no `Exception`, so that no `except Exception` keeps the process going.
     """
 
     def __init__(self, what: str) -> None:
@@ -45,108 +42,106 @@ class StateLost(BaseException):
 
 
 @dataclass
-class Left:
-    """What was found changed, and put back: that on which results and times depend, and the
-    rest."""
+class Changes:
+    """Descriptions of items that were changed, and restored."""
 
-    measured: list[str] = field(default_factory=list)
-    other: list[str] = field(default_factory=list)
+    harmful: list[str] = field(default_factory=list)
+    """Results or times depend on these."""
+    harmless: list[str] = field(default_factory=list)
     by_torch: bool = False
-    """Whether torch changed more while it loaded a part of itself, which is nobody's fault."""
+    """Whether torch changed more while it loaded a part of itself, which no mode is blamed for."""
 
     def __bool__(self) -> bool:
-        return bool(self.measured or self.other)
+        return bool(self.harmful or self.harmless)
 
-    def add(self, later: Left) -> None:
-        for mine, more in ((self.measured, later.measured), (self.other, later.other)):
-            mine.extend(what for what in more if what not in mine)
+    def add(self, later: Changes) -> None:
+        for mine, more in ((self.harmful, later.harmful), (self.harmless, later.harmless)):
+            mine.extend(change for change in more if change not in mine)
 
     @property
-    def what(self) -> str:
-        """All of it in words."""
-        return listed(self.measured + self.other)
+    def summary(self) -> str:
+        return summarize(self.harmful + self.harmless)
 
 
-Seen = tuple[Any, ...]
-"""The values of all items, or of the quick ones, in their order."""
+Snapshot = tuple[Any, ...]
+"""The values of all items, or of the first ones, in their order."""
+
+_modules: set[str] = set()
+"""The modules that were loaded at the last snapshot."""
 
 
-def look(thorough: bool = True) -> Seen:
-    """The state now; unless `thorough`, what takes a few microseconds to read."""
-    if thorough:
-        _loaded.clear()
-        _loaded.update(sys.modules)
-    return tuple([item.read() for item in (ALL if thorough else QUICK)])
+def snapshot() -> Snapshot:
+    """The values of all items now."""
+    _modules.clear()
+    _modules.update(sys.modules)
+    return tuple([item.read() for item in ALL])
 
 
-_loaded: set[str] = set()
-"""The modules that were loaded at the last thorough look."""
+def modules_loaded() -> bool:
+    """Whether modules have been loaded since the last snapshot."""
+    return sys.modules.keys() != _modules
 
 
-def outgrown() -> bool:
-    """Whether modules have been loaded since the last thorough look."""
-    return sys.modules.keys() != _loaded
+def restore(before: Snapshot) -> Changes:
+    """Undoes all changes since a snapshot and returns them.
 
-
-def put_back(before: Seen) -> Left:
-    """Restores what has changed since, and says what that was.
-
-    Raises StateLost where something does not change back.
+    Raises StateLost where one cannot be undone.
     """
     changed = _changed(before)
-    left = Left()
+    changes = Changes()
     if not changed:
-        return left
-    torch_loads = any(name.startswith("torch.") for name in sys.modules.keys() - _loaded)
+        return changes
+    torch_loads = any(name.startswith("torch.") for name in sys.modules.keys() - _modules)
     for position, now in changed.items():
         item = ALL[position]
         if item.by_torch and torch_loads:
-            left.by_torch = True
+            changes.by_torch = True
             continue
-        (left.measured if item.measured else left.other).append(
-            told(item.name, before[position], now)
-        )
+        kind = changes.harmful if item.harmful else changes.harmless
+        kind.append(describe_change(item.name, before[position], now))
     for _ in range(2):
-        # One flag may stand behind another, so what is written first may need a second turn.
+        # An item may hide another's change, so the first ones may need a second write.
         for position in changed:
             with contextlib.suppress(Exception):
                 ALL[position].write(before[position])
         changed = _changed(before)
         if not changed:
-            return left
-    stuck = [told(ALL[p].name, before[p], now) for p, now in changed.items()]
-    raise StateLost(listed(stuck))
+            return changes
+    raise StateLost(
+        summarize([describe_change(ALL[p].name, before[p], now) for p, now in changed.items()])
+    )
 
 
 @contextlib.contextmanager
-def kept(left: Left, guest: bool = True) -> Iterator[None]:
-    """The state after the block is that before it; adds to `left` what the block has changed.
+def preserve(changes: Changes, loading: bool = False) -> Iterator[None]:
+    """Restores the state after the block and adds what the block has changed to `changes`.
 
-    What is no guest is not called again, so that others must live with what cannot be put back;
-    and sys.path stays as it leaves it, for its modes may import more later.
+    For code that is only `loading`, sys.path keeps its value, since modes may import more later;
+    and what cannot be undone is reported instead of raising StateLost, since the code is not run
+    again.
     """
-    before = look()
+    before = snapshot()
     try:
         yield
     finally:
-        if not guest:
+        if loading:
             position = next(i for i, item in enumerate(ALL) if item.name == "sys.path")
             before = (*before[:position], ALL[position].read(), *before[position + 1 :])
         try:
-            left.add(put_back(before))
+            changes.add(restore(before))
         except StateLost as lost:
-            if guest:
+            if not loading:
                 raise
-            left.measured.append(lost.what)
+            changes.harmful.append(lost.what)
 
 
-def _changed(before: Seen) -> dict[int, Any]:
-    """The positions of the items that are not as before, with what they are now."""
-    found = {}
-    for position, ((read, same_as), then) in enumerate(zip(_READS, before)):
-        if same_as is not None and same_as(then):
+def _changed(before: Snapshot) -> dict[int, Any]:
+    """The changed items: their position, and their value now."""
+    changed = {}
+    for position, ((read, unchanged), then) in enumerate(zip(_READS, before)):
+        if unchanged is not None and unchanged(then):
             continue
         now = read()
         if now is not then and not same(then, now):
-            found[position] = now
-    return found
+            changed[position] = now
+    return changed

@@ -1,4 +1,4 @@
-"""One part of the state, and how two values of it are compared and told."""
+"""One part of the process's state: how it is read, written, compared and described."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from typing import Any, NamedTuple
 import torch
 
 from gradbench.core.text import line
-from gradbench.state.names import Names
+from gradbench.state.namespaces import Namespace
 
 LONGEST = 60
 """Characters of a value in a message."""
 
 
 class Item(NamedTuple):
-    """One part of the state: how it is read, and how a value that was read is put back."""
+    """One part of the state; `write` restores a value that `read` returned."""
 
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object]
-    measured: bool = True
-    """Whether it changes what a call computes or how long it takes."""
+    harmful: bool = True
+    """Whether a change affects what a call computes or how long it takes."""
     by_torch: bool = False
-    """Whether torch changes it too, where it loads a part of itself on first use: no mode is named
-    for that."""
-    same: Callable[[Any], bool] | None = None
-    """Whether a value that was read is still the present one, where reading it takes long."""
+    """Whether torch changes it too when it loads a part of itself; no mode is blamed for that."""
+    unchanged: Callable[[Any], bool] | None = None
+    """Whether an earlier value is still the present one, for items that are slow to read."""
 
 
-def listed(names: list[str]) -> str:
-    """The first few of these as words of a sentence."""
+def summarize(names: list[str]) -> str:
+    """The first few names as part of a sentence: ``a, b, c and 3 more``."""
     shown = names[:4]
     if len(names) > len(shown):
         shown = [*shown[:3], f"{len(names) - 3} more"]
@@ -41,24 +40,24 @@ def listed(names: list[str]) -> str:
 
 
 def module_values(module: Any, names: tuple[str, ...]) -> tuple[Callable[[], Any], Any]:
-    """Reads and writes of plain variables of a module, as many as there are."""
-    there = vars(module)
-    known = tuple(name for name in names if name in there)
+    """Functions that read and write those of the named variables that a module has."""
+    variables = vars(module)
+    present = tuple(name for name in names if name in variables)
 
     def read() -> tuple[Any, ...]:
-        return tuple([there.get(name) for name in known])
+        return tuple([variables.get(name) for name in present])
 
     def write(before: tuple[Any, ...]) -> None:
-        there.update(zip(known, before))
+        variables.update(zip(present, before))
 
     return read, write
 
 
-_PLAIN = frozenset((int, float, str, bytes, bool, frozenset, types.NoneType))
+_PLAIN = frozenset((int, float, str, bytes, bool, set, frozenset, types.NoneType))
 
 
 def same(then: Any, now: Any) -> bool:
-    """Whether two values read are the same; of what a user may have made only identity counts."""
+    """Whether two values are the same; objects of unknown types are compared by identity."""
     kind = type(then)
     if then is now:
         return True
@@ -77,31 +76,30 @@ def same(then: Any, now: Any) -> bool:
         if all(all(map(operator.is_, *pair)) for pair in pairs):
             return True
         return then.keys() == now.keys() and all(same(then[key], now[key]) for key in then)
-    if isinstance(then, Names):
-        return not then.differing(now)
+    if isinstance(then, Namespace):
+        return not then.replaced_in(now)
     return kind.__module__.startswith("torch") and bool(then == now)
 
 
-def told(name: str, then: Any, now: Any) -> str:
-    """What has changed, with both values where they are short."""
-    if isinstance(then, Names):
-        return f"{name} ({listed(then.differing(now))})"
-    if type(then) is tuple and then and isinstance(then[0], Names):
-        replaced = [found for a, b in zip(then, now) for found in a.differing(b)]
-        return f"{name} ({listed(replaced)})"
+def describe_change(name: str, then: Any, now: Any) -> str:
+    """The item's name, with what was replaced or with both values where they are short."""
+    if isinstance(then, Namespace):
+        return f"{name} ({summarize(then.replaced_in(now))})"
+    if type(then) is tuple and then and isinstance(then[0], Namespace):
+        replaced = [label for a, b in zip(then, now) for label in a.replaced_in(b)]
+        return f"{name} ({summarize(replaced)})"
     if type(then) is dict:
-        return f"{name} ({listed(_keys(then, now))})"
-    shown = (int, float, str, bool, torch.dtype)
-    if isinstance(then, shown) and isinstance(now, shown):
+        return f"{name} ({summarize(_changed_keys(then, now))})"
+    short = (int, float, str, bool, torch.dtype)
+    if isinstance(then, short) and isinstance(now, short):
         return f"{name} ({line(str(then), LONGEST)} → {line(str(now), LONGEST)})"
     return name
 
 
-def _keys(then: dict[Any, Any], now: Any) -> list[str]:
-    keys = dict.fromkeys([*then, *now])
+def _changed_keys(then: dict[Any, Any], now: dict[Any, Any]) -> list[str]:
     missing = object()
     return [
         line(os.fsdecode(key) if isinstance(key, bytes) else str(key), LONGEST)
-        for key in keys
+        for key in dict.fromkeys([*then, *now])
         if not same(then.get(key, missing), now.get(key, missing))
     ]

@@ -1,18 +1,17 @@
-"""Correctness: no mode is timed before, or believed after, it has passed this gate.
+"""The gate: compares each mode with the analytic derivative, before and after it is timed.
 
-A result is accepted where every entry is within
+A result passes if the error of every entry is at most
 
     ENTRY · u · |exact|  +  ROW · u · max |exact row|  +  INPUT · (change under rounding the inputs)
-    + ENTRY · (the smallest number above zero of the dtype)
+    + ENTRY · (the smallest positive number of the dtype)
 
-of the exact derivative. u is the unit in the last place of what is computed with: that of the
-dtype (`torch.finfo(dtype).eps`), or of TF32. *Exact* is the analytic derivative in float64 at the
-very inputs that the mode got. *Row* is the derivative of one output by one input, so a small block
-is never judged by a large one beside it. The *change* is what the exact derivative itself does when
-every input is moved by up to one unit in its last place: a mode may not be blamed for that. This is
-the mixed forward-backward error of N. Higham, Accuracy and Stability of Numerical Algorithms
-(2002), section 1.5: an answer is right if it is nearly the exact answer to nearly the question.
-docs/correctness.md states the errors that the catalogue's modes really have.
+u is the unit in the last place of the dtype (`torch.finfo(dtype).eps`) or of TF32. *Exact* is the
+analytic derivative in float64 at the mode's own inputs. A *row* is the derivative of one output by
+one input, so a large block does not hide errors of a small one. The *change* is that of the exact
+derivative when every input moves by up to one unit in its last place, which is no fault of a mode.
+This is the mixed forward-backward error of N. Higham, Accuracy and Stability of Numerical
+Algorithms (2002), section 1.5: a right result is nearly the exact result for nearly the same
+inputs. docs/correctness.md states the errors of the catalogue's modes.
 """
 
 from __future__ import annotations
@@ -38,22 +37,22 @@ ENTRY = 32
 ROW = 16
 INPUT = 16
 SLOW = 10_000_000
-"""Calls of so many nanoseconds are checked with fewer repeats."""
+"""Nanoseconds of a call from which on it is checked with fewer repeats."""
 
 FIRST = 50
-"""How many times longer than later ones a first call may take, which loads what they find."""
+"""How many times longer a first call may take than later ones, since it loads code."""
 
 PERTURBATIONS = 5
 
 SMALLEST_STEP = 2.0**-46
-"""Inputs are moved by no less, relative to themselves, for below it the float64 of the exact
-derivative rounds too; the change is then scaled down to the unit that is asked for."""
+"""The smallest relative move of an input: below it, float64 rounding of the exact derivative
+matters. The change is then scaled down to the unit of the dtype."""
 
 CLOCK = time.perf_counter_ns
 
 
 class TooSlow(Exception):
-    """A call took longer than there is time for."""
+    """A call takes longer than the time budget allows."""
 
     def __init__(self, nanoseconds: int) -> None:
         super().__init__(f"a call takes {nanoseconds * 1e-9:.2g} s, too long for this budget")
@@ -61,10 +60,10 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What the gate found.
+    """The outcome of checks: the reason of the first failure, and the worst errors.
 
-    `error` is the worst error as a share of what is allowed; `ulps` the worst error in units in
-    the last place of its block's largest entry. Both are the worst of all checks made.
+    `error` is a share of the allowed error; `ulps` is in units in the last place of the block's
+    largest entry.
     """
 
     reason: str = ""
@@ -72,28 +71,25 @@ class Finding:
     ulps: float = 0.0
 
     @property
-    def right(self) -> bool:
+    def passed(self) -> bool:
         return not self.reason
 
     def and_then(self, later: Finding) -> Finding:
-        """This finding and a later one: the first reason and the worst errors."""
-        return Finding(
-            self.reason or later.reason,
-            max(self.error, later.error),
-            max(self.ulps, later.ulps),
-        )
+        """This finding combined with a later one."""
+        error, ulps = max(self.error, later.error), max(self.ulps, later.ulps)
+        return Finding(self.reason or later.reason, error, ulps)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The exact result of one argument set: float64 blocks and allowed errors."""
+    """The exact result for one set of arguments, with the allowed errors, in float64."""
 
     blocks: Tensors
     allowed: Tensors
 
 
 def _row_scale(block: Tensor, rows: int) -> Tensor:
-    """The largest magnitude in each row, in a shape that broadcasts against the block."""
+    """The largest magnitude in each row, broadcastable against the block."""
     if block.dim() == rows or block.numel() == 0:
         return block.abs()
     return block.abs().amax(dim=tuple(range(rows, block.dim())), keepdim=True)
@@ -101,26 +97,26 @@ def _row_scale(block: Tensor, rows: int) -> Tensor:
 
 def _expected(
     exact: Callable[[Arguments], Tensors],
-    given: Arguments,
+    arguments: Arguments,
     rows: Sequence[int],
     unit: float,
     smallest: float,
 ) -> Expected:
-    wide = given.cast(torch.float64)
+    wide = arguments.cast(torch.float64)
     blocks = exact(wide)
-    change = [torch.zeros_like(block) for block in blocks]
+    changes = [torch.zeros_like(block) for block in blocks]
     generator = torch.Generator().manual_seed(0)
     step = max(unit, SMALLEST_STEP)
     for _ in range(PERTURBATIONS):
-        # Moves of random length: with signs alone, two of a sum cancel half of the time.
+        # Moves of random length: two moves of equal length would cancel half of the time.
         moved = tuple(_moved(tensor, step, generator) for tensor in wide.tensors())
-        for found, block, other in zip(change, blocks, exact(wide.replaced(moved))):
-            torch.maximum(found, (other - block).abs() * (unit / step), out=found)
+        for change, block, other in zip(changes, blocks, exact(wide.replaced(moved))):
+            torch.maximum(change, (other - block).abs() * (unit / step), out=change)
     allowed = tuple(
         ENTRY * (unit * block.abs() + smallest)
-        + ROW * unit * _row_scale(block, lead)
-        + INPUT * moved
-        for block, lead, moved in zip(blocks, rows, change)
+        + ROW * unit * _row_scale(block, leading)
+        + INPUT * change
+        for block, leading, change in zip(blocks, rows, changes)
     )
     return Expected(blocks, allowed)
 
@@ -132,11 +128,11 @@ def _moved(tensor: Tensor, step: float, generator: torch.Generator) -> Tensor:
 
 
 class Gate:
-    """The reference results of one problem, against which every contestant is checked.
+    """Checks the modes of one problem against its exact results.
 
-    `timed` are the arguments that are timed, and `more` are timed in turn with them; `fresh` are
-    others of the same shapes. The exact results are worked out once, on first use, and serve every
-    mode of the comparison.
+    `timed` and `more` are the arguments that are timed in turn; `fresh` are others of the same
+    shapes. Exact results are computed once, on first use. With `transfer`, arguments and results
+    are on the CPU and their copies are timed.
     """
 
     def __init__(
@@ -151,97 +147,90 @@ class Gate:
         self.transfer = transfer
         self.timed = (timed, *more)
         self.fresh = tuple(fresh)
-        self.given = (*self.timed, *self.fresh)
-        """All sets of arguments, by number: what is timed and then what is fresh."""
-        self._known: dict[tuple[bool, int], Expected] = {}
-        self.home = state.look()
-        """The state of the process that each mode finds."""
-        self.left = state.Left()
-        """What the function's own formula has changed in it."""
+        self.argument_sets = (*self.timed, *self.fresh)
+        self._expected: dict[tuple[bool, int], Expected] = {}
+        self.snapshot = state.snapshot()
+        """The state of the process that each mode starts from."""
+        self.changes = state.Changes()
+        """Changes of the state by the function's own formula."""
 
     def _expect(self, forward: bool, index: int) -> Expected:
         key = (forward, index)
-        if key not in self._known:
-            given = self.given[index]
+        if key not in self._expected:
+            problem = self.problem
+            exact, rows = self._derivative, OPERATORS[problem.operator].rows(problem)
             if forward:
-                rows: Sequence[int] = (len(self.problem.output),)
-                exact = self._forward
-            else:
-                rows = OPERATORS[self.problem.operator].rows(self.problem)
-                exact = self._derivative
+                exact, rows = self._forward, (len(problem.output),)
+            arguments = self.argument_sets[index]
             try:
                 with torch.no_grad():
-                    found = _expected(exact, given, rows, self.problem.unit, self.problem.smallest)
+                    expected = _expected(exact, arguments, rows, problem.unit, problem.smallest)
             finally:
-                self.left.add(state.put_back(self.home))
-            self._require_range(found.blocks)
-            self._known[key] = found
-        return self._known[key]
+                self.changes.add(state.restore(self.snapshot))
+            self._require_range(expected.blocks)
+            self._expected[key] = expected
+        return self._expected[key]
 
     def _require_range(self, blocks: Tensors) -> None:
-        """Raises Unsupported where the dtype is too narrow for the exact values."""
-        most = float(torch.finfo(self.problem.dtype).max)
+        """Raises Unsupported if exact values exceed the dtype's range."""
+        largest = float(torch.finfo(self.problem.dtype).max)
         for block in blocks:
             sizes = block.abs()
-            beyond = sizes[sizes.isfinite() & (sizes > most)]
+            beyond = sizes[sizes.isfinite() & (sizes > largest)]
             if beyond.numel():
                 name = str(self.problem.dtype).removeprefix("torch.")
                 raise Unsupported(
-                    f"{name} ends at {most:.3g}, and the exact result has {float(beyond.max()):.3g}"
+                    f"overflows {name}: its maximum is {largest:.3g}, "
+                    f"and the exact result has {float(beyond.max()):.3g}"
                 )
 
-    def _forward(self, given: Arguments) -> Tensors:
+    def _forward(self, arguments: Arguments) -> Tensors:
         exact = self.problem.function.exact or self.problem.forward
-        return (exact(*given.inputs),)
+        return (exact(*arguments.inputs),)
 
-    def _derivative(self, given: Arguments) -> Tensors:
+    def _derivative(self, arguments: Arguments) -> Tensors:
         formula = self.problem.function.derivatives[self.problem.operator]
-        if given.seed is None:
-            return as_tuple(formula(*given.inputs))
-        return as_tuple(formula(given.seed, *given.inputs))
+        seed = () if arguments.seed is None else (arguments.seed,)
+        return as_tuple(formula(*seed, *arguments.inputs))
 
     def enter(self, mode: str, call: Callable[..., Any], leaves: bool) -> Contestant:
-        """A contestant with its private copies of the timed arguments, not yet checked."""
+        """A contestant with private copies of the timed arguments, not yet checked."""
         if self.transfer:
             call = transferred(call, self.problem, leaves)
-        sets = tuple(self.deliver(given, leaves) for given in self.timed)
+        sets = tuple(self.deliver(arguments, leaves) for arguments in self.timed)
         return Contestant(self, mode, call, leaves, sets)
 
-    def deliver(self, given: Arguments, leaves: bool) -> tuple[Any, ...]:
-        """A private copy of arguments where a contestant expects them."""
-        return given.deliver(self.problem, leaves, torch.device("cpu") if self.transfer else None)
+    def deliver(self, arguments: Arguments, leaves: bool) -> tuple[Any, ...]:
+        """A private copy of the arguments on the device where the contestant expects them."""
+        device = torch.device("cpu") if self.transfer else None
+        return arguments.deliver(self.problem, leaves, device)
 
     def bytes_needed(self, numbers_at_peak: int) -> int:
-        """Memory of a mode and of checking it, by estimate: its own numbers, the sets of arguments
-        that are timed, and the float64 blocks (exact, allowed, moved and the difference) of each
-        set."""
-        blocks = (2 * len(self.given) + 4) * 8 * self.problem.result_numel
-        sets = sum(given.bytes for given in self.timed)
+        """An estimate of the memory to run and check a mode: its own numbers, the timed arguments,
+        and the float64 blocks of the check (exact, allowed, moved, difference) per argument set."""
+        blocks = (2 * len(self.argument_sets) + 4) * 8 * self.problem.result_numel
+        sets = sum(arguments.bytes for arguments in self.timed)
         return numbers_at_peak * self.problem.width + blocks + sets
 
     def judge(self, mode: str, index: int, result: Any) -> Finding:
-        """Holds one result against the exact one of an argument set."""
+        """Compares a result with the exact one for the argument set of that index."""
         forward = mode == FORWARD
         shapes = (self.problem.output,) if forward else self.problem.result
         blocks = as_tuple(result)
         if len(blocks) != len(shapes):
             return Finding(f"returned {len(blocks)} blocks instead of {len(shapes)}")
         expected = self._expect(forward, index)
+        device = torch.device("cpu") if self.transfer else self.problem.device
         finding = Finding()
         for number, (block, shape) in enumerate(zip(blocks, shapes)):
             name = self._block_name(forward, number)
-            where = torch.device("cpu") if self.transfer else self.problem.device
-            flaw = _form(block, shape, self.problem.dtype, where)
-            if flaw:
-                return finding.and_then(Finding(f"{name}: {flaw}"))
+            mismatch = _mismatch(block, shape, self.problem.dtype, device)
+            if mismatch:
+                return finding.and_then(Finding(f"{name}: {mismatch}"))
+            values = block.detach().to("cpu", torch.float64)
+            exact, allowed = expected.blocks[number], expected.allowed[number]
             finding = finding.and_then(
-                _values(
-                    name,
-                    block.detach().to("cpu", torch.float64),
-                    expected.blocks[number],
-                    expected.allowed[number],
-                    self.problem.unit,
-                )
+                _compare_values(name, values, exact, allowed, self.problem.unit)
             )
         return finding
 
@@ -255,25 +244,25 @@ class Gate:
 
 
 def transferred(call: Callable[..., Any], problem: Problem, leaves: bool) -> Callable[..., Any]:
-    """The call with both copies around it: arguments to the problem's device, the result back."""
+    """The call, with the copies of its arguments to the device and of its result back."""
     device = problem.device
 
-    def moved(tensors: Tensors) -> Tensors:
+    def to_device(tensors: Tensors) -> Tensors:
         return tuple(t.detach().to(device) for t in tensors)
 
-    def whole(inputs: Tensors, *seed: Any) -> Tensors:
-        there = moved(inputs)
+    def call_with_copies(inputs: Tensors, *seed: Any) -> Tensors:
+        copies = to_device(inputs)
         if leaves:
-            for x in there[: problem.differentiated]:
+            for x in copies[: problem.differentiated]:
                 x.requires_grad_()
-        seeds = [moved(s) if isinstance(s, tuple) else moved((s,))[0] for s in seed]
-        return tuple(b.to("cpu") for b in as_tuple(call(there, *seeds)))
+        seeds = [to_device(s) if isinstance(s, tuple) else to_device((s,))[0] for s in seed]
+        return tuple(b.to("cpu") for b in as_tuple(call(copies, *seeds)))
 
-    return whole
+    return call_with_copies
 
 
-def _form(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
-    """What is wrong with a block's type, shape, dtype or device; empty where nothing is."""
+def _mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
+    """How a block's type, shape, dtype or device is wrong; empty if it is not."""
     if not isinstance(block, Tensor):
         return f"is a {type(block).__name__}, not a tensor"
     if tuple(block.shape) != shape:
@@ -285,42 +274,41 @@ def _form(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device) ->
     return ""
 
 
-def _values(name: str, got: Tensor, exact: Tensor, allowed: Tensor, unit: float) -> Finding:
-    if got.numel() == 0:
+def _compare_values(
+    name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float
+) -> Finding:
+    if values.numel() == 0:
         return Finding()
-    difference = (got - exact).abs()
-    # Equal infinities differ by NaN, and a zero that is exact has nothing allowed.
-    difference = torch.where(got == exact, 0.0, difference)
+    # The difference of equal infinities is NaN, and the allowed error of an exact zero may be zero.
+    difference = torch.where(values == exact, 0.0, (values - exact).abs())
     share = torch.where(difference == 0, 0.0, difference / allowed).nan_to_num(nan=torch.inf)
     worst = int(share.argmax())
     error = float(share.flatten()[worst])
-    off = float(difference.nan_to_num(nan=torch.inf).max())
+    largest = float(difference.nan_to_num(nan=torch.inf).max())
     scale = float(exact.abs().max())
-    finding = Finding("", error, off / (unit * scale) if scale else off and torch.inf)
+    ulps = largest / (unit * scale) if scale else largest and torch.inf
     if error <= 1:
-        return finding
-    place = _place(worst, tuple(got.shape))
+        return Finding("", error, ulps)
     wrong = int((share > 1).sum())
     reason = (
-        f"{name}{place}: {float(got.flatten()[worst]):.6g} instead of "
-        f"{float(exact.flatten()[worst]):.6g}, {error:.3g} times the error allowed "
-        f"({wrong} of {got.numel()} entries)"
+        f"{name}{_unravelled(worst, tuple(values.shape))}: "
+        f"{float(values.flatten()[worst]):.6g} instead of {float(exact.flatten()[worst]):.6g}, "
+        f"{error:.3g} times the error allowed ({wrong} of {values.numel()} entries)"
     )
-    return finding.and_then(Finding(reason))
+    return Finding(reason, error, ulps)
 
 
-def _place(flat: int, shape: Shape) -> list[int]:
-    """The indices of a flat position (`torch.unravel_index` is missing before torch 2.2)."""
-    place = []
+def _unravelled(flat: int, shape: Shape) -> list[int]:
+    """The indices of a flat index (`torch.unravel_index` is missing before torch 2.2)."""
+    indices = []
     for length in reversed(shape):
         flat, index = divmod(flat, length)
-        place.append(index)
-    return place[::-1]
+        indices.append(index)
+    return indices[::-1]
 
 
 class Contestant:
-    """A mode's callable with the sets of arguments that it is timed on. `call` and `sets` are what
-    the clock sees; the gate calls the very same objects."""
+    """A mode's callable with private copies of the timed arguments, for gate and clock alike."""
 
     def __init__(
         self,
@@ -336,47 +324,48 @@ class Contestant:
         self.leaves = leaves
         self.sets = sets
         self.turns = itertools.cycle(sets)
-        """The arguments of one call after the other."""
-        self.waits = synchronizer(gate.problem.device)
+        """The arguments of successive calls."""
+        self.synchronize = synchronizer(gate.problem.device)
         self.fastest = 0
-        """Nanoseconds of the fastest call while it was checked."""
-        self.left = state.Left()
-        """What its calls have changed in the process."""
+        """Nanoseconds of the fastest call of the checks."""
+        self.changes = state.Changes()
+        """Changes of the state by its calls."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """The first set: what instruments take that read a single call."""
+        """The first set, for instruments that read a single call."""
         return self.sets[0]
 
     def check(self, fresh: Sequence[int], again: bool | None = None, patience: int = 0) -> Finding:
-        """Calls on the timed arguments, on fresh ones by number, and on the timed ones again.
+        """Checks calls on the timed arguments, on the fresh ones of these indices, and on the timed
+        ones again.
 
-        The second look at the timed arguments catches what a call leaves behind: an
-        accumulated `.grad`, a changed input, a cached result. Unless `again` says otherwise, a
-        slow call has that look only after it was timed. Raises TooSlow where a call takes longer
-        than `patience` nanoseconds, unless that is 0.
+        The second call on the timed arguments detects side effects: an accumulated `.grad`, a
+        changed input, a cached result. By default a slow call is repeated only after it was timed;
+        `again` overrides that. Raises TooSlow if a call takes longer than `patience` nanoseconds,
+        unless that is 0.
         """
         try:
             finding = self._checked(fresh, again, patience)
         finally:
-            late = state.put_back(self.gate.home)
-            self.left.add(late)
-        if late.by_torch and not late:
-            # Torch replaced functions while it was judged by them.
+            changes = state.restore(self.gate.snapshot)
+            self.changes.add(changes)
+        if changes.by_torch and not changes:
+            # Torch replaced functions that the gate uses while it checked the mode.
             finding = self._checked(fresh, again, patience)
         return finding
 
     def _checked(self, fresh: Sequence[int], again: bool | None, patience: int) -> Finding:
         finding = self._check(0, self.arguments)
-        # A first call may have loaded much that later ones find: it alone does not tell.
+        # A first call may load code, so it alone does not show that the mode is too slow.
         if patience and self.fastest > FIRST * patience:
             raise TooSlow(self.fastest)
         finding = self._check_timed(finding, 1)
         for index in fresh:
-            if not finding.right:
+            if not finding.passed:
                 return finding
-            given = self.gate.deliver(self.gate.fresh[index], self.leaves)
-            finding = finding.and_then(self._check(len(self.sets) + index, given))
+            arguments = self.gate.deliver(self.gate.fresh[index], self.leaves)
+            finding = finding.and_then(self._check(len(self.sets) + index, arguments))
             if patience and self.fastest > patience:
                 raise TooSlow(self.fastest)
         if again is None:
@@ -384,9 +373,9 @@ class Contestant:
         return self._check_timed(finding, 0) if again else finding
 
     def _check_timed(self, finding: Finding, first: int) -> Finding:
-        """The finding and those of the timed sets from `first` on, up to one that is wrong."""
+        """The finding, combined with those of the timed sets from `first` on until one fails."""
         for index in range(first, len(self.sets)):
-            if finding.right:
+            if finding.passed:
                 finding = finding.and_then(self._check(index, self.sets[index]))
         return finding
 
@@ -394,25 +383,23 @@ class Contestant:
         try:
             start = CLOCK()
             result = self.call(*arguments)
-            if self.waits is not None:
-                self.waits()
+            if self.synchronize is not None:
+                self.synchronize()
             spent = CLOCK() - start
         finally:
-            # Before anything is judged by it; `check` looks at the rest, and what is found there
-            # fails the mode, whatever the finding.
-            self.left.add(state.put_back(self.gate.home[: len(state.NEAR)]))
+            # Before the result is compared; `check` restores the slower items after all calls.
+            self.changes.add(state.restore(self.gate.snapshot[: len(state.PER_CALL)]))
         self.fastest = min(self.fastest or spent, spent)
         finding = self.gate.judge(self.mode, index, result)
-        return finding.and_then(self._traces(index, arguments))
+        return finding.and_then(self._side_effects(index, arguments))
 
-    def _traces(self, index: int, arguments: tuple[Any, ...]) -> Finding:
-        """What the call left behind in its arguments."""
+    def _side_effects(self, index: int, arguments: tuple[Any, ...]) -> Finding:
+        """Whether the call has changed its arguments."""
         gate = self.gate
-        given = gate.given[index]
         names = gate.problem.function.inputs
-        inputs = arguments[0]
-        used = inputs + (as_tuple(arguments[1]) if len(arguments) > 1 else ())
-        for number, (now, before) in enumerate(zip(used, given.tensors())):
+        tensors = arguments[0] + (as_tuple(arguments[1]) if len(arguments) > 1 else ())
+        original = gate.argument_sets[index].tensors()
+        for number, (now, before) in enumerate(zip(tensors, original)):
             name = names[number] if number < len(names) else "the seed"
             if now.shape != before.shape or not torch.equal(now.detach().cpu(), before):
                 return Finding(f"changes {name} in place")

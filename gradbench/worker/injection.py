@@ -1,10 +1,9 @@
-"""A slowdown of known size: a counted loop in front of the measured call.
+"""Injects a slowdown of known size: a counted loop before each measured call.
 
-It is real work of the interpreter, so it scales with the clock of the core as the call does, and
-a neighbour takes the same share of both. Both sides of a comparison are wrapped, the reference
-with a few turns, so that what wrapper and loop cost by themselves cancels. The cost of one more
-turn is found in place, from the call with many and with few. Worker's side: the standard library
-only.
+The loop is work of the interpreter: it scales with the core's clock as the call does, and
+background load affects both alike. Both sides of a comparison are wrapped, the reference with a few
+turns of the loop, so that the cost of the wrapper cancels. The cost of a turn is calibrated in
+place, from calls with few and with many turns.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from typing import Any
 from gradbench.worker.instruments.wall import Turns, Visit, WallTime
 
 PROBE = 0.5
-"""The share by which the call is slowed while the cost of a turn is found."""
+"""The slowdown of the call during calibration, as a share of its time."""
 
 FEW = 16
-"""The turns of the reference."""
+"""Turns of the reference's loop."""
 
 FEWEST = 5
-"""Pairs of visits that a calibration makes at least."""
+"""The least number of pairs of visits of a calibration."""
 
 
 def slowed(call: Callable[..., Any], turns: int) -> Callable[..., Any]:
-    """The same call after `turns` turns of an empty loop, besides the reference's few."""
+    """The call after `turns` turns of an empty loop, besides the reference's few."""
     turns += FEW
 
     def slow(*arguments: Any) -> Any:
@@ -40,8 +39,8 @@ def slowed(call: Callable[..., Any], turns: int) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class Dose:
-    """Turns that make a call slower by `share` of its own `call` nanoseconds, as calibrated."""
+class Slowdown:
+    """The turns that slow a call of `call` nanoseconds by `share`, as calibrated."""
 
     turns: int
     share: float
@@ -55,11 +54,11 @@ def calibrate(
     how: Visit,
     share: float,
     spend: int,
-) -> Dose:
-    """The dose nearest to `share`, from alternate visits for `spend` nanoseconds."""
+) -> Slowdown:
+    """The slowdown nearest to `share`, from alternating visits for `spend` nanoseconds."""
     if share <= 0:
-        return Dose(0, 0.0, float(how.call))
-    # An upper bound of a turn's cost is enough to choose the probe.
+        return Slowdown(0, 0.0, float(how.call))
+    # 8 ns is an upper bound of a turn's cost.
     probe = max(10, round(PROBE * how.call / 8))
     sides = (slowed(call, 0), slowed(call, probe))
     start = wall.clock()
@@ -69,7 +68,7 @@ def calibrate(
         base, more = (min(wall.visit(side, arguments, how)) / how.number for side in sides)
         plain.append(base)
         extra.append(more - base)
-    own = median(plain)
-    turn = max(median(extra) / probe, 1e-3)
-    turns = round(share * own / turn)
-    return Dose(turns, turns * turn / own, own)
+    call_time = median(plain)
+    turn_time = max(median(extra) / probe, 1e-3)
+    turns = round(share * call_time / turn_time)
+    return Slowdown(turns, turns * turn_time / call_time, call_time)

@@ -1,7 +1,7 @@
-"""What a device can do at most: how fast it copies, and how fast it multiplies matrices.
+"""Measures the limits of a device: memory bandwidth and the rate of matmuls.
 
-Measured once a run in a process of its own, so that a time can be stated as a share of it. Both
-are the best of what was tried: a limit that nothing measured here has beaten.
+They are measured once a run in a separate process; tables state times as a share of them. Each is
+the best of several attempts.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import torch
 
 from gradbench.core.cases import TF32
 from gradbench.problems.operators import torch_dtype
-from gradbench.worker.devices import MIB, exactness, largest_cache, synchronizer
+from gradbench.worker.devices import MIB, largest_cache, set_tf32, synchronizer
 
 BEYOND = 4
-"""What is copied is so many times as large as the last-level cache, within the bounds below."""
+"""How many times larger than the last-level cache the copied data is, within bounds:"""
 
 LEAST_COPIED, MOST_COPIED = 64 * MIB, 512 * MIB
 
 SPEND = 0.2
-"""Seconds for the copies, and for the products of one dtype."""
+"""Seconds for all copies, and for all matmuls of one dtype."""
 
 FEWEST = 3
-"""Calls of one kind at least, the first of which is not counted."""
+"""The least number of calls, the first of which is not timed."""
 
 SMALLEST, LARGEST = 256, 8192
-"""Rows of the square matrices: doubled while a product leaves time for the next."""
+"""Rows of the square matrices, doubled as long as the time allows."""
 
 GROWTH = 8
-"""A product of matrices with twice the rows takes so many times as long."""
+"""How many times longer a matmul takes with twice the rows."""
 
 Clock = Callable[[], float]
 
@@ -43,22 +43,22 @@ def measure(
     dtypes: Iterable[str],
     clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
-    """The limits of a device with so many threads.
+    """The limits of a device at that number of threads.
 
     `bandwidth`: bytes per second that a copy reads and writes together. `rates`: floating-point
-    operations per second of a product of square matrices, by the names of the dtypes; one that the
-    device cannot multiply is left out. `cache`: bytes of its last-level cache.
+    operations per second of a square matmul by dtype, without dtypes that the device cannot
+    multiply. `cache`: bytes of the last-level cache.
     """
     torch.set_num_threads(threads)
     wait = synchronizer(device) or (lambda: None)
     cache = largest_cache(device)
     rates = {}
     for dtype in dtypes:
-        exactness(device, dtype == TF32)
+        set_tf32(device, dtype == TF32)
         try:
             rates[dtype] = _rate(device, torch_dtype(dtype), wait, clock)
         except RuntimeError:
-            # Not every device multiplies every dtype, and none has to have the memory.
+            # The device cannot multiply this dtype, or has too little memory.
             continue
     return {"bandwidth": _bandwidth(device, cache, wait, clock), "rates": rates, "cache": cache}
 
@@ -73,14 +73,14 @@ def _bandwidth(device: torch.device, cache: int, wait: Callable[[], None], clock
 def _rate(
     device: torch.device, dtype: torch.dtype, wait: Callable[[], None], clock: Clock
 ) -> float:
-    best, rows, left = 0.0, SMALLEST, SPEND
+    best, rows, seconds_left = 0.0, SMALLEST, SPEND
     while rows <= LARGEST:
         a = torch.ones(rows, rows, dtype=dtype, device=device)
-        began = clock()
-        took = _fastest(partial(torch.matmul, a, a), wait, clock, 0.0)
-        left -= clock() - began
-        best = max(best, 2 * rows**3 / took)
-        if FEWEST * GROWTH * took > left:
+        start = clock()
+        fastest = _fastest(partial(torch.matmul, a, a), wait, clock, 0.0)
+        seconds_left -= clock() - start
+        best = max(best, 2 * rows**3 / fastest)
+        if FEWEST * GROWTH * fastest > seconds_left:
             break
         rows *= 2
     return best
@@ -89,14 +89,14 @@ def _rate(
 def _fastest(
     call: Callable[[], Any], wait: Callable[[], None], clock: Clock, spend: float
 ) -> float:
-    """Seconds of the fastest of FEWEST calls or more, as many as `spend` seconds allow."""
+    """Seconds of the fastest of at least FEWEST calls, and more while `spend` seconds allow."""
     call()
     wait()
-    best, made, began = float("inf"), 1, clock()
-    while made < FEWEST or clock() - began < spend:
+    best, calls, began = float("inf"), 1, clock()
+    while calls < FEWEST or clock() - began < spend:
         start = clock()
         call()
         wait()
         best = min(best, clock() - start)
-        made += 1
+        calls += 1
     return max(best, 1e-9)

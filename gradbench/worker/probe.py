@@ -56,14 +56,14 @@ class Refused(Exception):
 def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
     """The value, from calls that must not change the inputs and must agree."""
     given = tuple(x.clone() for x in inputs)
-    left = state.Left()
+    changes = state.Changes()
     try:
-        with state.kept(left):
+        with state.preserve(changes):
             y = subject.forward(*given)
     except state.StateLost as error:
         raise Refused(f"it {error}") from error
-    if left.measured:
-        raise Refused(f"it changes {state.listed(left.measured)} and does not put it back")
+    if changes.harmful:
+        raise Refused(f"it changes {state.summarize(changes.harmful)} and does not put it back")
     for name, now, before in zip(subject.names, given, inputs):
         if not torch.equal(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
@@ -209,7 +209,7 @@ def _second(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
 
 def probe(spec: dict[str, Any]) -> dict[str, Any]:
     """What is found out of a function. Raises Refused, or whatever the function raises."""
-    with state.kept(state.Left(), guest=False):
+    with state.preserve(state.Changes(), loading=True):
         subject = Subject(spec)
     inputs = subject.values
     y = _manners(subject, inputs)

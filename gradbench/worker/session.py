@@ -25,7 +25,7 @@ from gradbench.problems.arguments import draw, pose
 from gradbench.problems.function import Function
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import OPERATORS
-from gradbench.worker.devices import Cuda, audit, exactness, flusher, synchronizer
+from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
 from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
@@ -47,9 +47,9 @@ _COMPILING = ("threads ", "the recursion limit ", "sys.path")
 class _Changes:
     """The changes to the process by a mode: by its build, its calls, and its function."""
 
-    build: state.Left = field(default_factory=state.Left)
-    calls: state.Left = field(default_factory=state.Left)
-    function: state.Left = field(default_factory=state.Left)
+    build: state.Changes = field(default_factory=state.Changes)
+    calls: state.Changes = field(default_factory=state.Changes)
+    function: state.Changes = field(default_factory=state.Changes)
     compiles: bool = False
 
     def told(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
@@ -58,20 +58,20 @@ class _Changes:
         calls = self.calls
         if self.compiles:
             # torch.compile changes these itself.
-            other = [what for what in calls.other if not what.startswith(_COMPILING)]
-            calls = state.Left(calls.measured, other)
+            other = [what for what in calls.harmless if not what.startswith(_COMPILING)]
+            calls = state.Changes(calls.harmful, other)
         notes = []
         if self.build:
-            notes.append(f"its build changes {self.build.what}: put back before its calls")
-        if calls.measured and answer["status"] == "ok":
-            what = state.listed(calls.measured)
+            notes.append(f"its build changes {self.build.summary}: put back before its calls")
+        if calls.harmful and answer["status"] == "ok":
+            what = state.summarize(calls.harmful)
             reason = f"{when}changes {what} and does not put it back"
             answer = {**answer, "status": "failed", "reason": reason}
-            calls = state.Left(other=calls.other)
+            calls = state.Changes(harmless=calls.harmless)
         if calls:
-            notes.append(f"its calls change {calls.what}: put back after each")
+            notes.append(f"its calls change {calls.summary}: put back after each")
         if self.function:
-            notes.append(f"the function changes {self.function.what}: put back")
+            notes.append(f"the function changes {self.function.summary}: put back")
         return {**answer, "note": "; ".join(notes)} if notes else answer
 
 
@@ -162,8 +162,8 @@ class Session:
             raise Refused("the processor has no tf32")
         size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
         torch.set_num_threads(wanted.threads)
-        left = state.Left()
-        with state.kept(left):
+        changes = state.Changes()
+        with state.preserve(changes):
             problem, timed = pose(
                 function, wanted.operator, size, wanted.dtype, place.device, wanted.seed(salt, 0)
             )
@@ -172,8 +172,8 @@ class Session:
             # Fresh sets are numbered from 1 on, so these differ from all of them.
             more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
         self.gate = Gate(problem, timed, others, place.transfer, more)
-        self.gate.left.add(left)
-        exactness(problem.device, problem.tf32)
+        self.gate.changes.add(changes)
+        set_tf32(problem.device, problem.tf32)
         flush = flusher(problem.device) if place.cold else None
         self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
         return {
@@ -201,9 +201,9 @@ class Session:
                 "status": "unsupported",
                 "reason": f"torch {torch.__version__} has no {missing}",
             }
-        self._at_home()
+        self._refresh_snapshot()
         compiles = declared.opt_in
-        changes = self.changes[handle] = _Changes(function=self.gate.left, compiles=compiles)
+        changes = self.changes[handle] = _Changes(function=self.gate.changes, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)
         return changes.told(answer)
 
@@ -223,7 +223,7 @@ class Session:
             if refusal:
                 return {"status": "refused", "reason": refusal}
             contestant = self.gate.enter(declared.name, call, declared.leaves)
-            contestant.left = changes.calls
+            contestant.changes = changes.calls
             # Without timing there is no later check.
             finding = contestant.check(fresh, again=None if warm else True, patience=patience)
         except TooSlow as error:
@@ -239,10 +239,10 @@ class Session:
             # Called in a loop it would create ever more processes.
             return {"status": "failed", "reason": FORKED}
         evidence = {"error": finding.error, "ulps": finding.ulps}
-        if not finding.right:
+        if not finding.passed:
             return {"status": "wrong", "reason": finding.reason, **evidence}
         self.compiled |= declared.opt_in
-        if not warm or changes.calls.measured:
+        if not warm or changes.calls.harmful:
             return {"status": "ok", **evidence}
         with self._watched(contestant):
             if contestant.fastest > SLOW:
@@ -261,16 +261,16 @@ class Session:
         try:
             return declared.build(self.gate.problem)
         finally:
-            changes.build.add(state.put_back(self.gate.home))
+            changes.build.add(state.restore(self.gate.snapshot))
 
     @contextlib.contextmanager
     def _watched(self, contestant: Contestant) -> Iterator[None]:
         """Undoes the changes to the process by calls of a contestant, and records them."""
-        home = contestant.gate.home
+        snapshot = contestant.gate.snapshot
         try:
             yield
         finally:
-            contestant.left.add(state.put_back(home))
+            contestant.changes.add(state.restore(snapshot))
 
     def _untrusted(self, contestant: Contestant) -> str | None:
         """Why the clock cannot time it, on a device that works asynchronously."""
@@ -297,56 +297,58 @@ class Session:
         visit changed.
         """
         blocks = []
-        home = self._at_home()
-        quick = home[: len(state.QUICK)]
+        snapshot = self._refresh_snapshot()
+        quick = snapshot[: len(state.QUICK)]
         start = self.clock()
         for handle in handles:
             contestant, how = self.contestants[handle]
             try:
                 blocks.append(self.wall.visit(contestant.call, contestant.turns, how))
             except Exception as error:
-                left = state.put_back(quick)
-                contestant.left.add(left)
-                if left:
-                    reason = f"changes {left.what}, and then raises {line_of(error)}"
+                changes = state.restore(quick)
+                contestant.changes.add(changes)
+                if changes:
+                    reason = f"changes {changes.summary}, and then raises {line_of(error)}"
                     raise Refused(reason) from error
                 raise
-            contestant.left.add(state.put_back(quick))
+            contestant.changes.add(state.restore(quick))
         spent = self.clock() - start
-        rest = state.put_back(home)
+        rest = state.restore(snapshot)
         if rest:
             self._find_culprit([self.contestants[h][0] for h in dict.fromkeys(handles)], rest)
         return {"blocks": blocks, "spent": spent}
 
-    def _at_home(self) -> state.Seen:
+    def _refresh_snapshot(self) -> state.Snapshot:
         """The state of the process as the harness leaves it to the next that is called.
 
         It is put back after each request, so that another look is only due where more modules have
         been loaded, which no mode is blamed for.
         """
         assert self.gate is not None
-        if state.outgrown():
-            self.gate.home = state.look()
-        return self.gate.home
+        if state.modules_loaded():
+            self.gate.snapshot = state.snapshot()
+        return self.gate.snapshot
 
-    def _find_culprit(self, contestants: Sequence[Contestant], rest: state.Left) -> None:
+    def _find_culprit(self, contestants: Sequence[Contestant], rest: state.Changes) -> None:
         """Calls each contestant once more to see which changes what."""
         if len(contestants) == 1:
-            contestants[0].left.add(rest)
+            contestants[0].changes.add(rest)
             return
         for contestant in contestants:
             with self._watched(contestant):
                 contestant.call(*contestant.arguments)
-        told = {what for c in contestants for what in c.left.measured + c.left.other}
-        unknown = [w for w in rest.measured + rest.other if w not in told]
+        told = {what for c in contestants for what in c.changes.harmful + c.changes.harmless}
+        unknown = [w for w in rest.harmful + rest.harmless if w not in told]
         for contestant in contestants if unknown else ():
-            contestant.left.add(
-                state.Left(other=[f"{w} (or another mode of its rounds does)" for w in unknown])
+            contestant.changes.add(
+                state.Changes(
+                    harmless=[f"{w} (or another mode of its rounds does)" for w in unknown]
+                )
             )
 
     def check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         """Checks a contestant once more, after it was timed."""
-        self._at_home()
+        self._refresh_snapshot()
         return self.changes[handle].told(self._check(handle, fresh), "after timing: ")
 
     def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
@@ -362,7 +364,7 @@ class Session:
         if self.forked():
             return {"status": "failed", "reason": f"after timing: {FORKED}"}
         return {
-            "status": "ok" if finding.right else "wrong",
+            "status": "ok" if finding.passed else "wrong",
             "reason": finding.reason and "after timing: " + finding.reason,
             "error": finding.error,
             "ulps": finding.ulps,
@@ -374,11 +376,11 @@ class Session:
         if self.gate is None:
             raise Refused("no comparison is open")
         declared = registry.MODES[self.gate.problem.operator, mode]
-        self._at_home()
-        changes = self.changes[handle] = _Changes(function=self.gate.left)
+        self._refresh_snapshot()
+        changes = self.changes[handle] = _Changes(function=self.gate.changes)
         built = self._built(declared, changes)
         contestant = self.gate.enter(mode, built, declared.leaves)
-        contestant.left = changes.calls
+        contestant.changes = changes.calls
         self.contestants[handle] = (contestant, plan(call))
         if rehearse:
             with self._watched(contestant):
@@ -390,7 +392,7 @@ class Session:
         contestant, how = self.contestants[handle]
         values: dict[str, list[float]] = {}
         reasons: dict[str, str] = {}
-        self._at_home()
+        self._refresh_snapshot()
         for name in instruments:
             try:
                 with self._watched(contestant):
@@ -406,16 +408,16 @@ class Session:
         self, handle: int, share: float, spend: int, turns: int | None = None
     ) -> dict[str, Any]:
         """For studies of the suite only: makes a contestant slower by a share of its own time."""
-        from gradbench.worker.injection import Dose, calibrate, slowed
+        from gradbench.worker.injection import Slowdown, calibrate, slowed
 
         contestant, how = self.contestants[handle]
-        self._at_home()
+        self._refresh_snapshot()
         if turns is None:
-            dose = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
+            slowdown = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
         else:
-            dose = Dose(turns, share, float(how.call))
-        contestant.call = slowed(contestant.call, dose.turns)
-        return asdict(dose)
+            slowdown = Slowdown(turns, share, float(how.call))
+        contestant.call = slowed(contestant.call, slowdown.turns)
+        return asdict(slowdown)
 
     def curve(self, function: str, points: list[float]) -> dict[str, Any]:
         """An elementwise function at points, its derivative by reverse mode and by hand."""
@@ -423,7 +425,7 @@ class Session:
         if declared is None or "diagonal" not in declared.derivatives:
             raise Refused(f"there is no elementwise function {function!r} here")
         x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
-        with state.kept(state.Left()):
+        with state.preserve(state.Changes()):
             value = declared.forward(x)
             (slope,) = torch.autograd.grad(value.sum(), x)
             by_hand = declared.derivatives["diagonal"](x.detach())

@@ -1,1 +1,1 @@
-"""What is differentiated: a file per family; each function stands beside its derivative."""
+"""The catalogue: functions from the source notebooks, each with its analytic derivatives."""

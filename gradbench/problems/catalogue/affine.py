@@ -1,4 +1,4 @@
-"""The affine map, the losses put on it and the softmax between them.
+"""The affine map z = Wx + b, losses of it, and softmax.
 
 Every loss L of z = Wx + b is differentiated in two steps: dz = ∂L/∂z, and then back through the
 affine map, dx = Wᵀdz, dW = dz xᵀ, db = dz.
@@ -14,7 +14,7 @@ from gradbench.core.cases import Size
 from gradbench.problems import registry
 from gradbench.problems.function import Formula, Function, Tensors, normal, vector, vector_valued
 
-# One square size and one that is not: with m = n a transposed W has the right shape.
+# One size is not square: with m = n a transposed W has the right shape.
 SIZES = ({"m": 64, "n": 64}, {"m": 16, "n": 256})
 LARGE_SIZES = ({"m": 256, "n": 256},)
 
@@ -40,7 +40,7 @@ def _affine_jacobian(x: Tensor, W: Tensor, b: Tensor) -> Tensors:
 
 
 def _draw(size: Size, generator: torch.Generator) -> Tensors:
-    """x, W and b such that z has entries of size one at every n."""
+    """x, W and b for which the entries of z have size one at every n."""
     m, n = size["m"], size["n"]
     return normal(generator, n), normal(generator, m, n) / n**0.5, normal(generator, m)
 
@@ -160,7 +160,7 @@ def _softmax_jacobian(z: Tensor) -> Tensor:
 
 
 def _softmax_pull_back(v: Tensor, a: Tensor) -> Tensor:
-    """(diag a − aaᵀ)v without the matrix, which is symmetric."""
+    """(diag a − aaᵀ)v, without forming the matrix."""
     return a * (v - torch.dot(a, v))
 
 
@@ -171,7 +171,7 @@ registry.function(
         formula="aᵢ = exp(zᵢ) / Σⱼ exp(zⱼ)",
         derivative="diag a − aaᵀ; its pullback a∘(v − ⟨a, v⟩)",
         forward=lambda z: torch.softmax(z, dim=0),
-        # The z of the document's two-class example.
+        # z of the source notebook's two-class example.
         example=lambda: (vector(-0.4, 2.1),),
         example_size={"m": 2},
         draw=lambda size, generator: (normal(generator, size["m"]),),
@@ -204,7 +204,7 @@ def _loss_of_affine(dz: Formula) -> dict[str, Formula]:
 
 
 def _affine_mse_example() -> Tensors:
-    # Two equal rows are the document's own.
+    # The source notebook has two equal rows.
     rows = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.4, 0.5, 0.6, 0.8, 1.0], [0.4, 0.5, 0.6, 0.8, 1.0]]
     W = torch.tensor(rows, dtype=torch.float64)
     return vector(10, 15, 20, 30, 40), W, vector(0.1, 0.2, 0.7), vector(1, 5, 10)
@@ -241,7 +241,7 @@ def _materialised_gradient(x: Tensor, W: Tensor, b: Tensor, y: Tensor) -> Tensor
 
 
 def _affine_softmax_mse_example() -> Tensors:
-    # The document draws in float32; the draws are widened after that.
+    # The source notebook draws in float32.
     generator = torch.Generator().manual_seed(0)
     x, W, b, y = (torch.randn(shape, generator=generator) for shape in ((5,), (3, 5), (3,), (3,)))
     return x.double(), W.double(), b.double(), y.double()
@@ -288,7 +288,7 @@ registry.function(
         formula="Σᵢⱼ (XW + B)ᵢⱼ, X (N, d), W (d, k), B (1, k)",
         derivative="dX = 1(W1)ᵀ, dW = (Xᵀ1)1ᵀ, dB = N",
         forward=linear_layer_sum,
-        # The document draws its inputs without a seed: these have its shapes.
+        # The source notebook draws inputs of these shapes without a seed.
         example=lambda: _draw_layer({"N": 5, "d": 2, "k": 3}, torch.Generator().manual_seed(0)),
         example_size={"N": 5, "d": 2, "k": 3},
         draw=_draw_layer,

@@ -1,7 +1,7 @@
-"""Scalar and vector fields evaluated on N samples at once, each sample by itself.
+"""Scalar and vector fields on a batch of N points.
 
-The last dimension holds the coordinates, so the same function takes one sample or a batch of
-them. Each field also comes with its two coordinates as two inputs.
+The last dimension has the coordinates, so the same function takes one point or a batch. Each field
+also comes with its two coordinates as two inputs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _draw_coordinates(size: Size, generator: torch.Generator) -> Tensors:
     return uniform(generator, size["N"]), uniform(generator, size["N"])
 
 
-# The document draws its points without a seed: these have its number and range.
+# The source notebook draws as many points from the same range without a seed.
 def _example_points() -> Tensors:
     return _draw_points({"N": 1000}, torch.Generator().manual_seed(0))
 
@@ -34,7 +34,7 @@ def _example_coordinates() -> Tensors:
     return _draw_coordinates({"N": 1000}, torch.Generator().manual_seed(0))
 
 
-# The scalar field f = x₁x₂ + sin(u), u = x₁x₂². Here and below p and q are x₁ and x₂.
+# The scalar field f = x₁x₂ + sin(u), u = x₁x₂². Below, p and q are x₁ and x₂.
 
 
 def _scalar_field(p: Tensor, q: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def _scalar_push_forward(dp: Tensor, dq: Tensor, p: Tensor, q: Tensor) -> Tensor
 
 
 def _of_points(pull_back: Formula, push_forward: Formula) -> dict[str, Formula]:
-    """vjp and jvp of a field with one input (N, 2), from those with its two coordinates."""
+    """vjp and jvp of a field of one input (N, 2), from formulas for its two coordinates."""
     return {
         "vjp": lambda v, x: torch.stack(pull_back(v, x[..., 0], x[..., 1]), dim=-1),
         "jvp": lambda t, x: push_forward(t[0][..., 0], t[0][..., 1], x[..., 0], x[..., 1]),
@@ -117,7 +117,7 @@ def _of_points(pull_back: Formula, push_forward: Formula) -> dict[str, Formula]:
 
 
 def _of_coordinates(pull_back: Formula, push_forward: Formula) -> dict[str, Formula]:
-    """vjp and jvp of a field with two inputs (N,)."""
+    """vjp and jvp of a field of two inputs (N,)."""
     return {
         "vjp": pull_back,
         "jvp": lambda t, p, q: push_forward(t[0], t[1], p, q),

@@ -1,4 +1,4 @@
-"""A function whose branches depend on its data, and that is linear on every branch."""
+"""Functions with data-dependent branches, linear on each branch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def norm_doubling(a: Tensor) -> Tensor:
 
 
 def _factor(a: Tensor) -> float:
-    """The number c of f(a) = c·a, by following the branches on the norm alone.
+    """c of f(a) = c·a, from the branches that the norm takes.
 
-    Doubling is exact in floating point, so the norm of the doubled vector is the doubled norm,
-    and no quotient f(a)/a is formed, which has no value where an entry is zero.
+    Doubling is exact in floating point, so the doubled vector has the doubled norm. The quotient
+    f(a)/a would be undefined for zero entries.
     """
     norm, factor = 2 * a.norm().item(), 2.0
     while norm < BOUND:
@@ -31,7 +31,7 @@ def _factor(a: Tensor) -> float:
 
 
 def _away_from_zero(generator: torch.Generator, *shape: int) -> Tensor:
-    """Draws whose norm takes a bounded number of doublings to reach the bound."""
+    """Random entries whose norm needs a bounded number of doublings to reach the bound."""
     return uniform(generator, *shape, low=0.1, high=2) * uniform(generator, *shape).sign()
 
 
@@ -61,7 +61,7 @@ registry.function(
         formula="b = 2a, doubled while ‖b‖ < 1000; then b if Σᵢ bᵢ > 0, else 100b",
         derivative="cI, c a power of two, or 100 times one",
         forward=norm_doubling,
-        # The document runs a single number and writes the function for vectors as well.
+        # The source notebook runs a single number and defines the function for vectors too.
         example=lambda: (vector(-0.4315, 0.25, 1),),
         example_size={"n": 3},
         draw=lambda size, generator: (_away_from_zero(generator, size["n"]),),

@@ -15,7 +15,7 @@ from gradbench.problems.function import (
     with_accumulation,
 )
 
-# Dense jacobians at the large size take 16 GiB in float32: they are refused where that is too much.
+# A dense jacobian at the large size takes 16 GiB in float32 and is refused with less memory.
 SIZES = ({"n": 64}, {"n": 1024})
 LARGE_SIZES = ({"n": 65536},)
 
@@ -91,7 +91,7 @@ registry.function(
         formula="sin xᵢ",
         derivative="diag cos(x)",
         forward=torch.sin,
-        # The document asks for a plot and gives no points: a grid over one period.
+        # The source notebook plots it and names no points: a grid over one period.
         example=lambda: (torch.linspace(-torch.pi, torch.pi, 9, dtype=torch.float64),),
         example_size={"n": 9},
         draw=lambda size, generator: (uniform(generator, size["n"], low=-4, high=4),),
@@ -112,7 +112,7 @@ def _log_sin_reciprocal_slope(x: Tensor) -> Tensor:
 
 
 def _away_from_zero(generator: torch.Generator, n: int) -> Tensor:
-    """Draws on [-3, -0.5) and [0.5, 3)."""
+    """Uniform draws on [-3, -0.5) and [0.5, 3)."""
     size = uniform(generator, n, low=0.5, high=3)
     return size * uniform(generator, n).sign()
 
@@ -124,7 +124,7 @@ registry.function(
         formula="log(xᵢ²) sin xᵢ + 1/xᵢ",
         derivative="diag (2/x) sin x + log(x²) cos x − 1/x²",
         forward=log_sin_reciprocal,
-        # The document asks for a plot and gives no points: a few on either side of the pole.
+        # The source notebook plots it and names no points: a few on either side of the pole.
         example=lambda: (vector(-3, -2, -1, -0.5, 0.5, 1, 2, 3),),
         example_size={"n": 8},
         draw=lambda size, generator: (_away_from_zero(generator, size["n"]),),

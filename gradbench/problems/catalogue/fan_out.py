@@ -1,4 +1,4 @@
-"""One value copied to k outputs, whose pullback adds the k seeds up."""
+"""One value copied to k outputs, whose pullback adds up the k seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradbench.problems.function import Function, normal, scalar, vector
 
 
 def _template(k: int) -> Tensor:
-    """The constant that tells k: only its length counts."""
+    """A constant of length k; only its length counts."""
     return torch.ones(k, dtype=torch.float64)
 
 

@@ -13,7 +13,7 @@ EPS = 1e-5
 
 
 def batch_norm(X: Tensor, gamma: Tensor, beta: Tensor, C: Tensor) -> Tensor:
-    """A weighted sum of the normalised batch; of a plain sum, dX would be zero throughout."""
+    """A weighted sum of the normalised batch; for a plain sum, dX would be zero."""
     centred = X - X.mean(0)
     variance = (centred**2).mean(0)
     normalised = centred / torch.sqrt(variance + EPS)
@@ -31,7 +31,7 @@ def _gradient(X: Tensor, gamma: Tensor, beta: Tensor, C: Tensor) -> Tensors:
     normalised, scale = _normalise(X)
     d_beta = C.sum(0)
     d_gamma = (C * normalised).sum(0)
-    # The mean takes the mean of C away, the variance what of C lies along x̂.
+    # The mean removes the mean of C, the variance the part of C along x̂.
     dX = gamma * scale * (C - d_beta / len(X) - normalised * (d_gamma / len(X)))
     return dX, d_gamma, d_beta
 
@@ -64,7 +64,7 @@ registry.function(
         formula="Σᵢⱼ Cᵢⱼ (γⱼ x̂ᵢⱼ + βⱼ), x̂ = (X − μ)/√(σ² + ε), μ and σ² over the batch, C constant",
         derivative="dβ = Σᵢ Cᵢ, dγ = Σᵢ Cᵢ∘x̂ᵢ, dX = γ/√(σ² + ε) ∘ (C − dβ/N − x̂∘dγ/N)",
         forward=batch_norm,
-        # The document only refers to the layer: a batch of eight samples of three features.
+        # The source notebook names only the layer: a batch of eight samples of three features.
         example=lambda: _draw({"N": 8, "d": 3}, torch.Generator().manual_seed(0)),
         example_size={"N": 8, "d": 3},
         draw=_draw,

@@ -1,4 +1,4 @@
-"""A polynomial map R² → R³, as one stacked tensor and written into an empty one."""
+"""A polynomial map R² → R³, stacked and written in place."""
 
 from __future__ import annotations
 

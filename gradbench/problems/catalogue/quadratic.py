@@ -19,7 +19,7 @@ from gradbench.problems.function import (
 
 
 def sum_of_squares(x: Tensor) -> Tensor:
-    """The sum by Python's own `sum`: one addition, and one node of the graph, per entry."""
+    """The sum by Python's `sum`: one addition and one graph node per entry."""
     return cast(Tensor, sum(x**2))
 
 

@@ -1,4 +1,4 @@
-"""A linear recurrence, whose graph is as deep as it has steps."""
+"""A linear recurrence, whose graph is as deep as the number of steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradbench.problems.function import Function, Tensors, scalar, uniform
 
 
 def recurrence(w: Tensor, h: Tensor, steps: Tensor) -> Tensor:
-    """The last of T states; only the length of `steps`, which is T, counts."""
+    """The last of T states; T is the length of `steps`."""
     for _ in range(len(steps)):
         h = w * h
     return h

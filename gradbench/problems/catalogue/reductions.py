@@ -12,7 +12,7 @@ from gradbench.problems.function import Function, normal, vector, with_accumulat
 
 
 def _ones(x: Tensor) -> Tensor:
-    """1 for every entry of x: one number in memory, seen n times."""
+    """A one per entry of x, which share one number in memory."""
     return x.new_ones(()).expand_as(x)
 
 
@@ -58,7 +58,7 @@ registry.function(
 
 
 def builtin_sum(x: Tensor) -> Tensor:
-    """The sum by Python's own `sum`: one addition, and one node of the graph, per entry."""
+    """The sum by Python's `sum`: one addition and one graph node per entry."""
     return cast(Tensor, sum(x))
 
 

@@ -1,4 +1,4 @@
-"""Functions of single numbers."""
+"""Functions of scalars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradbench.problems.function import Formula, Function, normal, scalar, with_
 
 
 def _of_one_number(slope: Formula) -> dict[str, Formula]:
-    """The derivatives of R → R from f′: seeds and tangents are multiplied by it."""
+    """The derivatives of R → R from f′."""
     return {
         "derivative": slope,
         "vjp": lambda v, *inputs: v * slope(*inputs),
@@ -39,7 +39,7 @@ registry.function(
         formula="c − x²",
         derivative="−2x",
         forward=lambda x, c: c - x**2,
-        # The document draws x at random for this one: it is given that of squared_residual.
+        # The source notebook draws x at random; here it is that of squared_residual.
         example=lambda: (scalar(1), scalar(10)),
         example_size={},
         draw=lambda size, generator: (normal(generator), normal(generator)),

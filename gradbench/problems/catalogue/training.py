@@ -26,7 +26,7 @@ def _backward(
     X: Tensor,
     Y: Tensor,
 ) -> Tensors:
-    """Forward, and back from ∂/∂P of the loss: P = H W2ᵀ + b2, H = tanh(X W1ᵀ + b1)."""
+    """The pullback of the loss, with P = H W2ᵀ + b2 and H = tanh(X W1ᵀ + b1)."""
     H = torch.tanh(functional.linear(X, W1, b1))
     P = functional.linear(H, W2, b2)
     dP = (seed * (2 / P.numel())) * (P - Y)
@@ -73,7 +73,7 @@ registry.function(
         derivative="dP = 2(P − Y)/(Nk); dW₂ = dPᵀH, db₂ = dPᵀ1; dA = (dP W₂)∘(1 − H∘H); "
         "dW₁ = dAᵀX, db₁ = dAᵀ1",
         forward=mlp_mse,
-        # The document names no model: eight samples of three numbers, four hidden units.
+        # The source notebook names no model: eight samples of three numbers, four hidden units.
         example=lambda: _draw({"N": 8, "d": 3, "h": 4, "k": 2}, torch.Generator().manual_seed(0)),
         example_size={"N": 8, "d": 3, "h": 4, "k": 2},
         draw=_draw,

@@ -1,4 +1,4 @@
-"""Who reads the instruments: a file each, behind one small interface."""
+"""The readers of the instruments, one file each; `wall.py` is the clock."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ READERS: dict[str, type[Reader]] = {
     reader.declared.name: reader
     for reader in (PeakMemory, Instructions, Dispatches, Flops, DeviceTime)
 }
-"""By the instrument's name; the clock is none of them (`wall.py`)."""
+"""Readers by the name of the instrument, without the clock."""

@@ -1,10 +1,9 @@
-"""Callgrind from inside the process that it counts.
+"""Controls Callgrind from inside the process whose instructions it counts.
 
-A program that runs under Valgrind talks to it by a sequence of instructions that does nothing
-elsewhere: the client requests of valgrind.h, an interface that Valgrind keeps stable. With them
-instructions are counted from the first reading on, so that `import torch` runs at Valgrind's
-ordinary pace; and a count is read in well under a millisecond from Callgrind's own status
-report, where torch's hooks can only have it write a profile of some hundred kilobytes each time.
+A program talks to Valgrind by client requests (valgrind.h, a stable interface): sequences of
+instructions that do nothing elsewhere. They start the counting at the first reading, so that
+`import torch` is not slowed by it, and read a count from Callgrind's status report in well under a
+millisecond. torch's own hooks can only write a profile of some hundred kilobytes each time.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import Any
 
 from gradbench.core.instruments import CALLGRIND_LOG
 
-# rax: the request and its five arguments, rdx: what comes back outside Valgrind, and the result.
-# Rotating rdi by 3, 13, 61 and 51 leaves it as it was: Valgrind takes it for its sign.
+# rax: the request and its five arguments; rdx: the default result outside Valgrind, and the result.
+# Rotating rdi by 3, 13, 61 and 51 leaves it unchanged, and is the sign that Valgrind recognises.
 CODE = bytes.fromhex(
     "4889f8"  # mov  rax, rdi
     "4889f2"  # mov  rdx, rsi
@@ -38,18 +37,17 @@ RUNNING_ON_VALGRIND = 0x1001
 MONITOR_COMMAND = 0x1202
 START_INSTRUMENTATION = 0x43540004  # 'C', 'T', 4
 
-
 HEADING = b"instrumentation: on"
 THREAD = re.compile(rb"^events-\d+: (\d+)$", re.MULTILINE)
 
 
 def _words(code: int, argument: int = 0) -> ctypes.Array[ctypes.c_uint64]:
-    """A request as it lies in memory."""
+    """A request's layout in memory."""
     return (ctypes.c_uint64 * 6)(code, argument)
 
 
 class Callgrind:
-    """Counts the instructions of this process. Raises RuntimeError outside Callgrind."""
+    """Counts instructions of this process. Raises RuntimeError outside Valgrind."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(
@@ -64,10 +62,10 @@ class Callgrind:
         self._command = ctypes.create_string_buffer(b"status internal")
         self._words = _words(MONITOR_COMMAND, ctypes.addressof(self._command))
         self._report = ctypes.addressof(self._words)
-        # Valgrind goes on writing to it; nobody else needs to find it.
-        place = Path(os.environ[CALLGRIND_LOG]) / str(os.getpid())
-        self._log = place.open("rb")
-        place.unlink()
+        # Valgrind still writes to the unlinked file.
+        path = Path(os.environ[CALLGRIND_LOG]) / str(os.getpid())
+        self._log = path.open("rb")
+        path.unlink()
         self._request(START_INSTRUMENTATION)
 
     def _request(self, code: int) -> int:
@@ -75,13 +73,13 @@ class Callgrind:
         return int(self._enter(ctypes.addressof(words), 0))
 
     def count(self, call: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> int:
-        """Instructions of so many calls and of marking their beginning and end."""
+        """Instructions of that number of calls, and of marking their start and end."""
         self._log.seek(0, os.SEEK_END)
         self._mark()
         for _ in repeat(None, calls):
             call(*arguments)
         self._mark()
-        # Both reports are read now: reading the first before the calls would be counted.
+        # Both reports are read at the end, since reading the first one would be counted.
         _, *reports = self._log.read().split(HEADING)
         start, end = (sum(map(int, THREAD.findall(report))) for report in reports)
         return end - start

@@ -1,19 +1,19 @@
-"""How many ATen operations one call dispatches: exact, and nearly free.
+"""The number of ATen operations that one call dispatches: an exact count at almost no cost.
 
-Counted below autograd and the function transforms, where every operation that computes, allocates
-or makes a view goes by, those of the C++ backward pass included.
+Operations are counted below autograd and the function transforms: all that compute, allocate or
+make a view, including those of the C++ backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradbench.core.instruments import DISPATCHES
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, require_dispatched
-
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
 
 
 class Dispatches(Reader):
@@ -25,20 +25,17 @@ class Dispatches(Reader):
 
 
 def count(call: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
-    """The operations of one call."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+    """The number of operations of one call."""
+    operations = 0
 
     class Counter(TorchDispatchMode):
-        operations: int = 0
-
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            self.operations += 1
+            nonlocal operations
+            operations += 1
             return func(*args, **(kwargs or {}))
 
-    counter: Any = Counter()  # type: ignore[no-untyped-call]
-    with counter:
+    with Counter():  # type: ignore[no-untyped-call]
         call(*arguments)
-    operations: int = counter.operations
     return operations

@@ -1,29 +1,27 @@
-"""How many floating-point operations the matrix products of one call make: exact, and nearly free.
+"""The floating-point operations of one call's matmuls: an exact count at almost no cost.
 
-Counted by torch's own counter below autograd and the function transforms. Products of matrices and
-vectors and convolutions count, two operations for each product of two numbers; elementwise maps and
-reductions do not, for what limits them is the memory.
+torch's own counter counts below autograd and the function transforms: two operations per product of
+two numbers, in products of matrices and vectors and in convolutions. Elementwise maps and
+reductions do not count: memory bandwidth limits them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import Any
+
+import torch
 
 from gradbench.core.instruments import FLOPS
+from gradbench.problems.mode import available
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, require_dispatched
-
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
 
 
 class Flops(Reader):
     declared = FLOPS
 
     def unavailable(self) -> str | None:
-        import torch
-
-        from gradbench.problems.mode import available
-
         if not available("torch.utils.flop_counter.FlopCounterMode"):
             return f"torch {torch.__version__} has no torch.utils.flop_counter.FlopCounterMode"
         return None
@@ -38,17 +36,13 @@ class Flops(Reader):
 
 
 def _vectors() -> dict[Any, Any]:
-    """The products with vectors, which torch's counter leaves out."""
-    from torch import ops
+    """Products with vectors, which torch's counter ignores."""
 
-    def product(matrix: Any, vector: Any, *rest: Any, **named: Any) -> int:
-        operations = 2
-        for length in matrix:
-            operations *= length
-        return operations
+    def product(matrix: Any, *_: Any, **__: Any) -> Any:
+        return 2 * math.prod(matrix)
 
-    def added(start: Any, matrix: Any, vector: Any, *rest: Any, **named: Any) -> int:
-        return product(matrix, vector)
+    def added(start: Any, matrix: Any, *_: Any, **__: Any) -> Any:
+        return 2 * math.prod(matrix)
 
-    aten = ops.aten
+    aten = torch.ops.aten
     return {aten.mv: product, aten.dot: product, aten.addmv: added}

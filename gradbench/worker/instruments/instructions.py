@@ -1,8 +1,8 @@
-"""Instructions of one call, counted by Callgrind, in a process that serves many cases.
+"""The instructions of one call, counted by Callgrind.
 
-A count hardly depends on what else the machine does, so it tells a change of a fraction of a
-per cent where times cannot. It is no time: an instruction costs more in one mode than in another,
-and Valgrind's processor has no AVX-512. Compare counts of the same mode, not of two modes.
+Background load hardly affects a count, so it shows changes of a fraction of a per cent, which times
+cannot. It is no time: instructions differ in cost, and Valgrind's CPU has no AVX-512. Compare
+counts of the same mode, not of two modes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import platform
 import shutil
 import statistics
 from itertools import repeat
-from typing import TYPE_CHECKING
+
+import torch
 
 from gradbench.core.instruments import INSTRUCTIONS
+from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 
-if TYPE_CHECKING:
-    from gradbench.worker.gate import Contestant
-
 CALLS = 11
-"""Counted calls, as long as they are short."""
+"""The most calls that are counted."""
 
 WARM = 5
-"""Calls before those: CPython rewrites code that has run a few times."""
+"""Calls before those, since CPython specialises code that has run a few times."""
 
 ENOUGH = 20_000_000
-"""Instructions that all counted calls together need not exceed."""
+"""Instructions after which no more calls are counted."""
 
 
 class Instructions(Reader):
@@ -39,27 +38,25 @@ class Instructions(Reader):
     def unavailable(self) -> str | None:
         here = f"{platform.system()} {platform.machine()}"
         if here != "Linux x86_64":
-            return f"instructions are counted on Linux x86_64 alone, and this is {here}"
+            return f"instructions are counted on Linux x86_64 only, and this is {here}"
         if shutil.which("valgrind") is None:
             return "valgrind is not installed: apt-get install valgrind (or your system's package)"
         return None
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        import torch
-
         if contestant.gate.problem.device.type != "cpu":
-            raise Unreadable("unsupported", "instructions of the processor alone are counted")
+            raise Unreadable("unsupported", "instructions are counted on the CPU only")
         if torch.get_num_threads() > 1:
-            raise Unreadable("unsupported", "threads that wait spin, and do not repeat")
+            raise Unreadable("unsupported", "waiting threads spin, so counts do not repeat")
         if self._counter is None:
             self._counter = Callgrind()
         return [count(contestant, self._counter)]
 
 
 def count(contestant: Contestant, counter: Callgrind) -> float:
-    """Instructions per call: the median of single calls, each less what marking it costs.
+    """Instructions per call: the median of single calls, less the cost of marking a call.
 
-    Single calls, since now and then one pays for a table that grows or a heap that is tidied up.
+    A median of single calls, since one call in many grows a table or tidies a heap.
     """
     call, arguments = contestant.call, contestant.arguments
     first = counter.count(call, arguments, 1)

@@ -1,24 +1,23 @@
-"""The interface of every instrument but the clock, whose visits are a matter of their own.
+"""The interface of the instruments, other than the clock.
 
-Names and units are declared in `core/instruments.py`, for the driver to know.
+`core/instruments.py` declares their names and units, which the driver needs too.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from gradbench.core.instruments import Instrument
-
-if TYPE_CHECKING:
-    from gradbench.problems.mode import Mode
-    from gradbench.worker.gate import Contestant
+from gradbench.problems import registry
+from gradbench.problems.mode import Mode
+from gradbench.worker.gate import Contestant
 
 
 class Unreadable(Exception):
-    """A contestant that an instrument does not read, and the message says why.
+    """An instrument cannot read a contestant; the message says why.
 
-    `status` is "unsupported" where it cannot be read and "refused" where it would cost too much.
+    `status` is "unsupported" if it never can, and "refused" if a reading would cost too much.
     """
 
     def __init__(self, status: str, reason: str) -> None:
@@ -27,36 +26,34 @@ class Unreadable(Exception):
 
 
 class Reader(ABC):
-    """Reads an instrument, of a contestant that has passed the gate."""
+    """Reads an instrument for contestants that have passed the gate."""
 
     declared: ClassVar[Instrument]
 
     def unavailable(self) -> str | None:
-        """Why it cannot be used here, in one line with what to do; None where it can."""
+        """Why the instrument is unavailable and what to do, in one line; None if it works."""
         return None
 
     @abstractmethod
     def read(self, contestant: Contestant, call: int) -> list[float]:
-        """The reading per call, or several where they scatter.
+        """Readings per call: one, or several if they vary.
 
-        `call` is about how many nanoseconds one call takes. Raises Unreadable.
+        `call` is the approximate time of a call in nanoseconds. Raises Unreadable.
         """
 
 
 def require_dispatched(contestant: Contestant) -> None:
-    """Raises Unreadable where a contestant's operations go past torch's dispatcher."""
-    declared = _declared(contestant)
-    if declared is not None and declared.opt_in:
-        raise Unreadable("unsupported", "what is compiled or recorded goes past the dispatcher")
+    """Raises Unreadable if the operations of a contestant bypass torch's dispatcher."""
+    mode = _mode(contestant)
+    if mode is not None and mode.opt_in:
+        raise Unreadable("unsupported", "compiled or recorded code bypasses the dispatcher")
 
 
-def replays(contestant: Contestant) -> bool:
-    """Whether a contestant's mode replays a CUDA graph."""
-    declared = _declared(contestant)
-    return declared is not None and declared.opt_in and declared.cuda
+def replays_graph(contestant: Contestant) -> bool:
+    """Whether the mode of a contestant replays a CUDA graph."""
+    mode = _mode(contestant)
+    return mode is not None and mode.opt_in and mode.cuda
 
 
-def _declared(contestant: Contestant) -> Mode | None:
-    from gradbench.problems import registry
-
+def _mode(contestant: Contestant) -> Mode | None:
     return registry.MODES.get((contestant.gate.problem.operator, contestant.mode))

@@ -1,36 +1,33 @@
-"""Peak of tensor memory above the start of a call, in bytes.
+"""The peak of tensor memory above the start of a call, in bytes.
 
-On the CPU each allocation and each free is an event of torch's profiler, whichever side of the
-language boundary made it, so the peak is exact and repeats. What libraries allocate behind
-torch's back (MKL's scratch space, Python's own objects) is no tensor and is not counted. On CUDA
-the caching allocator keeps the peak, in its blocks of 512 bytes.
+On the CPU torch's profiler has an event for each allocation and free, from Python and C++, so the
+peak is exact and repeats. Memory that libraries allocate otherwise (MKL's scratch space, Python
+objects) is not counted. On CUDA the caching allocator reports the peak, in blocks of 512 bytes.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.autograd import profiler
 
 from gradbench.core.instruments import PEAK_MEMORY
-from gradbench.worker.devices import Cuda, Device
-from gradbench.worker.instruments.instrument import Reader, Unreadable, replays
-
-if TYPE_CHECKING:
-    import torch
-
-    from gradbench.worker.gate import Contestant
+from gradbench.worker.devices import Cuda
+from gradbench.worker.gate import Contestant
+from gradbench.worker.instruments.instrument import Reader, Unreadable, replays_graph
 
 
 class PeakMemory(Reader):
     declared = PEAK_MEMORY
 
-    def __init__(self, device: Device | None = None) -> None:
-        self.device: Device = device or Cuda()
+    def __init__(self, device: Cuda | None = None) -> None:
+        self.device = device or Cuda()
 
     def unavailable(self) -> str | None:
-        import torch
-
         kineto = getattr(torch.autograd, "kineto_available", None)
         if kineto is None or not kineto():
             return f"torch {torch.__version__} was built without Kineto, which reports allocations"
@@ -38,56 +35,47 @@ class PeakMemory(Reader):
 
     def read(self, contestant: Contestant, call: int) -> list[float]:
         place = contestant.gate.problem.device
-        made = (contestant.call, contestant.arguments)
+        call_and_arguments = (contestant.call, contestant.arguments)
         if place.type == "cpu":
-            return [on_cpu(*made)]
-        if replays(contestant):
-            raise Unreadable("unsupported", "a graph holds its memory from its recording on")
-        return [on_device(self.device, place, *made)]
+            return [on_cpu(*call_and_arguments)]
+        if replays_graph(contestant):
+            raise Unreadable("unsupported", "a CUDA graph keeps its memory after it is recorded")
+        return [on_device(self.device, place, *call_and_arguments)]
 
 
 def on_cpu(call: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
-    """The peak of one call, its result included."""
-    from torch.autograd import profiler
-
-    # Caches that a first call fills are none of a later call's memory, nor is earlier garbage.
+    """The peak of one call, including its result."""
+    # A first call fills caches, and garbage may remain: neither counts as memory of the call.
     call(*arguments)
     gc.collect()
     with profiler.profile(profile_memory=True) as profiled:
-        # Held until the profiler has stopped: who asked for the result has not dropped it yet.
+        # Kept until the profiler has stopped, as a caller would keep it.
         result = call(*arguments)
     del result
-    tree = profiled.kineto_results.experimental_event_tree()
-    changes = [
-        (event.start_time_ns, event.extra_fields.alloc_size)
-        for event in every(tree)
-        if event.tag.name == "Allocation"
-    ]
-    return float(peak(size for _, size in sorted(changes, key=lambda change: change[0])))
+    events = all_events(profiled.kineto_results.experimental_event_tree())
+    allocations = [event for event in events if event.tag.name == "Allocation"]
+    allocations.sort(key=lambda event: event.start_time_ns)
+    return float(peak(event.extra_fields.alloc_size for event in allocations))
 
 
-def every(events: Iterable[Any]) -> Iterator[Any]:
-    """All events of a profiler's tree."""
-    waiting = list(events)
-    while waiting:
-        event = waiting.pop()
+def all_events(events: Iterable[Any]) -> Iterator[Any]:
+    """All events of a profiler's event tree."""
+    stack = list(events)
+    while stack:
+        event = stack.pop()
         yield event
-        waiting.extend(event.children)
+        stack.extend(event.children)
 
 
 def peak(changes: Iterable[int]) -> int:
-    """The largest running sum of allocations and frees, at least the 0 it starts from."""
-    now = highest = 0
-    for change in changes:
-        now += change
-        highest = max(highest, now)
-    return highest
+    """The largest running sum of allocations and frees, which starts from 0."""
+    return max(itertools.accumulate(changes, initial=0))
 
 
 def on_device(
-    device: Device, place: torch.device, call: Callable[..., Any], arguments: tuple[Any, ...]
+    device: Cuda, place: torch.device, call: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> float:
-    """The peak of one call on the device, its result included, in the allocator's blocks."""
+    """The peak of one call on the device, including its result, in the allocator's blocks."""
     with device.chosen(place):
         call(*arguments)
         gc.collect()
@@ -96,6 +84,6 @@ def on_device(
         before = device.allocated()
         result = call(*arguments)
         device.synchronize()
-        peak_of_all = device.peak()
+        highest = device.peak()
     del result
-    return float(peak_of_all - before)
+    return float(highest - before)

@@ -1,8 +1,8 @@
-"""Wall time of a call, by visits of a few short sub-blocks.
+"""Wall time of a call: visits with a few short sub-blocks.
 
-Sub-blocks of about 250 µs make the clock's own cost negligible, and the minimum of five shuts
-out interruptions. The untimed calls matter: after a switch of contestant the first ones are cold
-(docs/measuring.md has the numbers).
+Sub-blocks of about 250 µs make the cost of the clock negligible, and the minimum of five excludes
+interruptions. Each visit starts with untimed calls, since the first ones after a switch of
+contestant are cold (docs/measuring.md has the numbers).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 
 Clock = Callable[[], int]
 Turns = Iterator[tuple[Any, ...]]
-"""The arguments of one call after the other, without an end."""
+"""The arguments of successive calls, without end."""
 
 BLOCK = 250_000
-"""The length aimed at for one sub-block, in nanoseconds."""
+"""The target length of a sub-block, in nanoseconds."""
 
 MILLISECOND = 1_000_000
 
 SETTLED, QUIET, MOST_SETTLING = 0.9, 3, 50
-"""A device has settled where QUIET calls in a row were not faster than the best before by a tenth;
-so many calls at most are made for it."""
+"""A device has settled after QUIET calls in a row that are less than a tenth faster than the best
+one, or after MOST_SETTLING calls."""
 
 
 @dataclass(frozen=True)
 class Visit:
-    """How one contestant is visited: `untimed` calls, then `blocks` sub-blocks of `number` calls.
+    """The plan of a visit: `untimed` calls, then `blocks` sub-blocks of `number` calls.
 
-    `call` is the time of one call in nanoseconds, as far as warming up showed it.
+    `call` is the time of a call in nanoseconds, as estimated while warming up.
     """
 
     number: int
@@ -41,11 +41,10 @@ class Visit:
 
 
 def plan(call: int) -> Visit:
-    """The visit for calls of so many nanoseconds.
+    """The visit for calls of that many nanoseconds.
 
-    Long calls get fewer repeats, for they are less disturbed and a visit must end: up to 2 ms
-    five sub-blocks after four untimed calls, up to 20 ms three after one, and beyond that a
-    single call.
+    Long calls are less disturbed and get fewer repeats: up to 2 ms five sub-blocks after four
+    untimed calls, up to 20 ms three after one, and a single call beyond that.
     """
     call = max(call, 1)
     number = max(1, round(BLOCK / call))
@@ -57,15 +56,14 @@ def plan(call: int) -> Visit:
 
 
 def alone(call: int) -> Visit:
-    """The visit that times each call by itself, as emptied caches need it."""
+    """A visit that times each call by itself, for cold caches."""
     return replace(plan(call), number=1)
 
 
 class WallTime:
-    """Measures nanoseconds on the host, waiting for the device where there is one.
+    """Measures nanoseconds on the host, including the wait for a device.
 
-    With `flush` each call is timed alone, after the caches were emptied of its data. `clock`,
-    `synchronize` and `flush` are replaced in tests.
+    With `flush` each call is timed alone, after its data was evicted from the caches.
     """
 
     name = "wall_time"
@@ -97,7 +95,7 @@ class WallTime:
     def warm(self, call: Callable[..., Any], turns: Turns, spend: int) -> Visit:
         """Calls for `spend` nanoseconds, at least twice, and plans the visits.
 
-        The plan goes by the fastest block seen, since the first calls pay for what is cold.
+        The plan uses the fastest block, since the first calls are cold.
         """
         start = self.clock()
         if self.synchronize is not None:
@@ -114,9 +112,9 @@ class WallTime:
             number = max(1, min(BLOCK, spend - spent) // best)
 
     def _settle(self, call: Callable[..., Any], turns: Turns) -> None:
-        """Calls until the times of one call stop falling.
+        """Calls until the time of a call stops falling.
 
-        A device's first calls make its context, load kernels, and let libraries try out several.
+        The first calls on a device create its context, load kernels, and may tune them.
         """
         best, since = self._block(call, turns, 1), 0
         for _ in repeat(None, MOST_SETTLING):

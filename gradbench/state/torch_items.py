@@ -1,4 +1,4 @@
-"""What torch keeps of settings, modes and hooks."""
+"""Torch's part of the state: its settings, modes that intercept operations, hooks and levels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _C: Any = torch._C
 
 
 def _stack(kind: str) -> Item:
-    """A stack of modes that intercept operations: of functions, or of what they dispatch."""
+    """The stack of function modes or of dispatch modes."""
     size = getattr(_C, f"_len_torch_{kind}_stack")
-    at = getattr(_C, f"_get_{kind}_stack_at")
+    get = getattr(_C, f"_get_{kind}_stack_at")
     pop, push = getattr(_C, f"_pop_torch_{kind}_stack"), getattr(_C, f"_push_on_torch_{kind}_stack")
 
     def read() -> tuple[Any, ...]:
-        return tuple([at(i) for i in range(size())])
+        return tuple([get(i) for i in range(size())])
 
     def write(before: tuple[Any, ...]) -> None:
         for _ in range(size()):
@@ -44,80 +44,73 @@ def _stack(kind: str) -> Item:
 
 
 def _default_device() -> Item:
-    """The device of `torch.set_default_device`, whose function mode is on the stack besides."""
-    holder: Any = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+    """The device of `torch.set_default_device`, which also pushes a function mode."""
+    name = "_GLOBAL_DEVICE_CONTEXT"
+    holder: Any = getattr(torch, name, None)
     local = isinstance(holder, threading.local)
 
     def read() -> tuple[Any, Any]:
-        now = getattr(holder, "device_context", None) if local else vars(torch).get(slot)
+        now = getattr(holder, "device_context", None) if local else vars(torch).get(name)
         return now, getattr(torch.utils._device, "CURRENT_DEVICE", None)
 
     def write(before: tuple[Any, Any]) -> None:
         if local:
             holder.device_context = before[0]
         else:
-            setattr(torch, slot, before[0])
+            setattr(torch, name, before[0])
         if hasattr(torch.utils._device, "CURRENT_DEVICE"):
             torch.utils._device.CURRENT_DEVICE = before[1]
 
-    slot = "_GLOBAL_DEVICE_CONTEXT"
     return Item("the default device", read, write)
 
 
 def _levels() -> Iterator[Item]:
-    """What grad, vmap and jvp leave open where they are not closed."""
+    """The levels that grad, vmap and jvp open, in case they are left open."""
     functorch = getattr(_C, "_functorch", None)
     if functorch is not None and hasattr(functorch, "maybe_current_level"):
         current = functorch.maybe_current_level
 
         def write(depth: int | None) -> None:
-            ends = {
-                "Grad": "_grad_decrement_nesting",
-                "Jvp": "_jvp_decrement_nesting",
-                "Vmap": "_vmap_decrement_nesting",
-                "Functionalize": "_func_decrement_nesting",
-            }
             while (current() or 0) > (depth or 0):
-                kind = functorch.peek_interpreter_stack().key()
-                getattr(functorch, ends[kind.name])()
+                kind = functorch.peek_interpreter_stack().key().name
+                short = "func" if kind == "Functionalize" else kind.lower()
+                getattr(functorch, f"_{short}_decrement_nesting")()
 
         yield Item("the open levels of torch.func", current, write)
     transforms: Any = sys.modules.get("torch._functorch.eager_transforms")
     if transforms is not None:
         yield Item("the open levels of jvp", *module_values(transforms, ("JVP_NESTING",)))
 
-    def level() -> int:
-        return forward_ad._current_level
-
     def close(before: int) -> None:
         while forward_ad._current_level > before:
             forward_ad.exit_dual_level()
 
-    yield Item("the open levels of forward-mode AD", level, close)
+    levels = "the open levels of forward-mode AD"
+    yield Item(levels, lambda: forward_ad._current_level, close)
 
 
 _guards: list[Any] = []
-"""Guards that hold inference mode off for good."""
+"""Entered for good: torch cannot set inference mode in any other way."""
 
 
-def _leave_inference(before: bool) -> None:
+def _set_inference_mode(before: bool) -> None:
     guard = torch.inference_mode(before)
     guard.__enter__()
     _guards.append(guard)
 
 
 def _flags() -> Iterator[Item]:
-    """torch's switches that have a reader and a writer of the same name, of any release."""
+    """Every pair of functions `_get_x` and `_set_x` of `torch._C`, in any release."""
+    plain = (bool, int, float, str, tuple, types.NoneType)
     for name in sorted(dir(_C)):
-        what = name.removeprefix("_get_")
-        setter = getattr(_C, f"_set_{what}", None)
-        if what == name or setter is None or what in ("thread_name", "graph_exec_group"):
+        flag = name.removeprefix("_get_")
+        setter = getattr(_C, f"_set_{flag}", None)
+        if flag == name or setter is None or flag in ("thread_name", "graph_exec_group"):
             continue
-        getter = _told_or_not(getattr(_C, name))
+        getter = _caught(getattr(_C, name))
         value = getter()
-        plain = (bool, int, float, str, tuple, types.NoneType)
-        if value is not UNREADABLE and (isinstance(value, plain) or _enumerated(value)):
-            yield Item(f"torch's {what.replace('_', ' ').strip()}", getter, partial(_set, setter))
+        if value is not UNREADABLE and (isinstance(value, plain) or _is_enum(value)):
+            yield Item(f"torch's {flag.replace('_', ' ').strip()}", getter, partial(_set, setter))
     for kind in ("flash", "mem_efficient", "math", "cudnn", "overrideable"):
         enabled = getattr(_C, f"_get_{kind}_sdp_enabled", None)
         enable = getattr(_C, f"_set_sdp_use_{kind}", None)
@@ -125,14 +118,13 @@ def _flags() -> Iterator[Item]:
             yield Item(f"the {kind} attention", enabled, enable)
 
 
-class _Unreadable:
-    """Stands for the value of a flag that torch refuses to tell."""
+UNREADABLE = object()
+"""The value of a flag whose getter raises."""
 
 
-UNREADABLE = _Unreadable()
+def _caught(getter: Callable[[], Any]) -> Callable[[], Any]:
+    """The getter, with `UNREADABLE` in place of an error and tuples in place of lists."""
 
-
-def _told_or_not(getter: Callable[[], Any]) -> Callable[[], Any]:
     def read() -> Any:
         try:
             value = getter()
@@ -143,7 +135,7 @@ def _told_or_not(getter: Callable[[], Any]) -> Callable[[], Any]:
     return read
 
 
-def _enumerated(value: Any) -> bool:
+def _is_enum(value: Any) -> bool:
     return type(value).__module__.startswith("torch") and hasattr(type(value), "__members__")
 
 
@@ -157,15 +149,12 @@ def _set(setter: Callable[..., Any], value: Any) -> None:
         setter(value)
 
 
-_FP32 = tuple(
-    (backend, operation)
-    for backend, operations in (
-        ("generic", ("all",)),
-        ("cuda", ("all", "matmul", "conv", "rnn")),
-        ("mkldnn", ("all", "matmul", "conv", "rnn")),
-    )
-    for operation in operations
+_FP32 = (
+    ("generic", "all"),
+    *(("cuda", operation) for operation in ("all", "matmul", "conv", "rnn")),
+    *(("mkldnn", operation) for operation in ("all", "matmul", "conv", "rnn")),
 )
+"""The backends and operations that have a setting of their own."""
 
 
 def _precision() -> Iterator[Item]:
@@ -175,51 +164,41 @@ def _precision() -> Iterator[Item]:
         return
 
     def read() -> tuple[Any, ...]:
-        return tuple([getter(*place) for place in _FP32])
+        return tuple([getter(*key) for key in _FP32])
 
     def write(before: tuple[Any, ...]) -> None:
-        for place, value in zip(_FP32, before):
-            setter(*place, value)
+        for key, value in zip(_FP32, before):
+            setter(*key, value)
 
-    if _told_or_not(read)() is not UNREADABLE:
-        yield Item("the precision of float32 products", read, write)
-
-
-def _deterministic(before: tuple[bool, bool]) -> None:
-    _C._set_deterministic_algorithms(before[0], warn_only=before[1])
+    if _caught(read)() is not UNREADABLE:
+        yield Item("the precision of float32 matmul", read, write)
 
 
 def _autocast() -> Iterator[Item]:
-    """Autocast by device type, the depth to which it is nested, and its cache."""
+    """Autocast per device, its nesting depth and its cache."""
     devices = ("cpu", "cuda")
     if hasattr(torch, "get_autocast_dtype"):
-        enabled = torch.is_autocast_enabled
-        dtype, set_enabled = torch.get_autocast_dtype, torch.set_autocast_enabled
-        set_dtype = torch.set_autocast_dtype
+        is_enabled, set_enabled = torch.is_autocast_enabled, torch.set_autocast_enabled
+        get_dtype, set_dtype = torch.get_autocast_dtype, torch.set_autocast_dtype
 
         def read() -> tuple[Any, ...]:
-            return tuple([(enabled(d), dtype(d)) for d in devices])
+            return tuple([(is_enabled(d), get_dtype(d)) for d in devices])
 
         def write(before: tuple[Any, ...]) -> None:
-            for device, (on, kind) in zip(devices, before):
-                set_enabled(device, on)
-                set_dtype(device, kind)
+            for device, (enabled, dtype) in zip(devices, before):
+                set_enabled(device, enabled)
+                set_dtype(device, dtype)
 
         yield Item("autocast", read, write)
     else:
         # Before torch 2.4 each device had functions of its own.
-        old: Any = torch
-        for on, kind in (("autocast", "autocast_gpu"), ("autocast_cpu", "autocast_cpu")):
-            yield Item(
-                "autocast",
-                getattr(old, f"is_{on}_enabled"),
-                getattr(old, f"set_{on}_enabled"),
-            )
-            yield Item(
-                "autocast's dtype",
-                getattr(old, f"get_{kind}_dtype"),
-                getattr(old, f"set_{kind}_dtype"),
-            )
+        old = vars(torch)
+        for suffix in ("", "_cpu"):
+            enabled = f"autocast{suffix}_enabled"
+            yield Item("autocast", old[f"is_{enabled}"], old[f"set_{enabled}"])
+        for suffix in ("_gpu", "_cpu"):
+            dtype = f"autocast{suffix}_dtype"
+            yield Item("autocast's dtype", old[f"get_{dtype}"], old[f"set_{dtype}"])
     yield Item(
         "autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled
     )
@@ -257,8 +236,8 @@ def _saved_tensor_hooks() -> Iterator[Item]:
                 autograd._push_saved_tensors_default_hooks(*before)
 
         yield Item("the hooks on saved tensors", read, write)
-    told = getattr(autograd, "_saved_tensors_hooks_get_disabled_error_message", None)
-    if told is not None:
+    disabled = getattr(autograd, "_saved_tensors_hooks_get_disabled_error_message", None)
+    if disabled is not None:
 
         def switch(before: str | None) -> None:
             if before is None:
@@ -266,13 +245,14 @@ def _saved_tensor_hooks() -> Iterator[Item]:
             else:
                 autograd._saved_tensors_hooks_disable(before)
 
-        yield Item("whether tensors may be saved with hooks", told, switch)
+        yield Item("whether saved tensors may have hooks", disabled, switch)
 
 
 def _module_hooks() -> Iterator[Item]:
     """Hooks on every `torch.nn.Module` and every optimizer."""
     for module in (torch.nn.modules.module, sys.modules["torch.optim.optimizer"]):
-        hooks = [v for n, v in vars(module).items() if n.startswith("_global_") and _is_dict(v)]
+        global_values = [v for name, v in vars(module).items() if name.startswith("_global_")]
+        hooks: list[Any] = [value for value in global_values if isinstance(value, dict)]
 
         def read(hooks: list[Any] = hooks) -> tuple[Any, ...]:
             return tuple([tuple(each.items()) if each else () for each in hooks])
@@ -285,31 +265,24 @@ def _module_hooks() -> Iterator[Item]:
         yield Item("the hooks on all modules or optimizers", read, write)
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-_LATER = ("/Meta", "/CompositeImplicitAutograd", "/FuncTorchBatched")
-"""What torch itself adds kernels for when it is first needed: shapes alone, and vmap."""
+_LAZY = ("/Meta", "/CompositeImplicitAutograd", "/FuncTorchBatched")
+"""Dispatch keys for which torch itself registers kernels when they are first needed."""
 
 
 class _Kernels:
-    """How many kernels of torch's own operators were replaced through `torch.library`."""
+    """Counts the kernels of torch's own operators that `torch.library` has replaced."""
 
     def __init__(self) -> None:
         self.names: Any = getattr(torch.library, "_impls", set())
         self.size = -1
-        self.found = 0
+        self.replaced = 0
 
     def read(self) -> int:
         if len(self.names) != self.size:
             self.size = len(self.names)
-            self.found = sum(map(self._counts, self.names))
-        return self.found
-
-    @staticmethod
-    def _counts(name: str) -> bool:
-        return name.startswith("aten/") and not name.endswith(_LATER)
+            ours = [name for name in self.names if name.startswith("aten/")]
+            self.replaced = sum(not name.endswith(_LAZY) for name in ours)
+        return self.replaced
 
 
 def _profiler() -> Iterator[Item]:
@@ -327,11 +300,11 @@ def _profiler() -> Iterator[Item]:
 
 
 def _compiler() -> Iterator[Item]:
-    """What `torch.compile` goes by, as far as it is loaded."""
+    """The frame hook and the stance of `torch.compile`, if it is loaded."""
     frames: Any = getattr(getattr(_C, "_dynamo", None), "eval_frame", None)
     if frames is not None and hasattr(frames, "get_eval_frame_callback"):
         yield Item(
-            "torch.compile's hook on frames", frames.get_eval_frame_callback, frames.set_eval_frame
+            "the frame hook of torch.compile", frames.get_eval_frame_callback, frames.set_eval_frame
         )
     name = "torch._dynamo.eval_frame"
 
@@ -340,14 +313,15 @@ def _compiler() -> Iterator[Item]:
         return str(getattr(getattr(loaded, "_stance", None), "stance", "default"))
 
     def set_stance(before: str) -> None:
-        there = vars(sys.modules[name])
-        there["_stance"] = type(there["_stance"])(before)
+        module: Any = sys.modules[name]
+        module._stance = type(module._stance)(before)
 
     yield Item("the stance of torch.compile", stance, set_stance)
 
 
 def torch_items() -> Iterator[Item]:
-    """In the order in which they are put back: what intercepts the calls that do it comes first."""
+    """All items, in the order in which they are restored: modes come first, since they would
+    intercept the calls that restore the rest."""
     yield _stack("function")
     yield _default_device()
     yield _stack("dispatch")
@@ -359,15 +333,15 @@ def torch_items() -> Iterator[Item]:
     yield Item("the flags of dispatch modes", *module_values(torch.utils._python_dispatch, flags))
     yield from _levels()
     yield from _compiler()
-    yield Item("inference mode", torch.is_inference_mode_enabled, _leave_inference)
+    yield Item("inference mode", torch.is_inference_mode_enabled, _set_inference_mode)
     yield Item("grad mode", torch.is_grad_enabled, _C._set_grad_enabled)
-    for what, getter, setter in (
-        ("forward-mode AD", "_is_fwd_grad_enabled", "_set_fwd_grad_enabled"),
-        ("autograd's multithreading", "_is_multithreading_enabled", "_set_multithreading_enabled"),
-        ("view replay", "_is_view_replay_enabled", "_set_view_replay_enabled"),
+    for name, flag in (
+        ("forward-mode AD", "fwd_grad_enabled"),
+        ("autograd's multithreading", "multithreading_enabled"),
+        ("view replay", "view_replay_enabled"),
     ):
-        if hasattr(_C, getter) and hasattr(_C, setter):
-            yield Item(what, getattr(_C, getter), getattr(_C, setter))
+        if hasattr(_C, f"_is_{flag}") and hasattr(_C, f"_set_{flag}"):
+            yield Item(name, getattr(_C, f"_is_{flag}"), getattr(_C, f"_set_{flag}"))
     yield Item(
         "anomaly detection",
         lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
@@ -382,7 +356,7 @@ def torch_items() -> Iterator[Item]:
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ),
-        _deterministic,
+        lambda before: _C._set_deterministic_algorithms(before[0], warn_only=before[1]),
     )
     yield from (item for item in _flags() if "deterministic algorithms" not in item.name)
     yield from _autocast()
@@ -396,17 +370,17 @@ def torch_items() -> Iterator[Item]:
         if module is not None:
             yield Item(f"the flags of {module.__name__}", *module_values(module, names))
     yield Item("the kernels of torch's operators", _Kernels().read, lambda before: gc.collect())
-    yield Item("the CUDA device", _cuda, _set_cuda)
+    yield Item("the CUDA device", _cuda_device, _set_cuda_device)
 
 
-def _cuda() -> Any:
+def _cuda_device() -> Any:
     if not torch.cuda.is_initialized():
         return ()
     stream = torch.cuda.current_stream()
     return (torch.cuda.current_device(), int(stream.cuda_stream))
 
 
-def _set_cuda(before: Any) -> None:
+def _set_cuda_device(before: Any) -> None:
     if before:
         torch.cuda.set_device(before[0])
         torch.cuda.set_stream(torch.cuda.default_stream())
