@@ -51,8 +51,10 @@ def test_files_exist(page):
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"(?<![\w/.~-])(?:gradbench|tests|benchmarks|docs)/[\w/.-]*\w", text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(rf"(?<![\w/.-])((?:{ROOMS})/[\w/]+\.py)", text):
-        assert (PACKAGE / path).exists(), path
+    for path, name in re.findall(rf"(?<![\w/.-])((?:{ROOMS})/[\w/]+)(?:\.py: |\.)(\w+)", text):
+        source = (PACKAGE / path).with_suffix(".py")
+        assert source.exists(), path
+        assert name == "py" or re.search(rf"\b{name}\b", source.read_text("utf-8")), (path, name)
 
 
 @every_page
