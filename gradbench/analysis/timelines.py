@@ -16,7 +16,7 @@ from gradbench.core import arguments
 from gradbench.core.cases import Case
 from gradbench.statistics import Estimate
 from gradbench.store import tracks as log
-from gradbench.store.lines import StoreWarning, once
+from gradbench.store.lines import StoreWarning
 
 COLUMNS = (
     "operator",
@@ -73,7 +73,7 @@ def timeline(
     if names is None:
         chosen, problems = log.read_all(place)
     else:
-        chosen, problems = once([log.find(place, name) for name in names], log.KIND.what)
+        chosen, problems = log.KIND.once([log.find(place, name) for name in names])
     for problem in problems + [p for track in chosen for p in track.problems]:
         warnings.warn(problem, StoreWarning, stacklevel=2)
     return frame(History.of(chosen), floor, confidence)

@@ -19,7 +19,8 @@ from gradbench.core.units import counted, duration
 from gradbench.runner.run import PROFILES, Discovery, lacking, measure, resume, settings_of, start
 from gradbench.runner.session import Settings
 from gradbench.runner.wire import WorkerError, WorkerOptions
-from gradbench.store.lines import LineLog, executed
+from gradbench.store.executed import executed
+from gradbench.store.lines import LineLog
 from gradbench.store.runs import Run, StoreError, find, folder
 
 F = TypeVar("F", bound=Callable[..., Any])

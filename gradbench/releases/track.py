@@ -49,10 +49,12 @@ from gradbench.runner.wire import (
     WorkerTimeout,
 )
 from gradbench.statistics import Stopping, enough
-from gradbench.store import lines
-from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
+from gradbench.store.executed import digests
+from gradbench.store.lines import LineLog, StoreError, new_id, now
+from gradbench.store.logs import Ended
 from gradbench.store.runs import RETRIED, Entrant, PlanEntry, Reading, minima
 from gradbench.store.tracks import (
+    KIND,
     SCHEMA,
     CaseMeasured,
     EnvironmentUsed,
@@ -61,8 +63,6 @@ from gradbench.store.tracks import (
     ReadingMade,
     Side,
     Track,
-    TrackEnded,
-    TrackLog,
     TrackStarted,
 )
 
@@ -135,7 +135,7 @@ def begin(
         files=list(files),
         digests=digests(files),
     )
-    log = TrackLog.create(place, header)
+    log = KIND.create(place, header)
     track = Track(log.path, header)
     records: list[msgspec.Struct] = [
         EnvironmentUsed(e.name, e.what, _date(e, those.dates), e.identity, e.arguments)
@@ -163,7 +163,7 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
             environments.find(name)
         except ReleaseError as error:
             raise StoreError(f"{track.name} cannot go on: {error}") from error
-    return TrackLog.reopen(track), settings
+    return KIND.reopen(track), settings
 
 
 def settings_of(track: Track) -> Settings:
@@ -173,7 +173,7 @@ def settings_of(track: Track) -> Settings:
     """
     settings = converted_settings(track)
     if not lacking(track, _sessions(settings)):
-        lines.require_unfinished(track)
+        track.require_unfinished()
     return settings
 
 
@@ -476,7 +476,7 @@ def measure(
         raise WorkerError(f"{error}; {log.hint}") from error
     finally:
         team.end_all()
-        end = TrackEnded(now(), finished, round(time.perf_counter() - began, 1))
+        end = Ended(now(), finished, round(time.perf_counter() - began, 1))
         # Where the disk is full the first error is the one to show.
         if finished or not isinstance(sys.exc_info()[1], StoreError):
             log.append(end)

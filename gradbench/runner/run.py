@@ -36,10 +36,11 @@ from gradbench.runner.wire import (
     ask,
 )
 from gradbench.statistics import Stopping
-from gradbench.store import lines
+from gradbench.store.executed import digests
 from gradbench.store.fields import reason
-from gradbench.store.lines import LineLog, digests, new_id
+from gradbench.store.lines import LineLog, new_id
 from gradbench.store.runs import (
+    KIND,
     RETRIED,
     SCHEMA,
     Entrant,
@@ -48,11 +49,11 @@ from gradbench.store.runs import (
     Reading,
     Run,
     RunEnded,
-    RunLog,
     RunStarted,
     SessionMeasured,
     StoreError,
     WorkerStarted,
+    folder,
     now,
     read,
 )
@@ -238,7 +239,7 @@ def start(
         by_hand=discovery.by_hand,
         digests=digests([*files, *loaded]),
     )
-    log = RunLog.create(results, header)
+    log = KIND.create(folder(results), header)
     return log, Run(log.path, header)
 
 
@@ -252,7 +253,7 @@ def resume(run: Run) -> tuple[LineLog, Run, Settings]:
             f"{run.name} cannot go on: which build of torch it was begun with is not known, as the "
             "lines of its processes are damaged or missing; start a new run"
         )
-    log = RunLog.reopen(run)
+    log = KIND.reopen(run)
     # What was read before the log was locked another process may have added to.
     return log, read(run.path), settings
 
@@ -264,7 +265,7 @@ def settings_of(run: Run) -> Settings:
     """
     settings = converted_settings(run)
     if not lacking(run, settings):
-        lines.require_unfinished(run)
+        run.require_unfinished()
     return settings
 
 

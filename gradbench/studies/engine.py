@@ -28,7 +28,8 @@ from gradbench.runner.wire import (
 )
 from gradbench.statistics import Stopping
 from gradbench.store.lines import LineLog, StoreError, now
-from gradbench.store.studies import Study, StudyEnded, Trial
+from gradbench.store.logs import Ended
+from gradbench.store.studies import Study, Trial
 from gradbench.studies import pairs
 from gradbench.studies.neighbour import neighbours, pin, places
 
@@ -274,7 +275,7 @@ def loop(
     except WorkerError as error:
         raise WorkerError(f"{error}; {log.hint}") from error
     finally:
-        end = StudyEnded(now(), finished, round(time.perf_counter() - began, 2))
+        end = Ended(now(), finished, round(time.perf_counter() - began, 2))
         # Where the disk is full the first error is the one to show.
         if finished or not isinstance(sys.exc_info()[1], StoreError):
             log.append(end)
