@@ -122,9 +122,12 @@ class Log(Generic[H]):
     def take(self, records: Iterable[Any]) -> None:
         """Adds records to the lists of their kinds."""
         for record in records:
-            name = "ends" if isinstance(record, Ended) else self.LISTS.get(type(record))
-            if name is not None:
-                getattr(self, name).append(record)
+            self.add(record)
+
+    def add(self, record: Any) -> None:
+        name = "ends" if isinstance(record, Ended) else self.LISTS.get(type(record))
+        if name is not None:
+            getattr(self, name).append(record)
 
     def require_unfinished(self) -> None:
         """Raises StoreError where there is nothing to resume."""

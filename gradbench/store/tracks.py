@@ -181,21 +181,21 @@ class ReadingMade(Record, tag="reading", frozen=True):
 class Track(Log[TrackStarted]):
     """The log of a track in memory."""
 
-    used: list[EnvironmentUsed] = field(default_factory=list)
+    environments: dict[str, EnvironmentUsed] = field(default_factory=dict)
     failures: list[NotInstalled] = field(default_factory=list)
     parts: list[PartMeasured] = field(default_factory=list)
     readings: list[ReadingMade] = field(default_factory=list)
 
     LISTS = {
-        EnvironmentUsed: "used",
         NotInstalled: "failures",
         PartMeasured: "parts",
         ReadingMade: "readings",
     }
 
-    @property
-    def environments(self) -> dict[str, EnvironmentUsed]:
-        return {used.name: used for used in self.used}
+    def add(self, record: Any) -> None:
+        if isinstance(record, EnvironmentUsed):
+            self.environments[record.name] = record
+        super().add(record)
 
     @property
     def baseline(self) -> str:
