@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from gradbench.cli import cli, parameters
 from gradbench.runner.wire import Worker, WorkerError
 from gradbench.store.runs import (
+    KIND,
     Entrant,
     PlanEntry,
     RunEnded,
-    RunLog,
     RunStarted,
     SessionMeasured,
     WorkerStarted,
+    folder,
 )
 from gradbench.studies import asv_steps
 
@@ -75,7 +76,7 @@ def stored(results: Path) -> None:
     plan = [PlanEntry(VJP, ["backward", "grad"])]
     for name, measured in ((RUN, True), ("20261102-120000-000000", False)):
         header = RunStarted(1, name, "2026-11-01T12:00:00Z", {"sessions": 1}, {"cpu": "x"}, plan)
-        with RunLog.create(results, header) as log:
+        with KIND.create(folder(results), header) as log:
             if not measured:
                 continue
             log.append(WorkerStarted(1, {"torch": "2.9.0"}, "2026-11-01T12:00:00Z"))

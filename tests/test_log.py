@@ -37,7 +37,7 @@ def session(number=0):
 
 @pytest.fixture
 def written(tmp_path):
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         opened.append(log.WorkerStarted(1, {"torch": "9.9"}, log.now()))
         opened.append(session(0))
         opened.append(session(1))
@@ -67,7 +67,7 @@ def test_a_log_cut_anywhere_in_its_last_line_keeps_the_rest(written, cut):
 def test_resuming_cuts_off_the_torn_line_and_goes_on(written):
     _, path = written
     path.write_bytes(path.read_bytes()[:-20])
-    with log.RunLog.reopen(log.read(path)) as opened:
+    with log.KIND.reopen(log.read(path)) as opened:
         opened.append(session(1))
     run = log.read(path)
     assert run.done() == {(session().comparison, 0), (session().comparison, 1)}
@@ -108,7 +108,7 @@ def test_foreign_and_broken_files_are_named_and_skipped(written):
 
 def test_a_newer_schema_is_refused_by_name(tmp_path):
     newer = log.msgspec.structs.replace(header(), schema=log.SCHEMA + 1)
-    with log.RunLog.create(tmp_path, newer):
+    with log.KIND.create(log.folder(tmp_path), newer):
         pass
     with pytest.raises(log.StoreError, match="newer gradbench"):
         log.read(log.paths(tmp_path)[0])
@@ -125,25 +125,25 @@ def test_unknown_fields_of_a_later_version_are_no_damage(written):
 
 
 def test_a_run_in_progress_cannot_be_resumed_by_another(tmp_path):
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         run = log.read(opened.path)
         with pytest.raises(log.StoreError, match="another process"):
-            log.RunLog.reopen(run)
-    log.RunLog.reopen(run).close()
+            log.KIND.reopen(run)
+    log.KIND.reopen(run).close()
 
 
 def test_two_runs_never_share_a_file(tmp_path):
     with (
-        log.RunLog.create(tmp_path, header()),
+        log.KIND.create(log.folder(tmp_path), header()),
         pytest.raises(log.StoreError),
     ):
-        log.RunLog.create(tmp_path, header())
+        log.KIND.create(log.folder(tmp_path), header())
     assert lines.new_id() != lines.new_id()
 
 
 def test_a_full_disk_leaves_whole_lines_and_one_clear_error(tmp_path, monkeypatch):
     real = os.write
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         opened.append(session(0))
 
         calls = iter([50])
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_whole_lines_and_one_clear_error(tmp_path, monkeypatc
 
 def test_names_that_fit_none_or_several(written):
     results, _ = written
-    with log.RunLog.create(results, header("20260101-000000-ffffff")):
+    with log.KIND.create(log.folder(results), header("20260101-000000-ffffff")):
         pass
     with pytest.raises(log.StoreError, match="fits 2 runs"):
         log.locate(results, "20260101")

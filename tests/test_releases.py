@@ -29,6 +29,7 @@ from gradbench.runner.workers import discover
 from gradbench.statistics import Stopping
 from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError
+from gradbench.store.logs import Ended
 from gradbench.store.runs import Entrant, PlanEntry
 
 SUITE = str(Path(__file__).parent / "suites" / "paced.py")
@@ -289,7 +290,7 @@ def written(results: Path, paces: dict[str, float], identity=None, name="t1", se
         names[0],
         [names],
     )
-    opened = log.TrackLog.create(log.folder(results), header)
+    opened = log.KIND.create(log.folder(results), header)
     with opened:
         for place, build_name in enumerate(names):
             facts = {"torch": f"2.{place}.0", "cpu_capability": "AVX512"}
@@ -307,7 +308,7 @@ def written(results: Path, paces: dict[str, float], identity=None, name="t1", se
                     sides.append(log.Side(build_name, entrant))
                 cases.append(log.CaseMeasured(mode, sides, "rounds"))
             opened.append(log.PartMeasured(str(EXP), session, 0, cases, 1.0, 2.0, 0.5))
-        opened.append(log.TrackEnded("2026-01-01T00:01:00Z", True, 60.0))
+        opened.append(Ended("2026-01-01T00:01:00Z", True, 60.0))
 
 
 def test_a_change_is_called_where_it_was_made_and_nowhere_else(tmp_path):

@@ -38,7 +38,7 @@ def stored(results, comparisons, number=0, sessions=5, finished=True, schema=1, 
     machine = {"cpu": "test", "usable_cores": 2, "load": 0.1}
     header = log.RunStarted(schema, name, "2026-01-01T00:00:00Z", {}, machine, plan)
     facts = {"torch": "2.9.0+cpu", "cpu_capability": "AVX2", "python": "3.11", "numpy": "2.0"}
-    with log.RunLog.create(results, header) as opened:
+    with log.KIND.create(log.folder(results), header) as opened:
         opened.append(log.WorkerStarted(1, facts | {"gradbench": "0.1.0"} | identity, "now"))
         for session in range(sessions):
             for comparison, modes in comparisons.items():
@@ -493,18 +493,19 @@ def test_plot_says_what_it_lacks_in_one_line(tmp_path, words, name, said):
 
 
 def test_plot_draws_the_newest_study_of_a_kind_or_the_one_named(tmp_path, capsys):
-    from gradbench.store.studies import StudyEnded, StudyLog, Trial
+    from gradbench.store.logs import Ended
+    from gradbench.store.studies import Trial, begin
 
     with pytest.raises(click.UsageError, match="'gradbench study power' makes one"):
         plotted(tmp_path, tmp_path / "power.svg", "power")
-    log_, study = StudyLog.begin(tmp_path, "aa", {"between": False}, {}, {}, [])
+    log_, study = begin(tmp_path, "aa", {"between": False}, {}, {}, [])
     with log_ as opened:
         for number in range(6):
             ratios = [1000 * (number - 3) + 10 * k for k in range(20)]
             trial = Trial(f"{number}", "process", "a/b/c/d/e/1/m", number, number)
             trial.log_ratios.extend(ratios)
             opened.append(trial)
-        opened.append(StudyEnded("now", True, 1.0))
+        opened.append(Ended("now", True, 1.0))
     plotted(tmp_path, tmp_path / "aa.svg", "aa")
     plotted(tmp_path, tmp_path / "named.svg", "aa", study.started.name)
     text = (tmp_path / "aa.svg").read_text(encoding="utf-8")

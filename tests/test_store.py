@@ -13,10 +13,11 @@ import pytest
 
 import gradbench
 from gradbench.cli import cli
-from gradbench.store import lines
+from gradbench.store import executed, lines, logs
 from gradbench.store import runs as log
 from gradbench.store import studies as studies
 from gradbench.store import tracks as tracks
+from gradbench.store.logs import Ended, Resumed
 
 EXP = "vjp/exp/documents/float32/cpu/1"
 NAME = "20260101-000000-abcdef"
@@ -219,7 +220,7 @@ def test_a_bad_line_breaks_no_command_for_the_other_runs(tmp_path, capsys):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         frame = gradbench.load(tmp_path)
-    assert len(said) == 1 + min(len(BAD), lines.MOST_PROBLEMS)
+    assert len(said) == 1 + min(len(BAD), logs.MOST_PROBLEMS)
     assert "line 3: damaged" in str(said[0].message)
     assert set(frame["run"]) == {"20260101-000000-000001", "20260101-000000-000002"}
     err = capsys.readouterr().err
@@ -231,10 +232,10 @@ def test_many_damaged_lines_are_counted_rather_than_listed(tmp_path):
     with path.open("ab") as file:
         file.write(b"x\n" * 1000)
     run = log.read(path)
-    assert len(run.problems) == lines.MOST_PROBLEMS + 1
+    assert len(run.problems) == logs.MOST_PROBLEMS + 1
     assert (
         run.problems[-1]
-        == f"{path.name}: {1000 - lines.MOST_PROBLEMS} more lines like these, skipped"
+        == f"{path.name}: {1000 - logs.MOST_PROBLEMS} more lines like these, skipped"
     )
 
 
@@ -271,7 +272,7 @@ def test_an_old_log_is_read_resumed_and_stays_an_old_log(tmp_path):
     path = written(tmp_path, first=header(schema=1))
     plain = [msgspec.json.encode(record) for record in (header(schema=1), session(0))]
     path.write_bytes(b"\n".join(plain) + b"\n")
-    with log.RunLog.reopen(log.read(path)) as opened:
+    with log.KIND.reopen(log.read(path)) as opened:
         opened.append(session(1))
     run = log.read(path)
     assert run.sessions == [session(0), session(1)]
@@ -419,13 +420,13 @@ def test_a_line_of_a_track_out_of_range_is_named_and_costs_only_itself(tmp_path,
 
 def test_what_stands_twice_in_a_track_or_a_study_counts_once_and_is_named(tmp_path):
     reading = tracks.ReadingMade("2.9.0", log.Reading(EXP, 0, 0, "flops", "operations", {}))
-    end = tracks.TrackEnded("now", True, 5.0)
+    end = Ended("now", True, 5.0)
     once = [used(), part(0), part(1), reading, end]
     track = tracks.read(track_of(tmp_path, *once, *once))
     assert (track.parts, track.readings, track.ends) == ([part(0), part(1)], [reading], [end])
     assert len(track.problems) == len(once)
 
-    opened, study = studies.StudyLog.begin(tmp_path, "aa", {}, {}, {}, [])
+    opened, study = studies.begin(tmp_path, "aa", {}, {}, {}, [])
     trial = studies.Trial("k", "process", f"{EXP}/manual", 0, 0, log_ratios=[1, 2])
     with opened:
         for _ in range(5):
@@ -548,7 +549,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 def test_no_text_and_no_number_ends_a_run(tmp_path):
     evil = "cannot read caf\udce9 \x1b[31m\0\u202e"
-    with log.RunLog.create(tmp_path, header(command=[evil], files=["a\udcff.py"])) as opened:
+    with log.KIND.create(
+        log.folder(tmp_path), header(command=[evil], files=["a\udcff.py"])
+    ) as opened:
         opened.append(
             log.WorkerStarted(
                 1, {"torch": "2", evil: evil, "x": float("nan"), "y": {1, 2}, "z": 2**70}, log.now()
@@ -567,7 +570,7 @@ def test_no_text_and_no_number_ends_a_run(tmp_path):
 
 def test_an_overlong_message_is_stored_shortened(tmp_path):
     entrants = [log.Entrant("manual", "failed", "x" * 10**7)]
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         opened.append(session(0, entrants=entrants, order=[]))
     (found,) = log.read(opened.path).sessions
     assert len(found.entrants[0].reason) < 10**5
@@ -590,7 +593,7 @@ def add_lines(path, times):
             continue
         with opened:
             for half in (0, 1):
-                opened.append(log.RunResumed(f"{mine} {done} {half}"))
+                opened.append(Resumed(f"{mine} {done} {half}"))
         done += 1
 
 
@@ -612,7 +615,7 @@ def test_two_writers_never_hold_one_log(tmp_path):
 
 
 def test_a_log_is_held_under_whatever_name_it_has(tmp_path):
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         link = opened.path.with_name("link.jsonl")
         link.symlink_to(opened.path)
         with pytest.raises(log.StoreError, match="another process"):
@@ -624,10 +627,10 @@ def test_a_log_is_held_under_whatever_name_it_has(tmp_path):
 def test_what_another_process_finished_meanwhile_is_not_resumed(tmp_path):
     path = written(tmp_path, session(0))
     before = log.read(path)
-    with log.RunLog.reopen(before) as opened:
+    with log.KIND.reopen(before) as opened:
         opened.append(log.RunEnded("now", True, 1.0, 1.0))
     with pytest.raises(log.StoreError, match="nothing to resume"):
-        log.RunLog.reopen(before)
+        log.KIND.reopen(before)
     assert log.read(path).finished
 
 
@@ -648,12 +651,12 @@ def interrupted(tmp_path):
     """An interrupted run with a file of the user's, and what resuming it would execute."""
     own = tmp_path / "own.py"
     own.write_text("print('hello')\n")
-    first = header(files=[str(own)], digests=lines.digests([str(own)]))
+    first = header(files=[str(own)], digests=executed.digests([str(own)]))
     path = written(tmp_path, session(0), first=first)
 
     def asked(given=(), path=path, stated=first.digests):
         said = []
-        files = lines.executed(
+        files = executed.executed(
             path,
             log.folder(tmp_path),
             first.files,
@@ -714,13 +717,13 @@ def test_no_command_resumes_with_a_changed_file(tmp_path, kind):
     own = tmp_path / "own.py"
     mark = tmp_path / "executed"
     own.write_text("")
-    digests = lines.digests([str(own)])
+    digests = executed.digests([str(own)])
     if kind == "run":
         path = written(tmp_path, first=header(files=[str(own)], digests=digests))
     elif kind == "releases track":
         path = track_of(tmp_path, first=track_header(files=[str(own)], digests=digests))
     else:
-        opened, study = studies.StudyLog.begin(tmp_path, "aa", {"files": [str(own)]}, {}, {}, [])
+        opened, study = studies.begin(tmp_path, "aa", {"files": [str(own)]}, {}, {}, [])
         opened.close()
         path = study.path
     own.write_text(f"open({str(mark)!r}, 'w')\n")
@@ -734,7 +737,7 @@ def test_no_command_resumes_with_a_changed_file(tmp_path, kind):
 
 def test_lines_that_were_taken_out_are_named(tmp_path):
     """Each line states its number, so those that are left tell what is gone."""
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         for number in range(5):
             opened.append(session(number))
     path = opened.path
@@ -755,7 +758,7 @@ def test_ctrl_c_keeps_a_line_that_is_whole(tmp_path, monkeypatch, function, kept
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    with log.RunLog.create(tmp_path, header()) as opened:
+    with log.KIND.create(log.folder(tmp_path), header()) as opened:
         opened.append(session(0))
         with monkeypatch.context() as patched:
             patched.setattr(os, function, interrupted)

@@ -23,6 +23,7 @@ from gradbench.store import lines
 from gradbench.store import runs as log
 from gradbench.store import studies as studies
 from gradbench.store import tracks as tracks
+from gradbench.store.logs import Ended
 from gradbench.studies import evidence, peers
 
 # Each file has something to say in a warning.
@@ -54,7 +55,7 @@ def study_of(name, *ways, **values):
             log_ratios=[1000, -2000, 500],
             values=values,
         )
-    yield studies.StudyEnded("now", True, 1.0)
+    yield Ended("now", True, 1.0)
 
 
 ARMS = {

@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from gradbench.cli import cli
-from gradbench.store.studies import Study, StudyEnded, StudyLog, StudyStarted, Trial, find, read
+from gradbench.store.logs import Ended
+from gradbench.store.studies import KIND, Study, StudyStarted, Trial, begin, find, read
 from gradbench.studies import aa, coverage, engine, evidence, peers, power, rules, tally
 from gradbench.studies.neighbour import NoPinning, neighbours, pin, places
 from gradbench.worker import injection
@@ -95,7 +96,7 @@ def study(kind: str, trials: list[Trial], **settings: object) -> Study:
         {"torch": "2"},
         ["gradbench", "study", kind],
     )
-    return Study(Path("x"), header, trials, [StudyEnded("", True, 1.0)])
+    return Study(Path("x"), header, trials, ends=[Ended("", True, 1.0)])
 
 
 def test_false_alarms_are_counted_by_rule() -> None:
@@ -267,7 +268,7 @@ def test_pinning_that_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_interrupted_study_resumes_where_it_was(tmp_path: Path) -> None:
     settings = {"neighbour": "none", "seed": 0}
-    log, kept = StudyLog.begin(tmp_path, "aa", settings, {}, {}, [])
+    log, kept = begin(tmp_path, "aa", settings, {}, {}, [])
     steps = [engine.Step("process", CASE, 0, i, 0.1) for i in range(4)]
 
     def stop(step: engine.Step) -> Trial:
@@ -289,7 +290,7 @@ def test_an_interrupted_study_resumes_where_it_was(tmp_path: Path) -> None:
         made.append(step.group)
         return Trial(step.key, step.way, step.case, 0, step.group)
 
-    with StudyLog.go_on_with(again) as more:
+    with KIND.reopen(again) as more:
         engine.loop(more, again, steps, lambda _: None, go_on)
     whole = read(kept.path)
     assert made == [2, 3]

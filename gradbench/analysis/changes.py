@@ -1,4 +1,4 @@
-"""Two stored runs, held against each other case by case."""
+"""Two stored runs, compared case by case."""
 
 from __future__ import annotations
 
@@ -9,33 +9,30 @@ from typing import Any
 import numpy as np
 
 from gradbench import statistics
+from gradbench.analysis import table
 from gradbench.analysis.runs import settled
+from gradbench.analysis.table import Changes
 from gradbench.core.cases import Case, Comparison, nothing_fits
+from gradbench.core.verdicts import Status
 from gradbench.store.runs import BUILD, Run, minima
 
 
-@dataclass(frozen=True)
-class Change:
-    """One case in both runs: seconds per call in each, and the ratio new over old."""
+@dataclass(frozen=True, kw_only=True)
+class Change(table.Change):
+    """One case in both runs."""
 
-    case: str
     old: float
     new: float
-    estimate: statistics.Estimate
-    verdict: str
+    """Seconds per call."""
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(Changes[Change], frozen=True, kw_only=True):
     """All cases that two runs share, what differs between their builds, and what only one has."""
 
     old: str
     new: str
-    changes: list[Change]
     differences: list[str]
     only: list[str]
-    floor: float
-    expected_false_alarms: float
 
 
 FACTS = (*BUILD, "mkl", "device_names")
@@ -49,7 +46,7 @@ def compare(
     method: str = "benjamini-hochberg",
     **filters: tuple[str, ...],
 ) -> Compared:
-    """Judges every case that both runs timed, false alarms held down over the table.
+    """Judges every case that both runs timed, with false positives controlled over the table.
 
     `filters`: globs by functions, operators, modes, sizes, dtypes, devices. Raises ValueError where
     the runs have no case in common.
@@ -59,10 +56,10 @@ def compare(
     if not shared:
         if any(filters.values()) and not (times_old or times_new):
             everything = [
-                (Comparison.parse(p.comparison), mode)
+                (entry.comparison, mode)
                 for run in (old, new)
-                for p in run.started.plan
-                for mode in p.modes
+                for entry in run.started.entries()
+                for mode in entry.modes
             ]
             raise ValueError(nothing_fits(everything, **filters))
         raise ValueError(f"{old.name} and {new.name} have no timed case in common")
@@ -70,10 +67,16 @@ def compare(
         statistics.compare_runs(times_new[case], times_old[case], floor, confidence)
         for case in shared
     ]
-    judgement = statistics.judge(estimates, floor, confidence, method)  # type: ignore[arg-type]
+    verdicts, expected = table.judge(estimates, floor, confidence, method)
     changes = [
-        Change(case, _seconds(times_old[case]), _seconds(times_new[case]), estimate, verdict)
-        for case, estimate, verdict in zip(shared, estimates, judgement.verdicts)
+        Change(
+            case=case,
+            estimate=estimate,
+            verdict=verdict,
+            old=_seconds(times_old[case]),
+            new=_seconds(times_new[case]),
+        )
+        for case, estimate, verdict in zip(shared, estimates, verdicts)
     ]
     only = []
     for run, mine, other in ((old, times_old, times_new), (new, times_new, times_old)):
@@ -81,38 +84,40 @@ def compare(
         if lone:
             only.append(f"{lone} cases were timed in {run.name} alone")
     return Compared(
-        old.name,
-        new.name,
-        changes,
-        _differences(old, new),
-        only,
-        floor,
-        judgement.expected_false_alarms,
+        changes=changes,
+        floor=floor,
+        confidence=confidence,
+        method=method,
+        expected_false_alarms=expected,
+        old=old.name,
+        new=new.name,
+        differences=_differences(old, new),
+        only=only,
     )
 
 
-def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[str, list[Any]]:
+def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Any]]:
     """Each timed case's visit minima, an array per session."""
     bad = {
         (name, mode)
         for name, sessions in run.by_comparison().items()
         for mode, entrant in settled(sessions).items()
-        if entrant.status != "ok"
+        if entrant.status != Status.OK
     }
-    found: dict[str, list[Any]] = {}
+    times: dict[Case, list[Any]] = {}
     for session in run.sessions:
         comparison = Comparison.parse(session.comparison)
         for entrant in session.entrants:
-            if entrant.control or entrant.status != "ok":
+            if entrant.control or entrant.status != Status.OK:
                 continue
             if (session.comparison, entrant.mode) in bad:
                 continue
             if not comparison.matches(entrant.mode, **filters):
                 continue
-            times = np.array(minima(entrant.number, entrant.samples))
-            if times.size and not np.all(np.isnan(times)):
-                found.setdefault(str(Case(comparison, entrant.mode)), []).append(times)
-    return found
+            visits = np.array(minima(entrant.number, entrant.samples))
+            if visits.size and not np.all(np.isnan(visits)):
+                times.setdefault(comparison.case(entrant.mode), []).append(visits)
+    return times
 
 
 def _seconds(sessions: list[Any]) -> float:

@@ -23,7 +23,7 @@ from gradbench.core import arguments
 from gradbench.core.cases import Comparison
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.text import shown
-from gradbench.store.lines import StoreWarning, once
+from gradbench.store.lines import StoreWarning
 from gradbench.store.runs import (
     BUILD,
     KIND,
@@ -65,7 +65,7 @@ def _each_run(
         return make(run)
 
     if runs is not None:
-        headers, skipped = once([read_header(locate(place, name)) for name in runs], KIND.what)
+        headers, skipped = KIND.once([read_header(locate(place, name)) for name in runs])
     else:
         headers, skipped = read_headers(place)
     found = [made(header.path) for header in headers]

@@ -1,7 +1,7 @@
-"""From raw samples to judged rows: what `show`, the report and the exports say of a run.
+"""From a run to its judged rows, which `show`, the report and the exports display.
 
-Everything here is computed on reading, so an old run can be judged again with another floor or by
-a better estimator. As that takes a moment, the rows are kept in the user's cache folder: see
+Everything here is computed on reading, so an old run can be re-evaluated with another floor or a
+better estimator. As that takes a moment, the rows are kept in the user's cache folder: see
 `store.cache`.
 """
 
@@ -13,16 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gradbench.analysis import conditions
+from gradbench.analysis.table import Table, judge
 from gradbench.core.cases import FORWARD, Comparison
 from gradbench.core.instruments import INSTRUMENTS
-from gradbench.core.verdicts import Verdict
+from gradbench.core.verdicts import CALLED, Verdict
 from gradbench.store import cache
 from gradbench.store.runs import LOST, Entrant, Run, SessionMeasured, condensing, loss
+
+if TYPE_CHECKING:
+    from gradbench.statistics import Array, Estimate, Tables
 
 MANUAL = "manual"
 
@@ -36,12 +40,11 @@ class Ratio(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is said of one contestant of one comparison.
+    """One contestant of one comparison, judged.
 
     `seconds` is the median over sessions of the sessions' median visit minimum: descriptive.
-    `verdict` (faster, slower, same, undecided; "fastest" for the reference itself) and `to_fastest`
-    are relative to the comparison's fastest mode. The forward pass is never that, nor is a mode
-    that needs the derivative written by hand, unless there are no others.
+    `verdict` and `to_fastest` are relative to the comparison's fastest mode. The forward pass is
+    never that, nor is a mode that needs the derivative written by hand, unless there are no others.
     `groups` are the ratios of sessions that disagree, otherwise empty.
     """
 
@@ -56,12 +59,12 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds_low: float | None = None
     seconds_high: float | None = None
     """The sessions' lowest and highest median."""
-    verdict: str = ""
+    verdict: Verdict = Verdict.NONE
     to_fastest: Ratio | None = None
     to_forward: Ratio | None = None
     to_manual: Ratio | None = None
     to_baseline: Ratio | None = None
-    """Relative to the baseline: the mode that people usually write first, where it was timed."""
+    """Relative to the baseline, the usual choice, where it was timed."""
     groups: list[float] = []
     sessions: int = 0
     voided: int = 0
@@ -69,7 +72,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     error: float = 0.0
     ulps: float = 0.0
     readings: dict[str, float] = {}
-    """What other instruments than the clock read, by their names."""
+    """The readings of instruments other than the clock, by their names."""
     unread: dict[str, str] = {}
     """Why such an instrument read nothing, by its name."""
     of_bandwidth: float | None = None
@@ -77,17 +80,14 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """The shares that a large case reaches of what the device can do: see `with_limits`."""
 
 
-class Judged(msgspec.Struct, frozen=True):
-    """A run's table with the odds of the whole."""
+class Judged(Table, frozen=True, kw_only=True):
+    """The judged rows of a run."""
 
     run: str
     rows: list[Row]
     baselines: dict[str, str]
-    floor: float
-    confidence: float
-    method: str
-    expected_false_alarms: float
     calls: int
+    """The rows that are faster or slower."""
     finished: bool
     sessions: int
     problems: list[str]
@@ -95,25 +95,23 @@ class Judged(msgspec.Struct, frozen=True):
     elapsed: float
     by_hand: list[str] = []
     conditions: list[str] = []
-    """What the devices can do at most, and their clocks, in lines."""
+    """The limits of the devices and their clocks, in lines."""
     cautions: list[str] = []
     """What makes the run's times less trustworthy, in lines."""
 
     def comparisons(self) -> dict[str, list[Row]]:
         """The rows by comparison, in the run's order."""
-        found: dict[str, list[Row]] = {}
+        comparisons: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row.comparison, []).append(row)
-        return found
+            comparisons.setdefault(row.comparison, []).append(row)
+        return comparisons
 
 
 def judge_run(
     run: Run, floor: float = 0.01, confidence: float = 0.95, method: str = "benjamini-hochberg"
 ) -> Judged:
-    """Judges every comparison of a run, false alarms held down over the whole table."""
-    from gradbench import statistics
-
-    drafts: list[tuple[Row, Any]] = []
+    """Judges every comparison of a run, with false positives controlled over the whole table."""
+    drafts: list[_Draft] = []
     baselines = {}
     by_comparison = [item for item in run.by_comparison().items() if item[1]]
     for start in range(0, len(by_comparison), TOGETHER):
@@ -122,18 +120,8 @@ def judge_run(
             baselines[name] = next((s.baseline for s in sessions if s.baseline), "")
             contests.append(_contest(name, sessions, baselines[name], floor))
         drafts += _judge_contests(contests, run.started.by_hand, floor, confidence)
-    pending = [estimate for _, estimate in drafts if estimate is not None]
-    judgement = statistics.judge(pending, floor, confidence, method)  # type: ignore[arg-type]
-    verdicts = iter(judgement.verdicts)
-    rows = []
-    for row, estimate in drafts:
-        if estimate is not None:
-            said = next(verdicts)
-            # "tied" stands for what the choice of the fastest leaves open: see `fastest`.
-            if row.verdict == "tied" and said in ("slower", "faster"):
-                said = Verdict.UNDECIDED
-            row = msgspec.structs.replace(row, verdict=said)
-        rows.append(row)
+    verdicts, expected = judge([draft.estimate for draft in drafts], floor, confidence, method)
+    rows = [draft.judged(verdict) for draft, verdict in zip(drafts, verdicts)]
     return Judged(
         run=run.name,
         rows=with_limits(with_readings(rows, run), run),
@@ -141,13 +129,13 @@ def judge_run(
         floor=floor,
         confidence=confidence,
         method=method,
-        expected_false_alarms=judgement.expected_false_alarms,
-        calls=sum(row.verdict in ("slower", "faster") for row in rows),
+        expected_false_alarms=expected,
+        calls=sum(row.verdict in CALLED for row in rows),
         finished=run.finished,
         sessions=1 + max((s.session for s in run.sessions), default=-1),
         problems=list(run.problems),
         visiting=sum(s.visiting for s in run.sessions),
-        elapsed=sum(end.elapsed for end in run.ends),
+        elapsed=run.elapsed,
         by_hand=list(run.started.by_hand),
         conditions=conditions.lines(run),
         cautions=conditions.cautions(run),
@@ -288,6 +276,25 @@ TOGETHER = 256
 
 
 @dataclass(frozen=True)
+class _Draft:
+    """A row before the whole table is judged."""
+
+    row: Row
+    estimate: Estimate | None = None
+    """What is judged; None where the verdict is known, or there is none."""
+    tied: bool = False
+    """The choice of the fastest leaves open whether this one is: see `fastest_of_each`."""
+
+    def judged(self, verdict: Verdict) -> Row:
+        """The row with the verdict that the whole table gives it."""
+        if self.estimate is None:
+            return self.row
+        if self.tied and verdict in CALLED:
+            verdict = Verdict.UNDECIDED
+        return msgspec.structs.replace(self.row, verdict=verdict)
+
+
+@dataclass(frozen=True)
 class _Contest:
     """One comparison before it is judged."""
 
@@ -296,8 +303,8 @@ class _Contest:
     good: list[str]
     """The modes that are ok: see `settled`."""
     baseline: str
-    timed: Any
-    """Their times, as `statistics.Tables`; None without any."""
+    timed: Tables | None
+    """Their times; None without any."""
 
 
 def _contest(
@@ -324,10 +331,10 @@ def _contest(
         )
         for mode, entrant in entrants.items()
     }
-    return _Contest(bare, good, baseline, statistics.Tables.of(times[kept]) if kept else None)
+    return _Contest(bare, good, baseline, statistics.Tables.of(list(times[kept])) if kept else None)
 
 
-def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[Any, Any]:
+def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[Array, Array]:
     """The visit minima of these modes, sessions × rounds × modes, and the log ratios of the
     controls to their baselines, sessions × rounds; of the sessions in which one was timed.
 
@@ -358,10 +365,11 @@ def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[
 
 def _judge_contests(
     contests: Sequence[_Contest], by_hand: Sequence[str], floor: float, confidence: float
-) -> Iterator[tuple[Row, Any]]:
+) -> Iterator[_Draft]:
     """A row per mode, with the estimate to be judged where there is one."""
     from gradbench import statistics
 
+    # Modes that need a derivative written by hand are ranked only where there are no others.
     ranked = []
     for contest in contests:
         derivatives = [i for i, mode in enumerate(contest.good) if mode != FORWARD]
@@ -372,75 +380,73 @@ def _judge_contests(
             [
                 statistics.Tables(contest.timed.logs[:, columns])
                 for contest, columns in zip(contests, ranked)
-                if columns
+                if contest.timed and columns
             ],
             floor,
             confidence,
         )
     )
-    results = [next(rankings) if columns else None for columns in ranked]
     # Each comparison's reference contestants, and then all ratios to them at once.
     references: list[dict[str, int]] = []
-    for contest, columns, ranking in zip(contests, ranked, results):
+    ties: list[set[int]] = []
+    asked = []
+    for contest, columns in zip(contests, ranked):
         references.append({})
-        if ranking is not None and ranking.fastest is not None:
+        ties.append(set())
+        ranking = next(rankings) if columns else None
+        if contest.timed and ranking is not None and ranking.fastest is not None:
             modes = {"to_forward": FORWARD, "to_manual": MANUAL, "to_baseline": contest.baseline}
             references[-1] = {"to_fastest": columns[ranking.fastest]} | {
                 name: contest.good.index(mode)
                 for name, mode in modes.items()
                 if mode in contest.good
             }
-    asked = [
-        (contest.timed, column)
-        for contest, mine in zip(contests, references)
-        for column in mine.values()
-    ]
+            ties[-1] = {columns[i] for i in ranking.tied}
+            asked += [(contest.timed, column) for column in references[-1].values()]
     estimates = iter(statistics.relative_to_each(asked, floor, confidence))
-    for contest, columns, ranking, mine in zip(contests, ranked, results, references):
-        if not mine:
-            yield from ((row, None) for row in contest.bare.values())
-            continue
-        tied = {columns[i] for i in ranking.tied} if ranking else set()
-        yield from _rows(
-            contest, mine["to_fastest"], tied, {name: next(estimates) for name in mine}
-        )
+    for contest, mine, tied in zip(contests, references, ties):
+        if mine and contest.timed:
+            ratios = {name: next(estimates) for name in mine}
+            medians = contest.timed.medians().T.tolist()
+            yield from _drafts(contest, mine["to_fastest"], tied, ratios, medians)
+        else:
+            yield from map(_Draft, contest.bare.values())
 
 
-def _rows(
-    contest: _Contest, fastest: int, tied: set[int], ratios: dict[str, Sequence[Any]]
-) -> Iterator[tuple[Row, Any]]:
-    """The rows of a comparison that has a fastest mode."""
+def _drafts(
+    contest: _Contest,
+    fastest: int,
+    tied: set[int],
+    ratios: dict[str, tuple[Estimate, ...]],
+    medians: list[list[float]],
+) -> Iterator[_Draft]:
+    """The rows of a comparison that has a fastest mode; `medians` are of log times, by mode."""
     from gradbench import statistics
 
-    medians = contest.timed.medians().T.tolist()
     columns = {mode: column for column, mode in enumerate(contest.good)}
     for mode, row in contest.bare.items():
         if mode not in columns:
-            yield row, None
+            yield _Draft(row)
             continue
         column = columns[mode]
         estimate = ratios["to_fastest"][column]
         known = [m for m in medians[column] if not math.isnan(m)]
-        verdict = ""
-        if column == fastest:
-            verdict = "fastest"
-        elif mode != FORWARD and estimate.sessions:
-            verdict = "tied" if column in tied else "judged"
         row = msgspec.structs.replace(
             row,
             seconds=math.exp(statistics.middle(known)) if known else None,
             seconds_low=math.exp(min(known)) if known else None,
             seconds_high=math.exp(max(known)) if known else None,
-            verdict=verdict,
+            verdict=Verdict.FASTEST if column == fastest else Verdict.NONE,
             groups=[group.ratio for group in estimate.groups] if estimate.disagree else [],
             sessions=estimate.sessions,
             rounds=estimate.rounds,
             **{name: _ratio(found[column]) for name, found in ratios.items()},
         )
-        yield row, estimate if verdict in ("tied", "judged") else None
+        judged = column != fastest and mode != FORWARD and estimate.sessions > 0
+        yield _Draft(row, estimate if judged else None, column in tied)
 
 
-def _ratio(estimate: Any) -> Ratio | None:
+def _ratio(estimate: Estimate) -> Ratio | None:
     if not estimate.sessions:
         return None
     # JSON has no infinity: an interval without an end goes as far as numbers do.
@@ -465,7 +471,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "seconds": row.seconds,
         "seconds_low": row.seconds_low,
         "seconds_high": row.seconds_high,
-        "verdict": row.verdict,
+        "verdict": row.verdict.value,
     }
     for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):
         ratio: Ratio | None = getattr(row, name)

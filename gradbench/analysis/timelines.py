@@ -16,7 +16,7 @@ from gradbench.core import arguments
 from gradbench.core.cases import Case
 from gradbench.statistics import Estimate
 from gradbench.store import tracks as log
-from gradbench.store.lines import StoreWarning, once
+from gradbench.store.lines import StoreWarning
 
 COLUMNS = (
     "operator",
@@ -61,10 +61,10 @@ def timeline(
 
     `seconds` is the median over sessions of a call's time, descriptive. `to_baseline` is the ratio
     to the build that all were measured in turns with, `change` that to the build before (NaN for
-    the first), both with their interval between sessions; `verdict` says what the change is
-    called, false alarms held down over the whole table. `note` names what else changed with the
+    the first), both with their interval between sessions; `verdict` is that of the change, with
+    false positives controlled over the whole table. `note` names what else changed with the
     release. `tracks`: names, beginnings of names or paths; None for all. Raises StoreError for one
-    that there is not.
+    that does not exist.
     """
     place = arguments.folder("results", results)
     names = arguments.texts("tracks", tracks)
@@ -73,7 +73,7 @@ def timeline(
     if names is None:
         chosen, problems = log.read_all(place)
     else:
-        chosen, problems = once([log.find(place, name) for name in names], log.KIND.what)
+        chosen, problems = log.KIND.once([log.find(place, name) for name in names])
     for problem in problems + [p for track in chosen for p in track.problems]:
         warnings.warn(problem, StoreWarning, stacklevel=2)
     return frame(History.of(chosen), floor, confidence)
@@ -86,19 +86,17 @@ def frame(
 ) -> pd.DataFrame:
     """As `timeline`, of a history."""
     judged = history.changes(history.steps(), floor, confidence)
-    changes: dict[tuple[str, str, str], Change] = {
+    changes: dict[tuple[Case, str, str], Change] = {
         (c.case, c.after.track, c.after.name): c for c in judged.changes
     }
     rows = []
-    for name in history.cases:
-        case = Case.parse(name)
-        to_baseline = history.to_baseline(name)
+    for case, to_baseline in zip(history.cases, history.to_baseline(history.cases)):
         for build in history.builds:
-            point = history.point(build, name)
+            point = history.point(build, case)
             if point is None:
                 continue
             used = history.used[build]
-            change = changes.get((name, build.track, build.name))
+            change = changes.get((case, build.track, build.name))
             row: dict[str, Any] = {
                 "operator": case.comparison.operator,
                 "function": case.comparison.function,

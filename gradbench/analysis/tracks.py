@@ -1,7 +1,7 @@
-"""What is said of releases: each case's course over them, and what changed between which two.
+"""From a track to its history: each case over the releases, and what changed between which two.
 
 Everything is computed on reading. Two builds that were measured in turns are compared round by
-round; two that were not, through the baseline that both were measured with.
+round; other pairs through the baseline that both were measured with.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gradbench import statistics
+from gradbench.analysis import table
+from gradbench.analysis.table import Changes
+from gradbench.core.cases import Case, Comparison
 from gradbench.core.releases import ReleaseError, parse
 from gradbench.core.suggest import hint
+from gradbench.core.verdicts import Status
 from gradbench.statistics import Estimate
 from gradbench.store.lines import StoreError
 from gradbench.store.runs import LOST, loss
@@ -36,12 +40,9 @@ TERMS = {
 }
 
 
-CALLED = ("slower", "faster")
-
-
 @dataclass(frozen=True)
 class Build:
-    """One environment of one track: what is told apart, whatever its release is called."""
+    """One environment of one track, whatever its release is called."""
 
     track: str
     name: str
@@ -52,6 +53,9 @@ class Build:
 
 Step = tuple[Build, Build]
 """Two builds, the earlier first."""
+
+TOGETHER = 256
+"""Cases whose ratios are computed at once: see `statistics.relative_to_each`."""
 
 
 @dataclass(frozen=True)
@@ -65,47 +69,54 @@ class Point:
     instructions: float = math.nan
 
 
-@dataclass(frozen=True)
-class Change:
-    """One case from one build to another: the ratio after over before, and what is said of it."""
+@dataclass(frozen=True, kw_only=True)
+class Change(table.Change):
+    """One case from one build to another."""
 
-    case: str
     before: Build
     after: Build
-    estimate: Estimate
-    verdict: str
     old: Point
     new: Point
     paired: bool
     """Whether the two were measured in turns, rather than through the baseline."""
     note: str = ""
+    """What differs between the two besides the release."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A table of changes with the odds of the whole."""
+Judged = Changes[Change]
 
-    changes: list[Change]
-    floor: float
-    confidence: float
-    method: str
-    expected_false_alarms: float
 
-    def counts(self) -> dict[str, int]:
-        return {
-            said: sum(change.verdict == said for change in self.changes)
-            for said in ("slower", "faster", "same", "undecided")
-        }
+Ratios = dict[Step, tuple[Estimate, bool]]
+"""One case in the second build of each step over the same in the first, and whether the two were
+measured in turns."""
 
 
 @dataclass
 class _Times:
-    """The visit minima of one case, seconds by session, group and environment, where all is ok."""
+    """The visit minima of one case where it is ok: seconds by session, group and environment."""
 
     sessions: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
-    wrong: dict[str, tuple[str, str]] = field(default_factory=dict)
+    wrong: dict[str, Point] = field(default_factory=dict)
     lost: dict[str, Point] = field(default_factory=dict)
-    """What is said where a mode was lost in every session, and, as its reason, where in one."""
+    """The state where a mode was lost in every session; its reason also where in one."""
+
+    def in_turns(self, steps: Sequence[Step]) -> tuple[list[Step], list[Array]]:
+        """The steps whose builds were never wrong, and their ratios: a table for each session,
+        rounds × steps, and last a column of ones as the reference."""
+        good = [step for step in steps if not any(build.name in self.wrong for build in step)]
+        tables = []
+        for own in self.sessions.values():
+            rounds = max(map(len, own.values()), default=0)
+            missing = np.full(rounds, math.nan)
+            columns = [
+                own[after.name] / own[before.name]
+                if before.name in own and after.name in own
+                else missing
+                for before, after in good
+            ]
+            if rounds:
+                tables.append(np.array([*columns, np.ones(rounds)]).T)
+        return good, tables
 
 
 @dataclass
@@ -115,26 +126,26 @@ class History:
     tracks: list[Track]
     builds: list[Build] = field(default_factory=list)
     used: dict[Build, EnvironmentUsed] = field(default_factory=dict)
-    cases: list[str] = field(default_factory=list)
-    _times: dict[tuple[str, str], _Times] = field(default_factory=dict)
-    _read: dict[tuple[Build, str], float] = field(default_factory=dict)
-    _points: dict[tuple[Build, str], Point | None] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)
+    _times: dict[tuple[str, Case], _Times] = field(default_factory=dict)
+    _read: dict[tuple[Build, Case], float] = field(default_factory=dict)
+    _points: dict[tuple[Build, Case], Point | None] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, tracks: Sequence[Track], filters: dict[str, Iterable[str]] | None = None
     ) -> History:
-        """The history that tracks hold. Where one build is in several, each of them counts apart,
-        except that the baseline's course is told once."""
+        """The history of tracks. A build that is in several counts once for each, except that
+        the baseline appears once."""
         made = cls(list(tracks))
-        cases: dict[str, None] = {}
+        cases: dict[Case, None] = {}
         for track in tracks:
             for name, used in track.environments.items():
                 made.used[Build(track.name, name)] = used
             for entry in track.entries():
                 for mode in entry.modes:
                     if not filters or entry.comparison.matches(mode, **filters):
-                        cases[str(entry.comparison.case(mode))] = None
+                        cases[entry.comparison.case(mode)] = None
             made._take(track)
         made.cases = list(cases)
         made.builds = _ordered(made)
@@ -143,25 +154,26 @@ class History:
     def _take(self, track: Track) -> None:
         sessions = 1 + max((part.session for part in track.parts), default=0)
         for part in track.parts:
-            for case in part.cases:
-                name = f"{part.comparison}/{case.mode}"
-                times = self._times.setdefault((track.name, name), _Times())
+            comparison = Comparison.parse(part.comparison)
+            for measured in part.cases:
+                case = comparison.case(measured.mode)
+                times = self._times.setdefault((track.name, case), _Times())
                 own = times.sessions.setdefault((part.session, part.group), {})
-                for side in case.sides:
-                    if side.entrant.status == "ok":
-                        own[side.environment] = np.array(side.minima)
-                    elif side.entrant.status in LOST:
-                        said = loss(side.entrant, part.session, sessions)
-                        times.lost.setdefault(side.environment, Point(side.entrant.status, said))
+                for side in measured.sides:
+                    name, entrant = side.environment, side.entrant
+                    if entrant.status == Status.OK:
+                        own[name] = np.array(side.minima)
+                    elif entrant.status in LOST:
+                        reason = loss(entrant, part.session, sessions)
+                        times.lost.setdefault(name, Point(entrant.status, reason))
                     else:
-                        found = (side.entrant.status, side.entrant.reason)
-                        times.wrong.setdefault(side.environment, found)
+                        times.wrong.setdefault(name, Point(entrant.status, entrant.reason))
         for made in track.readings:
             if made.reading.instrument == "instructions":
+                build = Build(track.name, made.environment)
+                comparison = Comparison.parse(made.reading.comparison)
                 for mode, values in made.reading.values.items():
-                    build = Build(track.name, made.environment)
-                    name = f"{made.reading.comparison}/{mode}"
-                    self._read[build, name] = float(np.median(values))
+                    self._read[build, comparison.case(mode)] = float(np.median(values))
 
     def baseline(self, build: Build) -> Build:
         """The build that one was measured in turns with."""
@@ -194,61 +206,66 @@ class History:
             )
         return max(hits, key=lambda b: b.track)
 
-    def point(self, build: Build, case: str) -> Point | None:
+    def point(self, build: Build, case: Case) -> Point | None:
         """One case in one build; None where it was no part of that track."""
         if (build, case) not in self._points:
             self._points[build, case] = self._point(build, case)
         return self._points[build, case]
 
-    def _point(self, build: Build, case: str) -> Point | None:
+    def _point(self, build: Build, case: Case) -> Point | None:
         times = self._times.get((build.track, case))
         if times is None:
             return None
         instructions = self._read.get((build, case), math.nan)
         if build.name in times.wrong:
             # Wrong in one session is wrong in all: what was timed there is not judged.
-            return Point(*times.wrong[build.name], instructions=instructions)
+            return replace(times.wrong[build.name], instructions=instructions)
         mine = [own[build.name] for own in times.sessions.values() if build.name in own]
         lost = times.lost.get(build.name)
         if not mine:
             return lost and replace(lost, instructions=instructions)
         medians = [statistics.middle(values) for values in mine]
         reason = lost.reason if lost else ""
-        return Point("ok", reason, statistics.middle(medians), instructions)
+        return Point(Status.OK, reason, statistics.middle(medians), instructions)
 
     def ratios(
-        self, case: str, steps: Sequence[Step], floor: float, confidence: float
-    ) -> dict[Step, tuple[Estimate, bool]]:
-        """The case in the second build of each step over the same in the first, and whether the
-        two took turns. A step is left out where one of them was not timed."""
-        found: dict[Step, tuple[Estimate, bool]] = {}
+        self, cases: Sequence[Case], steps: Sequence[Step], floor: float, confidence: float
+    ) -> list[Ratios]:
+        """The ratios of each case, without the steps of which one build was not timed."""
         by_track: dict[str, list[Step]] = {}
         for before, after in steps:
             if before.track == after.track:
                 by_track.setdefault(before.track, []).append((before, after))
+        ratios: list[Ratios] = [{} for _ in cases]
         for track, own in by_track.items():
-            times = self._times.get((track, case))
-            if times is not None:
-                found |= {
-                    step: (estimate, True)
-                    for step, estimate in _in_turns(times, own, floor, confidence).items()
-                }
-        for step in steps:
-            if step not in found:
-                estimate = self._through_baseline(case, step, floor, confidence)
-                if estimate is not None:
-                    found[step] = (estimate, False)
-        return found
+            for start in range(0, len(cases), TOGETHER):
+                asked, answers = [], []
+                for number, case in enumerate(cases[start : start + TOGETHER], start):
+                    times = self._times.get((track, case), _Times())
+                    good, tables = times.in_turns(own)
+                    if good and tables:
+                        asked.append((statistics.Tables.of(tables), len(good)))
+                        answers.append((number, good))
+                estimates = statistics.relative_to_each(asked, floor, confidence)
+                for (number, good), related in zip(answers, estimates):
+                    ratios[number] |= {s: (e, True) for s, e in zip(good, related) if e.sessions}
+        for case, found in zip(cases, ratios):
+            for step in steps:
+                if step not in found:
+                    estimate = self._through_baseline(case, step, floor, confidence)
+                    if estimate is not None:
+                        found[step] = (estimate, False)
+        return ratios
 
-    def to_baseline(self, case: str) -> dict[Build, Estimate]:
-        """The case in each build over the same in the one that all were measured in turns with."""
+    def to_baseline(self, cases: Sequence[Case]) -> list[dict[Build, Estimate]]:
+        """Each case in each build over the same in the one that all were measured in turns with."""
         steps = [(self.baseline(build), build) for build in self.builds]
         steps = [step for step in steps if step[0] != step[1]]
-        found = self.ratios(case, steps, statistics.RELEASE_FLOOR, statistics.CONFIDENCE)
-        return {build: estimate for (_, build), (estimate, _) in found.items()}
+        ratios = self.ratios(cases, steps, statistics.RELEASE_FLOOR, statistics.CONFIDENCE)
+        return [{build: e for (_, build), (e, _) in found.items()} for found in ratios]
 
     def _through_baseline(
-        self, case: str, step: Step, floor: float, confidence: float
+        self, case: Case, step: Step, floor: float, confidence: float
     ) -> Estimate | None:
         through = []
         for build in reversed(step):
@@ -300,41 +317,52 @@ class History:
         steps: Sequence[Step],
         floor: float = statistics.RELEASE_FLOOR,
         confidence: float = statistics.CONFIDENCE,
-        method: statistics.Method = "benjamini-hochberg",
+        method: str = "benjamini-hochberg",
     ) -> Judged:
-        """Every case over every step, false alarms held down over the whole table."""
+        """Every case over every step, false positives controlled over the whole table."""
         notes = {step: "; ".join(self.differences(*step)) for step in steps}
-        drafts = []
-        for case in self.cases:
-            for step, (estimate, paired) in self.ratios(case, steps, floor, confidence).items():
-                old, new = (self.point(build, case) for build in step)
-                assert old is not None
-                assert new is not None
-                drafts.append((case, *step, estimate, paired, old, new, notes[step]))
-        judgement = statistics.judge([d[3] for d in drafts], floor, confidence, method)
-        return Judged(
-            [
-                Change(case, before, after, estimate, said, old, new, paired, note)
-                for (case, before, after, estimate, paired, old, new, note), said in zip(
-                    drafts, judgement.verdicts
+        drafts = [
+            (case, step, estimate, paired)
+            for case, ratios in zip(self.cases, self.ratios(self.cases, steps, floor, confidence))
+            for step, (estimate, paired) in ratios.items()
+        ]
+        verdicts, expected = table.judge([draft[2] for draft in drafts], floor, confidence, method)
+        changes = []
+        for (case, step, estimate, paired), verdict in zip(drafts, verdicts):
+            old, new = (self.point(build, case) for build in step)
+            assert old is not None
+            assert new is not None
+            changes.append(
+                Change(
+                    case=case,
+                    estimate=estimate,
+                    verdict=verdict,
+                    before=step[0],
+                    after=step[1],
+                    old=old,
+                    new=new,
+                    paired=paired,
+                    note=notes[step],
                 )
-            ],
-            floor,
-            confidence,
-            method,
-            judgement.expected_false_alarms,
+            )
+        return Changes(
+            changes=changes,
+            floor=floor,
+            confidence=confidence,
+            method=method,
+            expected_false_alarms=expected,
         )
 
     def unlike(self, steps: Sequence[Step]) -> dict[tuple[Build, str, str], int]:
-        """What one build of a step can do and the other cannot: the build that cannot, its status
-        and reason, and in how many cases."""
+        """What only one build of a step can do: the build that cannot, its status and reason, and
+        the number of cases."""
         found: dict[tuple[Build, str, str], int] = {}
         seen = set()
         for before, after in steps:
             for case in self.cases:
                 points = [self.point(build, case) for build in (before, after)]
                 for build, point, other in zip((before, after), points, points[::-1]):
-                    if not (point and other and point.status != "ok" and other.status == "ok"):
+                    if not (point and other and point.status != Status.OK == other.status):
                         continue
                     if (build, case) not in seen:
                         seen.add((build, case))
@@ -345,30 +373,6 @@ class History:
     def steps(self) -> list[Step]:
         """Each build and the one before it, in the releases' order."""
         return list(zip(self.builds, self.builds[1:]))
-
-
-def _in_turns(
-    times: _Times, steps: Sequence[Step], floor: float, confidence: float
-) -> dict[Step, Estimate]:
-    """Ratios inside rounds, of all steps at once: each is a contestant of which the reference is
-    always 1."""
-    steps = [s for s in steps if not any(build.name in times.wrong for build in s)]
-    tables = []
-    for own in times.sessions.values():
-        rounds = max(map(len, own.values()), default=0)
-        missing = np.full(rounds, math.nan)
-        columns = [
-            own[after.name] / own[before.name]
-            if before.name in own and after.name in own
-            else missing
-            for before, after in steps
-        ]
-        if rounds:
-            tables.append(np.array([*columns, np.ones(rounds)]).T)
-    if not tables or not steps:
-        return {}
-    estimates = statistics.relative_to(tables, len(steps), floor, confidence)
-    return {step: e for step, e in zip(steps, estimates) if e.sessions}
 
 
 def _ordered(history: History) -> list[Build]:

@@ -67,7 +67,7 @@ def command(
 
 def _record(change: Change) -> dict[str, Any]:
     return {
-        "case": change.case,
+        "case": str(change.case),
         "verdict": change.verdict,
         "ratio": change.estimate.ratio,
         "low": change.estimate.low,
@@ -101,15 +101,11 @@ def _show(found: Compared, changes: list[Change]) -> None:
                 plain(note),
             )
         out.print(shown)
-    counts = {v: sum(c.verdict == v for c in found.changes) for v in _VERDICTS}
     out.print(
         f"{counted(len(found.changes), 'case')} in both: "
-        + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        + ", ".join(f"{n} {verdict}" for verdict, n in found.counts().items())
         + f" (floor {found.floor:.3g}; at most {found.expected_false_alarms:.1f} false calls "
         "expected)"
     )
     for what in found.only:
         out.print(plain(what))
-
-
-_VERDICTS = ("slower", "faster", "same", "undecided")

@@ -205,9 +205,8 @@ def plain(said: Any, style: str = "") -> Text:
     return Text(_shown(text.shortened(str(said), text.LONGEST)), style=style)
 
 
-def short_case(case: str) -> str:
+def short_case(c: Case) -> str:
     """A case without the parts that nearly all have in common."""
-    c = Case.parse(case)
     parts = [c.comparison.operator, c.comparison.function, c.comparison.size, c.comparison.dtype]
     if c.comparison.device != "cpu":
         parts.append(c.comparison.device)

@@ -330,7 +330,7 @@ def track(
     from gradbench.releases.track import settings_of
     from gradbench.runner.wire import WorkerOptions
     from gradbench.store import tracks as log
-    from gradbench.store.lines import executed
+    from gradbench.store.executed import executed
 
     base = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
 
@@ -592,10 +592,10 @@ def _stored_tracks(results: Path, names: Sequence[str]) -> list[Any]:
 
     Raises StoreError where there is none."""
     from gradbench.store import tracks as log
-    from gradbench.store.lines import StoreError, once
+    from gradbench.store.lines import StoreError
 
     if names:
-        found, problems = once([log.find(results, name) for name in names], log.KIND.what)
+        found, problems = log.KIND.once([log.find(results, name) for name in names])
     else:
         found, problems = log.read_all(results)
     notes(problems + [p for t in found for p in t.problems])

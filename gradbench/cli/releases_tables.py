@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gradbench.analysis.tracks import CALLED, Build, Change, History, Judged
+from gradbench.analysis.tracks import Build, Change, History, Judged
 from gradbench.cli.output import console, emit, plain, say, short_case, table
 from gradbench.core.cases import Case
 from gradbench.core.text import markdown, markdown_cell
 from gradbench.core.units import call_time, counted
+from gradbench.core.verdicts import CALLED
+from gradbench.statistics import Estimate
 
 STYLES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
@@ -26,8 +28,8 @@ def show_history(
     if form in ("json", "csv"):
         emit([record(change) for change in judged.changes], form)
     elif len(history.cases) <= COURSES:
-        for case in history.cases:
-            _course(history, judged, case, form)
+        for case, to_baseline in zip(history.cases, history.to_baseline(history.cases)):
+            _course(history, judged, case, to_baseline, form)
     else:
         _steps(history, judged, form, top, everything)
 
@@ -62,7 +64,7 @@ def show_groups(history: History, judged: Judged, by: str, form: str) -> None:
     """For each mode, operator or function, what a release did to its cases as a whole."""
     groups: dict[str, list[Change]] = {}
     for change in judged.changes:
-        case = Case.parse(change.case)
+        case = change.case
         name = case.mode if by == "mode" else getattr(case.comparison, by)
         groups.setdefault(name, []).append(change)
     steps = history.steps()
@@ -72,10 +74,8 @@ def show_groups(history: History, judged: Judged, by: str, form: str) -> None:
         for step in steps:
             mine = [c for c in changes if (c.before, c.after) == step]
             ratios = [c.estimate.ratio for c in mine]
-            said = {v: sum(c.verdict == v for c in mine) for v in CALLED}
-            cells.append(
-                f"{np.median(ratios):.2f}× {said['slower']}↑ {said['faster']}↓" if mine else ""
-            )
+            slower, faster = (sum(c.verdict == v for c in mine) for v in CALLED)
+            cells.append(f"{np.median(ratios):.2f}× {slower}↑ {faster}↓" if mine else "")
         count = len({change.case for change in changes})
         rows.append([name, str(count), *cells])
     headings = [by, "cases", *(f"{before} → {after}" for before, after in steps)]
@@ -97,7 +97,12 @@ def show_groups(history: History, judged: Judged, by: str, form: str) -> None:
 
 
 def show_comparison(
-    history: History, judged: Judged, before: Build, after: Build, form: str, everything: bool
+    history: History,
+    judged: Judged,
+    before: Build,
+    after: Build,
+    form: str,
+    everything: bool,
 ) -> None:
     """One build against another, case by case."""
     if form in ("json", "csv"):
@@ -148,7 +153,7 @@ def _failures(history: History) -> list[str]:
 def record(change: Change) -> dict[str, Any]:
     """A change as flat fields."""
     return {
-        "case": change.case,
+        "case": str(change.case),
         "before": str(change.before),
         "after": str(change.after),
         "verdict": change.verdict,
@@ -247,10 +252,15 @@ def _step_cells(history: History, judged: Judged, before: Build, after: Build) -
     ]
 
 
-def _course(history: History, judged: Judged, case: str, form: str) -> None:
+def _course(
+    history: History,
+    judged: Judged,
+    case: Case,
+    to_baseline: dict[Build, Estimate],
+    form: str,
+) -> None:
     """One case over all releases."""
     changes = {c.after: c for c in judged.changes if c.case == case}
-    to_baseline = history.to_baseline(case)
     rows = []
     for build in history.builds:
         point = history.point(build, case)
@@ -289,10 +299,12 @@ def _course(history: History, judged: Judged, case: str, form: str) -> None:
     keep = [i for i in range(len(headings)) if i < 6 or any(row[i] for row in rows)]
     if form == "md":
         cells = [[row[i] for i in keep] for row in rows]
-        say(f"### {markdown_cell(case)}\n\n{markdown(cells, [headings[i] for i in keep])}\n")
+        say(f"### {markdown_cell(str(case))}\n\n{markdown(cells, [headings[i] for i in keep])}\n")
         return
     right = ("time", "× baseline", "× release before", "instructions")
-    shown = table(case, [(h, "right") if h in right else h for h in (headings[i] for i in keep)])
+    shown = table(
+        str(case), [(h, "right") if h in right else h for h in (headings[i] for i in keep)]
+    )
     for row in rows:
         shown.add_row(*(plain(row[i], STYLES.get(row[i], "") if i == 5 else "") for i in keep))
     console().print(shown)

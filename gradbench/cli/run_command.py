@@ -21,7 +21,8 @@ from gradbench.runner.run import measure
 from gradbench.runner.settings import PROFILES, Settings
 from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.runner.workers import Discovery
-from gradbench.store.lines import LineLog, executed
+from gradbench.store.executed import executed
+from gradbench.store.lines import LineLog
 from gradbench.store.runs import Run, StoreError, find, folder
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -432,7 +432,7 @@ def _study(
     from gradbench.runner.wire import WorkerError, WorkerOptions
     from gradbench.runner.workers import discover, require_same
     from gradbench.store import studies as store
-    from gradbench.store.lines import executed, require_unfinished
+    from gradbench.store.executed import executed
     from gradbench.store.runs import StoreError
     from gradbench.studies import STUDIES, engine
     from gradbench.studies.neighbour import NoPinning, places
@@ -443,7 +443,7 @@ def _study(
         if resumed is not None:
             study = store.find(results, resumed, name)
             _require_no_settings()
-            require_unfinished(study)
+            study.require_unfinished()
             files = executed(
                 study.path,
                 store.folder(results),
@@ -455,7 +455,7 @@ def _study(
             )
             found = discover(WorkerOptions(files=files))
             require_same("this study", study.started.environment, found.environment)
-            log = store.StudyLog.go_on_with(study)
+            log = store.KIND.reopen(study)
             study = store.read(study.path)
         else:
             places(settings.get("neighbour", "none"))
@@ -464,7 +464,7 @@ def _study(
             resolve = getattr(module, "resolve", engine.resolve)
             options.require_devices((device,), found.environment)
             chosen = engine.placed(resolve(found, cases or default), device)
-            log, study = store.StudyLog.begin(
+            log, study = store.begin(
                 results,
                 name,
                 {**settings, "cases": chosen, "files": list(files)},

@@ -36,7 +36,6 @@ from gradbench.store.runs import (
     PlanEntry,
     Run,
     RunEnded,
-    RunLog,
     RunStarted,
     SessionMeasured,
     StoreError,
@@ -151,7 +150,7 @@ def store(results: Path, path: Path) -> Run:
     if (folder(results) / f"{header.run}.jsonl").exists():
         raise StoreError(f"{path} has been imported already, as {header.run}")
     visiting = sum(session.visiting for session in sessions)
-    with RunLog.create(results, header) as log:
+    with KIND.create(folder(results), header) as log:
         for record in (worker, *sessions):
             log.append(record)
         log.append(RunEnded(header.started, True, visiting, visiting))

@@ -135,7 +135,7 @@ class Seeker:
         before_, one_, after_ = (self._build(history, r) for r in (before, one, after))
         case = history.cases[0]
         steps = [(before_, one_), (after_, one_)]
-        found = history.ratios(case, steps, self.floor, statistics.CONFIDENCE)
+        (found,) = history.ratios([case], steps, self.floor, statistics.CONFIDENCE)
         if len(found) < len(steps):
             point = history.point(one_, case)
             return f"{point.status}: {point.reason}" if point else "not timed"

@@ -31,18 +31,18 @@ from gradbench.runner.settings import Settings
 from gradbench.runner.wire import Worker, WorkerOptions
 from gradbench.runner.workers import Discovery, Workers, require_same
 from gradbench.statistics import Stopping
-from gradbench.store import lines
-from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
+from gradbench.store.executed import digests
+from gradbench.store.lines import LineLog, StoreError, new_id, now
+from gradbench.store.logs import Ended
 from gradbench.store.runs import RETRIED, Entrant, PlanEntry, Reading
 from gradbench.store.tracks import (
+    KIND,
     SCHEMA,
     EnvironmentUsed,
     NotInstalled,
     PartMeasured,
     ReadingMade,
     Track,
-    TrackEnded,
-    TrackLog,
     TrackStarted,
 )
 
@@ -114,7 +114,7 @@ def begin(
         files=list(files),
         digests=digests(files),
     )
-    log = TrackLog.create(place, header)
+    log = KIND.create(place, header)
     track = Track(log.path, header)
     records: list[msgspec.Struct] = [
         EnvironmentUsed(e.name, e.what, _date(e, those.dates), e.identity, e.arguments)
@@ -144,7 +144,7 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
             environments.find(name)
         except ReleaseError as error:
             raise StoreError(f"{track.name} cannot go on: {error}") from error
-    return TrackLog.reopen(track), settings
+    return KIND.reopen(track), settings
 
 
 def settings_of(track: Track) -> Settings:
@@ -154,7 +154,7 @@ def settings_of(track: Track) -> Settings:
     """
     settings = converted_settings(track)
     if not lacking(track, _sessions(settings)):
-        lines.require_unfinished(track)
+        track.require_unfinished()
     return settings
 
 
@@ -183,7 +183,7 @@ def measure(
     current = (-1, -1)
 
     def end(finished: bool, elapsed: float) -> None:
-        ended = TrackEnded(now(), finished, round(elapsed, 1))
+        ended = Ended(now(), finished, round(elapsed, 1))
         log.append(ended)
         track.take([ended])
 

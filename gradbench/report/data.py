@@ -20,7 +20,6 @@ from gradbench.core.cases import Comparison, nothing_fits
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.runner.machine import usable_cores
 from gradbench.store import runs as log
-from gradbench.store.lines import once
 
 MACHINE = ("cpu", "torch", "cpu_capability", "python", "numpy", "gradbench")
 """Of the run, in each of its rows."""
@@ -74,7 +73,7 @@ def read(
         there = {h.path.resolve() for h in headers}
         headers = [h for h in headers if h.path.resolve() in chosen]
         headers += [log.read_header(path) for path in sorted(chosen - there)]
-        headers, problems = once(headers, log.KIND.what)
+        headers, problems = log.KIND.once(headers)
     found = []
     judge = partial(judged, floor=floor, confidence=confidence, method=method)
     # Judging a run that is not in the cache takes a second or two: several are shared out.

@@ -15,16 +15,17 @@ from gradbench.runner import machine
 from gradbench.runner.session import slow
 from gradbench.runner.settings import Settings
 from gradbench.runner.workers import Discovery
-from gradbench.store import lines
+from gradbench.store.executed import digests
 from gradbench.store.fields import reason
-from gradbench.store.lines import LineLog, StoreError, digests, new_id, now
+from gradbench.store.lines import LineLog, StoreError, new_id, now
 from gradbench.store.runs import (
+    KIND,
     RETRIED,
     SCHEMA,
     PlanEntry,
     Run,
-    RunLog,
     RunStarted,
+    folder,
     read,
 )
 
@@ -57,7 +58,7 @@ def start(
         by_hand=discovery.by_hand,
         digests=digests([*files, *loaded]),
     )
-    log = RunLog.create(results, header)
+    log = KIND.create(folder(results), header)
     return log, Run(log.path, header)
 
 
@@ -74,7 +75,7 @@ def resume(run: Run) -> tuple[LineLog, Run, Settings]:
             f"{run.name} cannot go on: which build of torch it was begun with is not known, as the "
             "lines of its processes are damaged or missing; start a new run"
         )
-    log = RunLog.reopen(run)
+    log = KIND.reopen(run)
     # Another process may have added to it before it was locked.
     return log, read(run.path), settings
 
@@ -86,7 +87,7 @@ def settings_of(run: Run) -> Settings:
     """
     settings = converted_settings(run)
     if not lacking(run, settings):
-        lines.require_unfinished(run)
+        run.require_unfinished()
     return settings
 
 

@@ -44,7 +44,7 @@ def verdict(estimate: Estimate) -> Verdict:
     return Verdict.UNDECIDED
 
 
-def adjust(p_values: npt.ArrayLike, method: Method) -> Array:
+def adjust(p_values: npt.ArrayLike, method: str) -> Array:
     """p-values, shape (m,), adjusted for their number: reject where the result is ≤ alpha.
 
     "holm": bounds the chance of even one false rejection, under any dependence (Holm, Scand. J.
@@ -92,7 +92,7 @@ def judge(
     estimates: Sequence[Estimate],
     floor: float = FLOOR,
     confidence: float = CONFIDENCE,
-    method: Method = "benjamini-hochberg",
+    method: str = "benjamini-hochberg",
 ) -> Judgement:
     """The verdicts of a whole table, with its multiplicity under control.
 

@@ -17,7 +17,6 @@ from msgspec import Meta
 
 from gradbench.core.cases import DTYPES, Comparison, Entry, Place
 from gradbench.core.instruments import INSTRUMENTS
-from gradbench.store import lines
 from gradbench.store.fields import (
     Amount,
     Bytes,
@@ -38,9 +37,10 @@ from gradbench.store.fields import (
     check_machine,
     require_once,
 )
-from gradbench.store.lines import SUFFIX, Kind, LineLog, read_each
+from gradbench.store.lines import DAMAGE, called, opened, read_line
 from gradbench.store.lines import StoreError as StoreError
 from gradbench.store.lines import now as now
+from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
 
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
@@ -81,9 +81,13 @@ class PlanEntry(msgspec.Struct, frozen=True):
     comparison: Label
     modes: Names
 
+    @property
+    def entry(self) -> Entry:
+        return Entry(Comparison.parse(self.comparison), tuple(self.modes))
 
-class RunStarted(msgspec.Struct, tag_field="kind", tag="run", frozen=True):
-    """The first line of a log: what was asked for, on what machine."""
+
+class RunStarted(Record, tag="run", frozen=True):
+    """The first line of a log: what was requested, on what machine."""
 
     schema: Schema
     run: FileName
@@ -99,16 +103,30 @@ class RunStarted(msgspec.Struct, tag_field="kind", tag="run", frozen=True):
     digests: dict[Text, Digest] = {}
     """The SHA-256 of each of `files` when the run began."""
 
+    @property
+    def name(self) -> str:
+        return self.run
+
     def entries(self) -> list[Entry]:
-        return [Entry(Comparison.parse(p.comparison), tuple(p.modes)) for p in self.plan]
+        return [planned.entry for planned in self.plan]
+
+    def check(self, header: Any) -> None:
+        check_machine(self.machine)
+        check_plan(self.plan)
 
 
-class WorkerStarted(msgspec.Struct, tag_field="kind", tag="worker", frozen=True):
+class WorkerStarted(Record, tag="worker", frozen=True):
     """A measuring process and all that its times may depend on."""
 
     process: Index
     environment: dict[str, Any]
     started: Label
+
+    def check(self, header: Any) -> None:
+        check_environment(self.environment)
+
+    def unique_key(self) -> tuple[Hashable, ...]:
+        return ("worker", self.process)
 
 
 class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -139,7 +157,7 @@ def minima(number: int, samples: list[list[int]]) -> list[float]:
     return [min(blocks) / number * 1e-9 if blocks else math.nan for blocks in samples]
 
 
-class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=True):
+class SessionMeasured(Record, tag="session", frozen=True):
     """One process's share of one comparison: the unit that is stored whole or not at all."""
 
     comparison: Label
@@ -161,7 +179,22 @@ class SessionMeasured(msgspec.Struct, tag_field="kind", tag="session", frozen=Tr
     argument_bytes: Bytes = 0
     """One set of the arguments: what a call cannot but read."""
     states: Annotated[list[DeviceState], Meta(max_length=2)] = []
-    """Of the device, before the rounds and after them; empty where nothing told."""
+    """Of the device, before the rounds and after them; empty where they are not known."""
+
+    def check(self, header: Any) -> None:
+        Comparison.parse(self.comparison)
+        entrants = self.entrants
+        if max(chain.from_iterable(self.order), default=-1) >= len(entrants):
+            raise ValueError(f"order: there are {len(entrants)} entrants, counted from 0")
+        require_once("mode", [e.mode for e in entrants if not e.control])
+        if [e.mode for e in entrants if e.control] not in ([], [self.baseline]):
+            raise ValueError("the control is not a second instance of the baseline")
+        rounds = check_samples(entrants)
+        if rounds and self.order and len(self.order) != rounds:
+            raise ValueError(f"samples of {rounds} rounds, order of {len(self.order)}")
+
+    def unique_key(self) -> tuple[Hashable, ...]:
+        return ("session", self.comparison, self.session)
 
 
 class SessionTimed(SessionMeasured, frozen=True, kw_only=True):
@@ -202,8 +235,8 @@ def condensing() -> Callable[[SessionMeasured], SessionTimed]:
     return condense
 
 
-class Limits(msgspec.Struct, tag_field="kind", tag="limits", frozen=True):
-    """What a device could do at most when the run was made: see `gradbench.worker.limits`."""
+class Limits(Record, tag="limits", frozen=True):
+    """What a device could do at most during the run: see `gradbench.worker.limits`."""
 
     process: Index
     device: Label
@@ -211,12 +244,21 @@ class Limits(msgspec.Struct, tag_field="kind", tag="limits", frozen=True):
     bandwidth: Positive
     """Bytes per second, read and written together."""
     rates: dict[Label, Amount]
-    """Floating-point operations per second of a product of matrices, by dtype."""
+    """Floating-point operations per second of a matmul, by dtype."""
     cache: Bytes
     """Bytes of the last-level cache."""
 
+    def check(self, header: Any) -> None:
+        if str(Place.parse(self.device)) != self.device:
+            raise ValueError(f"device {self.device!r} is not in its canonical form")
+        if not self.rates.keys() <= set(DTYPES):
+            raise ValueError(f"rates: a dtype is none of {', '.join(DTYPES)}")
 
-class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
+    def unique_key(self) -> tuple[Hashable, ...]:
+        return ("limits", self.device, self.threads)
+
+
+class Reading(Record, tag="reading", frozen=True):
     """What an instrument other than the clock read for one comparison in one session.
 
     `values` are readings per call by mode, one or several; `reasons` say of each other mode why
@@ -231,44 +273,20 @@ class Reading(msgspec.Struct, tag_field="kind", tag="reading", frozen=True):
     values: dict[Name, list[Amount]]
     reasons: dict[Name, Text] = {}
 
+    def check(self, header: Any) -> None:
+        Comparison.parse(self.comparison)
+        known = INSTRUMENTS.get(self.instrument)
+        if known is None:
+            raise ValueError(f"instrument {self.instrument!r} is none of {', '.join(INSTRUMENTS)}")
+        if self.unit != known.unit:
+            raise ValueError(f"{self.instrument} reads {known.unit}, not {self.unit!r}")
 
-class RunResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):
-    started: Label
-    cut: Bytes = 0
-    """Bytes of a torn last line that were cut off."""
+    def unique_key(self) -> tuple[Hashable, ...]:
+        return ("reading", self.comparison, self.session, self.instrument)
 
 
-class RunEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
-    """The last line of a stretch of measuring: finished, or interrupted by the user."""
-
-    ended: Label
-    finished: bool
-    elapsed: Amount
+class RunEnded(Ended, frozen=True):
     visiting: Amount
-
-
-Record = RunStarted | WorkerStarted | SessionMeasured | Reading | Limits | RunResumed | RunEnded
-
-
-def check(record: Record, header: RunStarted) -> None:
-    """Raises ValueError where the fields of a record do not fit each other."""
-    match record:
-        case SessionMeasured():
-            Comparison.parse(record.comparison)
-            check_session(record)
-        case Reading():
-            Comparison.parse(record.comparison)
-            check_reading(record)
-        case WorkerStarted():
-            check_environment(record.environment)
-        case Limits():
-            if str(Place.parse(record.device)) != record.device:
-                raise ValueError(f"device {record.device!r} is not in its canonical form")
-            if not record.rates.keys() <= set(DTYPES):
-                raise ValueError(f"rates: a dtype is none of {', '.join(DTYPES)}")
-        case RunStarted():
-            check_machine(record.machine)
-            check_plan(record.plan)
 
 
 def check_plan(plan: list[PlanEntry]) -> None:
@@ -279,21 +297,9 @@ def check_plan(plan: list[PlanEntry]) -> None:
     require_once("comparison", [entry.comparison for entry in plan])
 
 
-def check_session(record: SessionMeasured) -> None:
-    entrants = record.entrants
-    if max(chain.from_iterable(record.order), default=-1) >= len(entrants):
-        raise ValueError(f"order: there are {len(entrants)} entrants, counted from 0")
-    require_once("mode", [e.mode for e in entrants if not e.control])
-    if [e.mode for e in entrants if e.control] not in ([], [record.baseline]):
-        raise ValueError("the control is not a second instance of the baseline")
-    rounds = check_samples(entrants)
-    if rounds and record.order and len(record.order) != rounds:
-        raise ValueError(f"samples of {rounds} rounds, order of {len(record.order)}")
-
-
 def check_samples(entrants: list[Entrant]) -> int:
-    """The rounds of those that were timed together; 0 where none was. Raises ValueError where
-    they are not the same for all, or where it is not known how many calls a sample has."""
+    """The rounds of those that were timed together; 0 without any. Raises ValueError where they
+    differ, or where the number of calls of a sample is not known."""
     timed = [e for e in entrants if e.samples]
     rounds = {len(e.samples) for e in timed}
     if len(rounds) > 1:
@@ -304,34 +310,6 @@ def check_samples(entrants: list[Entrant]) -> int:
     return rounds.pop() if rounds else 0
 
 
-def check_reading(record: Reading) -> None:
-    known = INSTRUMENTS.get(record.instrument)
-    if known is None:
-        raise ValueError(f"instrument {record.instrument!r} is none of {', '.join(INSTRUMENTS)}")
-    if record.unit != known.unit:
-        raise ValueError(f"{record.instrument} reads {known.unit}, not {record.unit!r}")
-
-
-def key(record: Record) -> tuple[Hashable, ...] | None:
-    """What no log has twice."""
-    match record:
-        case SessionMeasured():
-            return ("session", record.comparison, record.session)
-        case WorkerStarted():
-            return ("worker", record.process)
-        case Reading():
-            return ("reading", record.comparison, record.session, record.instrument)
-        case Limits():
-            return ("limits", record.device, record.threads)
-        case RunEnded():
-            return ("end", record.ended, record.finished, record.elapsed)
-    return None
-
-
-_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
-KIND = Kind("run log", RunStarted, _decoder, SCHEMA, check, key, lambda header: header.run)
-
-
 def loss(entrant: Entrant, session: int, sessions: int) -> str:
     """What a case's note says of a session in which the mode was lost."""
     said = f"{entrant.status} in session {session + 1} of {sessions}"
@@ -339,25 +317,21 @@ def loss(entrant: Entrant, session: int, sessions: int) -> str:
 
 
 @dataclass
-class Run:
-    """One log as it was read."""
+class Run(Log[RunStarted]):
+    """The log of a run in memory."""
 
-    path: Path
-    started: RunStarted
     workers: list[WorkerStarted] = field(default_factory=list)
     sessions: list[SessionMeasured] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     limits: list[Limits] = field(default_factory=list)
-    ends: list[RunEnded] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        return self.started.run
-
-    @property
-    def finished(self) -> bool:
-        return any(end.finished for end in self.ends)
+    LISTS = {
+        WorkerStarted: "workers",
+        SessionMeasured: "sessions",
+        SessionTimed: "sessions",
+        Reading: "readings",
+        Limits: "limits",
+    }
 
     def environment(self, process: int) -> dict[str, Any]:
         for worker in self.workers:
@@ -377,97 +351,42 @@ class Run:
         return {(record.comparison, record.session) for record in self.sessions}
 
 
-def folder(results: Path) -> Path:
-    return results / "runs"
-
-
-class RunLog(LineLog):
-    """A run's log open for appending."""
-
-    go_on = "gradbench run --resume"
-
-    @classmethod
-    def create(cls, results: Path, header: RunStarted) -> LineLog:
-        """A new log with its first line. Raises StoreError where it cannot be written."""
-        log, _ = cls.opened(folder(results) / f"{header.run}{SUFFIX}", new=True)
-        log.append(header)
-        return log
-
-    @classmethod
-    def reopen(cls, run: Run) -> LineLog:
-        """An existing log, its torn last line cut off.
-
-        Raises StoreError where it is in use, or was finished meanwhile.
-        """
-        log, cut = cls.opened(run.path, new=False)
-        with log.closed_on_error():
-            if not run.finished:
-                # Another process may have finished it before it was locked.
-                lines.require_unfinished(read(run.path))
-            log.append(RunResumed(now(), cut))
-        return log
+KIND = Kind(
+    log=Run,
+    header=RunStarted,
+    record=RunStarted | WorkerStarted | SessionMeasured | Reading | Limits | Resumed | RunEnded,
+    schema=SCHEMA,
+    what="run log",
+    noun="run",
+    place="runs",
+    hint="'gradbench run' makes one, 'gradbench show --runs' lists them",
+    resume=lambda header: "gradbench run --resume",
+)
+folder, paths, locate = KIND.folder, KIND.paths, KIND.locate
+find, read_all = KIND.find, KIND.read_all
 
 
 def read(path: Path, *, condensed: bool = False) -> Run:
-    """A log with every line that can be read; the others are named in `problems`.
+    """A run's log; `condensed`: without the raw samples, see `SessionTimed`.
 
-    `condensed`: without the raw samples, see `SessionTimed`. Raises StoreError where the file is
-    no run log at all.
+    Errors as for `Kind.read`.
     """
     condense = condensing()
 
     def keep(record: Record) -> Record:
         return condense(record) if condensed and isinstance(record, SessionMeasured) else record
 
-    header, records, problems = KIND.read(path, keep)
-    run = Run(path, header, problems=problems)
-    for record in records:
-        match record:
-            case SessionMeasured():
-                run.sessions.append(record)
-            case WorkerStarted():
-                run.workers.append(record)
-            case Reading():
-                run.readings.append(record)
-            case Limits():
-                run.limits.append(record)
-            case RunEnded():
-                run.ends.append(record)
-    return run
-
-
-def paths(results: Path) -> list[Path]:
-    """All that should be run logs, oldest first. Raises StoreError for an unreadable folder."""
-    return lines.listed(folder(results))
-
-
-def read_all(results: Path) -> tuple[list[Run], list[str]]:
-    """Every run of a results folder, oldest first, and the files that had to be skipped."""
-    return read_each(paths(results), read, KIND.what)
-
-
-def locate(results: Path, name: str) -> Path:
-    """The log of a run's name, of the beginning of one, of 'latest', or of a path.
-
-    Raises StoreError where there is none, or more than one.
-    """
-    hint = "'gradbench run' makes one, 'gradbench show --runs' lists them"
-    return lines.locate(paths(results), name, "run", folder(results), hint, read_header)
-
-
-def find(results: Path, name: str) -> Run:
-    """The run of a name, read whole; arguments and errors as for `locate`."""
-    return read(locate(results, name))
+    return KIND.read(path, keep)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the ends of a log tell without reading all of it."""
+    """What the first and the last lines of a log tell, without reading all of it."""
 
     path: Path
     started: RunStarted
     environment: dict[str, Any]
-    """Of the first measuring process; empty where there was none."""
+    """Of the first measuring process; empty without any."""
     finished: bool
 
     @property
@@ -481,7 +400,7 @@ class Header:
 
 def read_headers(results: Path) -> tuple[list[Header], list[str]]:
     """Every run's header, oldest first, and the files that had to be skipped."""
-    return read_each(paths(results), read_header, KIND.what)
+    return KIND.read_each(paths(results), read_header)
 
 
 TAIL = 4096
@@ -490,14 +409,14 @@ TAIL = 4096
 
 def read_header(path: Path) -> Header:
     """A run's header. Raises StoreError where the file is no run log."""
-    with lines.opened(path) as file:
+    with opened(path) as file:
+        started = KIND.decode_header(path, read_line(file, path) or b"")
+        second = read_line(file, path) or b""
         try:
-            started = KIND.decode_header(path, file.readline(lines.LONGEST_LINE))
-            second = file.readline(lines.LONGEST_LINE)
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             last = file.read(TAIL)
         except OSError as error:
-            raise StoreError(f"{lines.called(path)}: {error.strerror}") from error
+            raise StoreError(f"{called(path)}: {error.strerror}") from error
     worker = _record(second, started)
     end = _record(b"".join(last.splitlines()[-1:]), started)
     return Header(
@@ -508,9 +427,8 @@ def read_header(path: Path) -> Header:
     )
 
 
-def _record(line: bytes, header: RunStarted) -> Record | None:
+def _record(line: bytes, header: RunStarted) -> Any:
     """A line's record; None where it is damaged, cut off or not there."""
-    with contextlib.suppress(*lines.DAMAGE):
-        record: Record = KIND.decode(line.rstrip(b"\r\n"), header)
-        return record
+    with contextlib.suppress(*DAMAGE):
+        return KIND.decode(line.rstrip(b"\r\n"), header)
     return None

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from gradbench.core.cases import Comparison
-from gradbench.store import lines
+from gradbench.store.executed import digests
 from gradbench.store.fields import (
     Amount,
     Digest,
@@ -30,7 +30,8 @@ from gradbench.store.fields import (
     check_environment,
     check_machine,
 )
-from gradbench.store.lines import SUFFIX, Kind, LineLog, locate, new_id, now, read_each
+from gradbench.store.lines import LineLog, new_id, now
+from gradbench.store.logs import Ended, Kind, Log, Record
 
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
@@ -40,7 +41,7 @@ Millionths = Annotated[int, Meta(ge=-(10**8), le=10**8)]
 """Of a logarithm: a ratio beyond these is none of two times."""
 
 
-class StudyStarted(msgspec.Struct, tag_field="kind", tag="study", frozen=True):
+class StudyStarted(Record, tag="study", frozen=True):
     """What is studied, with every setting the plan follows from, and on what machine."""
 
     schema: Schema
@@ -54,8 +55,13 @@ class StudyStarted(msgspec.Struct, tag_field="kind", tag="study", frozen=True):
     digests: dict[Text, Digest] = {}
     """The SHA-256 of each of the user's files when the study began."""
 
+    def check(self, header: Any) -> None:
+        check_machine(self.machine)
+        check_environment(self.environment)
+        msgspec.convert(self.settings, _Settings)
 
-class Trial(msgspec.Struct, tag_field="kind", tag="trial", frozen=True, omit_defaults=True):
+
+class Trial(Record, tag="trial", frozen=True, omit_defaults=True):
     """One measurement of one pair.
 
     `way` is how it was measured: process, session (one fifth of a comparison), between, truth,
@@ -81,35 +87,21 @@ class Trial(msgspec.Struct, tag_field="kind", tag="trial", frozen=True, omit_def
     reason: Text = ""
     values: dict[str, Any] = {}
 
+    def check(self, header: StudyStarted) -> None:
+        if self.case.count("/") < CASE_PARTS - 1:
+            raise ValueError(f"{self.case!r} is not a case")
+        if not self.reason:
+            _check_result(self, header.study)
 
-class StudyResumed(msgspec.Struct, tag_field="kind", tag="resumed", frozen=True):
+    def unique_key(self) -> tuple[Hashable, ...]:
+        return ("trial", self.key)
+
+
+class StudyResumed(Record, tag="resumed", frozen=True):
     started: Label
 
 
-class StudyEnded(msgspec.Struct, tag_field="kind", tag="end", frozen=True):
-    ended: Label
-    finished: bool
-    elapsed: Amount
-
-
-Line = StudyStarted | Trial | StudyResumed | StudyEnded
-
-
 CASE_PARTS = len(fields(Comparison)) + 1
-
-
-def check(record: Line, header: StudyStarted) -> None:
-    """Raises ValueError where the fields of a record do not fit each other."""
-    match record:
-        case Trial():
-            if record.case.count("/") < CASE_PARTS - 1:
-                raise ValueError(f"{record.case!r} is not a case")
-            if not record.reason:
-                _check_result(record, header.study)
-        case StudyStarted():
-            check_machine(record.machine)
-            check_environment(record.environment)
-            msgspec.convert(record.settings, _Settings)
 
 
 class _Settings(msgspec.Struct):
@@ -171,45 +163,17 @@ def _check_result(trial: Trial, study: str) -> None:
                 raise ValueError(f"values: an arm has no {name}")
 
 
-def key(record: Line) -> tuple[Hashable, ...] | None:
-    """What no study has twice."""
-    match record:
-        case Trial():
-            return ("trial", record.key)
-        case StudyEnded():
-            return ("end", record.ended, record.finished, record.elapsed)
-    return None
-
-
-_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
-KIND = Kind("study", StudyStarted, _decoder, SCHEMA, check, key, lambda header: header.name)
-
-
 @dataclass
-class Study:
-    """One study file as it was read."""
+class Study(Log[StudyStarted]):
+    """The log of a study in memory."""
 
-    path: Path
-    started: StudyStarted
     trials: list[Trial] = field(default_factory=list)
-    ends: list[StudyEnded] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        return self.started.name
+    LISTS = {Trial: "trials"}
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.started.settings
-
-    @property
-    def finished(self) -> bool:
-        return any(end.finished for end in self.ends)
-
-    @property
-    def elapsed(self) -> float:
-        return sum(end.elapsed for end in self.ends)
 
     def good(self, *ways: str) -> list[Trial]:
         """The trials of these ways that have a result."""
@@ -222,74 +186,35 @@ class Study:
         ]
 
 
-def folder(results: Path) -> Path:
-    return results / "studies"
+KIND = Kind(
+    log=Study,
+    header=StudyStarted,
+    record=StudyStarted | Trial | StudyResumed | Ended,
+    schema=SCHEMA,
+    what="study",
+    noun="study",
+    place="studies",
+    hint="'gradbench study {}' makes one",
+    resume=lambda header: f"gradbench study {header.study} --resume",
+    order=lambda path: path.stem.partition("-")[2],
+    resumed=lambda started, cut: StudyResumed(started),
+)
+folder, paths = KIND.folder, KIND.paths
+read, read_all, find = KIND.read, KIND.read_all, KIND.find
 
 
-class StudyLog(LineLog):
-    """A study file open for appending."""
-
-    @classmethod
-    def begin(
-        cls,
-        results: Path,
-        study: str,
-        settings: dict[str, Any],
-        machine: dict[str, Any],
-        environment: dict[str, Any],
-        command: list[str],
-    ) -> tuple[LineLog, Study]:
-        """A new file with its first line. Raises StoreError where it cannot be written, or a file
-        of the user's cannot be read."""
-        name = f"{study}-{new_id()}"
-        digests = lines.digests(settings.get("files", ()))
-        header = StudyStarted(
-            SCHEMA, study, name, now(), settings, machine, environment, command, digests
-        )
-        log, _ = cls.opened(folder(results) / f"{name}{SUFFIX}", new=True)
-        log.go_on = f"gradbench study {study} --resume"
-        log.append(header)
-        return log, Study(log.path, header)
-
-    @classmethod
-    def go_on_with(cls, study: Study) -> LineLog:
-        """An unfinished file, its torn last line cut off.
-
-        Raises StoreError where it is in use or finished.
-        """
-        log, _ = cls.opened(study.path, new=False)
-        with log.closed_on_error():
-            log.go_on = f"gradbench study {study.started.study} --resume"
-            # Another process may have finished it before it was locked.
-            lines.require_unfinished(read(study.path))
-            log.append(StudyResumed(now()))
-        return log
-
-
-def read(path: Path) -> Study:
-    """A study file with every line that can be read. Raises StoreError where it is none."""
-    header, records, problems = KIND.read(path)
-    study = Study(path, header, problems=problems)
-    for record in records:
-        if isinstance(record, Trial):
-            study.trials.append(record)
-        elif isinstance(record, StudyEnded):
-            study.ends.append(record)
-    return study
-
-
-def paths(results: Path) -> list[Path]:
-    """All that should be studies, oldest first. Raises StoreError for an unreadable folder."""
-    return sorted(lines.listed(folder(results)), key=lambda path: path.stem.partition("-")[2])
-
-
-def read_all(results: Path) -> tuple[list[Study], list[str]]:
-    """Every readable study, oldest first, and what was wrong with the others."""
-    return read_each(paths(results), read, KIND.what)
-
-
-def find(results: Path, name: str, study: str) -> Study:
-    """The study of a name or of the beginning of one, or the latest of its kind."""
-    known = [path for path in paths(results) if path.stem.startswith(f"{study}-")]
-    hint = f"'gradbench study {study}' makes one"
-    return read(locate(known, name, f"{study} study", folder(results), hint, read))
+def begin(
+    results: Path,
+    study: str,
+    settings: dict[str, Any],
+    machine: dict[str, Any],
+    environment: dict[str, Any],
+    command: list[str],
+) -> tuple[LineLog, Study]:
+    """A new file with its first line. Raises StoreError where it cannot be written, or a file of
+    the user's cannot be read."""
+    name = f"{study}-{new_id()}"
+    made = digests(settings.get("files", ()))
+    header = StudyStarted(SCHEMA, study, name, now(), settings, machine, environment, command, made)
+    log = KIND.create(folder(results), header)
+    return log, Study(log.path, header)

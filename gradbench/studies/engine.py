@@ -27,7 +27,8 @@ from gradbench.runner.wire import (
 from gradbench.runner.workers import Discovery
 from gradbench.statistics import Stopping
 from gradbench.store.lines import LineLog, now
-from gradbench.store.studies import Study, StudyEnded, Trial
+from gradbench.store.logs import Ended
+from gradbench.store.studies import Study, Trial
 from gradbench.studies import pairs
 from gradbench.studies.neighbour import neighbours, pin, places
 
@@ -251,7 +252,7 @@ def loop(
     skipped = position = len(steps) - len(left)
 
     def end(finished: bool, elapsed: float) -> None:
-        ended = StudyEnded(now(), finished, round(elapsed, 2))
+        ended = Ended(now(), finished, round(elapsed, 2))
         log.append(ended)
         study.ends.append(ended)
 
