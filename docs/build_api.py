@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradbench
-from gradbench.advise import advice
+from gradbench.advise import advice, answer
 from gradbench.modes import structured
 from gradbench.problems import colouring, structure
 from gradbench.problems import function as functions
@@ -52,7 +52,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
         "Advice",
         (
             ("gradbench.compare", gradbench.compare),
-            ("gradbench.advise.advice.Advice", advice.Advice),
+            ("gradbench.advise.answer.Advice", answer.Advice),
             ("gradbench.advise.advice.Refusal", advice.Refusal),
         ),
     ),

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gradbench.advise import OPERATORS
-from gradbench.advise.advice import Advice, Question, Refusal, advise
+from gradbench.advise.advice import Question, Refusal, advise
+from gradbench.advise.answer import Advice
 from gradbench.core import arguments
 from gradbench.store.lines import new_id
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from gradbench.advise import OPERATORS
-from gradbench.advise.advice import PEAK, Advice, Question, Refusal, advise
+from gradbench.advise.advice import Question, Refusal, advise
+from gradbench.advise.answer import PEAK, Advice
 from gradbench.cli import options, parameters
 from gradbench.cli.output import console, plain, progress, say, stopped, table
 from gradbench.cli.show_command import times

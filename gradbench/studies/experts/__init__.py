@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradbench.advise.advice import Advice, Question, Refusal, advise
+from gradbench.advise.advice import Question, Refusal, advise
+from gradbench.advise.answer import Advice
 from gradbench.runner.progress import Report
 
 FLOOR = 0.02
