@@ -271,11 +271,16 @@ def _bound(tree: ast.AST) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.arg):
             yield node.arg
+        elif isinstance(node, ast.FunctionDef):
+            yield node.name
 
 
 def _globals(text: str) -> list[str]:
     """The global names that a source reads, in their order."""
-    tables = [symtable.symtable(text, "<mode>", "exec")]
+    try:
+        tables = [symtable.symtable(text, "<mode>", "exec")]
+    except SyntaxError as error:
+        raise NotWritable(f"its source does not stand alone: {error.msg}") from None
     names: dict[str, None] = {}
     while tables:
         table = tables.pop()
@@ -291,19 +296,25 @@ def joined(source: str) -> str | None:
     """
     (builder,) = ast.parse(source).body
     assert isinstance(builder, ast.FunctionDef)
-    *names, call, last = builder.body
+    if len(builder.body) < 2:
+        return None
+    *prepared, call, last = builder.body
     if not (isinstance(call, ast.FunctionDef) and isinstance(last, ast.Return)):
         return None
-    if not isinstance(last.value, ast.Name) or last.value.id != call.name or builder.args.args:
+    returned = last.value.id if isinstance(last.value, ast.Name) else ""
+    if returned != call.name or builder.args.args or call.decorator_list:
         return None
-    if not all(_is_docstring(one) or _names_only(one) for one in names):
+    if not all(_is_docstring(statement) or _names_only(statement) for statement in prepared):
+        return None
+    begin, end = call.body[0].lineno - 1, call.end_lineno
+    if begin < call.lineno or any(isinstance(node, ast.Nonlocal) for node in ast.walk(call)):
         return None
     lines = source.splitlines()
-    header = lines[call.lineno - 1].strip().replace(f"def {call.name}(", f"def {builder.name}(", 1)
-    first, end = call.body[0].lineno - 1, call.end_lineno
-    prepared = lines[1 : names[-1].end_lineno] if names else []
-    body = (line.removeprefix("    ") for line in lines[first:end])
-    return "\n".join([header, *prepared, *body]) + "\n"
+    header = [line.removeprefix("    ") for line in lines[call.lineno - 1 : begin]]
+    header[0] = header[0].replace(f"def {call.name}(", f"def {builder.name}(", 1)
+    names = lines[prepared[0].lineno - 1 : prepared[-1].end_lineno] if prepared else []
+    body = [line.removeprefix("    ") for line in lines[begin:end]]
+    return "\n".join([*header, *names, *body]) + "\n"
 
 
 def _is_docstring(node: ast.stmt) -> bool:
