@@ -246,7 +246,7 @@ def test_each_bad_option_is_one_line(tmp_path, arguments, code, said):
 def test_bad_input_is_one_line_and_no_traceback(tmp_path):
     usage = run("m:f", "--input", "randn(3)", "--results", str(tmp_path))
     assert usage.returncode == 2
-    assert "not of the form name=expression" in usage.stderr
+    assert "not of the form NAME=EXPR" in usage.stderr
     absent = run("no_such_module:f", "--input", "x=randn(3)", "--results", str(tmp_path))
     assert absent.returncode == 1
     assert "No module named 'no_such_module'" in absent.stderr

@@ -32,7 +32,7 @@ def results(tmp_path_factory):
         *("--results", place),
     )
     assert done.returncode == 0, done.stderr
-    assert "inside visits" in done.stdout
+    assert "of it timing" in done.stdout
     assert "undecided" in done.stdout
     return place
 
@@ -71,9 +71,9 @@ BAD = [
     (("run", "--from", "no/such/file.py"), "no/such/file.py"),
     (("run", "--baseline", "magic"), "'magic'"),
     (("run", "--resume", "never"), "no run named 'never'"),
-    (("run", "--resume", "latest", "-f", "exp"), "leave out what selects"),
+    (("run", "--resume", "latest", "-f", "exp"), "own plan: remove -f"),
     (("show", "never"), "no run named 'never'"),
-    (("show", "--comparison", "never"), "nothing in this run is called that"),
+    (("show", "--comparison", "never"), "no comparison of this run matches"),
     (("compare", "latest", "never"), "no run named 'never'"),
     (("export", "-t", "x.xlsx"), ".parquet"),
     (("verify", "-f", "nothing"), "no function matches"),
@@ -96,7 +96,7 @@ def test_a_function_without_the_sizes_asked_for_is_named():
     assert done.returncode == 0
     assert "exp" in done.stdout
     assert "softmax" not in done.stdout
-    assert "no size n=4: softmax" in done.stderr
+    assert "without a size n=4: softmax" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -176,7 +176,7 @@ def test_what_is_shown_can_be_narrowed_to_a_device(results):
     assert {row["device"] for row in json.loads(there.stdout)} == {"cpu"}
     none = gradbench("show", "--device", "cuda", "--results", results)
     assert none.returncode == 2
-    assert "nothing in this run is called that" in none.stderr
+    assert "no stored case has a device" in none.stderr
 
 
 def test_a_run_ends_with_what_the_device_can_do(results):
@@ -297,20 +297,23 @@ def test_a_table_looks_as_rich_lays_it_out(title, styled, monkeypatch):
 
     from rich.console import Console
 
-    from gradbench.cli import output
+    from gradbench.cli import rendering
 
     def shown():
-        made = output.table(title, ["function", ("time", "right"), ("× fastest", "right"), "note"])
+        right = ["time", "× fastest"]
+        columns = rendering.places(["function", *right, "note"], right)
+        rows = []
         for number in range(30):
             cells = (f"f{number}" * (number % 5), f"{number} µs", "1.00 ±3%", "函数" * (number % 3))
-            made.add_row(*(output.plain(c, "bold green" * (c == "f1")) for c in cells))
+            rows.append([rendering.Styled(c, "bold green" * (c == "f1")) for c in cells])
+        made = rendering.terminal_table(rendering.Table(columns, rows, title))
         color = "standard" if styled else None
         console = Console(file=io.StringIO(), width=100, force_terminal=styled, color_system=color)
         console.print(made)
         return console.file.getvalue()
 
     ours = shown()
-    monkeypatch.setattr(output._Table, "_widths", lambda *arguments: None)
+    monkeypatch.setattr(rendering._Table, "_widths", lambda *arguments: None)
     richs = shown()
     if styled:
         import re
@@ -325,11 +328,10 @@ def test_a_wide_table_is_wrapped():
 
     from rich.console import Console
 
-    from gradbench.cli import output
+    from gradbench.cli import rendering
 
-    made = output.table("", ["mode", "note"])
-    for _ in range(5):
-        made.add_row(output.plain("grad"), output.plain("word " * 60))
+    rows = [["grad", "word " * 60]] * 5
+    made = rendering.terminal_table(rendering.Table(rendering.places(["mode", "note"]), rows))
     console = Console(file=io.StringIO(), width=60)
     console.print(made)
     lines = console.file.getvalue().splitlines()

@@ -162,12 +162,12 @@ def test_a_place_says_its_conditions(label, means):
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("tpu", "none of cpu, cuda"),
-        ("cuda:x", "none of cpu, cuda"),
-        ("cpu+warm", "none of cold, transfer, 8sets"),
+        ("tpu", "is not cpu, cuda"),
+        ("cuda:x", "is not cpu, cuda"),
+        ("cpu+warm", "is not cold, transfer or 8sets"),
         ("cpu+transfer", "nothing is transferred"),
         ("cpu+1sets", "sets go from 2 to 1000"),
-        ("cpu+sets", "none of cold, transfer, 8sets"),
+        ("cpu+sets", "is not cold, transfer or 8sets"),
     ],
 )
 def test_what_is_no_place_is_said(label, said):

@@ -255,7 +255,7 @@ def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
     out, err = process.communicate(timeout=60)
     assert process.returncode in {128 + number for number in sent}
     assert out == ""
-    assert re.search(r"^Go on with: gradbench run --resume \S+\n\Z", err, re.M), err
+    assert re.search(r"^Resume it with: gradbench run --resume \S+\n\Z", err, re.M), err
     assert "Traceback" not in err
     assert stored(tmp_path)[-1]["kind"] == "end"
     assert not stored(tmp_path)[-1]["finished"]
@@ -265,8 +265,8 @@ def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("verify",), "checks are not stored"),
-        (("study", "aa", "--trials", "20"), "Go on with: gradbench study aa"),
+        (("verify",), "Checks are not stored"),
+        (("study", "aa", "--trials", "20"), "Resume it with: gradbench study aa"),
         (("report", "--to", "page"), "written whole or not at all"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -383,7 +383,7 @@ def test_a_signal_that_comes_in_a_finaliser_is_not_lost(results):
     """Python drops the exception; the command ends where it next says how far it is."""
     code = """if True:
         import os, signal, sys
-        from gradbench.cli import ending, output, streams
+        from gradbench.cli import ending, output, progress, streams
         from gradbench.runner.progress import Progress
 
         class Final:
@@ -395,7 +395,7 @@ def test_a_signal_that_comes_in_a_finaliser_is_not_lost(results):
         final = Final()
         del final
         try:
-            with output.progress("measuring") as report:
+            with progress.progress("measuring") as report:
                 report(Progress(0, 1, "", 0.0))
         except KeyboardInterrupt:
             ending.leave(output.stopped("Stopped"))
@@ -437,7 +437,7 @@ def test_commands_write_through_one_module():
     past = re.compile(
         r"\bclick\.(s?echo|secho|confirm|prompt)\(|\bprint\(|\bConsole\(|sys\.std(out|err)"
     )
-    may = {"output.py", "streams.py", "ending.py", "__init__.py"}
+    may = {"output.py", "progress.py", "streams.py", "ending.py", "__init__.py"}
     worker_side = {"__main__.py", "probe.py", "registry.py", "process.py", "bound.py"}
     for path in package.rglob("*.py"):
         if path.name in may | worker_side:

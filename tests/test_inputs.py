@@ -124,8 +124,8 @@ def test_a_file_to_read_is_an_ordinary_one(tmp_path):
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "text.txt").write_text("")
     for name, says in (
-        ("pipe.py", "no ordinary file"),
-        ("dead.py", "there is no file"),
+        ("pipe.py", "not a regular file"),
+        ("dead.py", "does not exist"),
         ("folder.py", "is a folder"),
         ("text.txt", "does not end in .py"),
     ):
@@ -139,11 +139,11 @@ def test_a_file_to_write_is_an_ordinary_one_in_a_folder_that_is_there(tmp_path):
     (tmp_path / "full.csv").symlink_to("/dev/full")
     (tmp_path / "folder.csv").mkdir()
     for name, says in (
-        ("pipe.csv", "no ordinary file"),
-        ("full.csv", "no ordinary file"),
+        ("pipe.csv", "not a regular file"),
+        ("full.csv", "not a regular file"),
         ("folder.csv", "is a folder"),
-        ("none/x.csv", "there is no folder"),
-        ("x.py", "the ending must be one of .csv"),
+        ("none/x.csv", "does not exist"),
+        ("x.py", "the suffix must be one of .csv"),
     ):
         with pytest.raises(click.BadParameter, match=says):
             kind.convert(str(tmp_path / name), None, None)
@@ -212,7 +212,7 @@ C = [
         ({"functions": ("exq",)}, "no stored case has a function 'exq'; did you mean exp?"),
         ({"sizes": ("n=63",)}, "did you mean n=64?"),
         ({"devices": ("cuda:0",)}, "there are cpu"),
-        ({"functions": ("exp",), "modes": ("backward",)}, "fits all of these options together"),
+        ({"functions": ("exp",), "modes": ("backward",)}, "matches all of these options"),
         ({"functions": ("exp", "[")}, "no stored case has a function '['"),
     ],
 )
@@ -339,7 +339,7 @@ def test_instructions_that_torch_does_not_know_are_refused(name):
         cli, ["releases", "track", "2.9.0", "2.10.0", "--cpu-capability", name],
         standalone_mode=False,
     )  # fmt: skip
-    assert "is none of" in answer.exception.format_message()
+    assert "is not one of" in answer.exception.format_message()
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_make_clean_deletes_nothing_but_a_virtual_environment(tmp_path, name):
     command = ["make", "-f", str(makefile), "clean", f"VENV={place}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "no virtual environment" in done.stderr
+    assert "not a virtual environment" in done.stderr
     assert (place / "1.jpg").exists()
     (place / "pyvenv.cfg").write_text("")
     if name == "photos":
@@ -435,10 +435,10 @@ def test_what_else_is_in_the_folder_of_advice_stays(tmp_path):
     ("arguments", "says"),
     [
         (["--input", "x=1", "--input", "x=2"], "--input x is given twice"),
-        (["--input", "x"], "not of the form name=expression"),
+        (["--input", "x"], "not of the form NAME=EXPR"),
         (["--input", "x=1", "--operator", "jacobain"], "did you mean jacobian"),
         (["--input", "x=1", "--budget", "nan"], "not a finite number"),
-        (["--input", "x=1", "--device", ""], "it is empty"),
+        (["--input", "x=1", "--device", ""], "must not be empty"),
     ],
 )
 def test_a_bad_question_is_refused_before_anything_is_looked_at(

@@ -287,10 +287,10 @@ def test_labels_are_no_formulas(tmp_path):
 
 
 def test_a_progress_line_is_one_line(capsys, monkeypatch):
-    from gradbench.cli import output
+    from gradbench.cli import progress
 
-    monkeypatch.setattr(output._Lines, "EVERY", 0)
-    with output.progress("measuring") as report:
+    monkeypatch.setattr(progress._Lines, "EVERY", 0)
+    with progress.progress("measuring") as report:
         report(Progress(0, 2, EVIL + "\nforged", 1.0))
     err = capsys.readouterr().err
     assert_harmless(err)

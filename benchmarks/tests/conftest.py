@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from gradbench import state
-from gradbench.cli.options import require_devices, selection
 from gradbench.core import cases
-from gradbench.core.cases import DTYPES, Case, Offer, Selection
+from gradbench.core.cases import DTYPES, Case, Offer, Place, Selection
 from gradbench.integrations.pytest_json import SCHEMA
 from gradbench.problems import registry
 from gradbench.runner import machine
+from gradbench.runner.choosing import require_devices
 from gradbench.worker.environment import environment
 from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.wall import Visit
@@ -104,8 +104,10 @@ class Engine:
         }
         patterns["devices"] = patterns["devices"] or ("cpu",)
         try:
-            selected = selection(
-                config.getoption("--gradbench-sweep"),
+            places = (str(Place.parse(device)) for device in patterns["devices"])
+            patterns["devices"] = tuple(dict.fromkeys(places))
+            selected = Selection(
+                sweep=config.getoption("--gradbench-sweep"),
                 compiled=config.getoption("--gradbench-compiled"),
                 **patterns,
             )

@@ -1,4 +1,4 @@
-"""The command line: one file per command, imported only when it is called."""
+"""The command line: one file per command, imported when the command is called."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from typing import Any
 import click
 
 from gradbench import __version__
-from gradbench.cli.ending import Stopped
+from gradbench.cli.ending import Stopped, fixable
 from gradbench.cli.parameters import Group
 from gradbench.core import text
 
 COMMANDS = {
-    "list": "What can be measured: functions, operators, modes, sizes.",
-    "verify": "Put every case through the correctness gate, timing nothing.",
+    "list": "List functions, operators, modes and cases that can be measured.",
+    "verify": "Check every case for correctness, without timing it.",
     "run": "Measure, store and show which way of differentiating is fastest.",
     "advise": "Find the fastest correct way to differentiate a function of your own.",
     "show": "Show a stored run, or one comparison of it in full.",
-    "compare": "Hold two stored runs against each other, case by case.",
-    "releases": "Torch releases: install, measure in turns, compare, bisect.",
-    "import": "Take what 'pytest benchmarks/' measured into the results.",
-    "report": "Make a page of stored runs: findings, figures, all cases, the code of each mode.",
+    "compare": "Compare two stored runs, case by case.",
+    "releases": "Install, measure, compare and bisect torch releases.",
+    "import": "Import what 'pytest benchmarks/' measured.",
+    "report": "Write a report of stored runs: findings, figures, all cases, each mode's code.",
     "plot": "Draw one figure of stored runs to a file.",
     "export": "Write stored runs as CSV, Parquet or JSON.",
-    "study": "Prove the verdicts: false alarms, power, coverage, and the peers' beside them.",
-    "doctor": "Say whether this machine is fit to measure on, and why not.",
+    "study": "Validate the verdicts: false positives, power, coverage, other tools.",
+    "doctor": "Check whether this machine is suitable for benchmarking.",
     "completion": "Print the shell completion script.",
 }
+GROUPS = ("releases", "study")
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 class _Formatter(click.HelpFormatter):
@@ -47,13 +49,21 @@ click.Context.formatter_class = _Formatter
 
 @contextlib.contextmanager
 def _told_apart() -> Iterator[None]:
-    """Click takes both of these for an end that the user asked for, and writes an empty line."""
+    """Errors as click and `ending` take them: what the user can fix is a UsageError.
+
+    Click would take an interrupt or an EOFError for an end that the user asked for, and write an
+    empty line.
+    """
     try:
         yield
     except KeyboardInterrupt:
         raise Stopped from None
     except EOFError as error:
         raise RuntimeError("a file or a pipe ended too early") from error
+    except Exception as error:
+        if isinstance(error, fixable()):
+            raise click.UsageError(str(error)) from error
+        raise
 
 
 class _Lazy(Group):
@@ -65,7 +75,8 @@ class _Lazy(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"gradbench.cli.{cmd_name}_command")
+        name = cmd_name if cmd_name in GROUPS else f"{cmd_name}_command"
+        module = importlib.import_module(f"gradbench.cli.{name}")
         command: click.Command = module.command
         command.short_help = COMMANDS[cmd_name]
         return command
@@ -84,10 +95,10 @@ class _Lazy(Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Lazy, context_settings=SETTINGS)
 @click.version_option(__version__, "--version", "-V")
 def cli() -> None:
-    """Measure derivatives in PyTorch: which way is fastest, by how much, and with what odds.
+    """Measure derivatives in PyTorch: which way is fastest, by how much, and how certain that is.
 
     Start with 'gradbench run', then 'gradbench show'.
     """

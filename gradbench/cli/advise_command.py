@@ -9,13 +9,23 @@ import click
 from gradbench.advise import OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import PEAK, Advice
+from gradbench.analysis.runs import Row
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, plain, progress, say, stopped, table
-from gradbench.cli.show_command import times
+from gradbench.cli.cells import times
+from gradbench.cli.output import console, plain, say, stopped, warn
+from gradbench.cli.progress import progress
+from gradbench.cli.rendering import Answer, Column, Table, Terminal
 from gradbench.core.cases import TORCH_DTYPES
 from gradbench.core.units import call_time, reading
-from gradbench.runner.wire import WorkerError
-from gradbench.store.runs import StoreError, paths
+from gradbench.store.runs import paths
+
+COLUMNS = (
+    Column("mode", lambda row: row.mode),
+    Column("time", lambda row: call_time(row.seconds), right=True),
+    Column("× fastest", lambda row: times(row.to_fastest), right=True),
+    Column("peak memory", lambda row: _peak(row), right=True),
+    Column("verdict", lambda row: row.verdict),
+)
 
 
 @click.command()
@@ -26,51 +36,59 @@ from gradbench.store.runs import StoreError, paths
     multiple=True,
     type=parameters.Text(),
     metavar="NAME=EXPR",
-    help="An input in the function's order: randn(3,4), load(w.pt), tensor([1.,2.]) or a literal.",
+    help="Input, in the function's order: randn(3,4), load(w.pt), tensor([1.,2.]) or a literal; "
+    "may be repeated.",
 )
 @click.option(
     "--inputs",
     "maker",
     type=parameters.Text(),
     metavar="MODULE:FUNCTION",
-    help="A function that returns the inputs, as a dict by name or a tuple in order.",
+    help="Function that returns the inputs, as a dict by name or a tuple in order.",
 )
 @click.option(
     "--also",
     multiple=True,
     type=parameters.Text(),
     metavar="MODULE:FUNCTION",
-    help="A derivative of your own to measure beside; it takes the function's arguments.",
+    help="Derivative of your own to measure too; it takes the function's arguments. May be "
+    "repeated.",
 )
 @click.option(
     "--wrt",
     multiple=True,
     type=parameters.Text(),
     metavar="NAME",
-    help="Differentiate by this input only.",
+    help="Differentiate with respect to this input only; may be repeated.",
 )
 @click.option(
     "--operator",
     type=parameters.Choice(OPERATORS),
     metavar="NAME",
-    help="Such as jacobian or vjp.",
+    help="Operator, such as jacobian or vjp.  [default: by the shapes of input and result]",
 )
-@click.option("--dtype", type=parameters.Choice(TORCH_DTYPES), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=parameters.Choice(TORCH_DTYPES), default="float32", help="Dtype of the inputs."
+)
 @click.option(
     "--budget",
     type=parameters.seconds(),
     default=30.0,
-    show_default=True,
-    help="Seconds that the answer may take; more of them tell smaller differences.",
+    help="Seconds that the answer may take; more resolves smaller differences.",
 )
 @click.option(
     "--device",
     type=parameters.Text(),
+    metavar="DEVICE",
     default="cpu",
-    show_default=True,
-    help="cpu, cuda or cuda:1.",
+    help="Device: cpu, cuda or cuda:1.",
 )
-@click.option("--timeout", type=parameters.seconds(), default=60.0)
+@click.option(
+    "--timeout",
+    type=parameters.seconds(),
+    default=60.0,
+    help="Seconds that preparing one mode, or one visit, may take.",
+)
 @options.results_option
 def command(
     target: str,
@@ -88,13 +106,13 @@ def command(
     """Find the fastest correct way to differentiate a function of your own.
 
     MODULE:FUNCTION is imported from the current folder or as installed; FILE.py:FUNCTION works too.
-    Exit code 1 where no advice can be given, or no mode could be timed.
+    Exit code 1 if no advice can be given, or no mode could be timed.
     """
     pairs: list[tuple[str, str]] = []
     for given in inputs:
         name, equals, text = given.partition("=")
         if not (equals and name.isidentifier() and text.strip()):
-            raise click.UsageError(f"--input {given!r} is not of the form name=expression")
+            raise click.UsageError(f"--input {given!r} is not of the form NAME=EXPR")
         if name in dict(pairs):
             raise click.UsageError(f"--input {name} is given twice")
         pairs.append((name, text))
@@ -117,18 +135,16 @@ def command(
         with progress("measuring") as report:
             advice = advise(question, results, report, options.given_command())
     except Refusal as error:
-        say(f"gradbench: {target}: {error}", err=True)
+        warn(f"gradbench: {target}: {error}")
         return 1
     except KeyboardInterrupt:
         begun = [path for path in paths(results) if path not in before]
         if not begun:
             return stopped("Stopped before anything was measured.")
         return stopped(
-            f"Stopped; all that was measured is kept in {begun[-1]}.\n"
-            f"Go on with: gradbench run --resume {begun[-1].stem}"
+            f"Stopped. Everything measured so far is in {begun[-1]}.\n"
+            f"Resume it with: gradbench run --resume {begun[-1].stem}"
         )
-    except (StoreError, WorkerError, OSError) as error:
-        raise click.ClickException(str(error)) from error
     _show(target, advice)
     return 0 if all(advice.winner(operator) for operator in advice.operators) else 1
 
@@ -146,26 +162,10 @@ def _show(target: str, advice: Advice) -> None:
                 out.print(plain("  " + line))
     for operator in advice.operators:
         rows = advice.rows(operator)
-        made = table(
-            f"{operator} of {target}, by {', '.join(advice.found['wrt'])}",
-            [
-                "mode",
-                ("time", "right"),
-                ("× fastest", "right"),
-                ("peak memory", "right"),
-                "verdict",
-            ],
-        )
-        for row in rows:
-            if row.seconds is not None:
-                peak = reading(row.readings[PEAK], "bytes") if PEAK in row.readings else ""
-                made.add_row(
-                    row.mode, call_time(row.seconds), times(row.to_fastest), peak, row.verdict
-                )
-        out.print(made)
-        for row in rows:
-            if row.status != "ok":
-                out.print(plain(f"  {row.mode}: {row.status}: {row.reason}"))
+        timed = [row for row in rows if row.seconds is not None]
+        title = f"{operator} of {target}, by {', '.join(advice.found['wrt'])}"
+        failed = [f"  {r.mode}: {r.status}: {r.reason}" for r in rows if r.status != "ok"]
+        Terminal().write(Answer(details=[Table(COLUMNS, timed, title)], summary=failed))
         winner = advice.winner(operator)
         if not winner:
             out.print(plain("No mode could be timed."))
@@ -176,3 +176,7 @@ def _show(target: str, advice: Advice) -> None:
         say(advice.code(operator))
     out.print(plain(advice.took))
     out.print(plain(f"Stored in {advice.path}; 'gradbench show' shows all of it."))
+
+
+def _peak(row: Row) -> str:
+    return reading(row.readings[PEAK], "bytes") if PEAK in row.readings else ""

@@ -12,10 +12,10 @@ from gradbench.cli.output import say
 @click.command()
 @click.argument("shell", type=parameters.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the completion script of SHELL.
+    """Print the completion script for SHELL.
 
-    To use it, put this into your shell's start-up file: eval "$(gradbench completion bash)" (or
-    zsh); for fish, gradbench completion fish | source.
+    To enable it, add this line to your shell's start-up file: eval "$(gradbench completion bash)"
+    (or zsh); for fish: gradbench completion fish | source.
     """
     from gradbench.cli import cli
 

@@ -2,60 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import click
 
 from gradbench.cli import options
-from gradbench.cli.output import console, emit, plain, table
+from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table
 from gradbench.runner.doctor import Check, examine
-from gradbench.runner.wire import WorkerError
 
 STYLES = {"good": "green", "note": "", "poor": "yellow", "bad": "bold red"}
+
+COLUMNS = (
+    Column("", lambda check: Styled(check.grade, STYLES[check.grade])),
+    Column("check", attrgetter("what")),
+    Column("result", attrgetter("found")),
+    Column("advice", attrgetter("advice")),
+)
 
 
 @click.command()
 @options.results_option
-@options.format_option("json", "csv", "md")
-def command(results: Path, form: str) -> int:
-    """Say whether this machine is fit to measure on, and why not.
+@options.format_option
+def command(results: Path, form: Renderer) -> int:
+    """Check whether this machine is suitable for benchmarking.
 
-    Takes some seconds: a worker is started and times the same code against itself. Exit code 1
-    where something is bad enough that times should not be trusted.
+    Takes some seconds: a worker process is started, and the same code is timed against itself.
+    Exit code 1 if something is bad enough that times should not be trusted.
     """
-    try:
-        checks = examine(results)
-    except WorkerError as error:
-        raise click.UsageError(str(error)) from error
-    if form != "table":
-        emit([_record(check) for check in checks], form)
-    else:
-        shown = table("", ["", "what", "found", "what to do"])
-        for check in checks:
-            shown.add_row(
-                plain(check.grade, STYLES[check.grade]),
-                plain(check.what),
-                plain(check.found),
-                plain(check.advice),
-            )
-        out = console()
-        out.print(shown)
-        bad = [check.what for check in checks if check.grade == "bad"]
-        poor = [check.what for check in checks if check.grade == "poor"]
-        if bad:
-            out.print(plain(f"Not fit to measure on: {', '.join(bad)}", "bold red"))
-        elif poor:
-            out.print(f"Fit to measure on, with care: {', '.join(poor)}")
-        else:
-            out.print(plain("Fit to measure on", "green"))
+    checks = examine(results)
+    form.write(
+        Answer(map(asdict, checks), details=[Table(COLUMNS, checks)], summary=[_verdict(checks)])
+    )
     return 1 if any(check.grade == "bad" for check in checks) else 0
 
 
-def _record(check: Check) -> dict[str, Any]:
-    return {
-        "grade": check.grade,
-        "what": check.what,
-        "found": check.found,
-        "advice": check.advice,
-    }
+def _verdict(checks: list[Check]) -> Cell:
+    bad, poor = (", ".join(c.what for c in checks if c.grade == g) for g in ("bad", "poor"))
+    if bad:
+        return Styled(f"Not suitable for benchmarking: {bad}", "bold red")
+    if poor:
+        return f"Suitable for benchmarking, with reservations: {poor}"
+    return Styled("Suitable for benchmarking", "green")

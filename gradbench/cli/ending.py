@@ -123,14 +123,17 @@ def _carried_out(command: click.Command) -> tuple[int, str]:
         return _failed(error)
 
 
-def _failed(error: Exception) -> tuple[int, str]:
+def fixable() -> tuple[type[Exception], ...]:
+    """The errors of this package that say what the user can do about them."""
     from gradbench.core.cases import SelectionError
     from gradbench.core.releases import ReleaseError
     from gradbench.runner.wire import WorkerError
     from gradbench.store.lines import StoreError
 
-    if isinstance(error, (ReleaseError, SelectionError, StoreError, WorkerError)):
-        return FIXABLE, str(error)
+    return ReleaseError, SelectionError, StoreError, WorkerError
+
+
+def _failed(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno is not None:
         return FIXABLE, told(error)
     what = " ".join([type(error).__name__, *([f"({error})"] if str(error) else [])])

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import say
+from gradbench.cli.output import say, warn
 from gradbench.core import text
 from gradbench.core.units import counted
 from gradbench.store.files import replacing
-from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WHAT = ("cases", "samples", "verdicts")
-SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
+SUFFIXES = (".csv", ".parquet", ".json")
 
 ROWS = 100_000
 """Rows that are made fit for a file at once: a copy of a large frame takes as much memory again."""
@@ -33,58 +32,43 @@ ROWS = 100_000
     "--to",
     "target",
     required=True,
-    type=parameters.NewFile(tuple(SUFFIXES)),
-    help="The file to write; its ending (.csv, .parquet, .json) says the format.",
+    type=parameters.NewFile(SUFFIXES),
+    help="Output file; its suffix (.csv, .parquet, .json) sets the format.",
 )
 @click.option(
     "--what",
     type=parameters.Choice(WHAT),
     default="cases",
-    show_default=True,
-    help="A row per case and session, per raw sample, or per judged case of one run.",
+    help="A row per case and session, per raw sample, or per verdict of one run.",
 )
-@options.floor_option
-@options.confidence_option
-@options.method_option
+@options.judging_options
 @options.results_option
 def command(
-    runs: tuple[str, ...],
-    target: Path,
-    what: str,
-    floor: float,
-    confidence: float,
-    method: str,
-    results: Path,
+    runs: tuple[str, ...], target: Path, what: str, judging: options.Judging, results: Path
 ) -> int:
-    """Write stored RUNS (names, beginnings of names, 'latest'; all without any) as one table."""
-    form = SUFFIXES[target.suffix.lower()]
-    from gradbench.analysis import frames as frame
+    """Write stored RUNS (names, beginnings of names or 'latest'; default: all) as one table."""
+    from gradbench.analysis import frames
 
-    try:
-        if what == "verdicts":
-            if len(runs) > 1:
-                raise click.UsageError("verdicts are of one run: name one, or none for the latest")
-            run = runs[0] if runs else "latest"
-            data = frame.verdicts(results, run, floor, confidence, method)
-        else:
-            make = frame.load if what == "cases" else frame.samples
-            data = make(results, runs or None)
-    except StoreError as error:
-        raise click.UsageError(str(error)) from error
+    if what == "verdicts":
+        if len(runs) > 1:
+            raise click.UsageError("verdicts are of one run: name one, or none for the latest")
+        data = frames.verdicts(results, runs[0] if runs else "latest", *judging)
+    else:
+        data = (frames.load if what == "cases" else frames.samples)(results, runs or None)
     if data.empty:
-        say(
-            f"gradbench: nothing to export: no case was measured in these runs; {target} is not "
-            "written",
-            err=True,
+        warn(
+            f"gradbench: nothing to export: no case was measured in these runs; {target} was not "
+            "written"
         )
         return 1
+    form = target.suffix.lower()
     try:
         with replacing(target) as draft:
-            if form == "csv":
+            if form == ".csv":
                 for start in range(0, len(data), ROWS):
                     part = _clean(data[start : start + ROWS], text.csv_cell)
                     part.to_csv(draft, index=False, header=not start, mode="a" if start else "w")
-            elif form == "json":
+            elif form == ".json":
                 clean = _clean(data, text.shown)
                 clean.to_json(draft, orient="records", indent=1, force_ascii=False)
             else:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, emit, plain, say, table
-from gradbench.core.cases import SelectionError, fits
+from gradbench.cli.output import say, warn
+from gradbench.cli.rendering import Answer, Renderer, Table, Terminal, fields
+from gradbench.core.cases import Selection, fits
 from gradbench.core.units import counted
-from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.choosing import planned, require_devices
+from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Discovery
 
 WHAT = ("functions", "operators", "modes", "cases")
@@ -18,65 +21,43 @@ WHAT = ("functions", "operators", "modes", "cases")
 
 @click.command()
 @click.argument("what", type=parameters.Choice(WHAT), default="functions")
-@options.selection_options
-@click.option(
-    "--sweep",
-    type=parameters.Choice(["documents", "standard", "full"]),
-    default="full",
-    show_default=True,
-    help="Sizes of the cases: the documents' inputs, those of the standard profile, or all.",
-)
+@options.swept_options("full")
 @click.option("--source", is_flag=True, help="With 'modes': print the code of each.")
 @options.files_option
-@options.format_option("json", "csv", "md")
+@options.format_option
 def command(
-    what: str, sweep: str, source: bool, files: tuple[str, ...], form: str, **given: Any
+    what: str, selection: Selection, source: bool, files: tuple[str, ...], form: Renderer
 ) -> None:
     """List what can be measured: functions, operators, modes, or all cases by name.
 
-    Options narrow the list, as they do for 'gradbench run'.
+    Options narrow the list, as for 'gradbench run'.
     """
-    try:
-        found = options.offered(WorkerOptions(files=files))
-        options.require_devices(given["devices"], found.environment)
-        if what == "modes" or what == "operators":
-            # All modes are listed, those that compile or are of CUDA devices too.
-            names = dict.fromkeys(m for o in found.offers for m in (*o.modes, *o.opt_in))
-            globs = given["modes"]
-            given["modes"] = tuple(n for n in names if fits(n, globs)) or globs
-        entries = options.planned(found.offers, options.selection(sweep, **given))
-    except (SelectionError, WorkerError) as error:
-        raise click.UsageError(str(error)) from error
-    pairs = {(e.comparison.operator, e.comparison.function) for e in entries}
+    discovery = options.discovered(WorkerOptions(files=files))
+    require_devices(selection.devices, discovery.environment)
+    if what in ("modes", "operators"):
+        # All modes are listed, those that compile or are of CUDA devices too.
+        names = dict.fromkeys(m for o in discovery.offers for m in (*o.modes, *o.opt_in))
+        chosen = tuple(name for name in names if fits(name, selection.modes))
+        selection = replace(selection, modes=chosen or selection.modes)
+    entries = planned(discovery.offers, selection, warn)
     if what == "cases":
         rows = [{"case": str(e.comparison.case(mode))} for e in entries for mode in e.modes]
-        title = f"{counted(len(rows), 'case')} in {counted(len(entries), 'comparison')}"
-    elif what == "functions":
-        rows = _functions(found, pairs)
-        title = counted(len(rows), "function")
-    elif what == "operators":
-        rows = _operators(found, pairs)
-        title = counted(len(rows), "operator")
+    elif what == "modes":
+        modes = {(e.comparison.operator, mode) for e in entries for mode in e.modes}
+        rows = _modes(discovery, modes, source)
     else:
-        chosen = {(e.comparison.operator, mode) for e in entries for mode in e.modes}
-        rows = _modes(found, chosen, source)
-        title = counted(len(rows), "mode")
-        if source and form == "table":
-            for row in rows:
-                say(f"# {row['operator']}: {row['mode']}\n{row['source']}")
-            return
-    if form != "table":
-        emit(rows, form)
-        return
-    if what == "cases":
+        pairs = {(e.comparison.operator, e.comparison.function) for e in entries}
+        rows = (_functions if what == "functions" else _operators)(discovery, pairs)
+    title = counted(len(rows), what.removesuffix("s"))
+    if isinstance(form, Terminal) and what == "cases":
+        # Names to copy, or to hand to another program.
+        say("\n".join(row["case"] for row in rows))
+        warn(f"{title} in {counted(len(entries), 'comparison')}")
+    elif isinstance(form, Terminal) and what == "modes" and source:
         for row in rows:
-            say(row["case"])
-        say(title, err=True)
-        return
-    shown = table(title, list(rows[0]))
-    for row in rows:
-        shown.add_row(*(plain(_cell(value)) for value in row.values()))
-    console().print(shown)
+            say(f"# {row['operator']}: {row['mode']}\n{row['source']}")
+    else:
+        form.write(Answer(rows, details=[Table(fields(rows[0], _cell), rows, title)]))
 
 
 def _cell(value: Any) -> str:
@@ -85,9 +66,9 @@ def _cell(value: Any) -> str:
     return ", ".join(value) if isinstance(value, (list, tuple)) else str(value or "")
 
 
-def _functions(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
+def _functions(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for offer in found.offers:
+    for offer in discovery.offers:
         if (offer.operator, offer.function) not in pairs:
             continue
         row = rows.setdefault(
@@ -107,9 +88,9 @@ def _functions(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, 
     return list(rows.values())
 
 
-def _operators(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
+def _operators(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for offer in found.offers:
+    for offer in discovery.offers:
         if (offer.operator, offer.function) in pairs:
             row = rows.setdefault(
                 offer.operator,
@@ -124,7 +105,9 @@ def _operators(found: Discovery, pairs: set[tuple[str, str]]) -> list[dict[str, 
     return list(rows.values())
 
 
-def _modes(found: Discovery, chosen: set[tuple[str, str]], source: bool) -> list[dict[str, Any]]:
+def _modes(
+    discovery: Discovery, chosen: set[tuple[str, str]], source: bool
+) -> list[dict[str, Any]]:
     return [
         {
             "operator": mode["operator"],
@@ -135,6 +118,6 @@ def _modes(found: Discovery, chosen: set[tuple[str, str]], source: bool) -> list
             "missing here": mode["missing"],
             **({"source": mode["source"]} if source else {}),
         }
-        for mode in found.modes
+        for mode in discovery.modes
         if (mode["operator"], mode["mode"]) in chosen
     ]

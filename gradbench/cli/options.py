@@ -1,51 +1,87 @@
-"""Options that several commands share, and how they become a selection."""
+"""Options that several commands share. Those that belong together reach a command as one value."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from gradbench.cli import parameters
-from gradbench.cli.output import say
+from gradbench.cli.output import warn
+from gradbench.cli.rendering import FORMATS, Renderer
 from gradbench.core.cases import (
     DTYPES,
-    Entry,
-    Offer,
     Place,
     Selection,
     SelectionError,
-    expand,
     is_size,
     parse_size,
     size_label,
 )
+from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.core.text import line
 
 if TYPE_CHECKING:
+    from gradbench.runner.settings import Profile
     from gradbench.runner.wire import WorkerOptions
     from gradbench.runner.workers import Discovery
+    from gradbench.statistics import Method
 
 F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[F], F]
+Filters = dict[str, Any]
+"""Globs as `Comparison.matches` takes them."""
+
+
+def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options, in the order of the help."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def as_one(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options whose values reach the command as one: what `make` makes of them, called
+    with the options' names."""
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def called(**given: Any) -> Any:
+            values = {field: given.pop(field) for field in fields}
+            return command(**given, **{name: make(**values)})
+
+        before = len(getattr(called, "__click_params__", ()))
+        all_of(*options)(called)
+        fields = [option.name for option in called.__click_params__[before:]]  # type: ignore[attr-defined]
+        return called  # type: ignore[return-value]
+
+    return decorate
+
+
+# ── completion ────────────────────────────────────────────────────────────────────────────────
 
 
 def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completes from the newest run's plan, which tells the names without importing torch."""
+    """Completes from the newest run's plan, which has the names without importing torch."""
 
     def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
         from gradbench.store import runs as log
 
         try:
-            entries = log.find(Path(ctx.params.get("results") or "results"), "latest").started
+            started = log.find(Path(ctx.params.get("results") or "results"), "latest").started
         except (log.StoreError, OSError, ValueError):
             return []
         names = set()
-        for entry in entries.entries():
+        for entry in started.entries():
             names |= set(entry.modes) if field == "mode" else {getattr(entry.comparison, field)}
         return _items(sorted(names), begun)
 
@@ -67,61 +103,15 @@ def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list
     return _items(("latest", *names[::-1]), begun)
 
 
-def given_command() -> list[str]:
-    """The command line as the log keeps it: without the folder that the log itself is in, and
-    without addresses of registries."""
-    from gradbench.releases.installing import public
-
-    words, kept = iter(sys.argv[1:]), []
-    for word in words:
-        if word == "--results":
-            next(words, None)
-        elif not word.startswith("--results="):
-            kept.append(word)
-    return public(kept)
-
+# ── files and formats ─────────────────────────────────────────────────────────────────────────
 
 results_option = click.option(
     "--results",
     type=parameters.Folder(),
     default=Path("results"),
     envvar="GRADBENCH_RESULTS",
-    show_default=True,
     show_envvar=True,
-    help="The folder that results are kept in.",
-)
-
-
-def _floor(default: float | None, said: str = "") -> Callable[[F], F]:
-    return click.option(
-        "--floor",
-        type=parameters.share(),
-        default=default,
-        show_default=default is not None,
-        help=f"Differences within this share count as the same.{said}",
-    )
-
-
-floor_option = _floor(0.01)
-change_floor_option = _floor(0.02)
-"""Where runs, or releases, are compared with each other."""
-study_floor_option = _floor(None, "  [default: 0.01; between: 0.02]")
-
-confidence_option = click.option(
-    "--confidence",
-    type=parameters.Real(0.5, 1, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Coverage of the intervals.",
-)
-
-method_option = click.option(
-    "--method",
-    type=parameters.Choice(["benjamini-hochberg", "holm"]),
-    default="benjamini-hochberg",
-    show_default=True,
-    help="How false alarms are held down over the whole table: their share among the calls "
-    "(to explore), or the chance of a single one (to gate).",
+    help="Results folder.",
 )
 
 
@@ -138,90 +128,160 @@ def _python_files(name: str, said: str = "") -> Callable[[F], F]:
         multiple=True,
         type=parameters.ReadableFile((".py",)),
         callback=_once_each,
-        help=f"A Python file whose own functions and modes take part{said}.",
+        help=f"Python file with functions and modes of your own{said}; may be repeated.",
     )
 
 
 files_option = _python_files("--from")
-suite_option = _python_files("--suite", "; elsewhere this is --from")
+suite_option = _python_files("--suite", " (--from in other commands)")
 
-seed_option = click.option(
-    "--seed",
-    type=parameters.seed(),
-    default=0,
-    show_default=True,
-    help="Seed of inputs and orders.",
+
+def _renderer(context: click.Context, parameter: click.Parameter, form: str) -> Renderer:
+    return FORMATS[form]()
+
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=parameters.Choice(list(FORMATS)),
+    default="table",
+    callback=_renderer,
+    help="Output format.",
 )
 
 
-def format_option(*formats: str) -> Callable[[F], F]:
+def given_command() -> list[str]:
+    """The command line as the log keeps it: without the folder that the log itself is in, and
+    without addresses of registries."""
+    from gradbench.releases.installing import public
+
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--results":
+            next(words, None)
+        elif not word.startswith("--results="):
+            kept.append(word)
+    return public(kept)
+
+
+# ── verdicts ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Judging(NamedTuple):
+    """What verdicts rest on, in the order in which the judging functions take it."""
+
+    threshold: float
+    confidence: float
+    method: Method
+
+
+class _Threshold(click.Option):
+    """`--threshold`, which answers to its former name `--floor` too."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown, self.opts = self.opts, [*self.opts, "--floor"]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
+
+
+def threshold_option(
+    default: float | None, name: str = "threshold", said: str = ""
+) -> Callable[[F], F]:
     return click.option(
-        "--format",
-        "form",
-        type=parameters.Choice(["table", *formats]),
-        default="table",
-        show_default=True,
-        help="How the answer is written.",
+        "--threshold",
+        name,
+        cls=_Threshold,
+        type=parameters.share(),
+        default=default,
+        help=f"Relative difference up to which two times count as the same.{said}",
     )
 
 
-_FILTERS = (
-    ("-f", "--function", "functions", "function"),
-    ("-o", "--operator", "operators", "operator"),
-    ("-m", "--mode", "modes", "mode"),
+def _judging(threshold: float) -> Callable[[F], F]:
+    return as_one(
+        "judging",
+        Judging,
+        threshold_option(threshold),
+        click.option(
+            "--confidence",
+            type=parameters.Real(0.5, 1, max_open=True),
+            default=0.95,
+            help="Confidence level of the intervals.",
+        ),
+        click.option(
+            "--method",
+            type=parameters.Choice(["benjamini-hochberg", "holm"]),
+            default="benjamini-hochberg",
+            help="How false positives are controlled over the whole table: their share "
+            "(benjamini-hochberg, to explore) or the chance of any (holm, for CI).",
+        ),
+    )
+
+
+judging_options = _judging(0.01)
+change_options = all_of(
+    _judging(0.02),
+    click.option(
+        "--fail-on",
+        type=parameters.Choice(["slower", "faster", "any"]),
+        help="Exit with code 1 if any case has this verdict.",
+    ),
+    click.option(
+        "--all", "everything", is_flag=True, help="Show unchanged and undecided cases too."
+    ),
 )
+"""Where runs, or releases, are compared with each other."""
+
+
+# ── filters and selections ────────────────────────────────────────────────────────────────────
 
 
 def _size_globs(
     context: click.Context, parameter: click.Parameter, globs: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The globs, with sizes as the names of cases have them. A size that can be none is refused."""
+    """The globs, with sizes as the names of cases have them. An impossible size is refused."""
     try:
         return tuple(size_label(parse_size(glob)) if is_size(glob) else glob for glob in globs)
     except ValueError as error:
         raise click.BadParameter(str(error), context, parameter) from error
 
 
-def _glob_options(command: F) -> F:
-    """Globs over what is selected; each may be given several times."""
-    options = [
+def _globs() -> list[Callable[[Any], Any]]:
+    names = [
         click.option(
             short,
-            long,
-            name,
+            f"--{field}",
+            f"{field}s",
             multiple=True,
             type=parameters.Text(),
             metavar="GLOB",
             shell_complete=_stored(field),
-            help=f"Only {field}s that match; may be repeated.",
+            help=f"Only matching {field}s; may be repeated.",
         )
-        for short, long, name, field in _FILTERS
+        for short, field in (("-f", "function"), ("-o", "operator"), ("-m", "mode"))
     ]
-    options += [
-        click.option(
-            "--size",
-            "sizes",
-            multiple=True,
-            type=parameters.Text(),
-            callback=_size_globs,
-            metavar="SIZE",
-            help="Only this size, as n=64 or m=3,n=5, 'documents', or a glob.",
-        ),
-        click.option(
-            "--dtype",
-            "dtypes",
-            multiple=True,
-            type=parameters.Choice(DTYPES),
-            help="Only this dtype; without it, each function's own of the documents.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    size = click.option(
+        "--size",
+        "sizes",
+        multiple=True,
+        type=parameters.Text(),
+        callback=_size_globs,
+        metavar="SIZE",
+        help="Only this size: n=64, m=3,n=5, 'documents' (small example inputs) or a glob; may "
+        "be repeated.",
+    )
+    dtype = click.option(
+        "--dtype",
+        "dtypes",
+        multiple=True,
+        type=parameters.Choice(DTYPES),
+        help="Only this dtype; may be repeated.  [default: per function]",
+    )
+    return [*names, size, dtype]
 
 
 def place_label(context: click.Context, parameter: click.Parameter, label: str) -> str:
-    """A device as the names of cases have it. What can be none is refused."""
+    """A device as the names of cases have it. An impossible one is refused."""
     try:
         return str(Place.parse(label))
     except ValueError as error:
@@ -238,18 +298,20 @@ def _device_globs(
     context: click.Context, parameter: click.Parameter, globs: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The globs, with `cuda` for what it stands for in the names of cases."""
-    found = []
+    devices = []
     for glob in globs:
         try:
-            found.append(str(Place.parse(glob)))
+            devices.append(str(Place.parse(glob)))
         except ValueError:
-            found.append(glob)
-    return tuple(found)
+            devices.append(glob)
+    return tuple(devices)
 
 
-def filter_options(command: F) -> F:
-    """What of the stored cases is shown."""
-    device = click.option(
+filter_options = as_one(
+    "filters",
+    dict,
+    *_globs(),
+    click.option(
         "--device",
         "devices",
         multiple=True,
@@ -257,14 +319,30 @@ def filter_options(command: F) -> F:
         metavar="GLOB",
         shell_complete=_stored("device"),
         callback=_device_globs,
-        help="Only cases on this device, as cuda, cuda:0+cold or 'cuda*'; may be repeated.",
-    )
-    return _glob_options(device(command))
+        help="Only cases on this device: cuda, cuda:0+cold or 'cuda*'; may be repeated.",
+    ),
+)
+"""Which of the stored cases are shown."""
 
 
-def selection_options(command: F) -> F:
-    """All that decides what is measured."""
-    options = [
+_DEVICE = click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    type=parameters.Text(),
+    metavar="DEVICE",
+    callback=_places,
+    default=("cpu",),
+    help="cpu, cuda or cuda:1; with +cold (emptied caches), +transfer (copies timed too) or "
+    "+8sets (inputs change from call to call); may be repeated.",
+)
+
+
+def _selection(*more: Callable[[Any], Any]) -> Callable[[F], F]:
+    return as_one(
+        "selection",
+        Selection,
+        *_globs(),
         click.option(
             "-d",
             "--document",
@@ -272,90 +350,149 @@ def selection_options(command: F) -> F:
             multiple=True,
             type=parameters.Text(),
             metavar="LETTER",
-            help="Only functions of this document: G, S, A, V or B.",
+            help="Only functions of this source notebook: G, S, A, V or B; may be repeated.",
         ),
-        click.option(
-            "--device",
-            "devices",
-            multiple=True,
-            type=parameters.Text(),
-            callback=_places,
-            default=("cpu",),
-            show_default=True,
-            help="cpu, cuda, cuda:1; with +cold (emptied caches), +transfer (copies timed) or "
-            "+8sets (other inputs from call to call); may be repeated.",
-        ),
+        _DEVICE,
         click.option(
             "--threads",
             multiple=True,
             type=parameters.Whole(1, parameters.MOST_THREADS),
             default=(1,),
-            show_default=True,
-            help="Threads that torch may use inside an operation.",
+            help="Threads that torch may use inside an operation; may be repeated.",
         ),
         click.option(
             "--compiled",
             is_flag=True,
             help="Add the modes that compile and, on CUDA, those that replay a CUDA graph: slow.",
         ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return _glob_options(command)
+        *more,
+    )
 
 
-def selection(sweep: str, **given: Any) -> Selection:
-    """The selection that the options stand for. Raises SelectionError for a device that can be
-    none."""
-    given["devices"] = tuple(dict.fromkeys(str(_place(d)) for d in given.get("devices", ("cpu",))))
-    return Selection(sweep=sweep, **given)
+selection_options = _selection()
+"""Which cases are measured; their sizes are the profile's."""
 
 
-def _place(label: str) -> Place:
-    try:
-        return Place.parse(label)
-    except ValueError as error:
-        raise SelectionError(str(error)) from error
+def swept_options(default: str) -> Callable[[F], F]:
+    """The same where there is no profile to say which sizes."""
+    return _selection(
+        click.option(
+            "--sweep",
+            type=parameters.Choice(Selection.SWEEPS),
+            default=default,
+            help="Sizes: small example inputs (documents), those of the standard profile, or all.",
+        )
+    )
 
 
-def planned(offers: list[Offer], chosen: Selection) -> list[Entry]:
-    """The comparisons that are selected. Functions that have none of the sizes asked for are
-    named on stderr; raises SelectionError where nothing is left."""
-    entries = expand(offers, chosen)
-    if chosen.sizes and chosen.functions:
-        there = {entry.comparison.function for entry in entries}
-        others = expand(offers, replace(chosen, sizes=()))
-        out = dict.fromkeys(e.comparison.function for e in others)
-        names = [name for name in out if name not in there]
-        if names:
-            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
-            say(
-                f"Left out, as they have no size {' or '.join(chosen.sizes)}: {listed} "
-                "('gradbench list' shows the sizes of each)",
-                err=True,
-            )
-    return entries
-
-
-def require_devices(devices: tuple[str, ...], environment: dict[str, Any]) -> None:
-    """Raises SelectionError where a device asked for is not there."""
-    there = environment["devices"]
-    for device in devices:
-        if _place(device).device not in there:
-            raise SelectionError(
-                f"device {device!r}: not available here with torch {environment['torch']} "
-                f"(available: {', '.join(there)})"
-            )
-
-
-def offered(worker: WorkerOptions) -> Discovery:
+def discovered(worker: WorkerOptions) -> Discovery:
     """What a worker offers. Packages whose entry points do not load are named on stderr.
 
     Raises WorkerError where the worker cannot be started.
     """
     from gradbench.runner.workers import discover
 
-    found = discover(worker)
-    for problem in found.broken:
-        say(problem, err=True)
-    return found
+    discovery = discover(worker)
+    for problem in discovery.broken:
+        warn(problem)
+    return discovery
+
+
+# ── measuring ─────────────────────────────────────────────────────────────────────────────────
+
+seed_option = click.option(
+    "--seed", type=parameters.seed(), default=0, help="Random seed of inputs and orders."
+)
+
+
+def _in_bytes(context: click.Context, parameter: click.Parameter, gib: float) -> int:
+    return int(gib * 2**30)
+
+
+limit_options = all_of(
+    click.option(
+        "--timeout",
+        type=parameters.seconds(),
+        default=60.0,
+        help="Seconds that preparing one case, or one visit, may take.",
+    ),
+    click.option(
+        "--memory-limit",
+        type=parameters.gib(),
+        default=4.0,
+        callback=_in_bytes,
+        help="GiB above which a case is refused, by an estimate before anything is allocated.",
+    ),
+)
+
+
+def profile_options(
+    profiles: dict[str, Profile],
+    default: str,
+    least_sessions: int,
+    instruments: tuple[str, ...],
+    *more: Callable[[Any], Any],
+) -> Callable[[F], F]:
+    """How much is measured, and how closely."""
+    from gradbench.runner.choosing import Measuring
+
+    beside = "" if instruments else "  [default: wall_time; on CUDA also device_time]"
+    return as_one(
+        "measuring",
+        Measuring,
+        click.option(
+            "--profile",
+            type=parameters.Choice(list(profiles)),
+            default=default,
+            help="; ".join(f"{name}: {profile.summary}" for name, profile in profiles.items())
+            + ".",
+        ),
+        click.option(
+            "--sessions",
+            type=parameters.Whole(least_sessions, 100),
+            help="Number of processes.  [default: the profile's]",
+        ),
+        click.option(
+            "--budget",
+            type=parameters.seconds(),
+            help="Seconds of visits per comparison and process.  [default: the profile's]",
+        ),
+        click.option(
+            "--instrument",
+            "instruments",
+            multiple=True,
+            type=parameters.Choice([WALL_TIME, *INSTRUMENTS]),
+            default=instruments or None,
+            help=f"What to measure; may be repeated.{beside}",
+        ),
+        *more,
+        seed_option,
+        limit_options,
+    )
+
+
+def resume_option(what: str, **more: Any) -> Callable[[F], F]:
+    return click.option(
+        "--resume",
+        "resumed",
+        type=parameters.Text(),
+        metavar=what.upper(),
+        help=f"Resume an interrupted {what}: 'latest', its name or the beginning of it. It keeps "
+        f"its own selection and settings.",
+        **more,
+    )
+
+
+def reject_beside_resume(what: str, *allowed: str) -> None:
+    """What is resumed has its own plan. Raises SelectionError for an option that would change it;
+    `allowed` are the names of those that would not."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source is click.core.ParameterSource.COMMANDLINE and name not in allowed:
+            if isinstance(parameter, click.Option):
+                name = parameter.opts[0]
+            else:
+                name = parameter.make_metavar(context)
+            raise SelectionError(f"--resume continues the {what}'s own plan: remove {name}")

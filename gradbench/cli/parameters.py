@@ -55,7 +55,7 @@ class Whole(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         # Python refuses to read, or to show, integers of thousands of digits.
         if isinstance(value, str) and (len(value) > 30 or not re.fullmatch(r"[+-]?\d+", value)):
-            self.fail(f"{line(value, 60)!r} is not a whole number in range", param, ctx)
+            self.fail(f"{line(value, 60)!r} is not a whole number in the allowed range", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -89,12 +89,12 @@ class Text(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         if not text.strip():
-            self.fail("it is empty", param, ctx)
+            self.fail("must not be empty", param, ctx)
         if len(text) > LONGEST_TEXT:
-            self.fail(f"it has {len(text)} characters; {LONGEST_TEXT} are allowed", param, ctx)
+            self.fail(f"has {len(text)} characters; at most {LONGEST_TEXT} are allowed", param, ctx)
         # The same characters that `text.line` writes out, but for what it takes for spaces.
         if "\0" in text or line(text, LONGEST_TEXT) != " ".join(text.split()):
-            self.fail(f"{line(text)!r} has characters that no name has", param, ctx)
+            self.fail(f"{line(text)!r} contains characters that names must not contain", param, ctx)
         return text
 
 
@@ -106,7 +106,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]
             near = hint(str(value), self.choices)
             listed = ", ".join(self.choices)
             self.fail(
-                f"{line(str(value), 60)!r} is none of {listed}" + (f"; {near}" if near else ""),
+                f"{line(str(value), 60)!r} is not one of {listed}" + (f"; {near}" if near else ""),
                 param,
                 ctx,
             )
@@ -124,14 +124,14 @@ class Location(click.ParamType):  # type: ignore[type-arg]
         """The path, and what is there. Fails where nothing can be."""
         text = os.fspath(value)
         if not text.strip():
-            self.fail("it is empty", param, ctx)
+            self.fail("must not be empty", param, ctx)
         if "\0" in text:
-            self.fail(f"{line(text)!r} has a NUL character, which no path has", param, ctx)
+            self.fail(f"{line(text)!r} contains a NUL character", param, ctx)
         path = Path(text)
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
         if longest > LONGEST_FILE_NAME:
             self.fail(
-                f"{line(text, 60)!r}: a file's name has at most {LONGEST_FILE_NAME} bytes",
+                f"{line(text, 60)!r}: a file name has at most {LONGEST_FILE_NAME} bytes",
                 param,
                 ctx,
             )
@@ -140,7 +140,7 @@ class Location(click.ParamType):  # type: ignore[type-arg]
         except FileNotFoundError:
             return path, None
         except NotADirectoryError:
-            return self.fail(f"{line(text)!r} lies below a file", param, ctx)
+            return self.fail(f"{line(text)!r} is inside a file, not a folder", param, ctx)
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             return self.fail(f"{line(text)!r}: {said}", param, ctx)
@@ -163,7 +163,7 @@ class Folder(Location):
         if there is not None and not stat.S_ISDIR(there.st_mode):
             self.fail(f"{line(str(path))!r} is a file", param, ctx)
         if there is None and path.is_symlink():
-            self.fail(f"{line(str(path))!r} is a link to nothing", param, ctx)
+            self.fail(f"{line(str(path))!r} is a broken symbolic link", param, ctx)
         return path
 
     def shell_complete(
@@ -187,11 +187,11 @@ class ReadableFile(Location):
         path, there = self.checked(value, param, ctx)
         said = line(str(path))
         if there is None:
-            self.fail(f"there is no file {said!r}", param, ctx)
+            self.fail(f"file {said!r} does not exist", param, ctx)
         if stat.S_ISDIR(there.st_mode):
             self.fail(f"{said!r} is a folder, not a file", param, ctx)
         if not stat.S_ISREG(there.st_mode):
-            self.fail(f"{said!r} is no ordinary file", param, ctx)
+            self.fail(f"{said!r} is not a regular file", param, ctx)
         if self.endings and path.suffix not in self.endings:
             self.fail(f"{said!r} does not end in {' or '.join(self.endings)}", param, ctx)
         if not os.access(path, os.R_OK):
@@ -200,7 +200,7 @@ class ReadableFile(Location):
 
 
 class NewFile(Location):
-    """A file to write, or to write anew: its ending says the format, its folder is there."""
+    """A file to write or to replace: its suffix sets the format, its folder is there."""
 
     name = "file"
 
@@ -211,16 +211,16 @@ class NewFile(Location):
         path, there = self.checked(value, param, ctx)
         said = line(str(path))
         if there is not None and not stat.S_ISREG(there.st_mode):
-            what = "a folder" if stat.S_ISDIR(there.st_mode) else "no ordinary file"
+            what = "a folder" if stat.S_ISDIR(there.st_mode) else "not a regular file"
             self.fail(f"{said!r} is {what}", param, ctx)
         if path.suffix.lower() not in self.endings:
             self.fail(
-                f"{said!r}: the ending must be one of {', '.join(self.endings)} to say the format",
+                f"{said!r}: the suffix must be one of {', '.join(self.endings)}",
                 param,
                 ctx,
             )
         if not path.parent.is_dir():
-            self.fail(f"{said!r}: there is no folder {line(str(path.parent))!r}", param, ctx)
+            self.fail(f"{said!r}: folder {line(str(path.parent))!r} does not exist", param, ctx)
         return path
 
 

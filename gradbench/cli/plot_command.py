@@ -9,7 +9,6 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, say
-from gradbench.runner.wire import WorkerError
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
@@ -17,17 +16,17 @@ if TYPE_CHECKING:
 
 KINDS = {
     "heatmap": "function × mode of one operator, as multiples of the fastest",
-    "dots": "the modes of one comparison with intervals",
+    "dots": "the modes of one comparison, with intervals",
     "forward": "the fastest as a multiple of the forward pass",
-    "scaling": "time over size with crossovers",
+    "scaling": "time over size, with crossovers",
     "devices": "the fastest mode of each device over size, with crossovers",
     "memory": "peak memory against time, with the Pareto front",
     "correctness": "errors in units in the last place",
     "releases": "ratios over torch releases",
-    "derivatives": "a documents' function with its derivative by AD and by hand",
-    "aa": "the study of the same code against itself",
-    "power": "the study of slowdowns of known size",
-    "coverage": "the study of how often intervals hold",
+    "derivatives": "a function of the source notebooks and its derivative",
+    "aa": "the study of false positives",
+    "power": "the study of injected slowdowns",
+    "coverage": "the study of the intervals' coverage",
     "peers": "the study of other tools on the same pairs",
 }
 STUDIES = ("aa", "power", "coverage", "peers")
@@ -35,7 +34,7 @@ ENDINGS = (".svg", ".png", ".pdf")
 
 
 @click.command(
-    epilog="Kinds: " + "; ".join(f"{kind}: {what}" for kind, what in KINDS.items()) + "."
+    epilog="\b\nKinds:\n" + "\n".join(f"  {kind:<12} {what}" for kind, what in KINDS.items())
 )
 @click.argument("kind", type=parameters.Choice(list(KINDS)))
 @click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
@@ -45,26 +44,24 @@ ENDINGS = (".svg", ".png", ".pdf")
     "target",
     required=True,
     type=parameters.NewFile(ENDINGS),
-    help="The file to write; its ending (.svg, .png, .pdf) says the format.",
+    help="Output file; its suffix (.svg, .png, .pdf) sets the format.",
 )
 @options.filter_options
-@options.floor_option
-@options.confidence_option
-@options.method_option
+@options.judging_options
 @options.results_option
 def command(
     kind: str,
     runs: tuple[str, ...],
     target: Path,
-    floor: float,
-    confidence: float,
-    method: str,
+    filters: options.Filters,
+    judging: options.Judging,
     results: Path,
-    **filters: tuple[str, ...],
 ) -> None:
-    """Draw one figure of stored RUNS (all without any, the newest of each comparison) to a file.
+    """Draw one figure of stored RUNS to a file.
 
-    For releases RUNS name tracks, for aa, power, coverage and peers studies.
+    Default: all runs, of which the newest of each comparison counts.
+
+    For 'releases', RUNS are tracks; for 'aa', 'power', 'coverage' and 'peers', studies.
     """
     from gradbench.report.style import NothingToDraw, save
 
@@ -76,9 +73,9 @@ def command(
         elif kind in STUDIES:
             figure = _study(kind, results, runs)
         else:
-            figure = _measured(kind, results, runs, floor, confidence, method, filters)
+            figure = _measured(kind, results, runs, judging, filters)
         save(figure, target)
-    except (NothingToDraw, StoreError, WorkerError) as error:
+    except NothingToDraw as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
@@ -89,10 +86,8 @@ def _measured(
     kind: str,
     results: Path,
     runs: tuple[str, ...],
-    floor: float,
-    confidence: float,
-    method: str,
-    filters: dict[str, tuple[str, ...]],
+    judging: options.Judging,
+    filters: options.Filters,
 ) -> Figure:
     from gradbench import report
     from gradbench.report.data import selected, why_none
@@ -106,7 +101,7 @@ def _measured(
         "memory": report.memory,
         "correctness": report.errors,
     }[kind]
-    frame = report.table(results, runs, floor, confidence, method)
+    frame = report.table(results, runs, *judging)
     frame = frame[frame["newest"]] if len(frame) else frame
     chosen = selected(frame, **filters)
     if chosen.empty:
@@ -115,7 +110,7 @@ def _measured(
     return made
 
 
-def _releases(results: Path, tracks: tuple[str, ...], filters: Any) -> Figure:
+def _releases(results: Path, tracks: tuple[str, ...], filters: options.Filters) -> Figure:
     from gradbench.releases import timeline
     from gradbench.report import history
     from gradbench.report.data import selected

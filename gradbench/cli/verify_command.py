@@ -2,101 +2,95 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import console, emit, plain, progress, stopped, table
-from gradbench.cli.run_command import worker_options
-from gradbench.core.cases import Entry, SelectionError
+from gradbench.cli import options
+from gradbench.cli.output import on_stop, warn
+from gradbench.cli.progress import progress
+from gradbench.cli.rendering import Answer, Column, Renderer, Styled, Table
+from gradbench.core.cases import Entry, Selection
 from gradbench.core.units import counted
+from gradbench.runner.choosing import planned, require_devices
 from gradbench.runner.settings import Settings
-from gradbench.runner.verify import verify
-from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.verify import Verification, verify
+from gradbench.runner.wire import WorkerOptions
 from gradbench.store.runs import Entrant
 
 STYLES = {"ok": "green", "unsupported": "dim", "refused": "dim"}
 
+CASES = (
+    Column("case", itemgetter("case")),
+    Column("status", lambda row: Styled(row["status"], STYLES.get(row["status"], "bold red"))),
+    Column("reason", itemgetter("reason")),
+    Column("note", itemgetter("note")),
+)
+REASONS = (Column("cases", lambda pair: str(pair[1]), right=True), Column("reason", itemgetter(0)))
+
 
 @click.command()
-@options.selection_options
-@click.option(
-    "--sweep",
-    type=parameters.Choice(["documents", "standard", "full"]),
-    default="standard",
-    show_default=True,
-    help="Sizes: the documents' inputs, those of the standard profile, or all.",
-)
+@options.swept_options("standard")
 @options.seed_option
-@worker_options
-@click.option("--all", "everything", is_flag=True, help="Name every case, not only the exceptions.")
-@options.format_option("json", "csv", "md")
+@options.limit_options
+@options.files_option
+@click.option("--all", "everything", is_flag=True, help="Show every case, not only the exceptions.")
+@options.format_option
 def command(
-    sweep: str,
+    selection: Selection,
     seed: int,
     timeout: float,
-    memory_limit: float,
+    memory_limit: int,
     files: tuple[str, ...],
     everything: bool,
-    form: str,
-    **given: Any,
+    form: Renderer,
 ) -> int:
-    """Put every selected case through the correctness gate, and time nothing.
+    """Check every selected case for correctness, without timing it.
 
-    Each mode is called on its inputs, on fresh ones, and on its inputs again; its results are
-    held against the analytic derivative in float64, entry by entry. Without --dtype, in float32
-    and in float64. Exit code 1 where a case is wrong, failed, crashed or timed out.
+    Each mode is called on its inputs, on fresh ones, and on its inputs again; every entry of its
+    results is compared with the analytic derivative in float64. Without --dtype, float32 and
+    float64 are checked. Exit code 1 if a case is wrong, failed, crashed or timed out.
     """
-    given["dtypes"] = given["dtypes"] or ("float32", "float64")
-    worker = WorkerOptions(files=files, memory_limit=int(memory_limit * 2**30))
-    try:
-        found = options.offered(worker)
-        options.require_devices(given["devices"], found.environment)
-        entries = options.planned(found.offers, options.selection(sweep, **given))
+    selection = replace(selection, dtypes=selection.dtypes or ("float32", "float64"))
+    worker = WorkerOptions(files=files, memory_limit=memory_limit)
+    settings = Settings(timeout=timeout, seed=seed)
+    with on_stop("Stopped. Checks are not stored: the same command starts over."):
+        discovery = options.discovered(worker)
+        require_devices(selection.devices, discovery.environment)
+        entries = planned(discovery.offers, selection, warn)
         with progress("verifying") as report:
-            result = verify(entries, Settings(timeout=timeout, seed=seed), worker, found, report)
-    except KeyboardInterrupt:
-        return stopped("Stopped; checks are not stored: the same command begins anew.")
-    except (SelectionError, WorkerError) as error:
-        raise click.UsageError(str(error)) from error
+            result = verify(entries, settings, worker, discovery, report)
     rows = [_row(entry, entrant) for entry, entrant in result.found]
-    if form != "table":
-        emit(rows if everything else [r for r in rows if r["status"] != "ok" or r["note"]], form)
-        return 0 if result.passed else 1
-    out = console()
-    named = [
-        row
-        for row in rows
-        if everything or row["note"] or row["status"] not in ("ok", "unsupported")
-    ]
-    if named:
-        shown = table("", ["case", "status", "reason", "note"])
-        for row in named:
-            style = STYLES.get(row["status"], "bold red")
-            cells = (plain(row[name]) for name in ("reason", "note"))
-            shown.add_row(plain(row["case"]), plain(row["status"], style), *cells)
-        out.print(shown)
-    reasons: dict[str, int] = {}
-    for row in rows:
-        if row["status"] == "unsupported":
-            reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
-    if reasons and not everything:
-        shown = table("Unsupported, by reason (--all names the cases)", [("cases", "right"), ""])
-        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
-            shown.add_row(str(count), plain(reason))
-        out.print(shown)
-    counts = result.counts() | {"wrong": result.counts().get("wrong", 0)}
-    worst = max((e for _, e in result.found if e.status == "ok"), key=_error, default=None)
-    each = ", ".join(f"{n} {status}" for status, n in counts.items())
-    out.print(f"{counted(len(rows), 'case')}: {each}")
-    if worst is not None:
-        out.print(f"Largest error that passed: {worst.error:.2f} of what is allowed")
+    form.write(
+        Answer(
+            (row for row in rows if everything or row["status"] != "ok" or row["note"]),
+            details=_tables(rows, everything),
+            summary=_summary(result),
+        )
+    )
     return 0 if result.passed else 1
 
 
-def _error(entrant: Entrant) -> float:
-    return entrant.error
+def _tables(rows: list[dict[str, Any]], everything: bool) -> Iterator[Table]:
+    usual = ("ok", "unsupported")
+    yield Table(CASES, [r for r in rows if everything or r["note"] or r["status"] not in usual])
+    if not everything:
+        reasons = Counter(row["reason"] for row in rows if row["status"] == "unsupported")
+        title = "Unsupported, by reason (--all shows the cases)"
+        yield Table(REASONS, reasons.most_common(), title)
+
+
+def _summary(result: Verification) -> Iterator[str]:
+    counts = {"wrong": 0} | result.counts()
+    each = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    yield f"{counted(len(result.found), 'case')}: {each}"
+    errors = [entrant.error for _, entrant in result.found if entrant.status == "ok"]
+    if errors:
+        yield f"Largest error that passed: {max(errors):.2f} of the tolerance"
 
 
 def _row(entry: Entry, entrant: Entrant) -> dict[str, Any]:

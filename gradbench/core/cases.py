@@ -138,12 +138,10 @@ class Place:
                 if not 1 < sets <= cls.MOST_SETS:
                     raise ValueError(f"device {label!r}: sets go from 2 to {cls.MOST_SETS}")
             elif condition not in ("cold", "transfer"):
-                raise ValueError(
-                    f"device {label!r}: {condition!r} is none of cold, transfer, 8sets"
-                )
+                raise ValueError(f"device {label!r}: {condition!r} is not cold, transfer or 8sets")
         place = cls(device, "cold" in conditions, "transfer" in conditions, sets)
         if not known:
-            raise ValueError(f"device {line(label, 60)!r} is none of cpu, cuda, cuda:1, …")
+            raise ValueError(f"device {line(label, 60)!r} is not cpu, cuda, cuda:1, …")
         if place.transfer and place.on_cpu:
             raise ValueError(f"device {label!r}: nothing is transferred on the processor")
         return place
@@ -338,7 +336,7 @@ def nothing_fits(cases: Iterable[tuple[Comparison, str]], **globs: Iterable[str]
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 near = hint(pattern, names) or f"there are {', '.join(sorted(names)[:8])}"
                 return f"no stored case has a {field} {line(pattern, 60)!r}; {near}"
-    return "no stored case fits all of these options together"
+    return "no stored case matches all of these options"
 
 
 def _require_sizes(offers: Iterable[Offer], selection: Selection) -> None:
@@ -444,11 +442,11 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
                         entries.append(Entry(comparison, here))
     if not entries and TF32 in selection.dtypes:
         raise SelectionError(
-            "dtype tf32 is one of CUDA devices: '--device cuda --dtype tf32' measures it"
+            "dtype tf32 needs a CUDA device: '--device cuda --dtype tf32' measures it"
         )
     if not entries:
         raise SelectionError(
-            "the selection is empty: no function has all that was asked for together; "
-            "'gradbench list' with the same options shows what each part would match"
+            "the selection is empty: no function matches all of these options; "
+            "'gradbench list' with some of them shows what each matches"
         )
     return entries

@@ -121,8 +121,8 @@ class Seeker:
         told = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
         if change.verdict not in ("slower", "faster"):
             raise ReleaseError(
-                f"{new.name} against {old.name} is {told}: there is no change to locate at a floor "
-                f"of {self.floor:.3g} (more --sessions tell smaller ones)"
+                f"{new.name} compared with {old.name}: {told}: no change to find at a threshold "
+                f"of {self.floor:.3g} (more --sessions resolve smaller changes)"
             )
         return told
 

@@ -143,7 +143,7 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
         try:
             environments.find(name)
         except ReleaseError as error:
-            raise StoreError(f"{track.name} cannot go on: {error}") from error
+            raise StoreError(f"{track.name} cannot be resumed: {error}") from error
     return KIND.reopen(track), settings
 
 

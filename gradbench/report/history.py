@@ -50,7 +50,7 @@ def figure(frame: pd.DataFrame, most: int = 12, columns: int = 2) -> Figure:
     """
     chosen = shown(frame, most) if len(frame) else []
     if not chosen:
-        raise NothingToDraw("the timeline needs tracked releases: 'gradbench releases track'")
+        raise NothingToDraw("there are no tracked releases; 'gradbench releases track' makes some")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

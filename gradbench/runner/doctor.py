@@ -70,7 +70,7 @@ def _torch(environment: dict[str, Any]) -> Iterator[Check]:
     }
     if forced:
         said = ", ".join(f"{name}={value}" for name, value in forced.items())
-        yield Check("note", "environment variables", said, "they change what is measured")
+        yield Check("note", "environment variables", said, "they affect what is measured")
 
 
 def gpus(environment: dict[str, Any], nvml: Nvml) -> Iterator[Check]:
@@ -81,11 +81,11 @@ def gpus(environment: dict[str, Any], nvml: Nvml) -> Iterator[Check]:
             yield Check(
                 "note",
                 device,
-                "NVML does not tell its clocks and heat",
-                "pip install nvidia-ml-py, if it is not there",
+                "NVML does not report its clocks and temperature",
+                "pip install nvidia-ml-py, if it is missing",
             )
             continue
-        said = conditions.described(state) or "NVML tells nothing of it"
+        said = conditions.described(state) or "NVML reports nothing"
         if state.slowed:
             slowed = f"{said}; slowed down now: {', '.join(state.slowed)}"
             yield Check("poor", device, slowed, "let it cool, or raise its power limit")
@@ -101,7 +101,7 @@ def _processor(facts: dict[str, Any]) -> Iterator[Check]:
             "poor",
             "usable cores",
             str(usable),
-            "with one core every other process interrupts the measured one",
+            "with one core, every other process interrupts the measurement",
         )
     else:
         yield Check("good", "usable cores", str(usable))
@@ -117,7 +117,9 @@ def _processor(facts: dict[str, Any]) -> Iterator[Check]:
         "" if grade == "good" else "cpupower frequency-set --governor performance",
     )
     if turbo == "on":
-        yield Check("note", "turbo", "on", "off makes times repeat better, at a lower clock")
+        yield Check(
+            "note", "turbo", "on", "turning it off makes times more repeatable, at a lower clock"
+        )
 
 
 def _load() -> Iterator[Check]:
@@ -126,9 +128,9 @@ def _load() -> Iterator[Check]:
     busy = psutil.cpu_percent(interval=0.5) / 100 * (psutil.cpu_count() or 1)
     said = f"load average {load:.2f}, {busy:.2f} of {cores} cores busy now"
     if busy > cores - 1 + 0.5:
-        yield Check("bad", "other work", said, "wait, or stop what else is running")
+        yield Check("bad", "other work", said, "wait, or stop other processes")
     elif busy > 0.3:
-        yield Check("poor", "other work", said, "stop what else is running for closer intervals")
+        yield Check("poor", "other work", said, "stop other processes for narrower intervals")
     else:
         yield Check("good", "other work", said)
 
@@ -137,7 +139,7 @@ def _memory() -> Iterator[Check]:
     memory = psutil.virtual_memory()
     said = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
     if memory.available < 2 << 30:
-        yield Check("poor", "memory", said, "lower --memory-limit, or free some")
+        yield Check("poor", "memory", said, "lower --memory-limit, or free some memory")
     else:
         yield Check("good", "memory", said)
     swapped = psutil.swap_memory().used
@@ -151,7 +153,7 @@ def _storage(results: Path) -> Iterator[Check]:
         place = place.parent
     free = shutil.disk_usage(place).free
     if not os.access(place, os.W_OK):
-        yield Check("bad", "results", f"{place} is not writable", "name another with --results")
+        yield Check("bad", "results", f"{place} is not writable", "choose another with --results")
     elif free < 100 << 20:
         yield Check("bad", "results", f"{free / 2**20:.0f} MiB free", "free some space")
     else:
@@ -164,8 +166,8 @@ def _tools() -> Iterator[Check]:
         yield Check(
             "good" if path else "note",
             name,
-            "there" if path else "missing",
-            "" if path else f"needed for {use} alone",
+            "found" if path else "missing",
+            "" if path else f"only needed for {use}",
         )
 
 
@@ -192,9 +194,11 @@ def _noise() -> Iterator[Check]:
         f"in {measured.visiting:.1f} s; visits scatter by {scatter:.1%}"
     )
     if width > 0.02 or abs(apparent.median) > 0.02:
-        yield Check("bad", "noise", said, "wait for a quieter time; intervals will be wide")
+        yield Check(
+            "bad", "noise", said, "wait until the machine is quieter; intervals will be wide"
+        )
     elif width > 0.005 or abs(apparent.median) > 0.01:
-        yield Check("poor", "noise", said, "expect more cases to stay undecided")
+        yield Check("poor", "noise", said, "expect more undecided cases")
     else:
         yield Check("good", "noise", said)
 

@@ -72,7 +72,7 @@ def resume(run: Run) -> tuple[LineLog, Run, Settings]:
     settings = settings_of(run)
     if run.sessions and not run.workers:
         raise StoreError(
-            f"{run.name} cannot go on: which build of torch it was begun with is not known, as the "
+            f"{run.name} cannot be resumed: its build of torch is unknown, as the "
             "lines of its processes are damaged or missing; start a new run"
         )
     log = KIND.reopen(run)
@@ -97,7 +97,7 @@ def converted_settings(stored: Run | Track) -> Settings:
         return msgspec.convert(stored.started.settings, Settings)
     except msgspec.ValidationError as error:
         raise StoreError(
-            f"{stored.name} cannot go on: its settings are damaged ({reason(error)})"
+            f"{stored.name} cannot be resumed: its settings are damaged ({reason(error)})"
         ) from error
 
 

@@ -301,7 +301,7 @@ class LineLog:
     @property
     def hint(self) -> str:
         """What an error that ends the measuring says last."""
-        return f"all before it is kept, and '{self.go_on} {self.path.stem}' goes on from there"
+        return f"everything before it is kept; '{self.go_on} {self.path.stem}' resumes"
 
     @contextlib.contextmanager
     def closed_on_error(self) -> Iterator[None]:

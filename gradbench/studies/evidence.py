@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradbench.store import studies as store
 from gradbench.store.files import require_free, require_ours, write_text
+from gradbench.store.lines import StoreError
 from gradbench.store.studies import Study
 from gradbench.studies import STUDIES
 
@@ -131,6 +133,20 @@ def newest(studies: Iterable[Study]) -> list[Study]:
             ("none", "other", "same", "both").index(s.settings.get("neighbour", "none")),
         ),
     )
+
+
+def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]:
+    """These studies, or the `newest` ones, and what is wrong with files that were left out.
+
+    Raises StoreError where there is none.
+    """
+    if names:
+        return [store.find(results, name, name.partition("-")[0]) for name in names], []
+    studies, problems = store.read_all(results)
+    finished = newest(studies)
+    if not finished:
+        raise StoreError(f"there are no finished studies in {store.folder(results)}")
+    return finished, problems
 
 
 _MARK = "Written by `gradbench study report"

@@ -1,0 +1,50 @@
+"""Which of the judged rows are asked for, and which verdicts make a check fail."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from gradbench.analysis.runs import Row
+from gradbench.core import text
+from gradbench.core.cases import Comparison, SelectionError, nothing_fits
+from gradbench.core.suggest import hint
+
+
+def filtered(
+    rows: Sequence[Row], comparisons: Sequence[str] = (), **filters: tuple[str, ...]
+) -> list[Row]:
+    """The rows that fit globs over comparisons' names, or their beginnings, and over their parts.
+
+    Raises SelectionError where there are none.
+    """
+    kept = []
+    for row in rows:
+        if Comparison.parse(row.comparison).matches(row.mode, **filters) and (
+            not comparisons or any(_fits(row.comparison, glob) for glob in comparisons)
+        ):
+            kept.append(row)
+    if not kept:
+        raise SelectionError(_why_none(rows, comparisons, filters))
+    return kept
+
+
+def _fits(comparison: str, glob: str) -> bool:
+    return fnmatch.fnmatchcase(comparison, glob) or fnmatch.fnmatchcase(comparison, f"{glob}/*")
+
+
+def _why_none(
+    rows: Sequence[Row], comparisons: Sequence[str], filters: dict[str, tuple[str, ...]]
+) -> str:
+    names = list(dict.fromkeys(row.comparison for row in rows))
+    for glob in comparisons:
+        if not any(_fits(name, glob) for name in names):
+            near = hint(glob, names) or "'gradbench show' lists its comparisons"
+            return f"no comparison of this run matches {text.line(glob, 80)!r}; {near}"
+    return nothing_fits(((Comparison.parse(r.comparison), r.mode) for r in rows), **filters)
+
+
+def fails(verdicts: Iterable[str], fail_on: str | None) -> bool:
+    """Whether a check fails that looks for `slower`, `faster` or `any` of the two."""
+    wanted = {"slower", "faster"} if fail_on == "any" else {fail_on}
+    return fail_on is not None and not wanted.isdisjoint(verdicts)

@@ -1,0 +1,58 @@
+"""How values of judged rows are shown in tables, for the commands that share them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradbench.cli.rendering import Styled
+
+if TYPE_CHECKING:
+    from gradbench.analysis.runs import Ratio
+    from gradbench.core.cases import Case
+    from gradbench.statistics import Estimate
+
+CHANGES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
+
+
+def change(verdict: str) -> Styled:
+    """The verdict on a change from one run, or release, to another."""
+    return Styled(verdict, CHANGES.get(verdict, ""))
+
+
+def with_interval(estimate: Estimate) -> str:
+    return f"{estimate.ratio:.3f}× [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def disagreement(estimate: Estimate) -> str:
+    if not estimate.disagree:
+        return ""
+    return "sessions disagree: " + ", ".join(f"{group.ratio:.2f}×" for group in estimate.groups)
+
+
+def times(ratio: Ratio | None) -> str:
+    """A ratio as people read it, with its interval: as a share where that is small."""
+    if ratio is None:
+        return ""
+    wide = max(ratio.high / ratio.value, ratio.value / ratio.low if ratio.low else math.inf) - 1
+    if wide < 0.3:
+        return f"{number(ratio.value)} ±{wide:.{1 if wide < 0.0995 else 0}%}"
+    high = "∞" if ratio.high > 1e300 else number(ratio.high)
+    return f"{number(ratio.value)} [{number(ratio.low)}, {high}]"
+
+
+def number(value: float) -> str:
+    """The number with three digits."""
+    if value >= 9999.5:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}" if value >= 9.995 else f"{value:.2f}"
+
+
+def short_case(c: Case) -> str:
+    """A case without the parts that nearly all have in common."""
+    parts = [c.comparison.operator, c.comparison.function, c.comparison.size, c.comparison.dtype]
+    if c.comparison.device != "cpu":
+        parts.append(c.comparison.device)
+    if c.comparison.threads != 1:
+        parts.append(f"{c.comparison.threads} threads")
+    return " ".join([*parts, c.mode])

@@ -1,0 +1,83 @@
+"""How far a command is: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from gradbench.cli import ending
+from gradbench.cli.output import console, say, shown
+from gradbench.core import text
+from gradbench.core.units import duration
+
+if TYPE_CHECKING:
+    from gradbench.runner.progress import Progress
+
+
+class _Lines:
+    """Progress where there is no terminal: a line now and then."""
+
+    EVERY = 15.0
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.last = time.monotonic() - self.EVERY / 2
+
+    def __call__(self, progress: Progress) -> None:
+        ending.check()
+        if time.monotonic() - self.last < self.EVERY:
+            return
+        self.last = time.monotonic()
+        label = f" ({text.line(progress.label)})" if progress.label else ""
+        say(
+            f"{self.what}: {progress.done} of {progress.total}, "
+            f"{duration(progress.elapsed)} so far{_left(progress)}{label}",
+            err=True,
+        )
+
+
+def _left(progress: Progress) -> str:
+    fresh = progress.done - progress.skipped
+    if fresh <= 0 or progress.done >= progress.total:
+        return ""
+    left = progress.elapsed / fresh * (progress.total - progress.done)
+    if progress.limit:
+        left = min(left, max(progress.limit - progress.elapsed, 0.0))
+    return f", about {duration(left)} left"
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Any]:
+    """A bar with the time left on a terminal, a line now and then elsewhere; on stderr."""
+    if not sys.stderr.isatty():
+        yield _Lines(what)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+        TextColumn("{task.fields[label]}", markup=False, style="dim"),
+        console=console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None, left="", label="")
+
+        def report(at: Progress) -> None:
+            ending.check()
+            bar.update(
+                task,
+                total=at.total,
+                completed=at.done,
+                left=duration(at.elapsed) + _left(at),
+                label=shown(text.line(at.label)),
+            )
+
+        yield report

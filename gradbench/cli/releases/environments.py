@@ -1,0 +1,150 @@
+"""gradbench releases list, install and remove"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gradbench.cli import options, parameters
+from gradbench.cli.output import on_stop, say, warn
+from gradbench.cli.progress import progress
+from gradbench.cli.rendering import Answer, Renderer, Table, places
+from gradbench.core.cases import SelectionError
+from gradbench.core.units import counted
+from gradbench.releases.wanted import Installing
+
+install_options = options.as_one(
+    "installing",
+    Installing,
+    click.option(
+        "--installer",
+        type=parameters.Choice(["auto", "uv", "pip"]),
+        default="auto",
+        help="auto: uv if it is installed, else venv and pip.",
+    ),
+    click.option(
+        "--python",
+        type=parameters.Text(),
+        metavar="PYTHON",
+        help="Interpreter to build environments with.  [default: this one]",
+    ),
+    click.option("--index-url", type=parameters.Text(), help="Passed to the installer."),
+    click.option(
+        "--torch-backend",
+        type=parameters.Text(),
+        metavar="BACKEND",
+        help="Passed to uv: cpu, cu128, auto …",
+    ),
+    click.option(
+        "--pip-arg",
+        "arguments",
+        multiple=True,
+        type=parameters.Text(),
+        metavar="ARG",
+        help="Further argument for the installer, such as --pip-arg=--pre; may be repeated.",
+    ),
+    click.option("--yes", "-y", is_flag=True, help="Install even if the disk may be too small."),
+)
+"""How missing environments are made."""
+
+FIELDS = {
+    "name": "name",
+    "torch": "torch",
+    "released": "released",
+    "state": "state",
+    "gib": "GiB",
+    "numpy": "NumPy",
+    "cpu_capability": "CPU capability",
+    "reason": "reason",
+}
+
+
+@click.command("list")
+@click.option("--all", "everything", is_flag=True, help="Show known releases too.")
+@options.format_option
+def list_(everything: bool, form: Renderer) -> int:
+    """List the installed environments, or all known releases."""
+    from gradbench.releases import environments
+
+    there = environments.installed()
+    rows = _rows(there, everything)
+    free = environments.free_bytes() / environments.GIB
+    size = sum(e.size for e in there) / environments.GIB
+    summary = [
+        f"{counted(len(there), 'environment')} ({size:.1f} GiB) in {environments.home()}, "
+        f"{free:.0f} GiB free."
+    ]
+    if not everything:
+        summary.append("'gradbench releases list --all' shows every known release")
+    cells = [[str(value or "") for value in row.values()] for row in rows]
+    table = Table(places(list(FIELDS.values()), ["GiB"]), cells)
+    form.write(Answer(rows, details=[table], summary=summary))
+    return 0
+
+
+def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
+    from gradbench.core import releases as known
+    from gradbench.releases import environments
+
+    rows = [
+        (
+            e.name,
+            e.torch,
+            str(known.build(e.torch).date),
+            "installed" if e.ours else "pointed at",
+            round(e.size / environments.GIB, 1),
+            e.identity.get("numpy"),
+            e.identity.get("cpu_capability"),
+            "",
+        )
+        for e in there
+    ]
+    rows += [(f.name, "", "", "failed", 0, "", "", f.reason) for f in environments.failures()]
+    names = {row[0] for row in rows}
+    if everything:
+        rows += [
+            (r.version, "", str(r.date), "", 0, "", "", "")
+            for r in known.RELEASES
+            if r.version not in names
+        ]
+    return [dict(zip(FIELDS, row)) for row in rows]
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, type=parameters.Text(), metavar="RELEASE...")
+@install_options
+def install(names: tuple[str, ...], installing: Installing) -> int:
+    """Make an environment for each release.
+
+    Existing environments stay as they are.
+    """
+    from gradbench.releases import builds, environments
+
+    with on_stop("Stopped. Finished environments stay: the same command installs the rest."):
+        requests = builds.different([environments.named(name) for name in names])
+        failed = installing.install(requests, warn, progress)
+    say(f"installed: {len(requests) - len(failed)} of {counted(len(requests), 'release')}")
+    return 1 if failed else 0
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[RELEASE]...")
+@click.option("--all", "everything", is_flag=True, help="Remove every installed environment.")
+def remove(names: tuple[str, ...], everything: bool) -> int:
+    """Remove environments.
+
+    What was measured with them is kept.
+    """
+    from gradbench.releases import environments
+
+    if everything:
+        names += tuple(e.name for e in environments.installed())
+        names += tuple(f.name for f in environments.failures())
+    if not names:
+        raise SelectionError("name the releases to remove, or pass --all")
+    # All are looked at before the first is touched.
+    chosen = list(dict.fromkeys(environments.removable(name) for name in names))
+    freed = sum(environments.remove(name) for name in chosen)
+    say(f"Removed {counted(len(chosen), 'environment')}, {freed / environments.GIB:.1f} GiB")
+    return 0

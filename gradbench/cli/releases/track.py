@@ -1,0 +1,159 @@
+"""gradbench releases track and asv"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gradbench.cli import options, parameters
+from gradbench.cli.output import notes, on_stop, say, warn
+from gradbench.cli.progress import progress
+from gradbench.cli.releases.environments import install_options
+from gradbench.core.cases import Offer, Selection
+from gradbench.core.instruments import WALL_TIME
+from gradbench.core.units import counted, duration
+from gradbench.releases import track as tracking
+from gradbench.releases.plan import Asked, Opened, planned, reopen
+from gradbench.releases.wanted import Installing
+from gradbench.runner.choosing import Measuring
+from gradbench.runner.machine import capabilities
+from gradbench.store.tracks import Track
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[RELEASE]...")
+@click.option(
+    "--baseline",
+    type=parameters.Text(),
+    metavar="RELEASE",
+    help="Release that all others are measured with; joins the results of tracks with the same "
+    "baseline.  [default: the last track's, else the newest of these]",
+)
+@options.selection_options
+@options.profile_options(tracking.PROFILES, "standard", 2, (WALL_TIME,))
+@click.option(
+    "--cpu-capability",
+    type=parameters.Choice(capabilities()),
+    help="Limit all releases to these CPU instructions, for a fair comparison.",
+)
+@click.option(
+    "--date",
+    "dates",
+    multiple=True,
+    type=parameters.Text(),
+    metavar="NAME=YYYY-MM-DD",
+    help="Date of an unlisted build; may be repeated.  [default: today]",
+)
+@options.files_option
+@install_options
+@options.results_option
+@options.resume_option("track")
+@click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
+def track(
+    names: tuple[str, ...],
+    baseline: str | None,
+    selection: Selection,
+    measuring: Measuring,
+    cpu_capability: str | None,
+    dates: tuple[str, ...],
+    files: tuple[str, ...],
+    installing: Installing,
+    results: Path,
+    resumed: str | None,
+    dry_run: bool,
+) -> int:
+    """Measure cases in several releases that take turns.
+
+    Each of several short sessions has a fresh worker process per release. Missing releases are
+    installed first. Every case is stored as soon as it is measured: Ctrl-C stops the track, and
+    --resume continues it. Default: the installed releases.
+    """
+    with on_stop("Stopped before anything was measured. Installed releases stay."):
+        if resumed is not None:
+            options.reject_beside_resume("track", "resumed", "results", "files")
+            return _measure(results, reopen(results, resumed, files, options.discovered, warn))
+        plan = planned(
+            Asked(names, baseline or "", dates, cpu_capability or ""),
+            selection,
+            measuring,
+            results,
+            files,
+            lambda requests: [] if dry_run else installing.install(requests, warn, progress),
+            options.discovered,
+            warn,
+        )
+        cases = sum(len(entry.modes) for entry in plan.entries)
+        warn(
+            f"Measuring {counted(cases, 'case')} in {counted(len(plan.those.made), 'build')} of "
+            f"torch, {counted(plan.settings.sessions, 'session')}; baseline {plan.those.baseline}"
+        )
+        if dry_run:
+            return 0
+        opened = plan.begin(results, options.given_command())
+    return _measure(results, opened)
+
+
+def _measure(results: Path, opened: Opened) -> int:
+    from gradbench.cli.releases import tables
+    from gradbench.cli.rendering import Terminal
+    from gradbench.releases.stored import history
+
+    made = opened.track
+    hint = (
+        f"Stopped. Everything measured so far is in {made.path}.\n"
+        f"Resume it with: gradbench releases track --resume {made.name}"
+    )
+    try:
+        with on_stop(hint), opened.log, progress("tracking") as report:
+            tracking.measure(
+                opened.log, made, opened.settings, opened.worker, opened.discovery, report
+            )
+    finally:
+        _write_asv(results, made, opened.discovery.offers)
+    past = history(results, [made.name], lambda problem: notes([problem]))
+    Terminal().write(tables.changes(past, past.changes(past.steps())))
+    say(f"Took {duration(made.elapsed)}. Stored in {made.path}")
+    if not any(side.minima for part in made.parts for case in part.cases for side in case.sides):
+        warn("gradbench: no case could be timed in any build")
+        return 1
+    say("Next: 'gradbench releases compare A B', or 'gradbench releases show -f FUNCTION'")
+    return 0
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[TRACK]...")
+@options.results_option
+def asv(names: tuple[str, ...], results: Path) -> int:
+    """Write stored tracks as asv's files, for 'asv publish'. 'track' does this by itself.
+
+    Default: all tracks, oldest first.
+    """
+    from gradbench.releases import stored
+    from gradbench.runner.wire import WorkerOptions
+    from gradbench.runner.workers import discover
+
+    tracks = stored.tracks(results, names, lambda problem: notes([problem]))
+    offers = discover(WorkerOptions()).offers
+    for made in tracks:
+        _write_asv(results, made, offers)
+        builds = counted(len(made.environments), "build")
+        say(f"{made.name}: {builds}, {counted(len(made.parts), 'part')}")
+    say("Next: 'asv publish' writes the site, 'asv preview' shows it")
+    return 0
+
+
+def _write_asv(results: Path, made: Track, offers: Sequence[Offer]) -> None:
+    """Has asv's files show the same history; what cannot be written there is no error."""
+    from gradbench.integrations import asv_history
+    from gradbench.store.lines import StoreError
+
+    try:
+        _, left = asv_history.write(results, made, offers)
+    except StoreError as error:
+        notes([f"asv's files were left as they are: {error}"])
+        return
+    if left:
+        names = ", ".join(used.name for used in left)
+        notes([f"asv shows one build per release; left out there: {names}"])

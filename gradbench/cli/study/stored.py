@@ -1,0 +1,65 @@
+"""gradbench study report, and how every study is shown"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gradbench.cli import options, parameters
+from gradbench.cli.output import notes, say
+from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Table
+from gradbench.core.units import counted, duration
+from gradbench.store.studies import Study
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[STUDY]...")
+@click.option(
+    "--docs", type=parameters.Folder(), help="Write evidence.md and its figures to this folder."
+)
+@options.results_option
+@click.option("--by-case", is_flag=True, help="Add a line for each case.")
+@options.format_option
+def report(
+    names: tuple[str, ...], docs: Path | None, results: Path, by_case: bool, form: Renderer
+) -> int:
+    """Show stored studies, or write the evidence page from them.
+
+    Default: the newest finished study of each kind and condition.
+    """
+    from gradbench.studies import evidence
+
+    chosen, problems = evidence.chosen(results, names)
+    notes(problems)
+    if docs is None:
+        for study in chosen:
+            form.write(answer(study, by_case))
+        return 0
+    try:
+        written = evidence.write(chosen, docs)
+    except OSError as error:
+        where = error.filename or docs
+        raise click.UsageError(f"cannot write {where}: {error.strerror or error}") from error
+    for path in written:
+        say(path)
+    return 0
+
+
+def answer(study: Study, by_case: bool) -> Answer:
+    """What a study shows."""
+    from gradbench.studies.evidence import COLUMNS, rows_of
+
+    rows = rows_of(study, by_case)
+    names = [name for name in COLUMNS if rows and name in rows[0]]
+    table = Table([Column(*COLUMNS[name]) for name in names], rows)
+    summary: list[Cell] = []
+    failed = [trial for trial in study.trials if trial.reason]
+    if failed:
+        number = counted(len(failed), "measurement")
+        summary.append(f"{number} gave no result; the first: {failed[0].reason}")
+    if rows:
+        facts = ("torch", "cpu", "cores", "threads", "load")
+        summary.append(", ".join(f"{key} {rows[0][key]}" for key in facts if key in rows[0]))
+    summary.append(f"Took {duration(study.elapsed)}. Stored in {study.path}")
+    return Answer(rows, details=[table], summary=summary)

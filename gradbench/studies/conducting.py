@@ -1,0 +1,101 @@
+"""A study from its beginning, or from where it was interrupted, to its end."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradbench.core.cases import SelectionError
+from gradbench.runner import machine
+from gradbench.runner.choosing import require_devices
+from gradbench.runner.progress import Report
+from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import discover, require_same
+from gradbench.store import studies as store
+from gradbench.store.executed import executed
+from gradbench.store.lines import LineLog, StoreError
+from gradbench.store.studies import Study
+from gradbench.studies import STUDIES, engine
+from gradbench.studies.neighbour import NoPinning, places
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study that is about to be carried out."""
+
+    module: ModuleType
+    log: LineLog
+    study: Study
+    worker: WorkerOptions
+
+    def carry_out(self, report: Report) -> Study:
+        """Measures what is left. Raises StoreError where the study's settings are damaged."""
+        study = self.study
+        try:
+            steps = self.module.plan(study.settings, study.settings["cases"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{study.name} cannot be resumed: its settings are damaged ({error!r})"
+            ) from error
+        carry_out = getattr(self.module, "carry_out", engine.carry_out)
+        try:
+            done: Study = carry_out(self.log, study, steps, report, self.worker)
+        except NoPinning as error:
+            raise SelectionError(str(error)) from error
+        return done
+
+
+def begin(
+    name: str,
+    settings: dict[str, Any],
+    cases: Sequence[str],
+    device: str,
+    results: Path,
+    command: list[str],
+) -> Opened:
+    """A new study; without `cases`, of its own. Raises SelectionError for what is not there."""
+    module = importlib.import_module(STUDIES[name])
+    try:
+        places(settings.get("neighbour", "none"))
+    except NoPinning as error:
+        raise SelectionError(str(error)) from error
+    worker = WorkerOptions(files=tuple(settings["files"]))
+    discovery = discover(worker)
+    default = getattr(module, "CASES", engine.CASES)
+    resolve = getattr(module, "resolve", engine.resolve)
+    require_devices((device,), discovery.environment)
+    chosen = engine.placed(resolve(discovery, cases or default), device)
+    log, study = store.begin(
+        results,
+        name,
+        {**settings, "cases": chosen},
+        machine.facts(),
+        discovery.environment,
+        command,
+    )
+    return Opened(module, log, study, worker)
+
+
+def reopen(
+    name: str, results: Path, resumed: str, files: tuple[str, ...], say: Callable[[str], None]
+) -> Opened:
+    """An interrupted study, as it goes on. Raises StoreError where it cannot."""
+    study = store.find(results, resumed, name)
+    study.require_unfinished()
+    files = executed(
+        study.path,
+        store.folder(results),
+        study.settings.get("files", ()),
+        study.started.digests,
+        files,
+        f"gradbench study {name} --resume",
+        say,
+    )
+    worker = WorkerOptions(files=files)
+    require_same("this study", study.started.environment, discover(worker).environment)
+    log = store.KIND.reopen(study)
+    return Opened(importlib.import_module(STUDIES[name]), log, store.read(study.path), worker)
