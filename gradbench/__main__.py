@@ -1,4 +1,4 @@
-"""The command line's entry: every error that is the user's to mend is one line and exit code 2."""
+"""The entry point of the command line: errors that users can fix are one line, exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to say about a function of the user's: its structure, what it costs, which way to take."""
+"""Advice on a user's function: which way of differentiating to use, with evidence and code."""
 
 OPERATORS = (
     "gradient",

@@ -1,4 +1,4 @@
-"""Advice on a user's function: probe it, measure every way that applies, say what was found."""
+"""From a question to an answer: inspect the function, measure every way that applies."""
 
 from __future__ import annotations
 

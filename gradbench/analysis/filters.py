@@ -1,4 +1,4 @@
-"""Which of the judged rows are asked for, and which verdicts make a check fail."""
+"""Selects judged rows, and finds the verdicts that make a check fail."""
 
 from __future__ import annotations
 

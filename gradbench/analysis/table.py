@@ -1,4 +1,4 @@
-"""The judged table: verdicts under one multiplicity control, and how many are expected false."""
+"""Judges the rows of a table together, and counts how many false positives are expected."""
 
 from __future__ import annotations
 

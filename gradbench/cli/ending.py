@@ -1,4 +1,4 @@
-"""How a command ends: by itself, by a signal, by what the user can mend, or by a fault of ours.
+"""How a command ends: exit codes, signals, errors that users can fix, and internal errors.
 
 Ctrl-C, SIGTERM and SIGHUP all raise KeyboardInterrupt once, wherever the command is, so that each
 ends it in the same way: what was measured is kept, the processes that measured are gone, and one

@@ -1,4 +1,4 @@
-"""What is measured: the identity of a case, apart from every measurement of it.
+"""The identity of what is measured: operators, functions, sizes, places; selecting cases.
 
 Both sides of the wire use this module, so it needs nothing but the standard library.
 """

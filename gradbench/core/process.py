@@ -1,4 +1,4 @@
-"""Start of a measuring process: it ends with its driver, and answers it over a private wire.
+"""What every measuring process does first: binds its life to the driver and opens the wire.
 
 Nothing here imports torch, since the process is bound to its driver before that import, which takes
 seconds and runs other code. Measured code may later patch functions in the same process, so this

@@ -1,1 +1,1 @@
-"""How it is differentiated: a file per family of modes."""
+"""The modes: ways of differentiating a function, one file per family."""

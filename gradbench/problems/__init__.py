@@ -1,1 +1,1 @@
-"""What is differentiated: functions with their derivatives, operators, the registry of both."""
+"""Functions with their derivatives, operators, and the registry of functions and modes."""

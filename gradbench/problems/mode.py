@@ -1,4 +1,4 @@
-"""What a mode is: one way of computing an operator."""
+"""The declaration of a mode: one way of computing one or more operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch releases: which there are, one environment each, measured in turns, and their history."""
+"""Torch releases: environments, tracks of several builds in turns, bisection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a track is to measure: new, or resumed."""
+"""From a selection and the options of `releases track` to a plan, new or resumed."""
 
 from __future__ import annotations
 

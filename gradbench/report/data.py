@@ -1,4 +1,4 @@
-"""What a report is made of: the judged rows of one or many runs, and what is known of each."""
+"""The judged rows of one or many runs as the frame that figures and findings use."""
 
 from __future__ import annotations
 

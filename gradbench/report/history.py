@@ -1,4 +1,4 @@
-"""Cases over torch releases, with the changes that were called."""
+"""Timelines of cases over torch releases, with significant changes marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, or Markdown with a folder of figures."""
+"""The report as one HTML page or as Markdown: findings, figures and the table of all cases."""
 
 from __future__ import annotations
 

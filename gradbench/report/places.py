@@ -1,4 +1,4 @@
-"""The same function on several devices, and the sizes from which another device is faster."""
+"""Time over size on several devices, and the sizes from which another device is faster."""
 
 from __future__ import annotations
 

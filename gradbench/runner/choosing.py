@@ -1,5 +1,4 @@
-"""What a run or a track is to measure: a selection and the user's wishes, held against what there
-is, become a plan and its settings."""
+"""From a selection and the options of a command to a plan: comparisons, modes and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is to measure: a new run, one to resume, and what it lacks."""
+"""Starts a run's log with its plan, or reopens one with what it still lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process's share of one comparison: prepare the modes, visit them in rounds, check.
+"""One process's share of a comparison: prepare, visit in rounds, check; retry after a death.
 
 The baseline is visited twice in each round: its second instance is the control. docs/measuring.md
 explains the method.

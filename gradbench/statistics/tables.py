@@ -1,4 +1,4 @@
-"""Tables: the ratios of many comparisons at once."""
+"""Ratios, intervals and p-values of many comparisons in one pass."""
 
 from __future__ import annotations
 

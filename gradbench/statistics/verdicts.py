@@ -1,4 +1,4 @@
-"""Verdicts: of one ratio, and of a whole table of them."""
+"""Verdicts of one ratio and of a table, with the correction for multiple comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was computed from a log, kept in the user's own cache folder until log or code changes.
+"""Caches results computed from a log in the user's cache folder, until log or code changes.
 
 An entry's name is a digest of all that its content follows from, so an entry never needs to be
 told that it is out of date. It carries a checksum, so a damaged one is computed again. It lies in

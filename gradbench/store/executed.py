@@ -1,4 +1,4 @@
-"""The user's own files that a log names: their digests, and whether resuming may execute them."""
+"""A user's files named in a log: their digests, and whether a resumed command may execute them."""
 
 from __future__ import annotations
 

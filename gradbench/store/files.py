@@ -1,4 +1,4 @@
-"""Files that gradbench writes: whole or not at all, and never over what somebody else has made."""
+"""Writes files whole or not at all, and never over files that gradbench did not write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines: what run logs, studies and tracked releases have in common.
+"""Append-only files of JSON lines, with a number and a checksum on each line.
 
 A line is written whole or not at all, and reaches the disk before the work goes on; so a kill or
 a full disk costs at most the line in flight. Each line carries a checksum. Files are not trusted:

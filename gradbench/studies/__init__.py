@@ -1,4 +1,4 @@
-"""Studies of the suite itself: how often it is wrong, what it finds, and how others do.
+"""Studies of gradbench itself: false positives, power, coverage, and other tools.
 
 A study measures what is known beforehand (the same code twice, a slowdown of known size) by the
 suite's own protocol, and counts. `injection` and `peer_process` are the worker's side; the rest

@@ -1,4 +1,4 @@
-"""The code to paste: a mode's own source, written out for a function of the user's.
+"""The code that `advise` shows: a mode's own source, rewritten for the user's function.
 
 The text needs torch alone. It computes what the mode computes, and takes tensors that need not
 require grad.

@@ -1,4 +1,4 @@
-"""The process that looks at a user's function first: manners, evidence, structure.
+"""Inspects a user's function before it is measured: side effects, derivatives, zeros.
 
 `python -m gradbench.worker.probe SPEC DRIVER`, with the number of the process that asks, answers
 with one JSON object on standard output; whatever the function prints goes to standard error. The

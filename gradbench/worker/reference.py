@@ -1,4 +1,4 @@
-"""The derivatives that a user's function is held against: reverse mode in float64."""
+"""The reference for a user's function: reverse mode in float64, with its evidence."""
 
 from __future__ import annotations
 

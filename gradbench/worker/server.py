@@ -1,4 +1,4 @@
-"""The measuring process: torch and the standard library, nothing else.
+"""The loop of a measuring process: reads a request, has the session answer it, writes the answer.
 
 It answers requests over the wire that `core/process.py` makes of its standard streams. `runner/`
 is the other side. The process ends when its input does, and with its driver.

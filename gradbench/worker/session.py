@@ -1,4 +1,4 @@
-"""The state of a measuring process, and its answer to each request.
+"""What a measuring process holds between requests, and its answer to each.
 
 docs/architecture.md describes every message.
 """

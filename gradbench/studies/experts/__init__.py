@@ -1,5 +1,4 @@
-"""Whether advice is as good as what an expert writes by hand, and how far both are from what
-people usually write first.
+"""Advice compared with an expert's hand-written code, and with the usual choice.
 
 For each function of `functions` advice measures its ways and the expert's beside each other, in
 the same rounds of the same processes, and puts all of them through the gate.

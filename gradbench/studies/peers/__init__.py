@@ -1,4 +1,4 @@
-"""The peers on the same pairs: how often each is wrong, what it finds, at what cost.
+"""Other tools on the same pairs: false positives, power and cost of each.
 
 A trial has four arms in a row: slower by 5 %, plain, plain again, slower by 2 % (or the same
 backwards), so every comparison is between neighbours in time. Each tool is used as its own
