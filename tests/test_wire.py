@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import warm
 
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
@@ -50,10 +51,8 @@ class Faked:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results"
-        python = folder / "python"
-        python.write_text(f"#!/bin/sh\nexec {sys.executable} {HOME}/suites/fake_worker.py\n")
-        python.chmod(0o755)
-        self.options = WorkerOptions(python=str(python), start_timeout=30)
+        python = warm.python(folder / "python", HOME / "suites" / "fake_worker.py")
+        self.options = WorkerOptions(python=str(python), start_timeout=60)
         self.plan({})
 
     def plan(self, plan: dict[str, list[str]]) -> None:
@@ -139,7 +138,7 @@ def test_a_mode_found_wrong_after_a_crash_is_not_judged(fake):
 
 def test_one_without_an_answer_is_timed_out_at_once(fake):
     fake.plan({"prepare:grad": ["go on", "hang"]})
-    run = fake.run(replace(SETTINGS, timeout=1))
+    run = fake.run(replace(SETTINGS, timeout=5))
     assert fake.statuses(run)[1:] == [GOOD | {"grad": "timed out"}] * 2
     row = next(row for row in judge_run(run).rows if row.mode == "grad")
     assert row.status == "ok"
@@ -346,10 +345,7 @@ def speaking(tmp_path, code):
         "wire.answer({'ok': True, **fake_worker.HELLO})\n"
         "request = next(requests)\n" + code
     )
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nexec {sys.executable} {script}\n")
-    python.chmod(0o755)
-    return WorkerOptions(python=str(python), start_timeout=30)
+    return WorkerOptions(python=str(warm.python(tmp_path / "python", script)), start_timeout=60)
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path, monkeypatch):
@@ -404,7 +400,7 @@ def test_no_child_outlives_its_process(tmp_path):
         mark = worker._mark.encode()
         started = [int(line) for line in pids.read_text().split()]
         assert all(alive(pid) for pid in started)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(map(alive, started)) or marked(mark):
         assert time.monotonic() < deadline
         time.sleep(0.05)
