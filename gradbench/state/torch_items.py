@@ -109,7 +109,7 @@ def _flags() -> Iterator[Item]:
             continue
         getter = _caught(getattr(_C, name))
         value = getter()
-        if value is not UNREADABLE and (isinstance(value, plain) or _is_enum(value)):
+        if isinstance(value, plain) or _is_enum(value):
             yield Item(f"torch's {flag.replace('_', ' ').strip()}", getter, partial(_set, setter))
     for kind in ("flash", "mem_efficient", "math", "cudnn", "overrideable"):
         enabled = getattr(_C, f"_get_{kind}_sdp_enabled", None)

@@ -307,25 +307,20 @@ def _unravelled(flat: int, shape: Shape) -> list[int]:
     return indices[::-1]
 
 
+@dataclass(eq=False)
 class Contestant:
     """A mode's callable with private copies of the timed arguments, for gate and clock alike."""
 
-    def __init__(
-        self,
-        gate: Gate,
-        mode: str,
-        call: Callable[..., Any],
-        leaves: bool,
-        sets: tuple[tuple[Any, ...], ...],
-    ) -> None:
-        self.gate = gate
-        self.mode = mode
-        self.call = call
-        self.leaves = leaves
-        self.sets = sets
-        self.turns = itertools.cycle(sets)
+    gate: Gate
+    mode: str
+    call: Callable[..., Any]
+    leaves: bool
+    sets: tuple[tuple[Any, ...], ...]
+
+    def __post_init__(self) -> None:
+        self.turns = itertools.cycle(self.sets)
         """The arguments of successive calls."""
-        self.synchronize = synchronizer(gate.problem.device)
+        self.synchronize = synchronizer(self.gate.problem.device)
         self.fastest = 0
         """Nanoseconds of the fastest call of the checks."""
         self.changes = state.Changes()
