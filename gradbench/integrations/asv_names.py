@@ -20,8 +20,6 @@ from gradbench.core.cases import DOCUMENTS, Comparison, Offer, Place
 DEVICE = "GRADBENCH_DEVICE"
 """The environment variable for asv's axis of devices."""
 
-UNIT = "seconds"
-
 VERSION = "1"
 """Pinned: asv hides the history of a benchmark whose version changes with its source."""
 
@@ -83,7 +81,7 @@ def benchmark(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
         "rounds": PROCESSES,
         "timeout": TIMEOUT,
         "type": "track",
-        "unit": UNIT,
+        "unit": "seconds",
         "version": VERSION,
     }
 

@@ -229,9 +229,7 @@ class Gate:
                 return finding.and_then(Finding(f"{name}: {mismatch}"))
             values = block.detach().to("cpu", torch.float64)
             exact, allowed = expected.blocks[number], expected.allowed[number]
-            finding = finding.and_then(
-                _compare_values(name, values, exact, allowed, self.problem.unit)
-            )
+            finding = finding.and_then(_compare(name, values, exact, allowed, self.problem.unit))
         return finding
 
     def _block_name(self, forward: bool, number: int) -> str:
@@ -274,9 +272,7 @@ def _mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device
     return ""
 
 
-def _compare_values(
-    name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float
-) -> Finding:
+def _compare(name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float) -> Finding:
     if values.numel() == 0:
         return Finding()
     # The difference of equal infinities is NaN, and the allowed error of an exact zero may be zero.
