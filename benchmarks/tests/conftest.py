@@ -29,20 +29,12 @@ MEMORY_LIMIT = 4 << 30
 SEED = 0
 WARM = 3_000_000
 
-FIELDS = {
-    "function": "functions",
-    "operator": "operators",
-    "mode": "modes",
-    "document": "documents",
-    "size": "sizes",
-    "dtype": "dtypes",
-    "device": "devices",
-}
+OPTIONS = ("function", "operator", "mode", "document", "size", "dtype", "device")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gradbench", "cases of gradbench's catalogue")
-    for option in FIELDS:
+    for option in OPTIONS:
         group.addoption(
             f"--gradbench-{option}",
             action="append",
@@ -99,8 +91,8 @@ class Engine:
         self.offers = [Offer(**offer) for offer in discovered["offers"]]
         self.by_hand = sorted({mode["mode"] for mode in discovered["modes"] if mode["by_hand"]})
         patterns = {
-            field: tuple(config.getoption(f"--gradbench-{option}") or ())
-            for option, field in FIELDS.items()
+            f"{option}s": tuple(config.getoption(f"--gradbench-{option}") or ())
+            for option in OPTIONS
         }
         patterns["devices"] = patterns["devices"] or ("cpu",)
         try:

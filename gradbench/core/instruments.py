@@ -14,7 +14,6 @@ class Instrument:
 
     name: str
     unit: str
-    summary: str
     deterministic: bool = True
     """Whether readings repeat exactly: read once a run if they do, else in each session."""
     cuda: bool = False
@@ -23,15 +22,11 @@ class Instrument:
     """Whether it needs processes of its own (`runner/callgrind.py`), which skip the gate."""
 
 
-PEAK_MEMORY = Instrument("peak_memory", "bytes", "peak of tensor memory above the start of a call")
-INSTRUCTIONS = Instrument(
-    "instructions", "instructions", "instructions of a call, counted by Callgrind", own_process=True
-)
-DISPATCHES = Instrument("dispatches", "operations", "ATen operations dispatched by a call")
-FLOPS = Instrument("flops", "operations", "floating-point operations of a call's matmuls")
-DEVICE_TIME = Instrument(
-    "device_time", "seconds", "time on the device, by CUDA events", deterministic=False, cuda=True
-)
+PEAK_MEMORY = Instrument("peak_memory", "bytes")
+INSTRUCTIONS = Instrument("instructions", "instructions", own_process=True)
+DISPATCHES = Instrument("dispatches", "operations")
+FLOPS = Instrument("flops", "operations")
+DEVICE_TIME = Instrument("device_time", "seconds", deterministic=False, cuda=True)
 
 INSTRUMENTS = {
     instrument.name: instrument

@@ -107,15 +107,15 @@ def find(text: str) -> Release:
     )
 
 
-def near(text: str, most: int = 3) -> list[str]:
-    """The versions of the releases nearest to a version, the nearest first."""
+def near(text: str) -> list[str]:
+    """The versions of the three releases nearest to a version, the nearest first."""
     wanted = (*parse(text).release, 0, 0, 0)[:3]
 
     def distance(release: Release) -> tuple[int, ...]:
         numbers = (*parse(release.version).release, 0, 0, 0)[:3]
         return tuple(abs(a - b) for a, b in zip(numbers, wanted))
 
-    return [release.version for release in sorted(RELEASES, key=distance)[:most]]
+    return [release.version for release in sorted(RELEASES, key=distance)[:3]]
 
 
 def require_published(text: str) -> None:

@@ -16,13 +16,9 @@ SHORTEST_PART = 3
 
 
 def nearest(
-    name: str,
-    known: Iterable[str],
-    usual: Collection[str] = (),
-    exotic: Collection[str] = (),
-    most: int = 3,
+    name: str, known: Iterable[str], usual: Collection[str] = (), exotic: Collection[str] = ()
 ) -> list[str]:
-    """The known names that were most likely meant, the likeliest first.
+    """Up to three known names that were most likely meant, the likeliest first.
 
     Names of which `name` is a typing error come first. Of names that only resemble or contain it,
     `usual` ones come before others, and `exotic` ones last.
@@ -37,7 +33,7 @@ def nearest(
         elif part or similarity >= SIMILAR:
             order = (1, other in exotic, not part, other not in usual)
             ranked.append((*order, -similarity, position, other))
-    return [entry[-1] for entry in sorted(ranked)[:most]]
+    return [entry[-1] for entry in sorted(ranked)[:3]]
 
 
 def hint(

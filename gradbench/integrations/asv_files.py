@@ -180,14 +180,11 @@ def _write_results(
     from asv.util import UserError, datetime_to_js_timestamp
 
     python = ".".join(str(environment["python"]).split(".")[:2])
-    midnight = datetime.datetime.combine(
-        release.date, datetime.time(), tzinfo=datetime.timezone.utc
-    )
     results = Results(
         {field: machine[field] for field in FIELDS} | {"python": python},
         {},
         release.tag,
-        datetime_to_js_timestamp(midnight),
+        asv_names.milliseconds(release.date),
         python,
         get_env_name("releases", python, {}, {("nobuild", asv_names.DEVICE): device}),
         {asv_names.DEVICE: device},

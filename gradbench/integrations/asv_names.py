@@ -8,6 +8,7 @@ other than the example inputs and more than one thread precede the last part, as
 from __future__ import annotations
 
 import ast
+import datetime
 import itertools
 import json
 from collections.abc import Iterable
@@ -19,8 +20,6 @@ from gradbench.core.cases import DOCUMENTS, Comparison, Offer, Place
 DEVICE = "GRADBENCH_DEVICE"
 """The environment variable for asv's axis of devices."""
 
-UNIT = "seconds"
-
 VERSION = "1"
 """Pinned: asv hides the history of a benchmark whose version changes with its source."""
 
@@ -28,6 +27,12 @@ PROCESSES = 5
 """asv calls them rounds. Each gives one sample, so that asv's interval is between processes."""
 
 TIMEOUT = 300.0
+
+
+def milliseconds(date: datetime.date) -> int:
+    """The start of a day in UTC, as asv stores it."""
+    midnight = datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc)
+    return int(midnight.timestamp()) * 1000
 
 
 def name(comparison: Comparison) -> str:
@@ -76,7 +81,7 @@ def benchmark(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
         "rounds": PROCESSES,
         "timeout": TIMEOUT,
         "type": "track",
-        "unit": UNIT,
+        "unit": "seconds",
         "version": VERSION,
     }
 

@@ -7,7 +7,6 @@ internals of asv 0.6.6.
 
 from __future__ import annotations
 
-import datetime
 import os
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from asv.repo import NoSuchNameError, Repo
 
 import gradbench
 from gradbench.core.releases import RELEASES, Release, ReleaseError, parse
-from gradbench.integrations import asv_files
+from gradbench.integrations import asv_files, asv_names
 from gradbench.releases import environments, installing
 from gradbench.runner import machine
 
@@ -69,10 +68,9 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
 
     def release(self, tag: str) -> Release:
         """The release of a tag. Raises NoSuchNameError."""
-        try:
-            return self._builds[tag]
-        except KeyError:
-            raise NoSuchNameError(tag) from None
+        if tag not in self._builds:
+            raise NoSuchNameError(tag)
+        return self._builds[tag]
 
     def _installed(self) -> list[str]:
         return [tag for tag, build in self._builds.items() if _installed(build)]
@@ -84,10 +82,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
         """There is no source tree."""
 
     def get_date(self, hash: str) -> int:
-        """The start of the release's day in UTC, in milliseconds."""
-        date = self.release(hash).date
-        midnight = datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc)
-        return int(midnight.timestamp()) * 1000
+        return asv_names.milliseconds(self.release(hash).date)
 
     get_date_from_name = get_date
 
@@ -113,7 +108,7 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
     def get_hash_from_parent(self, name: str) -> str:
         tags = list(self._builds)
         position = tags.index(self.get_hash_from_name(name))
-        if not position:
+        if position == 0:
             raise NoSuchNameError(name)
         return tags[position - 1]
 

@@ -119,11 +119,8 @@ def scalar_valued(
         return sum(terms[1:], terms[0])
 
     derivatives: dict[str, Formula] = {operator: gradient, "vjp": vjp, "jvp": jvp}
-    if hessian is not None:
-        derivatives["hessian"] = hessian
-    if hvp is not None:
-        derivatives["hvp"] = hvp
-    return derivatives
+    second = {"hessian": hessian, "hvp": hvp}
+    return derivatives | {name: formula for name, formula in second.items() if formula is not None}
 
 
 def elementwise(slope: Formula) -> dict[str, Formula]:

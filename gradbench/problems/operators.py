@@ -102,28 +102,12 @@ def _no_rows(problem: Problem) -> tuple[int, ...]:
     return (0,) * len(problem.wrt)
 
 
-def _jacobian(problem: Problem) -> tuple[Shape, ...]:
-    return tuple(problem.output + shape for shape in problem.wrt)
-
-
 def _output_rows(problem: Problem) -> tuple[int, ...]:
     return (len(problem.output),) * len(problem.wrt)
 
 
-def _batch_jacobian(problem: Problem) -> tuple[Shape, ...]:
-    return tuple(problem.output + shape[1:] for shape in problem.wrt)
-
-
-def _hessian(problem: Problem) -> tuple[Shape, ...]:
-    return tuple(a + b for a in problem.wrt for b in problem.wrt)
-
-
 def _hessian_rows(problem: Problem) -> tuple[int, ...]:
     return tuple(len(a) for a in problem.wrt for _ in problem.wrt)
-
-
-def _batch_hessian(problem: Problem) -> tuple[Shape, ...]:
-    return tuple(a + b[1:] for a in problem.wrt for b in problem.wrt)
 
 
 def _draw(generator: torch.Generator, shape: Shape) -> Tensor:
@@ -170,14 +154,14 @@ OPERATORS = {
             "jacobian",
             "∂yᵢ/∂xⱼ of every output by every input",
             "functional_jacobian",
-            _jacobian,
+            lambda problem: tuple(problem.output + shape for shape in problem.wrt),
             _output_rows,
         ),
         Operator(
             "batch_jacobian",
             "one jacobian per sample, without the zero blocks between samples",
             "loop_grad",
-            _batch_jacobian,
+            lambda problem: tuple(problem.output + shape[1:] for shape in problem.wrt),
             _output_rows,
         ),
         Operator(
@@ -202,10 +186,18 @@ OPERATORS = {
             _tangents,
         ),
         Operator(
-            "hessian", "∂²y/∂xᵢ∂xⱼ of one value", "functional_hessian", _hessian, _hessian_rows
+            "hessian",
+            "∂²y/∂xᵢ∂xⱼ of one value",
+            "functional_hessian",
+            lambda problem: tuple(a + b for a in problem.wrt for b in problem.wrt),
+            _hessian_rows,
         ),
         Operator(
-            "batch_hessian", "one hessian per sample", "grad_twice", _batch_hessian, _hessian_rows
+            "batch_hessian",
+            "one hessian per sample",
+            "grad_twice",
+            lambda problem: tuple(a + b[1:] for a in problem.wrt for b in problem.wrt),
+            _hessian_rows,
         ),
         Operator("hvp", "Ht: the hessian times a tangent", "grad_twice", seed=_tangents),
         Operator(

@@ -95,11 +95,7 @@ def _timers() -> Iterator[Item]:
 
 
 def _collector() -> Iterator[Item]:
-    yield Item(
-        "whether the garbage collector runs",
-        gc.isenabled,
-        lambda before: gc.enable() if before else gc.disable(),
-    )
+    yield Item("garbage collection", gc.isenabled, lambda on: gc.enable() if on else gc.disable())
     yield Item("the collector's thresholds", gc.get_threshold, lambda b: gc.set_threshold(*b))
     yield Item("the collector's debugging flags", gc.get_debug, gc.set_debug)
     yield Item(
@@ -184,7 +180,7 @@ def _harmless_items() -> Iterator[Item]:
     yield Item("the interpreter's hooks", *module_values(sys, hooks))
     yield Item("threading.excepthook", *module_values(threading, ("excepthook",)))
     yield Item("the standard streams", *module_values(sys, ("stdin", "stdout", "stderr")))
-    yield Item("the working directory", _directory, _set_directory)
+    yield Item("the working directory", _directory, os.chdir)
     yield Item("the umask", _umask, os.umask)
     numbers = sorted(int(number) for number in signal.valid_signals())
     if numbers:
@@ -217,15 +213,11 @@ def _restore_environment(before: dict[Any, Any]) -> None:
 
 
 def _directory() -> str:
+    """The working directory; empty if it was deleted."""
     try:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _set_directory(before: str) -> None:
-    if before:
-        os.chdir(before)
 
 
 _set_umask = os.umask
@@ -343,48 +335,29 @@ def quick_items() -> Iterator[Item]:
         lambda before: tracemalloc.start() if before else tracemalloc.stop(),
     )
     threads = _Threads()
-    yield Item(
-        "threads", threads.read, threads.write, harmful=False, unchanged=threads.no_more_than
-    )
+    yield Item("threads", threads.read, threads.write, False, unchanged=threads.no_more_than)
     yield from _scheduling()
     yield from (item._replace(harmful=False) for item in _harmless_items())
 
 
 def gate_items() -> Iterator[Item]:
     """The functions that check the result of a call."""
-    functions = NamespaceReader(gate_namespaces)
-    yield Item(
-        "functions of the gate",
-        functions.read,
-        restore_namespaces,
-        unchanged=namespaces_unchanged,
-    )
+    yield _functions("functions of the gate", NamespaceReader(gate_namespaces))
+
+
+def _functions(name: str, reader: NamespaceReader) -> Item:
+    return Item(name, reader.read, restore_namespaces, unchanged=namespaces_unchanged)
 
 
 def thorough_items() -> Iterator[Item]:
     """Items that may take milliseconds to read: compared after each build, check and request."""
-    functions = NamespaceReader(shared_namespaces)
-    yield Item(
-        "shared functions",
-        functions.read,
-        restore_namespaces,
-        by_torch=True,
-        unchanged=namespaces_unchanged,
-    )
-    yield Item(
-        "loaded modules",
-        LoadedModules,
-        LoadedModules.restore,
-        harmful=False,
-        unchanged=modules_unchanged,
-    )
+    functions = _functions("shared functions", NamespaceReader(shared_namespaces))
+    yield functions._replace(by_torch=True)
+    restore = LoadedModules.restore
+    yield Item("loaded modules", LoadedModules, restore, False, unchanged=modules_unchanged)
     if hasattr(os, "waitid"):
         yield Item("child processes", _children, _end_children)
     yield from _resource_limits()
-    yield Item(
-        "the locale",
-        partial(locale.setlocale, locale.LC_ALL),
-        partial(locale.setlocale, locale.LC_ALL),
-        harmful=False,
-    )
+    get_or_set_locale = partial(locale.setlocale, locale.LC_ALL)
+    yield Item("the locale", get_or_set_locale, get_or_set_locale, harmful=False)
     yield Item("numpy's error handling", _numpy_errors, _set_numpy_errors, harmful=False)

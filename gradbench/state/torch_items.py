@@ -109,7 +109,7 @@ def _flags() -> Iterator[Item]:
             continue
         getter = _caught(getattr(_C, name))
         value = getter()
-        if value is not UNREADABLE and (isinstance(value, plain) or _is_enum(value)):
+        if isinstance(value, plain) or _is_enum(value):
             yield Item(f"torch's {flag.replace('_', ' ').strip()}", getter, partial(_set, setter))
     for kind in ("flash", "mem_efficient", "math", "cudnn", "overrideable"):
         enabled = getattr(_C, f"_get_{kind}_sdp_enabled", None)
@@ -239,11 +239,11 @@ def _saved_tensor_hooks() -> Iterator[Item]:
     disabled = getattr(autograd, "_saved_tensors_hooks_get_disabled_error_message", None)
     if disabled is not None:
 
-        def switch(before: str | None) -> None:
-            if before is None:
+        def switch(message: str | None) -> None:
+            if message is None:
                 autograd._saved_tensors_hooks_enable()
             else:
-                autograd._saved_tensors_hooks_disable(before)
+                autograd._saved_tensors_hooks_disable(message)
 
         yield Item("whether saved tensors may have hooks", disabled, switch)
 
@@ -325,12 +325,9 @@ def torch_items() -> Iterator[Item]:
     yield _stack("function")
     yield _default_device()
     yield _stack("dispatch")
-    flags = (
-        "_is_in_torch_dispatch_mode",
-        "_is_in_non_infra_torch_dispatch_mode",
-        "_is_in_any_mode_without_ignore_compile_internals",
-    )
-    yield Item("the flags of dispatch modes", *module_values(torch.utils._python_dispatch, flags))
+    dispatch = torch.utils._python_dispatch
+    flags = tuple(name for name in vars(dispatch) if name.startswith("_is_in_"))
+    yield Item("the flags of dispatch modes", *module_values(dispatch, flags))
     yield from _levels()
     yield from _compiler()
     yield Item("inference mode", torch.is_inference_mode_enabled, _set_inference_mode)
@@ -363,12 +360,11 @@ def torch_items() -> Iterator[Item]:
     yield from _saved_tensor_hooks()
     yield from _module_hooks()
     yield from _profiler()
-    for module, names in (
-        (torch.backends, ("__allow_nonbracketed_mutation_flag",)),
-        (sys.modules.get("torch.backends.opt_einsum"), ("enabled", "strategy")),
-    ):
-        if module is not None:
-            yield Item(f"the flags of {module.__name__}", *module_values(module, names))
+    backends = torch.backends
+    yield Item("torch.backends", *module_values(backends, ("__allow_nonbracketed_mutation_flag",)))
+    einsum = sys.modules.get("torch.backends.opt_einsum")
+    if einsum is not None:
+        yield Item("torch.backends.opt_einsum", *module_values(einsum, ("enabled", "strategy")))
     yield Item("the kernels of torch's operators", _Kernels().read, lambda before: gc.collect())
     yield Item("the CUDA device", _cuda_device, _set_cuda_device)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,16 +24,18 @@ class Cuda:
     CYCLES: ClassVar[float] = 2.5e9
     """Clock cycles per second, of a fast device."""
 
-    def chosen(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Selects the device that the other methods use."""
-        return cuda.device(device)
+    chosen = cuda.device
+    """A context that selects the device for the other methods."""
+    synchronize = staticmethod(cuda.synchronize)
+    allocated = staticmethod(cuda.memory_allocated)
+    """Bytes of live tensors."""
+    reset_peak = staticmethod(cuda.reset_peak_memory_stats)
+    peak = staticmethod(cuda.max_memory_allocated)
+    """The peak of `allocated` since the last reset."""
 
     def event(self) -> cuda.Event:
         """A point on the device's timeline."""
         return cuda.Event(enable_timing=True)
-
-    def synchronize(self) -> None:
-        cuda.synchronize()
 
     def hold(self, seconds: float) -> None:
         """Keeps the device busy for at least that long, without waiting for it."""
@@ -42,17 +43,6 @@ class Cuda:
         sleep = getattr(cuda, "_sleep", None)
         if sleep is not None:
             sleep(int(seconds * self.CYCLES))
-
-    def allocated(self) -> int:
-        """Bytes of live tensors."""
-        return cuda.memory_allocated()
-
-    def reset_peak(self) -> None:
-        cuda.reset_peak_memory_stats()
-
-    def peak(self) -> int:
-        """The peak of `allocated` since the last reset."""
-        return cuda.max_memory_allocated()
 
 
 def synchronizer(device: torch.device) -> Callable[[], None] | None:

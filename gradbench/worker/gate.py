@@ -229,9 +229,7 @@ class Gate:
                 return finding.and_then(Finding(f"{name}: {mismatch}"))
             values = block.detach().to("cpu", torch.float64)
             exact, allowed = expected.blocks[number], expected.allowed[number]
-            finding = finding.and_then(
-                _compare_values(name, values, exact, allowed, self.problem.unit)
-            )
+            finding = finding.and_then(_compare(name, values, exact, allowed, self.problem.unit))
         return finding
 
     def _block_name(self, forward: bool, number: int) -> str:
@@ -274,9 +272,7 @@ def _mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device
     return ""
 
 
-def _compare_values(
-    name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float
-) -> Finding:
+def _compare(name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float) -> Finding:
     if values.numel() == 0:
         return Finding()
     # The difference of equal infinities is NaN, and the allowed error of an exact zero may be zero.
@@ -307,25 +303,20 @@ def _unravelled(flat: int, shape: Shape) -> list[int]:
     return indices[::-1]
 
 
+@dataclass(eq=False)
 class Contestant:
     """A mode's callable with private copies of the timed arguments, for gate and clock alike."""
 
-    def __init__(
-        self,
-        gate: Gate,
-        mode: str,
-        call: Callable[..., Any],
-        leaves: bool,
-        sets: tuple[tuple[Any, ...], ...],
-    ) -> None:
-        self.gate = gate
-        self.mode = mode
-        self.call = call
-        self.leaves = leaves
-        self.sets = sets
-        self.turns = itertools.cycle(sets)
+    gate: Gate
+    mode: str
+    call: Callable[..., Any]
+    leaves: bool
+    sets: tuple[tuple[Any, ...], ...]
+
+    def __post_init__(self) -> None:
+        self.turns = itertools.cycle(self.sets)
         """The arguments of successive calls."""
-        self.synchronize = synchronizer(gate.problem.device)
+        self.synchronize = synchronizer(self.gate.problem.device)
         self.fastest = 0
         """Nanoseconds of the fastest call of the checks."""
         self.changes = state.Changes()

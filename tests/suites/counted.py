@@ -1,4 +1,4 @@
-"""A suite for the instruments: modes that do their work once or twice, and some that misbehave."""
+"""Modes for the instruments: one with twice the work of another, and some that fail."""
 
 import os
 import signal

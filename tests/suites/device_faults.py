@@ -1,6 +1,6 @@
-"""Modes that ask a CUDA device for too much, or break it: what a run has to survive.
+"""Modes that exhaust a CUDA device's memory or break its context; runs must survive them.
 
-Loaded by `gradbench --from` where there is a device.
+Loaded by `gradbench --from` if there is a device.
 """
 
 import torch
@@ -10,7 +10,7 @@ from gradbench.problems import registry
 
 @registry.mode("vjp")
 def asks_the_device_for_much(problem):
-    """64 TiB, which no device has"""
+    """allocates 64 TiB, which no device has"""
 
     def call(inputs, v):
         return torch.empty(1 << 44, device=problem.device)[:1]
@@ -20,7 +20,7 @@ def asks_the_device_for_much(problem):
 
 @registry.mode("vjp")
 def breaks_the_device(problem):
-    """an index beyond the end, which the device finds out when nobody can catch it"""
+    """indexes beyond the end, which the device detects asynchronously"""
 
     def call(inputs, v):
         beyond = torch.tensor([1 << 20], device=problem.device)

@@ -1,9 +1,8 @@
-"""A measuring process without torch, for tests of the driver: it speaks the protocol and comes to
-grief as planned.
+"""A worker without torch, for tests of the driver: it speaks the protocol and fails as planned.
 
-The plan is JSON in the environment variable FAKE: what to do instead of answering, by request or by
-request and mode (`"prepare:grad": ["kill"]`), a list of one action for each time that it is asked,
-in whichever process; "go on" answers. Files in the folder FAKE_STATE count the times.
+The plan is JSON in the environment variable FAKE. It maps a request, or a request and a mode
+(`"prepare:grad": ["kill"]`), to a list of actions, one per request of that kind in any process;
+"go on" answers normally. Files in the folder FAKE_STATE count the requests.
 """
 
 import json
@@ -38,7 +37,7 @@ class Fake:
         self.modes = {}
 
     def action(self, name):
-        """What is planned for this time; "go on" where nothing is."""
+        """The planned action for this request, by default "go on"."""
         actions = self.plan.get(name)
         if actions is None:
             return "go on"

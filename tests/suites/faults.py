@@ -1,4 +1,4 @@
-"""A suite whose modes misbehave, each in its own way: what the gate and the driver must catch.
+"""Modes that fail in many ways, which the gate and the driver must catch.
 
 Loaded by `gradbench --from` and by the tests themselves.
 """
@@ -79,7 +79,7 @@ def unreset_grad(problem):
 
 @registry.mode("gradient")
 def late_liar(problem):
-    """right for the first thirty calls and wrong ever after"""
+    """right for the first thirty calls, then wrong"""
     formula = problem.function.derivatives["gradient"]
     calls = 0
 
@@ -93,7 +93,7 @@ def late_liar(problem):
 
 @registry.mode("gradient")
 def remembers(problem):
-    """gives the first result again, whatever the inputs: a stale cache"""
+    """returns its first result for all inputs: a stale cache"""
     kept = []
 
     def call(inputs):
@@ -106,7 +106,7 @@ def remembers(problem):
 
 @registry.mode("gradient")
 def mutates(problem):
-    """writes into its input after having used it"""
+    """changes its input after using it"""
 
     def call(inputs):
         result = problem.function.derivatives["gradient"](*inputs)
@@ -119,19 +119,19 @@ def mutates(problem):
 
 @registry.mode("gradient")
 def wrong_dtype(problem):
-    """a result of another dtype"""
+    """returns another dtype"""
     return lambda inputs: problem.function.derivatives["gradient"](*inputs).to(torch.float16)
 
 
 @registry.mode("gradient")
 def not_a_number(problem):
-    """a result of NaN"""
+    """returns NaN"""
     return lambda inputs: problem.function.derivatives["gradient"](*inputs) * torch.nan
 
 
 @registry.mode("gradient")
 def raises(problem):
-    """raises an error of its own"""
+    """raises an error"""
 
     def call(inputs):
         raise RuntimeError("no such [bold]luck[/bold] today")
@@ -141,7 +141,7 @@ def raises(problem):
 
 @registry.mode("jacobian")
 def zero_column(problem):
-    """one column of zeros, and a small one"""
+    """returns zeros in one column, whose entries are small"""
 
     def call(inputs):
         result = problem.function.derivatives["jacobian"](*inputs)
@@ -169,7 +169,7 @@ def dies(problem):
 
 @registry.mode("vjp")
 def dies_later(problem):
-    """kills its process once it is being timed"""
+    """kills its process while it is timed"""
     calls = 0
 
     def call(inputs, seed):
@@ -195,7 +195,7 @@ def hangs(problem):
 
 @registry.mode("vjp")
 def prints(problem):
-    """prints on standard output, where the wire is"""
+    """prints to standard output, which was the wire"""
 
     def call(inputs, seed):
         print("x" * 1000)
@@ -206,7 +206,7 @@ def prints(problem):
 
 @registry.mode("jvp", memory=lambda problem: 1 << 50)
 def huge(problem):
-    """would need more memory than there is"""
+    """needs more memory than the machine has"""
 
     def call(inputs, tangents):
         raise AssertionError("called although it was to be refused")
@@ -216,7 +216,7 @@ def huge(problem):
 
 @registry.mode("vjp")
 def asks_for_much(problem):
-    """asks for more memory than there is, once it is being timed"""
+    """allocates more memory than the machine has while it is timed"""
     calls = 0
 
     def call(inputs, seed):
@@ -231,7 +231,7 @@ def asks_for_much(problem):
 
 @registry.mode("vjp")
 def breaks_device(problem):
-    """fails as torch does where a kernel has broken the device's context"""
+    """raises torch's error for a broken CUDA context"""
 
     def call(inputs, seed):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

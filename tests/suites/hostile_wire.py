@@ -1,6 +1,6 @@
-"""Modes that speak for the measuring process, end it, or cut it off from its driver.
+"""Modes that forge answers of the worker, end it, or cut it off from its driver.
 
-Each is right otherwise; the driver is to call it crashed, failed or timed out, and nothing else.
+Their results are right; the driver must report them as crashed, failed or timed out.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ def _right(problem):
 
 
 def _doing(deed, after=0, until=1_000_000):
-    """A builder of a mode that does something in each call beyond the first ones, until another."""
+    """A builder of a mode that runs `deed` in its calls from number `after` + 1 to `until`."""
 
     def builder(problem):
         right = _right(problem)
@@ -71,7 +71,7 @@ def end_quietly():
     raise SystemExit
 
 
-# Should nobody notice, there are 64 processes and no more.
+# At most 64 processes, should nobody notice.
 _mode("forks", os.fork, 0, 6)
 _mode("forks_by_the_c_library", lambda: ctypes.CDLL(None).fork(), 0, 6)
 _mode("writes_on_all_descriptors", lambda: write_on_all(b"\x1b[31m\n"))
@@ -88,7 +88,7 @@ _mode("stops_itself", lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 @registry.mode("vjp")
 def raises_what_no_encoding_has(problem):
-    """raises with a file's name that is no UTF-8"""
+    """raises with a file name that is not UTF-8"""
 
     def call(inputs, seed):
         raise RuntimeError("cannot read " + os.fsdecode(b"caf\xe9"))
@@ -103,7 +103,7 @@ class _Unspeakable(Exception):
 
 @registry.mode("vjp")
 def raises_what_cannot_be_shown(problem):
-    """raises an error that raises where it is shown"""
+    """raises an error whose __str__ raises"""
 
     def call(inputs, seed):
         raise _Unspeakable
@@ -113,7 +113,7 @@ def raises_what_cannot_be_shown(problem):
 
 @registry.mode("vjp")
 def raises_at_length(problem):
-    """raises with a hundred million characters"""
+    """raises with a message of a hundred million characters"""
 
     def call(inputs, seed):
         raise RuntimeError("x" * 100_000_000)

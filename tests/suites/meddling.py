@@ -1,8 +1,8 @@
-"""A suite whose modes are right and change the state of the process that they are guests in.
+"""Modes with right results that change the state of their process.
 
-Each change makes three modes: `build_NAME` makes it while it is built, `call_NAME` at the end of
-each call, and `late_NAME` in its twelfth call, when it is being timed. Loaded by `gradbench
---from` and by the tests themselves.
+Each change makes three modes: `build_NAME` changes it while it is built, `call_NAME` at the end of
+each call, and `late_NAME` in its twelfth call, while it is timed. Loaded by `gradbench --from` and
+by the tests themselves.
 """
 
 import gc
@@ -29,7 +29,7 @@ from gradbench.problems import registry
 from gradbench.worker import gate
 
 kept = []
-"""What would undo itself if it were dropped."""
+"""Keeps objects alive that would undo their change when freed."""
 
 
 class Dispatch(TorchDispatchMode):
@@ -121,7 +121,7 @@ MEASURED = {
     "patched_gate": lambda: setattr(gate.Gate, "judge", nothing),
     "child": child,
 }
-"""On these results or times depend."""
+"""Results or times depend on these."""
 
 OTHER = {
     "recursion_limit": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1000),
@@ -141,7 +141,7 @@ OTHER = {
     "resource_limit": fewer_files,
     "idle_thread": idle_thread,
 }
-"""These are put back, and the mode's times stand."""
+"""These are restored, and the mode stays ok."""
 
 
 def busy_thread():
@@ -159,10 +159,10 @@ def kernel():
 
 
 LOST = {"busy_thread": busy_thread, "kernel": kernel}
-"""These cannot be put back."""
+"""These cannot be restored."""
 
 LATE = 12
-"""The gate and warming up take fewer calls, and a visit takes more."""
+"""More calls than the gate and warming up make, and fewer than a visit makes."""
 
 
 def declare(name, change):
@@ -209,7 +209,7 @@ for name, change in {**MEASURED, **OTHER, **LOST}.items():
 
 @registry.mode("gradient", leaves=True)
 def tidy(problem):
-    """changes much and puts it back itself"""
+    """changes several settings and restores them itself"""
 
     def call(inputs):
         with torch.autograd.set_detect_anomaly(True), torch.device("cpu"), Dispatch():
@@ -221,7 +221,7 @@ def tidy(problem):
 
 @registry.mode("gradient", leaves=True)
 def relies_on_its_build(problem):
-    """needs the default dtype that its builder sets"""
+    """relies on the default dtype that its builder sets"""
     torch.set_default_dtype(torch.float64)
 
     def call(inputs):
@@ -235,7 +235,7 @@ def relies_on_its_build(problem):
 
 @registry.mode("gradient", leaves=True)
 def raises_and_leaves(problem):
-    """switches gradients off and raises"""
+    """turns gradients off and raises"""
 
     def call(inputs):
         torch.set_grad_enabled(False)

@@ -1,4 +1,4 @@
-"""A suite for the releases: a mode whose pace each environment sets, and some that misbehave."""
+"""Modes for the releases: the environment sets the pace of one; others fail."""
 
 import os
 import time
@@ -16,7 +16,7 @@ def analytic(problem):
 
 @registry.mode("jacobian")
 def paced(problem):
-    """The analytic derivative, and a wait"""
+    """The analytic derivative and a wait"""
     derivative = analytic(problem)
     wait = int(100_000 * PACE)
 
@@ -32,7 +32,7 @@ def paced(problem):
 
 @registry.mode("jacobian")
 def lacking(problem):
-    """Not everywhere"""
+    """Unsupported in some environments"""
     if LACKS:
         from gradbench.problems.mode import Unsupported
 

@@ -1,4 +1,4 @@
-"""Functions of a user's that behave, and others that do not."""
+"""Functions of a user to differentiate, good and bad."""
 
 import os
 import sys
@@ -96,27 +96,27 @@ def loss(x, scale):
 
 
 def product(a, b):
-    """Of two inputs, with mixed second derivatives and a block of zeros."""
+    """Two inputs, with mixed second derivatives and a block of zeros."""
     return (torch.sin(a) * b).sum()
 
 
 def energies(x):
-    """Of one number a sample."""
+    """One number per sample."""
     return (x**3).sum(1)
 
 
 def sample_losses(w, x, labels):
-    """Of samples that share their weights."""
+    """Samples that share their weights."""
     return torch.nn.functional.cross_entropy(torch.tanh(x @ w), labels, reduction="none")
 
 
 def branching(x):
-    """A branch on the data, which vmap cannot follow."""
+    """A data-dependent branch, which vmap does not support."""
     return x * 2 if float(x.detach().sum()) > -1e9 else x
 
 
 def late(x):
-    """Kills the measuring process as soon as a function transform reaches it."""
+    """Kills the worker when a function transform calls it."""
     measuring = sys.argv[0].endswith("worker/__main__.py")
     if measuring and torch._C._functorch.is_functorch_wrapped_tensor(x):
         os._exit(7)
@@ -124,12 +124,12 @@ def late(x):
 
 
 def own_jacobian(x):
-    """A derivative of elementwise by hand, right."""
+    """A hand-written derivative of elementwise."""
     return torch.diag(torch.cos(x) * x + torch.sin(x))
 
 
 def wrong_jacobian(x):
-    """One entry is off."""
+    """One entry is wrong."""
     found = own_jacobian(x).clone()
     found[1, 1] *= 1.5
     return found
@@ -160,10 +160,10 @@ network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.L
 
 
 def holding(x):
-    """With weights of its own in float32."""
+    """Has weights in float32."""
     return torch.tanh(x @ WEIGHTS + torch.zeros(3))
 
 
 def by_module(x):
-    """With a module of its own in float32, differentiated by the points."""
+    """Has a module in float32, and is differentiated with respect to the points."""
     return network(x).squeeze(-1)

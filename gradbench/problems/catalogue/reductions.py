@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 
 from gradbench.problems import registry
-from gradbench.problems.function import Function, normal, vector, with_accumulation
+from gradbench.problems.function import Formula, Function, normal, vector, with_accumulation
 
 
 def _ones(x: Tensor) -> Tensor:
     """A one per entry of x, which share one number in memory."""
     return x.new_ones(()).expand_as(x)
 
+
+_SUM: dict[str, Formula] = {
+    "gradient": _ones,
+    "vjp": lambda v, x: v.expand_as(x),
+    "jvp": lambda t, x: t[0].sum(),
+}
 
 registry.function(
     Function(
@@ -26,11 +32,7 @@ registry.function(
         example=lambda: (vector(1, 2, 3, 4),),
         example_size={"n": 4},
         draw=lambda size, generator: (normal(generator, size["n"]),),
-        derivatives={
-            "gradient": _ones,
-            "vjp": lambda v, x: v.expand_as(x),
-            "jvp": lambda t, x: t[0].sum(),
-        },
+        derivatives=_SUM,
         sizes=({"n": 1024},),
         large_sizes=({"n": 1048576},),
     )
@@ -72,13 +74,7 @@ registry.function(
         example=lambda: (vector(1, 2),),
         example_size={"n": 2},
         draw=lambda size, generator: (normal(generator, size["n"]),),
-        derivatives=with_accumulation(
-            {
-                "gradient": _ones,
-                "vjp": lambda v, x: v.expand_as(x),
-                "jvp": lambda t, x: t[0].sum(),
-            }
-        ),
+        derivatives=with_accumulation(_SUM),
         sizes=({"n": 64},),
         large_sizes=({"n": 1024},),
     )

@@ -55,29 +55,16 @@ def plan(call: int) -> Visit:
     return Visit(1, 1, 0, call)
 
 
-def alone(call: int) -> Visit:
-    """A visit that times each call by itself, for cold caches."""
-    return replace(plan(call), number=1)
-
-
+@dataclass
 class WallTime:
     """Measures nanoseconds on the host, including the wait for a device.
 
     With `flush` each call is timed alone, after its data was evicted from the caches.
     """
 
-    name = "wall_time"
-    unit = "seconds"
-
-    def __init__(
-        self,
-        clock: Clock = time.perf_counter_ns,
-        synchronize: Callable[[], None] | None = None,
-        flush: Callable[[], None] | None = None,
-    ) -> None:
-        self.clock = clock
-        self.synchronize = synchronize
-        self.flush = flush
+    clock: Clock = time.perf_counter_ns
+    synchronize: Callable[[], None] | None = None
+    flush: Callable[[], None] | None = None
 
     def _block(self, call: Callable[..., Any], turns: Turns, number: int) -> int:
         clock, synchronize = self.clock, self.synchronize
@@ -106,7 +93,7 @@ class WallTime:
             best = min(best, max(1, self._block(call, turns, number) // number))
             spent = self.clock() - start
             if spent >= spend:
-                return plan(best) if self.flush is None else alone(best)
+                return plan(best) if self.flush is None else replace(plan(best), number=1)
             if self.flush is not None:
                 continue
             number = max(1, min(BLOCK, spend - spent) // best)
