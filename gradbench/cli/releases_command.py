@@ -385,7 +385,7 @@ def track(
                 cases = sum(len(entry.modes) for entry in entries)
                 say(
                     f"Measuring {counted(cases, 'case')} in "
-                    f"{counted(len(those.made), 'build')} of torch, "
+                    f"{counted(len(those.installed), 'build')} of torch, "
                     f"{counted(settings.sessions, 'session')}; baseline {those.baseline}",
                     err=True,
                 )

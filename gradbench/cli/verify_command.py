@@ -60,7 +60,7 @@ def command(
         return stopped("Stopped; checks are not stored: the same command begins anew.")
     except (SelectionError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
-    rows = [_row(entry, entrant) for entry, entrant in result.found]
+    rows = [_row(entry, entrant) for entry, entrant in result.records]
     if form != "table":
         emit(rows if everything else [r for r in rows if r["status"] != "ok" or r["note"]], form)
         return 0 if result.passed else 1
@@ -87,7 +87,7 @@ def command(
             shown.add_row(str(count), plain(reason))
         out.print(shown)
     counts = result.counts() | {"wrong": result.counts().get("wrong", 0)}
-    worst = max((e for _, e in result.found if e.status == "ok"), key=_error, default=None)
+    worst = max((e for _, e in result.records if e.status == "ok"), key=_error, default=None)
     each = ", ".join(f"{n} {status}" for status, n in counts.items())
     out.print(f"{counted(len(rows), 'case')}: {each}")
     if worst is not None:

@@ -118,13 +118,13 @@ class Seeker:
             raise ReleaseError(f"the case was not timed in both ends: {said}")
         change = judged.changes[0]
         e = change.estimate
-        told = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
+        described = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
         if change.verdict not in ("slower", "faster"):
             raise ReleaseError(
-                f"{new.name} against {old.name} is {told}: there is no change to locate at a floor "
-                f"of {self.floor:.3g} (more --sessions tell smaller ones)"
+                f"{new.name} against {old.name} is {described}: there is no change to locate at a "
+                f"threshold of {self.floor:.3g} (more --sessions resolve smaller ones)"
             )
-        return told
+        return described
 
     def measure(self, before: Request, one: Request, after: Request) -> Measured | str:
         """One build between two others, or the reason why it cannot be measured."""
@@ -135,11 +135,11 @@ class Seeker:
         before_, one_, after_ = (self._build(history, r) for r in (before, one, after))
         case = history.cases[0]
         steps = [(before_, one_), (after_, one_)]
-        (found,) = history.ratios([case], steps, self.floor, statistics.CONFIDENCE)
-        if len(found) < len(steps):
+        (ratios,) = history.ratios([case], steps, self.floor, statistics.CONFIDENCE)
+        if len(ratios) < len(steps):
             point = history.point(one_, case)
             return f"{point.status}: {point.reason}" if point else "not timed"
-        return Measured(*(found[step][0] for step in steps))
+        return Measured(*(ratios[step][0] for step in steps))
 
     def _build(self, history: History, request: Request) -> Build:
         return history.find(request.name)
