@@ -16,7 +16,7 @@ from gradbench.integrations import asv_files
 from gradbench.releases import builds, environments
 from gradbench.releases.environments import Environment, Request
 from gradbench.releases.installing import Installer
-from gradbench.report import page
+from gradbench.report import page, sections
 from gradbench.report.findings import anchor
 from gradbench.runner.wire import WorkerOptions
 from gradbench.store import files
@@ -157,9 +157,11 @@ def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path):
 
 
 def test_a_report_replaces_only_what_gradbench_has_made(tmp_path):
-    shown = page.Shown("errors", "", lambda: pytest.fail("drawn before the folder was looked at"))
+    shown = sections.Shown(
+        "errors", "", lambda: pytest.fail("drawn before the folder was looked at")
+    )
     report = page.Report(
-        [], pd.DataFrame(), [], [], [page.Section("s", "", "", [shown])], [], "", pd.DataFrame()
+        [], pd.DataFrame(), [], [], [sections.Section("s", "", "", [shown])], [], "", pd.DataFrame()
     )
     for write, name in ((page.write_html, "report.html"), (page.write_markdown, "report.md")):
         (tmp_path / name).write_text("years of work")

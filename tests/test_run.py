@@ -246,7 +246,7 @@ def test_the_catalogue_is_right_at_the_documents_inputs(discovery):
     result = verify(entries, Settings(), OPTIONS, discovery)
     bad = [
         (str(entry.comparison.case(found.mode)), found.status, found.reason)
-        for entry, found in result.found
+        for entry, found in result.records
         if found.status not in ("ok", "unsupported")
     ]
     assert not bad

@@ -64,7 +64,7 @@ def command(
         entries = planned(discovery.offers, selection, warn)
         with progress("verifying") as report:
             result = verify(entries, settings, worker, discovery, report)
-    rows = [_row(entry, entrant) for entry, entrant in result.found]
+    rows = [_row(entry, entrant) for entry, entrant in result.records]
     form.write(
         Answer(
             (row for row in rows if everything or row["status"] != "ok" or row["note"]),
@@ -87,8 +87,8 @@ def _tables(rows: list[dict[str, Any]], everything: bool) -> Iterator[Table]:
 def _summary(result: Verification) -> Iterator[str]:
     counts = {"wrong": 0} | result.counts()
     each = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-    yield f"{counted(len(result.found), 'case')}: {each}"
-    errors = [entrant.error for _, entrant in result.found if entrant.status == "ok"]
+    yield f"{counted(len(result.records), 'case')}: {each}"
+    errors = [entrant.error for _, entrant in result.records if entrant.status == "ok"]
     if errors:
         yield f"Largest error that passed: {max(errors):.2f} of the tolerance"
 

@@ -75,42 +75,42 @@ def bisect(
     between: Sequence[Request],
     there: Callable[[Request], bool],
     measure: Callable[[Request, Request, Request], Measured | str],
-    told: Callable[[Request, str], None] = lambda request, said: None,
+    report: Callable[[Request, str], None] = lambda request, belongs: None,
 ) -> Found:
     """Narrows the change down.
 
     `between` lists the builds from old to new in order, without the two. `measure(before, one,
     after)` measures one build, or returns the reason why it cannot: it is then passed over.
-    `told` is called after each step.
+    `report` is called after each step.
     """
-    found = Found(old, new)
+    bracket = Found(old, new)
     left = list(between)
     passed: list[Request] = []
     while left:
         place = next_one(left, there)
         request = left[place]
-        answer = measure(found.before, request, found.after)
-        said = answer if isinstance(answer, str) else answer.belongs
-        found.tried.append((request, said))
-        told(request, said)
-        if said == "before":
-            found.before, left = request, left[place + 1 :]
-        elif said == "after":
-            found.after, left = request, left[:place]
-        elif said == "between":
+        answer = measure(bracket.before, request, bracket.after)
+        belongs = answer if isinstance(answer, str) else answer.belongs
+        bracket.tried.append((request, belongs))
+        report(request, belongs)
+        if belongs == "before":
+            bracket.before, left = request, left[place + 1 :]
+        elif belongs == "after":
+            bracket.after, left = request, left[:place]
+        elif belongs == "between":
             # The larger step is on the side from which it differs more.
             assert isinstance(answer, Measured)
             if abs(np.log(answer.to_old.ratio)) >= abs(np.log(answer.to_new.ratio)):
-                found.after, left = request, left[:place]
+                bracket.after, left = request, left[:place]
             else:
-                found.before, left = request, left[place + 1 :]
+                bracket.before, left = request, left[place + 1 :]
         else:
             passed.append(request)
             left = left[:place] + left[place + 1 :]
     order = {request.name: i for i, request in enumerate([old, *between, new])}
-    low, high = order[found.before.name], order[found.after.name]
-    found.left = sorted(
+    low, high = order[bracket.before.name], order[bracket.after.name]
+    bracket.left = sorted(
         (request for request in passed if low < order[request.name] < high),
         key=lambda request: order[request.name],
     )
-    return found
+    return bracket

@@ -22,7 +22,7 @@ from gradbench.store.lines import StoreError
 class Builds:
     """The environments of a track, those that failed to install, and the dates of some."""
 
-    made: list[Environment]
+    installed: list[Environment]
     failed: list[Failure]
     baseline: str
     dates: dict[str, str]
@@ -54,12 +54,12 @@ def gather(
     lost = {failure.name for failure in failed}
     if baseline in lost:
         raise ReleaseError(f"the baseline {baseline} could not be installed")
-    made = [environments.find(request.name) for request in requests if request.name not in lost]
-    _require_two(made, lost)
+    installed = [environments.find(r.name) for r in requests if r.name not in lost]
+    _require_two(installed, lost)
     if base.environment:
-        made = [_asked(environment, base) for environment in made]
-        _require_held(made, base.environment.get(HELD_BY, ""))
-    return Builds(made, failed, baseline, days)
+        installed = [_asked(environment, base) for environment in installed]
+        _require_held(installed, base.environment.get(HELD_BY, ""))
+    return Builds(installed, failed, baseline, days)
 
 
 def _require_two(builds: Sequence[Request | Environment], lost: Iterable[str] = ()) -> None:
@@ -98,17 +98,17 @@ def held_to(base: WorkerOptions, capability: str) -> WorkerOptions:
     return replace(base, environment={**base.environment, HELD_BY: capability})
 
 
-def _require_held(made: Sequence[Environment], capability: str) -> None:
+def _require_held(installed: Sequence[Environment], capability: str) -> None:
     """Raises ReleaseError where a build reports other instructions than the chosen ones."""
     if not capability:
         return
-    for environment in made:
-        told = str(environment.identity.get("cpu_capability", "")).lower()
-        if told.replace("no avx", "default") != capability:
+    for environment in installed:
+        reported = str(environment.identity.get("cpu_capability", "")).lower()
+        if reported.replace("no avx", "default") != capability:
             raise ReleaseError(
                 f"{environment.name} cannot be held to {capability}: torch {environment.torch} "
-                f"uses {told or 'what it does not tell'} here; choose another --cpu-capability, or "
-                "leave it out"
+                f"uses {reported or 'unknown instructions'} here; choose another --cpu-capability "
+                "or omit it"
             )
 
 

@@ -118,13 +118,13 @@ class Seeker:
             raise ReleaseError(f"the case was not timed in both ends: {said}")
         change = judged.changes[0]
         e = change.estimate
-        told = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
+        described = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
         if change.verdict not in ("slower", "faster"):
             raise ReleaseError(
-                f"{new.name} compared with {old.name}: {told}: no change to find at a threshold "
-                f"of {self.floor:.3g} (more --sessions resolve smaller changes)"
+                f"{new.name} compared with {old.name}: {described}: no change to find at a "
+                f"threshold of {self.floor:.3g} (more --sessions resolve smaller changes)"
             )
-        return told
+        return described
 
     def measure(self, before: Request, one: Request, after: Request) -> Measured | str:
         """One build between two others, or the reason why it cannot be measured."""

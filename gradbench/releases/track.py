@@ -109,7 +109,7 @@ def begin(
         machine=machine.facts(),
         plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
         baseline=those.baseline,
-        groups=groups(those.baseline, [e.name for e in those.made], room()),
+        groups=groups(those.baseline, [e.name for e in those.installed], room()),
         command=list(command),
         files=list(files),
         digests=digests(files),
@@ -118,7 +118,7 @@ def begin(
     track = Track(log.path, header)
     records: list[msgspec.Struct] = [
         EnvironmentUsed(e.name, e.what, _date(e, those.dates), e.identity, e.arguments)
-        for e in those.made
+        for e in those.installed
     ]
     records += [NotInstalled(f.name, f.what, f.reason, f.when) for f in those.failed]
     for record in records:
@@ -325,7 +325,9 @@ def _read(
                 here.setdefault(comparison, {})[mode] = entrant
         began = time.perf_counter()
 
-        def told(done: int, total: int, label: str, name: str = name, began: float = began) -> None:
+        def progress(
+            done: int, total: int, label: str, name: str = name, began: float = began
+        ) -> None:
             elapsed = time.perf_counter() - began
             report(Progress(done, total, f"{name}: {label}", elapsed))
 
@@ -342,7 +344,7 @@ def _read(
                 workers.end,
                 discovery.opt_in,
                 here,
-                told,
+                progress,
             )
             with contextlib.closing(readings.records()) as records:
                 for record in records:

@@ -180,7 +180,7 @@ def _read(
     """Reads what the log lacks, of all instruments but the clock."""
     began = 0.0
 
-    def told(done: int, total: int, label: str) -> None:
+    def progress(done: int, total: int, label: str) -> None:
         nonlocal began
         if not done:
             # Each instrument has a pace of its own.
@@ -195,7 +195,7 @@ def _read(
         workers.end,
         discovery.opt_in,
         settled,
-        told,
+        progress,
     )
     with contextlib.closing(readings.records()) as records:
         for record in records:

@@ -20,15 +20,15 @@ from gradbench.store.runs import Entrant
 class Verification:
     """The gate's record of every case of a plan."""
 
-    found: list[tuple[Entry, Entrant]] = field(default_factory=list)
+    records: list[tuple[Entry, Entrant]] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        return dict(sorted(Counter(entrant.status for _, entrant in self.found).items()))
+        return dict(sorted(Counter(entrant.status for _, entrant in self.records).items()))
 
     @property
     def passed(self) -> bool:
         """Whether nothing was wrong, failed, crashed, timed out or ran out of memory."""
-        return not any(e.status not in ("ok", "unsupported", "refused") for _, e in self.found)
+        return not any(e.status not in ("ok", "unsupported", "refused") for _, e in self.records)
 
 
 def verify(
@@ -46,7 +46,7 @@ def verify(
             elapsed = time.perf_counter() - began
             report(Progress(position, len(entries), str(entry.comparison), elapsed))
             for record in _verify_entry(entry, settings, workers, discovery.opt_in):
-                result.found.append((entry, record))
+                result.records.append((entry, record))
         report(Progress(len(entries), len(entries), "", time.perf_counter() - began))
     return result
 

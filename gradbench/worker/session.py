@@ -52,7 +52,7 @@ class _Changes:
     function: state.Changes = field(default_factory=state.Changes)
     compiles: bool = False
 
-    def told(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
+    def noted(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
         """The answer with a note on them; its status is `failed` if a call changed something on
         which results or times depend. docs/correctness.md has the rule."""
         calls = self.calls
@@ -205,7 +205,7 @@ class Session:
         compiles = declared.opt_in
         changes = self.changes[handle] = _Changes(function=self.gate.changes, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)
-        return changes.told(answer)
+        return changes.noted(answer)
 
     def _prepare(
         self,
@@ -279,8 +279,8 @@ class Session:
         if device.type == "cpu":
             return None
         waits = self.wall.synchronize
-        made = (contestant.call, contestant.arguments)
-        return audit(Cuda(), device, waits, self.clock, *made) or None
+        call, arguments = contestant.call, contestant.arguments
+        return audit(Cuda(), device, waits, self.clock, call, arguments) or None
 
     def _refusal(self, declared: Mode) -> str:
         """Why the mode must not be called, for lack of memory; empty if it can be."""
@@ -337,8 +337,8 @@ class Session:
         for contestant in contestants:
             with self._watched(contestant):
                 contestant.call(*contestant.arguments)
-        told = {what for c in contestants for what in c.changes.harmful + c.changes.harmless}
-        unknown = [w for w in rest.harmful + rest.harmless if w not in told]
+        explained = {what for c in contestants for what in c.changes.harmful + c.changes.harmless}
+        unknown = [w for w in rest.harmful + rest.harmless if w not in explained]
         for contestant in contestants if unknown else ():
             contestant.changes.add(
                 state.Changes(
@@ -349,7 +349,7 @@ class Session:
     def check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         """Checks a contestant once more, after it was timed."""
         self._refresh_snapshot()
-        return self.changes[handle].told(self._check(handle, fresh), "after timing: ")
+        return self.changes[handle].noted(self._check(handle, fresh), "after timing: ")
 
     def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         contestant, _ = self.contestants[handle]

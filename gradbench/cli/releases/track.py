@@ -86,8 +86,8 @@ def track(
         )
         cases = sum(len(entry.modes) for entry in plan.entries)
         warn(
-            f"Measuring {counted(cases, 'case')} in {counted(len(plan.those.made), 'build')} of "
-            f"torch, {counted(plan.settings.sessions, 'session')}; baseline {plan.those.baseline}"
+            f"Measuring {counted(cases, 'case')} in "
+            f"{counted(len(plan.those.installed), 'build')} of torch, {counted(plan.settings.sessions, 'session')}; baseline {plan.those.baseline}"
         )
         if dry_run:
             return 0
