@@ -29,7 +29,8 @@ test: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest
+	$(BIN)/python -m compileall -q gradbench tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 faults: $(VENV)/.ready
 	$(BIN)/python tests/campaign

@@ -244,6 +244,7 @@ def has_log(results, folder="runs"):
     return look
 
 
+@pytest.mark.started
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
     process = started(*TINY, "--results", str(tmp_path), until=has_log(tmp_path))
@@ -262,6 +263,7 @@ def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
     assert_gone(left)
 
 
+@pytest.mark.started
 @pytest.mark.parametrize(
     ("words", "says"),
     [

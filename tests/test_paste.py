@@ -196,11 +196,12 @@ def test_names_of_parameters_become_python_names():
     assert names == ["p0_weight", "plambda", "f_", "x"]
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_compare_advises_on_a_closure_and_shows_itself(tmp_path):
     weights = torch.arange(1.0, 7.0)
     advice = gradbench.compare(
         lambda x: torch.sin(weights * x), torch.randn(6), operator="jacobian",
-        budget=20, results=tmp_path,
+        budget=900, results=tmp_path,
     )  # fmt: skip
     assert set(advice.frame["operator"]) == {"jacobian"}
     assert advice.winner() in set(advice.frame["mode"])

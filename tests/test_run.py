@@ -278,13 +278,7 @@ def wait_for_sessions(process, tmp_path, count):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_keeps_what_it_stored_and_resumes(tmp_path, how):
-    process = subprocess.Popen(
-        command(tmp_path),
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, the shell has Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True)
     wait_for_sessions(process, tmp_path, 3)
     worker = json.loads(log.paths(tmp_path)[0].read_bytes().splitlines()[1])["environment"]["pid"]
     os.kill(process.pid, how)

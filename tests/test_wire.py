@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import warm
 
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
@@ -50,10 +51,8 @@ class Faked:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results"
-        python = folder / "python"
-        python.write_text(f"#!/bin/sh\nexec {sys.executable} {HOME}/suites/fake_worker.py\n")
-        python.chmod(0o755)
-        self.options = WorkerOptions(python=str(python), start_timeout=30)
+        python = warm.python(folder / "python", HOME / "suites" / "fake_worker.py")
+        self.options = WorkerOptions(python=str(python), start_timeout=60)
         self.plan({})
 
     def plan(self, plan: dict[str, list[str]]) -> None:
@@ -346,10 +345,7 @@ def speaking(tmp_path, code):
         "wire.answer({'ok': True, **fake_worker.HELLO})\n"
         "request = next(requests)\n" + code
     )
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nexec {sys.executable} {script}\n")
-    python.chmod(0o755)
-    return WorkerOptions(python=str(python), start_timeout=30)
+    return WorkerOptions(python=str(warm.python(tmp_path / "python", script)), start_timeout=60)
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path, monkeypatch):

@@ -43,6 +43,9 @@ from gradbench.store.lines import new_id
 SESSIONS = 8
 """Processes that measure, as far as the budget allows."""
 
+ROUNDS = 100
+"""Rounds in each of them, as far as the budget allows."""
+
 FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
 """What people write first who do not know of the structure."""
 
@@ -289,7 +292,7 @@ def _prepared(
     settings = replace(
         base,
         sessions=SESSIONS,
-        stopping=replace(base.stopping, max_rounds=100, budget=question.budget),
+        stopping=replace(base.stopping, max_rounds=ROUNDS, budget=question.budget),
         timeout=question.timeout,
         memory_limit=question.memory_limit,
         seed=question.seed,
