@@ -230,7 +230,7 @@ def assert_gone(processes):
         except psutil.NoSuchProcess:
             return True
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while alive := [process for process in processes if not ended(process)]:
         assert time.monotonic() < end, alive
         time.sleep(0.05)

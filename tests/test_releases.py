@@ -39,7 +39,7 @@ EXP = Comparison("jacobian", "exp", "documents", "float32")
 SHORT = Settings(
     sessions=2,
     warm=0.001,
-    timeout=20,
+    timeout=60,
     stopping=Stopping(min_rounds=6, max_rounds=6, every=2, budget=1),
 )
 

@@ -138,7 +138,7 @@ def test_a_mode_found_wrong_after_a_crash_is_not_judged(fake):
 
 def test_one_without_an_answer_is_timed_out_at_once(fake):
     fake.plan({"prepare:grad": ["go on", "hang"]})
-    run = fake.run(replace(SETTINGS, timeout=1))
+    run = fake.run(replace(SETTINGS, timeout=5))
     assert fake.statuses(run)[1:] == [GOOD | {"grad": "timed out"}] * 2
     row = next(row for row in judge_run(run).rows if row.mode == "grad")
     assert row.status == "ok"
@@ -400,7 +400,7 @@ def test_no_child_outlives_its_process(tmp_path):
         mark = worker._mark.encode()
         started = [int(line) for line in pids.read_text().split()]
         assert all(alive(pid) for pid in started)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(map(alive, started)) or marked(mark):
         assert time.monotonic() < deadline
         time.sleep(0.05)
