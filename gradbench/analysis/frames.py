@@ -23,9 +23,9 @@ from gradbench.core import arguments
 from gradbench.core.cases import Comparison
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.text import shown
+from gradbench.store.environment import COLUMNS
 from gradbench.store.lines import StoreWarning
 from gradbench.store.runs import (
-    BUILD,
     KIND,
     Entrant,
     Run,
@@ -39,10 +39,6 @@ from gradbench.store.runs import (
     read_header,
     read_headers,
 )
-
-ENVIRONMENT = (*BUILD, "gradbench")
-"""Fields of the measuring process that every row carries."""
-
 
 R = TypeVar("R")
 
@@ -149,7 +145,7 @@ def _cases(run: Run) -> dict[str, Any]:
         ),
         **{
             name: each_session(map(operator.methodcaller("get", name), environments))
-            for name in ENVIRONMENT
+            for name in COLUMNS
         },
     }
 

@@ -7,6 +7,7 @@ one function beside each kind of file. docs/results.md states the limits.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -101,38 +102,19 @@ class _Machine(msgspec.Struct):
     machine: Label | None = None
 
 
-class _Environment(msgspec.Struct):
-    """What is known of a worker's environment; there may be more."""
-
-    gradbench: Label | None = None
-    torch: Label | None = None
-    torch_git: Label | None = None
-    torch_cuda: Label | None = None
-    cpu_capability: Label | None = None
-    mkl: bool | None = None
-    python: Label | None = None
-    numpy: Label | None = None
-    malloc: Text | None = None
-    interop_threads: Index | None = None
-    pid: int | None = None
-    devices: list[Label] | None = None
-    device_names: list[Label] | None = None
-    device_uuids: dict[Label, Label] | None = None
-
-
 def check_machine(facts: dict[str, Any]) -> None:
     """Raises ValueError where a fact of a machine is of the wrong type or out of range."""
-    _check("machine", facts, _Machine)
+    converted("machine", facts, _Machine)
 
 
-def check_environment(facts: dict[str, Any]) -> None:
-    """The same for what a worker says of itself."""
-    _check("environment", facts, _Environment)
+S = TypeVar("S", bound=msgspec.Struct)
 
 
-def _check(what: str, facts: dict[str, Any], wanted: type[msgspec.Struct]) -> None:
+def converted(what: str, facts: Mapping[str, Any], wanted: type[S]) -> S:
+    """The facts that a struct knows. Raises ValueError where one is of the wrong type or out of
+    range."""
     try:
-        msgspec.convert(facts, wanted)
+        return msgspec.convert(facts, wanted)
     except msgspec.ValidationError as error:
         raise ValueError(f"{what}: {error}") from error
 

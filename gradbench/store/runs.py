@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from gradbench.core.cases import DTYPES, Comparison, Entry, Place
 from gradbench.core.instruments import INSTRUMENTS
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
     Amount,
     Bytes,
@@ -33,7 +34,6 @@ from gradbench.store.fields import (
     Status,
     Text,
     Texts,
-    check_environment,
     check_machine,
     require_once,
 )
@@ -50,9 +50,6 @@ LOST = ("crashed", "timed out", "out of memory")
 
 RETRIED = ("crashed", "out of memory")
 """Statuses that a resumed run tries again. (A mode that timed out would have to be waited for.)"""
-
-BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy")
-"""What tells one build of torch and its surroundings from another, in a worker's environment."""
 
 
 class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -123,7 +120,7 @@ class WorkerStarted(Record, tag="worker", frozen=True):
     started: Label
 
     def check(self, header: Any) -> None:
-        check_environment(self.environment)
+        WorkerEnvironment.of(self.environment)
 
     def unique_key(self) -> tuple[Hashable, ...]:
         return ("worker", self.process)
@@ -338,6 +335,11 @@ class Run(Log[RunStarted]):
             if worker.process == process:
                 return worker.environment
         return {}
+
+    @property
+    def first_environment(self) -> dict[str, Any]:
+        """Of the first measuring process; empty without any."""
+        return self.workers[0].environment if self.workers else {}
 
     def by_comparison(self) -> dict[str, list[SessionMeasured]]:
         """The sessions of each comparison, in the plan's order."""
