@@ -21,7 +21,7 @@ from gradbench.analysis import conditions
 from gradbench.analysis.table import Table, judge
 from gradbench.core.cases import FORWARD, Comparison
 from gradbench.core.instruments import INSTRUMENTS
-from gradbench.core.verdicts import CALLED, Verdict
+from gradbench.core.verdicts import CALLED, Status, Verdict
 from gradbench.store import cache
 from gradbench.store.runs import LOST, Entrant, Run, SessionMeasured, condensing, loss
 
@@ -50,7 +50,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
     comparison: str
     mode: str
-    status: str
+    status: Status
     reason: str = ""
     note: str = ""
     """What the mode changed in its process, which was put back, and the session that lost it."""
@@ -179,11 +179,17 @@ def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
             if case in timed or case not in values.keys() | reasons.keys():
                 continue
             read, unread = values.get(case, {}), reasons.get(case, {})
-            status, _, reason = next(iter(unread.values()), "").partition(": ")
-            if read:
-                status, reason = "ok", ""
+            status, reason = (Status.OK, "") if read else _unread(next(iter(unread.values())))
             made.append(Row(*case, status, reason, readings=read, unread=unread))
     return made
+
+
+def _unread(said: str) -> tuple[Status, str]:
+    """The status and the reason of a case, from why an instrument did not read it."""
+    status, _, reason = said.partition(": ")
+    with contextlib.suppress(ValueError):
+        return Status(status), reason
+    return Status.FAILED, said
 
 
 LARGE = 1e-4
@@ -232,14 +238,14 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
     losses: dict[str, tuple[int, Entrant]] = {}
     for session in sessions:
         for entrant in session.entrants:
-            if entrant.control and entrant.status == "ok":
+            if entrant.control and entrant.status == Status.OK:
                 continue
             old = found.setdefault(entrant.mode, None)
             if entrant.status in LOST:
                 losses.setdefault(entrant.mode, (session.session, entrant))
-            elif old is None or (old.status == "ok" and entrant.status != "ok"):
+            elif old is None or (old.status == Status.OK and entrant.status != Status.OK):
                 found[entrant.mode] = entrant
-            elif old.status == entrant.status == "ok":
+            elif old.status == entrant.status == Status.OK:
                 found[entrant.mode] = msgspec.structs.replace(
                     old,
                     error=max(old.error, entrant.error),
@@ -251,7 +257,7 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
         other = found[mode]
         if other is None:
             found[mode] = entrant
-        elif other.status == "ok":
+        elif other.status == Status.OK:
             notes = [other.note, loss(entrant, number, count)]
             found[mode] = msgspec.structs.replace(other, note="; ".join(filter(None, notes)))
     return {mode: entrant for mode, entrant in found.items() if entrant is not None}
@@ -313,7 +319,7 @@ def _contest(
     from gradbench import statistics
 
     entrants = settled(sessions)
-    good = [mode for mode, entrant in entrants.items() if entrant.status == "ok"]
+    good = [mode for mode, entrant in entrants.items() if entrant.status == Status.OK]
     times, controls = _visits(sessions, good)
     void = statistics.controls_differ(controls, floor)
     kept = [number for number, is_void in enumerate(void) if not is_void]
@@ -349,7 +355,7 @@ def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[
     columns = {mode: column for column, mode in enumerate(modes)}
     for number, session in enumerate(condensed):
         own = np.array(session.minima).reshape(len(session.entrants), session.rounds)
-        lost = {entrant.mode for entrant in session.entrants if entrant.status != "ok"}
+        lost = {entrant.mode for entrant in session.entrants if entrant.status != Status.OK}
         for entrant, visits in zip(session.entrants, own):
             if entrant.mode in lost:
                 continue
@@ -465,13 +471,13 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "device": c.device,
         "threads": c.threads,
         "mode": row.mode,
-        "status": row.status,
+        "status": str(row.status),
         "reason": row.reason,
         "note": row.note,
         "seconds": row.seconds,
         "seconds_low": row.seconds_low,
         "seconds_high": row.seconds_high,
-        "verdict": row.verdict.value,
+        "verdict": str(row.verdict),
     }
     for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):
         ratio: Ratio | None = getattr(row, name)

@@ -61,7 +61,7 @@ class Point:
     """One case in one build. `seconds` is the median over sessions of their median visit minima:
     descriptive."""
 
-    status: str
+    status: Status
     reason: str = ""
     seconds: float = math.nan
     instructions: float = math.nan

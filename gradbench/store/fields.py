@@ -24,11 +24,6 @@ LONGEST_TEXT = 100_000
 
 FILE_NAME = rf"\A[^/\t\n{UNSAFE}]{{1,200}}\Z"
 LABEL = rf"\A[^\t\n{UNSAFE}]{{0,1000}}\Z"
-STATUSES = (
-    *("ok", "unsupported", "refused", "wrong", "failed", "crashed"),
-    *("timed out", "out of memory"),
-)
-STATUS = rf"\A({'|'.join(STATUSES)})\Z"
 DAY_OF_YEAR = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}\Z"
 SHA256 = r"\A[0-9a-f]{64}\Z"
 
@@ -36,7 +31,6 @@ WORDS = {
     NAME: "a name without control characters",
     FILE_NAME: "a name of a file, without '/' and control characters",
     LABEL: "one line without control characters",
-    STATUS: f"one of {', '.join(STATUSES)}",
     DAY_OF_YEAR: "a day as 2026-01-31",
     SHA256: "a SHA-256 in hexadecimal",
 }
@@ -69,8 +63,6 @@ Amount = Annotated[float, Meta(ge=0, le=LARGEST)]
 """Seconds, a load, a rate, an error: a finite number that is never negative."""
 
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
-
-Status = Annotated[str, Meta(pattern=STATUS)]
 
 Schema = Annotated[int, Meta(ge=1, le=10**6)]
 Day = Annotated[str, Meta(pattern=DAY_OF_YEAR)]

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from gradbench.core.cases import DTYPES, Comparison, Entry, Place
 from gradbench.core.instruments import INSTRUMENTS
+from gradbench.core.verdicts import Status
 from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
     Amount,
@@ -31,7 +32,6 @@ from gradbench.store.fields import (
     Nanoseconds,
     Positive,
     Schema,
-    Status,
     Text,
     Texts,
     check_machine,
@@ -45,10 +45,10 @@ from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
 
-LOST = ("crashed", "timed out", "out of memory")
+LOST = (Status.CRASHED, Status.TIMED_OUT, Status.OUT_OF_MEMORY)
 """Statuses of a mode that say nothing against what was measured of it in other sessions."""
 
-RETRIED = ("crashed", "out of memory")
+RETRIED = (Status.CRASHED, Status.OUT_OF_MEMORY)
 """Statuses that a resumed run tries again. (A mode that timed out would have to be waited for.)"""
 
 
@@ -127,13 +127,12 @@ class WorkerStarted(Record, tag="worker", frozen=True):
 
 
 class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One contestant of one session: a mode and what became of it.
+    """One contestant of one session: a mode and its state.
 
-    `status` is ok, unsupported, wrong, failed, crashed, timed out, out of memory or
-    refused. `error` is the
-    worst error as a share of the allowed, `ulps` in units in the last place; `number` calls make
-    a sub-block. `samples` are nanoseconds per sub-block, a list per round, empty in rounds that
-    the contestant sat out. `note` says what it changed in its process, which was put back.
+    `error` is the worst error as a share of the allowed, `ulps` in units in the last place;
+    `number` calls make a sub-block. `samples` are nanoseconds per sub-block, a list per round,
+    empty in rounds that the contestant sat out. `note` names what it changed in its process, which
+    was restored.
     """
 
     mode: Name
