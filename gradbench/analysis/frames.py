@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.analysis.runs import judged, read_values, record, with_readings
+from gradbench.analysis.readings import read_values, with_readings
+from gradbench.analysis.runs import judged
+from gradbench.analysis.table import record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison
 from gradbench.core.instruments import INSTRUMENTS

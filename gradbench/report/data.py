@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.analysis.runs import Judged, judged, record
+from gradbench.analysis.runs import judged
+from gradbench.analysis.table import Judged, record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison, nothing_fits
 from gradbench.core.instruments import INSTRUMENTS
