@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from gradbench.analysis import runs as judge
-from gradbench.analysis.runs import Judged, judged
+from gradbench.analysis.runs import judged
+from gradbench.analysis.table import Judged
 from gradbench.store import cache
 from gradbench.store import runs as log
 

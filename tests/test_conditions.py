@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gradbench.analysis import conditions
-from gradbench.analysis.runs import Row, with_limits
+from gradbench.analysis.readings import with_limits
+from gradbench.analysis.table import Row
 from gradbench.runner import doctor
 from gradbench.runner.nvml import Nvml
 from gradbench.store.runs import DeviceState, Limits, PlanEntry, Run, RunStarted, SessionMeasured

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gradbench.analysis.runs import Ratio
+from gradbench.analysis.table import Ratio
 from gradbench.studies.experts import FUNCTIONS, question, row
 from gradbench.worker.reference import rows
 from gradbench.worker.subject import Subject

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gradbench.analysis import frames as frame
-from gradbench.analysis.runs import judge_run, record
+from gradbench.analysis.runs import judge_run
+from gradbench.analysis.table import record
 from gradbench.core.cases import Comparison, Entry, SelectionError
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.modes.transforms import chunk

@@ -335,6 +335,14 @@ def test_what_else_changed_with_a_release_is_said_beside_the_change(tmp_path):
         assert said in note
 
 
+def test_builds_that_were_measured_on_a_gpu_have_a_history(tmp_path):
+    facts = {"2.0.0": {"device_names": ["NVIDIA H100"]}, "2.1.0": {"device_names": ["NVIDIA H200"]}}
+    written(tmp_path, {"2.0.0": 1.0, "2.1.0": 1.0}, facts)
+    history = History.of(log.read_all(tmp_path)[0])
+    (note,) = {change.note for change in history.changes(history.steps()).changes}
+    assert "GPU NVIDIA H100 → NVIDIA H200" in note
+
+
 def test_one_release_in_two_builds_is_told_apart(tmp_path):
     facts = {"cpu": {"torch": "2.9.0+cpu"}, "cuda": {"torch": "2.9.0+cu128"}}
     written(tmp_path, {"cpu": 1.0, "cuda": 1.0}, facts)

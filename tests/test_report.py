@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gradbench import report
-from gradbench.analysis.runs import launch_bound
+from gradbench.analysis.readings import launch_bound
 from gradbench.cli import cli
 from gradbench.core.cases import Comparison
 from gradbench.core.units import reading

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradbench.analysis.runs import Judged, Row, record
+from gradbench.analysis.table import Judged, Row, record
 from gradbench.core import text
 from gradbench.core.cases import FORWARD, Comparison
 from gradbench.core.instruments import PEAK_MEMORY

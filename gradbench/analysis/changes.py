@@ -14,7 +14,8 @@ from gradbench.analysis.runs import settled
 from gradbench.analysis.table import Changes
 from gradbench.core.cases import Case, Comparison, nothing_fits
 from gradbench.core.verdicts import Status
-from gradbench.store.runs import BUILD, Run, minima
+from gradbench.store.environment import COMPARED, WorkerEnvironment
+from gradbench.store.runs import Run, minima
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,6 @@ class Compared(Changes[Change], frozen=True, kw_only=True):
     new: str
     differences: list[str]
     only: list[str]
-
-
-FACTS = (*BUILD, "mkl", "device_names")
 
 
 def compare(
@@ -130,9 +128,6 @@ def _differences(old: Run, new: Run) -> list[str]:
         a, b = old.started.machine.get(key), new.started.machine.get(key)
         if a != b:
             found.append(f"{key}: {a} → {b}")
-    first = old.workers[0].environment if old.workers else {}
-    second = new.workers[0].environment if new.workers else {}
-    for key in FACTS:
-        if first.get(key) != second.get(key):
-            found.append(f"{key}: {first.get(key)} → {second.get(key)}")
-    return found
+    first, second = (WorkerEnvironment.of(run.first_environment) for run in (old, new))
+    changed = first.differences(second, COMPARED)
+    return found + [f"{name}: {a} → {b}" for name, a, b in changed]

@@ -67,7 +67,7 @@ def _pairs(run: Run) -> dict[str, list[tuple[DeviceState, DeviceState]]]:
 def _states(run: Run) -> list[str]:
     said = []
     for device, pairs in _pairs(run).items():
-        name = Place.parse(device).name(run.workers[0].environment) if run.workers else ""
+        name = Place.parse(device).name(run.first_environment)
         parts = [name, described(*(end for _, end in pairs))]
         said.append(f"state of {device} after its rounds: " + ", ".join(filter(None, parts)))
     return said

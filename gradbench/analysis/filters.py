@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 
-from gradbench.analysis.runs import Row
+from gradbench.analysis.table import Row
 from gradbench.core import text
 from gradbench.core.cases import Comparison, SelectionError, nothing_fits
 from gradbench.core.suggest import hint

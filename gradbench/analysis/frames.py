@@ -18,14 +18,17 @@ import numpy as np
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.analysis.runs import judged, read_values, record, with_readings
+from gradbench.analysis.readings import read_values, with_readings
+from gradbench.analysis.runs import judged
+from gradbench.analysis.table import record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.text import shown
+from gradbench.core.verdicts import Status
+from gradbench.store.environment import COLUMNS
 from gradbench.store.lines import StoreWarning
 from gradbench.store.runs import (
-    BUILD,
     KIND,
     Entrant,
     Run,
@@ -39,10 +42,6 @@ from gradbench.store.runs import (
     read_header,
     read_headers,
 )
-
-ENVIRONMENT = (*BUILD, "gradbench")
-"""Fields of the measuring process that every row carries."""
-
 
 R = TypeVar("R")
 
@@ -115,7 +114,9 @@ def _cases(run: Run) -> dict[str, Any]:
     def constant(value: Any) -> Iterator[Any]:
         return itertools.repeat(value, len(entrants))
 
-    compared = np.array([entrant.status in ("ok", "wrong") for entrant in entrants], dtype=bool)
+    compared = np.array(
+        [entrant.status in (Status.OK, Status.WRONG) for entrant in entrants], dtype=bool
+    )
     errors, ulps = np.array([(e.error, e.ulps) for e in entrants], dtype=float).reshape(-1, 2).T
     seconds, smallest, rounds = _times(sessions)
     readings = read_values(run)
@@ -131,7 +132,7 @@ def _cases(run: Run) -> dict[str, Any]:
         "control": np.array([entrant.control for entrant in entrants], dtype=bool),
         "session": each_session(session.session for session in sessions),
         "process": each_session(session.process for session in sessions),
-        "status": (entrant.status for entrant in entrants),
+        "status": (Status(entrant.status).value for entrant in entrants),
         "reason": (entrant.reason for entrant in entrants),
         "note": (entrant.note for entrant in entrants),
         "seconds": seconds,
@@ -149,7 +150,7 @@ def _cases(run: Run) -> dict[str, Any]:
         ),
         **{
             name: each_session(map(operator.methodcaller("get", name), environments))
-            for name in ENVIRONMENT
+            for name in COLUMNS
         },
     }
 

@@ -12,16 +12,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gradbench.analysis import conditions
-from gradbench.analysis.table import Table, judge
-from gradbench.core.cases import FORWARD, Comparison
-from gradbench.core.instruments import INSTRUMENTS
-from gradbench.core.verdicts import CALLED, Verdict
+from gradbench.analysis.readings import with_limits, with_readings
+from gradbench.analysis.table import Judged, Ratio, Row, judge
+from gradbench.core.cases import FORWARD
+from gradbench.core.verdicts import CALLED, Status, Verdict
 from gradbench.store import cache
 from gradbench.store.runs import LOST, Entrant, Run, SessionMeasured, condensing, loss
 
@@ -29,82 +28,6 @@ if TYPE_CHECKING:
     from gradbench.statistics import Array, Estimate, Tables
 
 MANUAL = "manual"
-
-
-class Ratio(msgspec.Struct, frozen=True):
-    """A ratio of times with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Row(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One contestant of one comparison, judged.
-
-    `seconds` is the median over sessions of the sessions' median visit minimum: descriptive.
-    `verdict` and `to_fastest` are relative to the comparison's fastest mode. The forward pass is
-    never that, nor is a mode that needs the derivative written by hand, unless there are no others.
-    `groups` are the ratios of sessions that disagree, otherwise empty.
-    """
-
-    comparison: str
-    mode: str
-    status: str
-    reason: str = ""
-    note: str = ""
-    """What the mode changed in its process, which was put back, and the session that lost it."""
-    where: str = ""
-    seconds: float | None = None
-    seconds_low: float | None = None
-    seconds_high: float | None = None
-    """The sessions' lowest and highest median."""
-    verdict: Verdict = Verdict.NONE
-    to_fastest: Ratio | None = None
-    to_forward: Ratio | None = None
-    to_manual: Ratio | None = None
-    to_baseline: Ratio | None = None
-    """Relative to the baseline, the usual choice, where it was timed."""
-    groups: list[float] = []
-    sessions: int = 0
-    voided: int = 0
-    rounds: int = 0
-    error: float = 0.0
-    ulps: float = 0.0
-    readings: dict[str, float] = {}
-    """The readings of instruments other than the clock, by their names."""
-    unread: dict[str, str] = {}
-    """Why such an instrument read nothing, by its name."""
-    of_bandwidth: float | None = None
-    of_rate: float | None = None
-    """The shares that a large case reaches of what the device can do: see `with_limits`."""
-
-
-class Judged(Table, frozen=True, kw_only=True):
-    """The judged rows of a run."""
-
-    run: str
-    rows: list[Row]
-    baselines: dict[str, str]
-    calls: int
-    """The rows that are faster or slower."""
-    finished: bool
-    sessions: int
-    problems: list[str]
-    visiting: float
-    elapsed: float
-    by_hand: list[str] = []
-    conditions: list[str] = []
-    """The limits of the devices and their clocks, in lines."""
-    cautions: list[str] = []
-    """What makes the run's times less trustworthy, in lines."""
-
-    def comparisons(self) -> dict[str, list[Row]]:
-        """The rows by comparison, in the run's order."""
-        comparisons: dict[str, list[Row]] = {}
-        for row in self.rows:
-            comparisons.setdefault(row.comparison, []).append(row)
-        return comparisons
 
 
 def judge_run(
@@ -142,86 +65,6 @@ def judge_run(
     )
 
 
-def read_values(run: Run) -> dict[tuple[str, str], dict[str, float]]:
-    """What each instrument read of each comparison and mode: the median over sessions of each
-    session's median."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for reading in run.readings:
-        for mode, values in reading.values.items():
-            if values:
-                case = found.setdefault((reading.comparison, mode), {})
-                case.setdefault(reading.instrument, []).append(median(values))
-    return {
-        case: {name: median(values) for name, values in read.items()}
-        for case, read in found.items()
-    }
-
-
-def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
-    """The rows with what was read, and rows of their own for what was read and not timed."""
-    values = read_values(run)
-    reasons: dict[tuple[str, str], dict[str, str]] = {}
-    for reading in run.readings:
-        for mode, reason in reading.reasons.items():
-            reasons.setdefault((reading.comparison, mode), {})[reading.instrument] = reason
-    timed = {(row.comparison, row.mode) for row in rows}
-    made = [
-        msgspec.structs.replace(
-            row,
-            readings=values.get((row.comparison, row.mode), {}),
-            unread=reasons.get((row.comparison, row.mode), {}),
-        )
-        for row in rows
-    ]
-    for entry in run.started.plan:
-        for mode in entry.modes:
-            case = (entry.comparison, mode)
-            if case in timed or case not in values.keys() | reasons.keys():
-                continue
-            read, unread = values.get(case, {}), reasons.get(case, {})
-            status, _, reason = next(iter(unread.values()), "").partition(": ")
-            if read:
-                status, reason = "ok", ""
-            made.append(Row(*case, status, reason, readings=read, unread=unread))
-    return made
-
-
-LARGE = 1e-4
-"""Seconds that a case's matrix products take at least, where their rate is stated as a share."""
-
-
-def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
-    """The rows of large cases with the shares that they reach of what the device can do.
-
-    `of_bandwidth`: what a call cannot but move, its arguments and its result, over its time and the
-    bandwidth of a copy, where that is more than the caches hold. `of_rate`: its operations, where
-    `flops` were read, over its time and the rate of a product of matrices.
-    """
-    limits = {(known.device, known.threads): known for known in run.limits}
-    moved: dict[str, int] = {}
-    for session in run.sessions:
-        both = session.argument_bytes + session.result_bytes
-        if session.argument_bytes:
-            moved[session.comparison] = max(both, moved.get(session.comparison, 0))
-    made = []
-    for row in rows:
-        c = Comparison.parse(row.comparison)
-        known = limits.get((c.place.device, c.threads))
-        # Over the bus, or without a derivative, the traffic is another.
-        if known and row.seconds and row.mode != FORWARD and not c.place.transfer:
-            traffic, rate = moved.get(row.comparison, 0), known.rates.get(c.dtype)
-            work = row.readings.get("flops", 0.0)
-            row = msgspec.structs.replace(
-                row,
-                of_bandwidth=traffic / known.bandwidth / row.seconds
-                if traffic > known.cache
-                else None,
-                of_rate=work / rate / row.seconds if rate and work > LARGE * rate else None,
-            )
-        made.append(row)
-    return made
-
-
 def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
     """Each mode's record over all sessions.
 
@@ -232,14 +75,14 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
     losses: dict[str, tuple[int, Entrant]] = {}
     for session in sessions:
         for entrant in session.entrants:
-            if entrant.control and entrant.status == "ok":
+            if entrant.control and entrant.status == Status.OK:
                 continue
             old = found.setdefault(entrant.mode, None)
             if entrant.status in LOST:
                 losses.setdefault(entrant.mode, (session.session, entrant))
-            elif old is None or (old.status == "ok" and entrant.status != "ok"):
+            elif old is None or (old.status == Status.OK and entrant.status != Status.OK):
                 found[entrant.mode] = entrant
-            elif old.status == entrant.status == "ok":
+            elif old.status == entrant.status == Status.OK:
                 found[entrant.mode] = msgspec.structs.replace(
                     old,
                     error=max(old.error, entrant.error),
@@ -251,24 +94,10 @@ def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
         other = found[mode]
         if other is None:
             found[mode] = entrant
-        elif other.status == "ok":
+        elif other.status == Status.OK:
             notes = [other.note, loss(entrant, number, count)]
             found[mode] = msgspec.structs.replace(other, note="; ".join(filter(None, notes)))
     return {mode: entrant for mode, entrant in found.items() if entrant is not None}
-
-
-LAUNCH_BOUND = 0.5
-"""A call is bound by its launches where the device works for less than this share of its time."""
-
-
-def launch_bound(seconds: float | None, device_time: float | None) -> bool:
-    """Whether the host's launching rather than the device's work is what takes a call's time.
-
-    Both in seconds a call; False where one of them is not known.
-    """
-    if not seconds or device_time is None:
-        return False
-    return device_time < LAUNCH_BOUND * seconds
 
 
 TOGETHER = 256
@@ -313,7 +142,7 @@ def _contest(
     from gradbench import statistics
 
     entrants = settled(sessions)
-    good = [mode for mode, entrant in entrants.items() if entrant.status == "ok"]
+    good = [mode for mode, entrant in entrants.items() if entrant.status == Status.OK]
     times, controls = _visits(sessions, good)
     void = statistics.controls_differ(controls, floor)
     kept = [number for number, is_void in enumerate(void) if not is_void]
@@ -349,7 +178,7 @@ def _visits(sessions: Sequence[SessionMeasured], modes: Sequence[str]) -> tuple[
     columns = {mode: column for column, mode in enumerate(modes)}
     for number, session in enumerate(condensed):
         own = np.array(session.minima).reshape(len(session.entrants), session.rounds)
-        lost = {entrant.mode for entrant in session.entrants if entrant.status != "ok"}
+        lost = {entrant.mode for entrant in session.entrants if entrant.status != Status.OK}
         for entrant, visits in zip(session.entrants, own):
             if entrant.mode in lost:
                 continue
@@ -451,42 +280,6 @@ def _ratio(estimate: Estimate) -> Ratio | None:
         return None
     # JSON has no infinity: an interval without an end goes as far as numbers do.
     return Ratio(estimate.ratio, estimate.low, min(estimate.high, 1e308))
-
-
-def record(row: Row, found: Judged) -> dict[str, Any]:
-    """A judged row as flat fields, the same in JSON, CSV and Markdown."""
-    c = Comparison.parse(row.comparison)
-    flat: dict[str, Any] = {
-        "run": found.run,
-        "operator": c.operator,
-        "function": c.function,
-        "size": c.size,
-        "dtype": c.dtype,
-        "device": c.device,
-        "threads": c.threads,
-        "mode": row.mode,
-        "status": row.status,
-        "reason": row.reason,
-        "note": row.note,
-        "seconds": row.seconds,
-        "seconds_low": row.seconds_low,
-        "seconds_high": row.seconds_high,
-        "verdict": row.verdict.value,
-    }
-    for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):
-        ratio: Ratio | None = getattr(row, name)
-        flat[name] = ratio.value if ratio else None
-        flat[f"{name}_low"] = ratio.low if ratio else None
-        flat[f"{name}_high"] = ratio.high if ratio else None
-    flat["groups"] = row.groups
-    flat["sessions"] = row.sessions
-    flat["voided"] = row.voided
-    flat["rounds"] = row.rounds
-    flat["ulps"] = row.ulps
-    for name in INSTRUMENTS:
-        flat[name] = row.readings.get(name)
-    flat |= {"of_bandwidth": row.of_bandwidth, "of_rate": row.of_rate}
-    return flat
 
 
 # ── the cache ─────────────────────────────────────────────────────────────────────────────────

@@ -1,16 +1,20 @@
-"""Judges the rows of a table together, and counts how many false positives are expected."""
+"""Judges the rows of a table together, and counts how many false positives are expected.
+
+The rows are the cases of one run, or the changes of each case from one run or build to another.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from gradbench.core.cases import Case
-from gradbench.core.verdicts import Verdict
+from gradbench.core.cases import Case, Comparison
+from gradbench.core.instruments import INSTRUMENTS
+from gradbench.core.verdicts import Status, Verdict
 
 if TYPE_CHECKING:
     from gradbench.statistics import Estimate
@@ -24,6 +28,82 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     expected_false_alarms: float
     """See `statistics.judge`."""
+
+
+class Ratio(msgspec.Struct, frozen=True):
+    """A ratio of times with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One contestant of one comparison, judged.
+
+    `seconds` is the median over sessions of the sessions' median visit minimum: descriptive.
+    `verdict` and `to_fastest` are relative to the comparison's fastest mode. The forward pass is
+    never that, nor is a mode that needs the derivative written by hand, unless there are no others.
+    `groups` are the ratios of sessions that disagree, otherwise empty.
+    """
+
+    comparison: str
+    mode: str
+    status: Status
+    reason: str = ""
+    note: str = ""
+    """What the mode changed in its process, which was put back, and the session that lost it."""
+    where: str = ""
+    seconds: float | None = None
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    """The sessions' lowest and highest median."""
+    verdict: Verdict = Verdict.NONE
+    to_fastest: Ratio | None = None
+    to_forward: Ratio | None = None
+    to_manual: Ratio | None = None
+    to_baseline: Ratio | None = None
+    """Relative to the baseline, the usual choice, where it was timed."""
+    groups: list[float] = []
+    sessions: int = 0
+    voided: int = 0
+    rounds: int = 0
+    error: float = 0.0
+    ulps: float = 0.0
+    readings: dict[str, float] = {}
+    """The readings of instruments other than the clock, by their names."""
+    unread: dict[str, str] = {}
+    """Why such an instrument read nothing, by its name."""
+    of_bandwidth: float | None = None
+    of_rate: float | None = None
+    """The shares of the device's limits that a large case reaches: see `readings.with_limits`."""
+
+
+class Judged(Table, frozen=True, kw_only=True):
+    """The judged rows of a run."""
+
+    run: str
+    rows: list[Row]
+    baselines: dict[str, str]
+    calls: int
+    """The rows that are faster or slower."""
+    finished: bool
+    sessions: int
+    problems: list[str]
+    visiting: float
+    elapsed: float
+    by_hand: list[str] = []
+    conditions: list[str] = []
+    """The limits of the devices and their clocks, in lines."""
+    cautions: list[str] = []
+    """What makes the run's times less trustworthy, in lines."""
+
+    def comparisons(self) -> dict[str, list[Row]]:
+        """The rows by comparison, in the run's order."""
+        comparisons: dict[str, list[Row]] = {}
+        for row in self.rows:
+            comparisons.setdefault(row.comparison, []).append(row)
+        return comparisons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +140,39 @@ def judge(
     verdicts = iter(judgement.verdicts)
     judged = [Verdict.NONE if e is None else next(verdicts) for e in estimates]
     return judged, judgement.expected_false_alarms
+
+
+def record(row: Row, found: Judged) -> dict[str, Any]:
+    """A judged row as flat fields, the same in JSON, CSV and Markdown."""
+    c = Comparison.parse(row.comparison)
+    flat: dict[str, Any] = {
+        "run": found.run,
+        "operator": c.operator,
+        "function": c.function,
+        "size": c.size,
+        "dtype": c.dtype,
+        "device": c.device,
+        "threads": c.threads,
+        "mode": row.mode,
+        "status": str(row.status),
+        "reason": row.reason,
+        "note": row.note,
+        "seconds": row.seconds,
+        "seconds_low": row.seconds_low,
+        "seconds_high": row.seconds_high,
+        "verdict": str(row.verdict),
+    }
+    for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):
+        ratio: Ratio | None = getattr(row, name)
+        flat[name] = ratio.value if ratio else None
+        flat[f"{name}_low"] = ratio.low if ratio else None
+        flat[f"{name}_high"] = ratio.high if ratio else None
+    flat["groups"] = row.groups
+    flat["sessions"] = row.sessions
+    flat["voided"] = row.voided
+    flat["rounds"] = row.rounds
+    flat["ulps"] = row.ulps
+    for name in INSTRUMENTS:
+        flat[name] = row.readings.get(name)
+    flat |= {"of_bandwidth": row.of_bandwidth, "of_rate": row.of_rate}
+    return flat

@@ -16,6 +16,7 @@ from gradbench.core import arguments
 from gradbench.core.cases import Case
 from gradbench.statistics import Estimate
 from gradbench.store import tracks as log
+from gradbench.store.environment import BUILD
 from gradbench.store.lines import StoreWarning
 
 COLUMNS = (
@@ -115,8 +116,7 @@ def frame(
                 "verdict": change.verdict if change else "",
                 "baseline": history.baseline(build).name,
                 "instructions": point.instructions,
-                **{key: used.identity.get(key) for key in ("torch", "torch_git", "torch_cuda")},
-                **{key: used.identity.get(key) for key in ("cpu_capability", "numpy", "python")},
+                **{name: used.identity.get(name) for name in BUILD},
                 "track": build.track,
                 "note": change.note if change else "",
             }

@@ -22,14 +22,12 @@ from gradbench.core.releases import ReleaseError, parse
 from gradbench.core.suggest import hint
 from gradbench.core.verdicts import Status
 from gradbench.statistics import Estimate
+from gradbench.store.environment import BESIDES
 from gradbench.store.lines import StoreError
 from gradbench.store.runs import LOST, loss
 from gradbench.store.tracks import EnvironmentUsed, Track
 
 Array = npt.NDArray[np.float64]
-
-TOLD = ("cpu_capability", "numpy", "python", "mkl", "malloc", "device_names")
-"""Facts of an environment that times depend on and that are not the release."""
 
 TERMS = {
     "cpu_capability": "CPU capability",
@@ -63,7 +61,7 @@ class Point:
     """One case in one build. `seconds` is the median over sessions of their median visit minima:
     descriptive."""
 
-    status: str
+    status: Status
     reason: str = ""
     seconds: float = math.nan
     instructions: float = math.nan
@@ -284,32 +282,26 @@ class History:
         return statistics.compare_runs(through[0], through[1], floor, confidence)
 
     def _same_baseline(self, one: Build, other: Build) -> bool:
-        a, b = (self.used[self.baseline(build)] for build in (one, other))
+        a, b = (self.used[self.baseline(build)].facts for build in (one, other))
         machines = [
             next(t for t in self.tracks if t.name == build.track).started.machine.get("cpu")
             for build in (one, other)
         ]
-        keys = ("torch", "torch_git", *TOLD)
-        same = all(a.identity.get(key) == b.identity.get(key) for key in keys)
-        return same and machines[0] == machines[1]
+        return a.identity == b.identity and machines[0] == machines[1]
 
     def differences(self, before: Build, after: Build) -> list[str]:
         """What differs between two builds besides the release, and may explain a change."""
-        old, new = self.used[before].identity, self.used[after].identity
+        old, new = self.used[before].facts, self.used[after].facts
         found = [
-            f"{TERMS.get(key, key)} {old.get(key)} → {new.get(key)}"
-            for key in TOLD
-            if old.get(key) != new.get(key)
+            f"{TERMS.get(name, name)} {one} → {other}"
+            for name, one, other in old.differences(new, BESIDES)
         ]
-        if bool(old.get("torch_cuda")) != bool(new.get("torch_cuda")):
-            kinds = [
-                f"CUDA {i['torch_cuda']}" if i.get("torch_cuda") else "CPU" for i in (old, new)
-            ]
+        if bool(old.torch_cuda) != bool(new.torch_cuda):
+            kinds = [f"CUDA {e.torch_cuda}" if e.torch_cuda else "CPU" for e in (old, new)]
             found.append(f"{kinds[0]} build → {kinds[1]} build")
-        if self.used[before].release == self.used[after].release:
-            builds = [str(i.get("torch")) for i in (old, new)]
-            if old.get("torch_git") != new.get("torch_git") or builds[0] != builds[1]:
-                found.append(f"one release, two builds: {builds[0]} → {builds[1]}")
+        same_release = self.used[before].release == self.used[after].release
+        if same_release and (old.torch, old.torch_git) != (new.torch, new.torch_git):
+            found.append(f"one release, two builds: {old.torch} → {new.torch}")
         return found
 
     def changes(
@@ -379,8 +371,7 @@ def _ordered(history: History) -> list[Build]:
     """The builds by release and name; of one that is in several tracks the latest."""
     latest: dict[tuple[Any, ...], Build] = {}
     for build, used in history.used.items():
-        identity = tuple(used.identity.get(key) for key in ("torch", "torch_git", *TOLD))
-        key = (build.name, *identity)
+        key = (build.name, used.facts.identity)
         if key not in latest or latest[key].track < build.track:
             latest[key] = build
     measured = {

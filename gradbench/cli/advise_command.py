@@ -9,7 +9,7 @@ import click
 from gradbench.advise import OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import PEAK, Advice
-from gradbench.analysis.runs import Row
+from gradbench.analysis.table import Row
 from gradbench.cli import options, parameters
 from gradbench.cli.cells import times
 from gradbench.cli.output import console, plain, say, stopped, warn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gradbench.cli.rendering import Styled
 
 if TYPE_CHECKING:
-    from gradbench.analysis.runs import Ratio
+    from gradbench.analysis.table import Ratio
     from gradbench.core.cases import Case
     from gradbench.statistics import Estimate
 

@@ -13,7 +13,9 @@ import click
 import msgspec
 
 from gradbench.analysis.filters import filtered
-from gradbench.analysis.runs import Judged, Row, judged, launch_bound, record
+from gradbench.analysis.readings import launch_bound
+from gradbench.analysis.runs import judged
+from gradbench.analysis.table import Judged, Row, record
 from gradbench.cli import options, parameters
 from gradbench.cli.cells import number, times
 from gradbench.cli.output import notes, warn

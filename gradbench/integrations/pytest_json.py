@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gradbench.core.cases import Case
+from gradbench.core.verdicts import Status
 from gradbench.runner.settings import Settings
 from gradbench.store.fields import (
     DAY,
@@ -24,7 +25,6 @@ from gradbench.store.fields import (
     Names,
     Positive,
     Schema,
-    Status,
     Text,
     Texts,
     reason,
@@ -184,7 +184,7 @@ def _timed(path: Path, case: Case, benchmark: _Benchmark) -> Entrant:
     blocks = [max(1, round(seconds * number * 1e9)) for seconds in data]
     return Entrant(
         case.mode,
-        "ok",
+        Status.OK,
         error=info.error,
         ulps=info.ulps,
         number=number,

@@ -27,6 +27,7 @@ from gradbench.releases import installing
 from gradbench.releases.installing import Installer
 from gradbench.runner.progress import Progress, Report
 from gradbench.runner.wire import Worker, WorkerError, WorkerOptions
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
     Bytes,
     Label,
@@ -34,7 +35,6 @@ from gradbench.store.fields import (
     Schema,
     Text,
     Texts,
-    check_environment,
 )
 from gradbench.store.files import replacing
 from gradbench.store.lines import DAMAGE, StoreError, content, now, storable
@@ -189,7 +189,7 @@ def _read(name: str) -> Environment | None:
         return None
     try:
         environment = msgspec.json.decode(content(folder / RECORD), type=Environment)
-        check_environment(environment.identity)
+        WorkerEnvironment.of(environment.identity)
     except (StoreError, *DAMAGE):
         return None
     readable = environment.schema == SCHEMA and bool(environment.identity.get("torch"))

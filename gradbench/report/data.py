@@ -14,14 +14,16 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.analysis.runs import Judged, judged, record
+from gradbench.analysis.runs import judged
+from gradbench.analysis.table import Judged, record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison, nothing_fits
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.runner.machine import usable_cores
 from gradbench.store import runs as log
+from gradbench.store.environment import LIBRARIES
 
-MACHINE = ("cpu", "torch", "cpu_capability", "python", "numpy", "gradbench")
+MACHINE = ("cpu", "torch", *LIBRARIES, "gradbench")
 """Of the run, in each of its rows."""
 
 
@@ -45,7 +47,7 @@ class Stored:
             "cores": machine.get("usable_cores") or machine.get("cores"),
             "system": machine.get("system", ""),
             "load at start": machine.get("load"),
-            **{k: worker.get(k) for k in ("torch", "cpu_capability", "python", "numpy")},
+            **{k: worker.get(k) for k in ("torch", *LIBRARIES)},
             "gradbench": worker.get("gradbench"),
             "devices": ", ".join(worker.get("device_names") or worker.get("devices") or []),
             "GPU driver": machine.get("gpu_driver"),

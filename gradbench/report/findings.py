@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradbench.analysis.runs import LAUNCH_BOUND, launch_bound
+from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted, reading
 from gradbench.report import pareto, places, sizes

@@ -15,6 +15,7 @@ from msgspec import Meta
 from gradbench.core.cases import Offer
 from gradbench.core.process import PROTOCOL
 from gradbench.core.text import line, storable
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
     Amount,
     Bytes,
@@ -22,7 +23,6 @@ from gradbench.store.fields import (
     Label,
     Nanoseconds,
     Positive,
-    check_environment,
     reason,
 )
 
@@ -67,7 +67,7 @@ class Hello(Answer):
         if self.protocol != PROTOCOL:
             raise ValueError(f"it speaks protocol {self.protocol}, not {PROTOCOL}")
         msgspec.convert(self.environment, Facts)
-        check_environment(self.environment)
+        WorkerEnvironment.of(self.environment)
 
 
 class ModeTold(Answer):

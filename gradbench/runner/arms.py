@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from gradbench.core.cases import Comparison
+from gradbench.core.verdicts import Status
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import (
     Worker,
@@ -67,7 +68,7 @@ class Arm:
             answer = {"status": error.status, "reason": f"after timing: {error}"}
         self.entrant = msgspec.structs.replace(
             self.entrant,
-            status=answer["status"],
+            status=Status(answer["status"]),
             reason=answer.get("reason", ""),
             error=max(self.entrant.error, _finite(answer.get("error", 0.0))),
             ulps=max(self.entrant.ulps, _finite(answer.get("ulps", 0.0))),
@@ -132,7 +133,7 @@ def prepare(
         raise worker.garbled("no visits are planned")
     entrant = Entrant(
         mode=mode,
-        status=answer["status"],
+        status=Status(answer["status"]),
         reason=answer.get("reason", ""),
         where=answer.get("where", ""),
         error=_finite(answer.get("error", 0.0)),
@@ -167,9 +168,9 @@ def failure(mode: str, error: WorkerError, when: str = "") -> Entrant:
     if isinstance(error, WorkerRefused):
         status, where = error.status, error.where
     elif isinstance(error, WorkerSpoiled):
-        status = "failed"
+        status = Status.FAILED
     else:
-        status = "timed out" if isinstance(error, WorkerTimeout) else "crashed"
+        status = Status.TIMED_OUT if isinstance(error, WorkerTimeout) else Status.CRASHED
     return Entrant(mode, status, f"{when}{error}", where)
 
 

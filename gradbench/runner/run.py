@@ -11,6 +11,7 @@ import msgspec
 
 from gradbench.core.cases import Entry
 from gradbench.core.instruments import WALL_TIME
+from gradbench.core.verdicts import Status
 from gradbench.runner.nvml import Nvml
 from gradbench.runner.plan import Lack, lacking
 from gradbench.runner.progress import Progress, Report, silent, stretch
@@ -117,7 +118,7 @@ def measure(
         workers.end()
         if settings.total:
             for name, modes in slow_modes.items():
-                refused = {m: Entrant(m, "refused", "is slower by far") for m in modes}
+                refused = {m: Entrant(m, Status.REFUSED, "is slower by far") for m in modes}
                 settled.setdefault(name, {}).update(refused)
         _read(log, run, settings, workers, discovery, settled, report)
         if sessions and not settings.total:

@@ -21,6 +21,7 @@ import msgspec
 
 from gradbench.core.process import STATE_LOST
 from gradbench.core.text import line
+from gradbench.core.verdicts import Status
 from gradbench.runner import answers
 
 STARTS = 2
@@ -47,11 +48,11 @@ class WorkerError(Exception):
 class WorkerRefused(WorkerError):
     """The worker refused a request."""
 
-    def __init__(self, reason: str, where: str = "", status: str = "failed") -> None:
+    def __init__(self, reason: str, where: str = "", status: Status = Status.FAILED) -> None:
         super().__init__(reason)
         self.where = where
         self.status = status
-        """The status of a case: "failed", or "out of memory"."""
+        """Of the case: failed, or out of memory."""
 
 
 class WorkerDied(WorkerError):
@@ -178,7 +179,7 @@ class Worker:
             # Anything that its code writes after the answer fails this request, not the next.
             self._exchange("ping", timeout, {})
         if isinstance(answer, answers.Refusal):
-            raise WorkerRefused(answer.reason, answer.where, answer.status)
+            raise WorkerRefused(answer.reason, answer.where, Status(answer.status))
         fields: dict[str, Any] = msgspec.to_builtins(answer)
         return fields
 

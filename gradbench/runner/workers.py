@@ -10,11 +10,9 @@ import msgspec
 
 from gradbench.core.cases import Offer
 from gradbench.runner.wire import Worker, WorkerOptions, ask
+from gradbench.store.environment import RESUMED, WorkerEnvironment
 from gradbench.store.lines import LineLog, StoreError, now
 from gradbench.store.runs import WorkerStarted
-
-# A run can only be resumed with the same values of these.
-IDENTITY = ("torch", "torch_git", "cpu_capability", "python", "numpy", "gradbench", "device_names")
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,10 @@ class Workers:
 
 def require_same(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """Raises StoreError where the build has changed since `what`, a run or a track, began."""
-    for key in IDENTITY:
-        if before.get(key) != after.get(key):
-            raise StoreError(
-                f"{what} was begun with {key} {before.get(key)} and now there is "
-                f"{after.get(key)}: start a new one, so that unlike builds are not mixed"
-            )
+    for key, old, new in WorkerEnvironment.of(before).differences(
+        WorkerEnvironment.of(after), RESUMED
+    ):
+        raise StoreError(
+            f"{what} was begun with {key} {old} and now there is {new}: start a new one, so that "
+            "unlike builds are not mixed"
+        )

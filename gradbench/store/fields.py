@@ -7,6 +7,7 @@ one function beside each kind of file. docs/results.md states the limits.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -23,11 +24,6 @@ LONGEST_TEXT = 100_000
 
 FILE_NAME = rf"\A[^/\t\n{UNSAFE}]{{1,200}}\Z"
 LABEL = rf"\A[^\t\n{UNSAFE}]{{0,1000}}\Z"
-STATUSES = (
-    *("ok", "unsupported", "refused", "wrong", "failed", "crashed"),
-    *("timed out", "out of memory"),
-)
-STATUS = rf"\A({'|'.join(STATUSES)})\Z"
 DAY_OF_YEAR = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}\Z"
 SHA256 = r"\A[0-9a-f]{64}\Z"
 
@@ -35,7 +31,6 @@ WORDS = {
     NAME: "a name without control characters",
     FILE_NAME: "a name of a file, without '/' and control characters",
     LABEL: "one line without control characters",
-    STATUS: f"one of {', '.join(STATUSES)}",
     DAY_OF_YEAR: "a day as 2026-01-31",
     SHA256: "a SHA-256 in hexadecimal",
 }
@@ -69,8 +64,6 @@ Amount = Annotated[float, Meta(ge=0, le=LARGEST)]
 
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 
-Status = Annotated[str, Meta(pattern=STATUS)]
-
 Schema = Annotated[int, Meta(ge=1, le=10**6)]
 Day = Annotated[str, Meta(pattern=DAY_OF_YEAR)]
 Digest = Annotated[str, Meta(pattern=SHA256)]
@@ -101,38 +94,19 @@ class _Machine(msgspec.Struct):
     machine: Label | None = None
 
 
-class _Environment(msgspec.Struct):
-    """What is known of a worker's environment; there may be more."""
-
-    gradbench: Label | None = None
-    torch: Label | None = None
-    torch_git: Label | None = None
-    torch_cuda: Label | None = None
-    cpu_capability: Label | None = None
-    mkl: bool | None = None
-    python: Label | None = None
-    numpy: Label | None = None
-    malloc: Text | None = None
-    interop_threads: Index | None = None
-    pid: int | None = None
-    devices: list[Label] | None = None
-    device_names: list[Label] | None = None
-    device_uuids: dict[Label, Label] | None = None
-
-
 def check_machine(facts: dict[str, Any]) -> None:
     """Raises ValueError where a fact of a machine is of the wrong type or out of range."""
-    _check("machine", facts, _Machine)
+    converted("machine", facts, _Machine)
 
 
-def check_environment(facts: dict[str, Any]) -> None:
-    """The same for what a worker says of itself."""
-    _check("environment", facts, _Environment)
+S = TypeVar("S", bound=msgspec.Struct)
 
 
-def _check(what: str, facts: dict[str, Any], wanted: type[msgspec.Struct]) -> None:
+def converted(what: str, facts: Mapping[str, Any], wanted: type[S]) -> S:
+    """The facts that a struct knows. Raises ValueError where one is of the wrong type or out of
+    range."""
     try:
-        msgspec.convert(facts, wanted)
+        return msgspec.convert(facts, wanted)
     except msgspec.ValidationError as error:
         raise ValueError(f"{what}: {error}") from error
 

@@ -17,6 +17,8 @@ from msgspec import Meta
 
 from gradbench.core.cases import DTYPES, Comparison, Entry, Place
 from gradbench.core.instruments import INSTRUMENTS
+from gradbench.core.verdicts import Status
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
     Amount,
     Bytes,
@@ -30,10 +32,8 @@ from gradbench.store.fields import (
     Nanoseconds,
     Positive,
     Schema,
-    Status,
     Text,
     Texts,
-    check_environment,
     check_machine,
     require_once,
 )
@@ -45,14 +45,11 @@ from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
 
-LOST = ("crashed", "timed out", "out of memory")
+LOST = (Status.CRASHED, Status.TIMED_OUT, Status.OUT_OF_MEMORY)
 """Statuses of a mode that say nothing against what was measured of it in other sessions."""
 
-RETRIED = ("crashed", "out of memory")
+RETRIED = (Status.CRASHED, Status.OUT_OF_MEMORY)
 """Statuses that a resumed run tries again. (A mode that timed out would have to be waited for.)"""
-
-BUILD = ("torch", "torch_git", "torch_cuda", "cpu_capability", "python", "numpy")
-"""What tells one build of torch and its surroundings from another, in a worker's environment."""
 
 
 class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -123,20 +120,19 @@ class WorkerStarted(Record, tag="worker", frozen=True):
     started: Label
 
     def check(self, header: Any) -> None:
-        check_environment(self.environment)
+        WorkerEnvironment.of(self.environment)
 
     def unique_key(self) -> tuple[Hashable, ...]:
         return ("worker", self.process)
 
 
 class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One contestant of one session: a mode and what became of it.
+    """One contestant of one session: a mode and its state.
 
-    `status` is ok, unsupported, wrong, failed, crashed, timed out, out of memory or
-    refused. `error` is the
-    worst error as a share of the allowed, `ulps` in units in the last place; `number` calls make
-    a sub-block. `samples` are nanoseconds per sub-block, a list per round, empty in rounds that
-    the contestant sat out. `note` says what it changed in its process, which was put back.
+    `error` is the worst error as a share of the allowed, `ulps` in units in the last place;
+    `number` calls make a sub-block. `samples` are nanoseconds per sub-block, a list per round,
+    empty in rounds that the contestant sat out. `note` names what it changed in its process, which
+    was restored.
     """
 
     mode: Name
@@ -338,6 +334,11 @@ class Run(Log[RunStarted]):
             if worker.process == process:
                 return worker.environment
         return {}
+
+    @property
+    def first_environment(self) -> dict[str, Any]:
+        """Of the first measuring process; empty without any."""
+        return self.workers[0].environment if self.workers else {}
 
     def by_comparison(self) -> dict[str, list[SessionMeasured]]:
         """The sessions of each comparison, in the plan's order."""

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from gradbench.core.cases import Comparison
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.executed import digests
 from gradbench.store.fields import (
     Amount,
@@ -27,7 +28,6 @@ from gradbench.store.fields import (
     Schema,
     Text,
     Texts,
-    check_environment,
     check_machine,
 )
 from gradbench.store.lines import LineLog, new_id, now
@@ -57,7 +57,7 @@ class StudyStarted(Record, tag="study", frozen=True):
 
     def check(self, header: Any) -> None:
         check_machine(self.machine)
-        check_environment(self.environment)
+        WorkerEnvironment.of(self.environment)
         msgspec.convert(self.settings, _Settings)
 
 

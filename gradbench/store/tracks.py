@@ -15,6 +15,7 @@ import msgspec
 
 from gradbench.core.cases import Comparison, Entry
 from gradbench.core.releases import Release, build
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
     Amount,
     Day,
@@ -27,7 +28,6 @@ from gradbench.store.fields import (
     Schema,
     Text,
     Texts,
-    check_environment,
     check_machine,
     require_once,
 )
@@ -83,6 +83,10 @@ class EnvironmentUsed(Record, tag="environment", frozen=True):
     arguments: Texts = []
 
     @property
+    def facts(self) -> WorkerEnvironment:
+        return WorkerEnvironment.of(self.identity)
+
+    @property
     def torch(self) -> str:
         return str(self.identity["torch"])
 
@@ -94,8 +98,7 @@ class EnvironmentUsed(Record, tag="environment", frozen=True):
 
     def check(self, header: TrackStarted) -> None:
         header.require_known(self.name)
-        check_environment(self.identity)
-        if not self.identity.get("torch"):
+        if not self.facts.torch:
             raise ValueError("identity: it does not say which torch")
         # Raises where the version or the date is none.
         str(self.release)

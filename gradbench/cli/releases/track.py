@@ -87,7 +87,8 @@ def track(
         cases = sum(len(entry.modes) for entry in plan.entries)
         warn(
             f"Measuring {counted(cases, 'case')} in "
-            f"{counted(len(plan.those.installed), 'build')} of torch, {counted(plan.settings.sessions, 'session')}; baseline {plan.those.baseline}"
+            f"{counted(len(plan.those.installed), 'build')} of torch, "
+            f"{counted(plan.settings.sessions, 'session')}; baseline {plan.those.baseline}"
         )
         if dry_run:
             return 0
