@@ -231,12 +231,14 @@ def test_verify_counts_and_goes_on_after_a_crash(discovery):
     assert not result.passed
 
 
-def test_the_catalogue_is_right_at_the_documents_inputs(discovery):
-    """Every function, operator and mode that needs no compiling, in both dtypes."""
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_catalogue_is_right_at_the_documents_inputs(discovery, dtype):
+    """Every function, operator and mode that needs no compiling."""
     from gradbench.core.cases import Selection, expand
 
     mine = [o for o in discovery.offers if o.document != "X"]
-    entries = expand(mine, Selection(dtypes=("float32", "float64")))
+    entries = expand(mine, Selection(dtypes=(dtype,)))
     known = {(m["operator"], m["mode"]) for m in discovery.modes if "faults" in m["source"]}
     assert not known
     planted = {"wrong_transpose", "unreset_grad", "late_liar", "remembers", "mutates"}
@@ -250,7 +252,7 @@ def test_the_catalogue_is_right_at_the_documents_inputs(discovery):
         if found.status not in ("ok", "unsupported")
     ]
     assert not bad
-    assert result.counts()["ok"] > 2000
+    assert result.counts()["ok"] > 1000
 
 
 def command(tmp_path, *more):

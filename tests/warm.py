@@ -24,7 +24,7 @@ STARTED = subprocess.Popen
 HERE = str(Path(__file__).parent)
 
 _pythons: dict[str, tuple[str, dict[str, str]]] = {sys.executable: ("", {})}
-_warnings = warnings.filters[:], warnings.showwarning
+_showwarning = warnings.showwarning
 
 
 def python(path: Path, script: Path | str = "", **variables: str) -> Path:
@@ -108,7 +108,10 @@ def _forget_tests(environment: dict[str, str]) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             mine = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, mine)
-    warnings.filters[:], warnings.showwarning = _warnings
+    warnings.resetwarnings()
+    for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", ignored)
+    warnings.showwarning = _showwarning
     added = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     sys.path[:] = [os.getcwd(), *added, *(p for p in sys.path if p not in added and p != HERE)]
     sys.path_importer_cache.clear()
