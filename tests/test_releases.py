@@ -179,12 +179,12 @@ def test_builds_are_measured_in_turns_and_what_one_lacks_costs_the_others_nothin
     history = History.of(log.read_all(results)[0])
     assert [b.name for b in history.builds] == ["one", "poor", "slow"]
     one, poor, slow = history.builds
-    told = {b: history.point(b, f"{EXP}/lacking").status for b in history.builds}
+    told = {b: history.point(b, EXP.case("lacking")).status for b in history.builds}
     assert told == {one: "ok", poor: "unsupported", slow: "ok"}
-    assert history.point(poor, f"{EXP}/dying").status == "crashed"
+    assert history.point(poor, EXP.case("dying")).status == "crashed"
     # The worker that died is replaced: its other modes are timed all the same.
-    assert history.point(poor, f"{EXP}/manual").status == "ok"
-    ratio, paired = history.ratios(f"{EXP}/paced", [(one, slow)], 0.02, 0.95)[one, slow]
+    assert history.point(poor, EXP.case("manual")).status == "ok"
+    ratio, paired = history.ratios([EXP.case("paced")], [(one, slow)], 0.02, 0.95)[0][one, slow]
     assert paired
     # Waits of 200 µs and of 100 µs; on a busy machine both grow.
     assert 1.3 < ratio.ratio < 3
@@ -315,7 +315,7 @@ def test_a_change_is_called_where_it_was_made_and_nowhere_else(tmp_path):
     history = History.of(log.read_all(tmp_path)[0])
     judged = history.changes(history.steps())
     called = [c for c in judged.changes if c.verdict in ("slower", "faster")]
-    assert [(c.case, str(c.before), str(c.after), c.verdict) for c in called] == [
+    assert [(str(c.case), str(c.before), str(c.after), c.verdict) for c in called] == [
         (f"{EXP}/jacrev", "2.1.0", "2.2.0", "slower")
     ]
     assert called[0].estimate.low < 1.05 < called[0].estimate.high
@@ -356,7 +356,7 @@ def test_two_tracks_join_through_the_baseline_they_share(tmp_path):
     written(tmp_path, {"base": 1.0, "new": 1.1}, same | {"new": {"torch": "2.2.0"}}, "t2", seed=1)
     history = History.of(log.read_all(tmp_path)[0])
     step = (Build("t1", "old"), Build("t2", "new"))
-    estimate, paired = history.ratios(f"{EXP}/jacrev", [step], 0.02, 0.95)[step]
+    estimate, paired = history.ratios([EXP.case("jacrev")], [step], 0.02, 0.95)[0][step]
     assert not paired
     assert st.verdict(estimate) == "slower"
     assert [str(b) for b in history.builds] == ["old", "base", "new"]
@@ -368,7 +368,7 @@ def test_tracks_with_unlike_baselines_are_not_joined(tmp_path):
     written(tmp_path, {"base": 1.0, "new": 1.1}, other, "t2")
     history = History.of(log.read_all(tmp_path)[0])
     step = (Build("t1", "old"), Build("t2", "new"))
-    assert history.ratios(f"{EXP}/jacrev", [step], 0.02, 0.95) == {}
+    assert history.ratios([EXP.case("jacrev")], [step], 0.02, 0.95)[0] == {}
 
 
 def test_two_of_the_same_build_are_hardly_ever_called_different(tmp_path):
