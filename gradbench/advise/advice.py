@@ -47,7 +47,7 @@ ROUNDS = 100
 """Rounds in each of them, as far as the budget allows."""
 
 FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
-"""What people write first who do not know of the structure."""
+"""The baseline of operators that use structure: the usual choice without it."""
 
 PATIENCE = 0.003
 """The share of the budget that one call of a mode may take."""
@@ -62,7 +62,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `inputs` are pairs of a name and an expression; times in seconds.
+    """A request for advice. `inputs` are pairs of a name and an expression; times in seconds.
 
     `budget` is what the whole answer may take: looking at the function, starting processes,
     checking and timing.
@@ -87,7 +87,7 @@ class Question:
     """Derivatives of the user's own to measure beside, as ``module:function``."""
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
-        """What the processes that load the function are told."""
+        """The request, for the processes that load the function."""
         return {
             "target": self.target,
             "inputs": list(self.inputs),
@@ -111,11 +111,11 @@ FOUND = {
     *("code", "pattern", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
     *("structure", "own", "cost"),
 }
-"""What the probing process tells of a function on which advice can be given."""
+"""The keys of the probing process's answer."""
 
 
 def examine(question: Question, pattern: str = "") -> dict[str, Any]:
-    """What the probing process finds. Raises Refusal, also where that process dies or hangs.
+    """The probing process's answer. Raises Refusal, also if that process dies or hangs.
 
     `pattern` is the file to keep the places of a sparse jacobian's entries in.
     """
@@ -176,7 +176,7 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     """Probes, gates and measures; the run is stored in `results` like any other.
 
     The whole ends within the question's budget where two processes can measure in that; where a
-    single call of the function outlasts it, it ends after what cannot be left out.
+    single call of the function outlasts it, it ends after the steps that cannot be left out.
 
     Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
     """
@@ -199,7 +199,7 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
                 + (f"; {near}" if near else "")
             )
         _require_device(question.device)
-        found, prepared = _prepared(question, pattern, suite, began)
+        findings, prepared = _prepared(question, pattern, suite, began)
         entries, settings, discovery, options = prepared
         loaded = [str(file) for file in (*passed, pattern) if Path(file).exists()]
         log, run = start(results, entries, settings, discovery, options.files, command, loaded)
@@ -211,10 +211,10 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
         run = measure(log, run, settings, options, discovery, report)
     if run.finished:
         # A run that is over is not resumed; the code to paste may need the pattern.
-        _delete([suite, *passed, *([] if found["pattern"] else [pattern])])
+        _delete([suite, *passed, *([] if findings["pattern"] else [pattern])])
     answer = judged(run.path)
     seconds = time.perf_counter() - began
-    return Advice(question.target, found, answer, run.path, seconds, question.budget)
+    return Advice(question.target, findings, answer, run.path, seconds, question.budget)
 
 
 def _delete(paths: Sequence[Path]) -> None:
@@ -257,16 +257,16 @@ def _prepared(
 
     Raises Refusal where there is none to be made.
     """
-    found = examine(question, str(pattern))
-    asked = question.operator or found["operators"][0]
-    if asked in found["refusals"]:
-        raise Refusal(found["refusals"][asked])
-    if asked not in found["operators"]:
-        there = [name for name in found["operators"] if name not in found["refusals"]]
+    findings = examine(question, str(pattern))
+    asked = question.operator or findings["operators"][0]
+    if asked in findings["refusals"]:
+        raise Refusal(findings["refusals"][asked])
+    if asked not in findings["operators"]:
+        there = [name for name in findings["operators"] if name not in findings["refusals"]]
         raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
     spec = question.spec(str(pattern)) | {
         "operators": [asked],
-        **{k: found[k] for k in ("structured", "per_sample")},
+        **{k: findings[k] for k in ("structured", "per_sample")},
     }
     write_text(suite, f"from gradbench.worker.subject import register\n\nregister({spec!r})\n")
     options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
@@ -301,4 +301,4 @@ def _prepared(
         total=question.budget - spent,
         patience=PATIENCE * question.budget,
     )
-    return found, (entries, settings, discovery, options)
+    return findings, (entries, settings, discovery, options)

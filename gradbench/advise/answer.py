@@ -174,8 +174,8 @@ class Advice:
         return drawn
 
     def __repr__(self) -> str:
-        told = [f"{operator}: {self.winner(operator) or 'none'}" for operator in self.operators]
-        return f"<Advice on {self.name}: {', '.join(told)}>"
+        winners = [f"{operator}: {self.winner(operator) or 'none'}" for operator in self.operators]
+        return f"<Advice on {self.name}: {', '.join(winners)}>"
 
     def _repr_html_(self) -> str:
         return html(self)
@@ -240,11 +240,11 @@ def html(advice: Advice) -> str:
                 "code": advice.code(operator) if _winner(rows) else "",
             }
         )
-    found = advice.found
+    findings = advice.found
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, finalize=text.finalized)
     page = environment.from_string(_PAGE)
     return page.render(
         parts=parts,
         columns=("mode", "µs a call", "× fastest", "peak memory", "verdict"),
-        said=[*found["evidence"], *found["structure"], *found["cost"], advice.took],
+        said=[*findings["evidence"], *findings["structure"], *findings["cost"], advice.took],
     )

@@ -72,7 +72,7 @@ def compare(
         kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
         dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
     names = arguments.argument_names(function, len(inputs))
-    given = {
+    values = {
         name: x.detach().cpu() if isinstance(x, torch.Tensor) else x
         for name, x in zip(names, inputs)
     }
@@ -81,7 +81,7 @@ def compare(
         for number, way in enumerate(also):
             name = getattr(way, "__name__", "own")
             ways[f"{name}_{number}" if name in ways else name] = way
-        content = cloudpickle.dumps((function, given, ways))
+        content = cloudpickle.dumps((function, values, ways))
     except Exception as error:
         raise Refusal(
             f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"
@@ -110,7 +110,7 @@ def _target(function: Callable[..., Any]) -> str:
     """The function as ``module:name`` where it can be imported, else ``:name``."""
     name = getattr(function, "__qualname__", type(function).__name__)
     module = getattr(function, "__module__", "") or ""
-    found: Any = sys.modules.get(module)
+    member: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{name}" if found is function and module != "__main__" else f":{name}"
+        member = getattr(member, part, None)
+    return f"{module}:{name}" if member is function and module != "__main__" else f":{name}"

@@ -125,9 +125,9 @@ def unsupported_reason(error: BaseException) -> str | None:
         if reason:
             return "torch.compile: " + reason
     for pattern, reason in REASONS:
-        found = pattern.search(message)
-        if found:
-            return reason.format(*found.groups())
+        match = pattern.search(message)
+        if match:
+            return reason.format(*match.groups())
     return None
 
 

@@ -81,11 +81,11 @@ def replayed(problem: Problem, call: Call, leaves: bool = False) -> Call:
     """The call as a graph, recorded on first use; `leaves`: its inputs have to require grad."""
     records = recorder(problem)
     fixed: Tensors = ()
-    found: Tensors = ()
+    result: Tensors = ()
     replay: Callable[[], None] | None = None
 
     def start(inputs: Tensors, seed: tuple[Any, ...]) -> None:
-        nonlocal fixed, found, replay
+        nonlocal fixed, result, replay
         mine = tuple(x.detach().clone() for x in inputs)
         if leaves:
             for x in mine[: problem.differentiated]:
@@ -93,7 +93,7 @@ def replayed(problem: Problem, call: Call, leaves: bool = False) -> Call:
         seeds = tuple(
             tuple(x.clone() for x in s) if isinstance(s, tuple) else s.clone() for s in seed
         )
-        found, replay = records.record(
+        result, replay = records.record(
             lambda: tuple(block.detach() for block in as_tuple(call(mine, *seeds)))
         )
         # Written into without a trace in autograd, whether they require grad or not.
@@ -103,10 +103,10 @@ def replayed(problem: Problem, call: Call, leaves: bool = False) -> Call:
         if replay is None:
             start(inputs, seed)
         assert replay is not None
-        for place, given in zip(fixed, inputs + flattened(seed)):
-            place.copy_(given)
+        for place, value in zip(fixed, inputs + flattened(seed)):
+            place.copy_(value)
         replay()
-        return tuple(block.clone() for block in found)
+        return tuple(block.clone() for block in result)
 
     return whole
 

@@ -20,11 +20,11 @@ def colour(supports: Sequence[Support]) -> list[int]:
     column to the emptiest, and returns the better result. Colours are 0, 1, …; a column without
     rows gets 0.
     """
-    given = list(range(len(supports)))
-    first = _greedy(supports, given)
+    in_order = list(range(len(supports)))
+    first = _greedy(supports, in_order)
     if max(first, default=0) + 1 == fewest(supports):
         return first
-    second = _greedy(supports, sorted(given, key=lambda column: -len(supports[column])))
+    second = _greedy(supports, sorted(in_order, key=lambda column: -len(supports[column])))
     return min(first, second, key=lambda colours: max(colours, default=0))
 
 

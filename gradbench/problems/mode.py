@@ -86,13 +86,13 @@ def available(name: str) -> bool:
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         try:
-            found: Any = importlib.import_module(".".join(parts[:end]))
+            member: Any = importlib.import_module(".".join(parts[:end]))
         except ImportError:
             continue
         for part in parts[end:]:
-            if not hasattr(found, part):
+            if not hasattr(member, part):
                 return False
-            found = getattr(found, part)
+            member = getattr(member, part)
         return True
     return False
 

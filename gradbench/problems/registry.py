@@ -55,13 +55,13 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
     from gradbench.problems.function import Function
 
     def register(forward: Callable[..., Any]) -> Callable[..., Any]:
-        told: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "name": forward.__name__,
             "document": "",
             "formula": _first_line(forward),
             "derivative": "",
         }
-        function(Function(**{**told, **fields, "forward": forward}))
+        function(Function(**{**defaults, **fields, "forward": forward}))
         return forward
 
     return register
@@ -117,8 +117,8 @@ def _require_name(name: object) -> None:
 
 def modes_of(operator: str) -> list[Mode]:
     """The modes of an operator in the order in which they are shown."""
-    found = [mode for (of, _), mode in MODES.items() if of == operator]
-    return sorted(found, key=lambda mode: mode.rank(operator))
+    modes = [mode for (of, _), mode in MODES.items() if of == operator]
+    return sorted(modes, key=lambda mode: mode.rank(operator))
 
 
 def load_builtin() -> None:
@@ -150,10 +150,10 @@ def load_file(path: str) -> list[str]:
     if len(FUNCTIONS) + len(MODES) == declared:
         # Whoever gives a file wants to see it measured, not the whole catalogue without it.
         raise ImportError("it declares no function or mode (@gradbench.function, @gradbench.mode)")
-    return _told(path, changes)
+    return _notes(path, changes)
 
 
-def _told(what: str, changes: Any) -> list[str]:
+def _notes(what: str, changes: Any) -> list[str]:
     return [f"{what} changes {changes.summary} while it is loaded: put back"] if changes else []
 
 
@@ -202,5 +202,5 @@ def load_entry_points() -> list[str]:
                     f"{package} is left out: its entry point {entry.name} = {entry.value} of "
                     f"{group} does not load ({what})"
                 )
-            broken += _told(f"the entry point {entry.name} = {entry.value} of {group}", changes)
+            broken += _notes(f"the entry point {entry.name} = {entry.value} of {group}", changes)
     return broken

@@ -99,8 +99,8 @@ def products(
         y = f(x)
         if not y.requires_grad:
             return torch.zeros_like(x)
-        (found,) = torch.autograd.grad(y, x, cotangent, allow_unused=True)
-        return torch.zeros_like(x) if found is None else found
+        (grad,) = torch.autograd.grad(y, x, cotangent, allow_unused=True)
+        return torch.zeros_like(x) if grad is None else grad
 
     try:
         jvp(0, torch.ones_like(points[0]))
@@ -136,11 +136,11 @@ def detect(
     if n == m and _is_diagonal(forward or reverse, n, points, generator):
         every = torch.arange(n)
         one = torch.zeros(n, dtype=torch.int64)
-        told = (
+        evidence = (
             f"two random seeds {where} came back as the seed of ones does, times the seed: "
             f"entries off the diagonal above {TOLERANCE:g} of their row would show"
         )
-        return Structure("diagonal", told, shape_in, shape_out, every, every, one, one)
+        return Structure("diagonal", evidence, shape_in, shape_out, every, every, one, one)
 
     by_columns = forward is not None and n < m
     push, wide, other = (forward, n, m) if by_columns and forward else (reverse, m, n)
@@ -153,22 +153,22 @@ def detect(
         located = [(i, j) for i, support in enumerate(supports) for j in support]
         pairs = located if not by_columns else [(j, i) for i, j in located]
         kind = _kind(pairs, shape_in, shape_out)
-        told = f"{spent} passes with random seeds on groups of {name}, each {where}, located "
-        told += f"{len(pairs)} of {m * n} entries; the others were exactly zero each time"
-        found = _structure(kind, told, shape_in, shape_out, pairs)
-        if kind in ("batched", "banded") or min(found.passes) <= min(n, m) // 2:
-            return found
-        return _dense(shape_in, shape_out, told + ": too many to save passes")
+        evidence = f"{spent} passes with random seeds on groups of {name}, each {where}, located "
+        evidence += f"{len(pairs)} of {m * n} entries; the others were exactly zero each time"
+        structure = _structure(kind, evidence, shape_in, shape_out, pairs)
+        if kind in ("batched", "banded") or min(structure.passes) <= min(n, m) // 2:
+            return structure
+        return _dense(shape_in, shape_out, evidence + ": too many to save passes")
     if _is_batched(push, shape_in, shape_out, by_columns, points, generator):
         batch = shape_in[0]
         a, b = m // batch, n // batch
-        told = f"seeds on random numbers of half of the samples, {where}, left the other half "
-        told += "exactly zero, for halves that part every two samples"
+        evidence = f"seeds on random numbers of half of the samples, {where}, left the other half "
+        evidence += "exactly zero, for halves that part every two samples"
         row, column = torch.meshgrid(torch.arange(a), torch.arange(b), indexing="ij")
         starts = torch.arange(batch)[:, None]
         return Structure(
             "batched",
-            told,
+            evidence,
             shape_in,
             shape_out,
             (starts * a + row.reshape(-1)).reshape(-1),
@@ -176,8 +176,8 @@ def detect(
             torch.arange(b).repeat(batch),
             torch.arange(a).repeat(batch),
         )
-    told = f"no structure within {most_passes} passes {where}"
-    return _dense(shape_in, shape_out, told)
+    evidence = f"no structure within {most_passes} passes {where}"
+    return _dense(shape_in, shape_out, evidence)
 
 
 def _flat(product: Product, shape: tuple[int, ...]) -> Product:
@@ -194,11 +194,11 @@ def _is_diagonal(push: Product, n: int, points: int, generator: torch.Generator)
         diagonal = push(point, torch.ones(n, dtype=torch.float64))
         for _ in range(2):
             seed = _random(n, generator)
-            found = push(point, seed)
-            if not torch.isfinite(found).all():
+            product = push(point, seed)
+            if not torch.isfinite(product).all():
                 return False
             # Entries at the scale of the row alone: elsewhere's large numbers excuse nothing.
-            if ((found - diagonal * seed).abs() > TOLERANCE * found.abs()).any():
+            if ((product - diagonal * seed).abs() > TOLERANCE * product.abs()).any():
                 return False
     return True
 
@@ -220,10 +220,10 @@ def _locate(
         seed = torch.zeros(n, dtype=torch.float64)
         for block in coordinates:
             seed[block.start : block.stop] = _random(len(block), generator)
-        found = torch.zeros(m, dtype=torch.bool)
+        nonzero = torch.zeros(m, dtype=torch.bool)
         for point in range(points):
-            found |= push(point, seed) != 0
-        return found.tolist()
+            nonzero |= push(point, seed) != 0
+        return nonzero.tolist()
 
     def bisect() -> list[list[int]]:
         blocks = [(range(n), list(range(m)))]

@@ -32,9 +32,9 @@ def evaluate(text: str) -> Any:
         if node.func.id not in MAKERS:
             raise ValueError(f"{node.func.id}() is not known; there are {', '.join(MAKERS)}, load")
         try:
-            given = [ast.literal_eval(a) for a in node.args]
+            positional = [ast.literal_eval(a) for a in node.args]
             named = {k.arg or "": _keyword(k) for k in node.keywords}
-            return getattr(torch, node.func.id)(*given, **named)
+            return getattr(torch, node.func.id)(*positional, **named)
         except (TypeError, ValueError, RuntimeError) as error:
             first = str(error).strip().partition("\n")[0]
             raise ValueError(f"{text!r}: {first}") from error

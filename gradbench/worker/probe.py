@@ -55,16 +55,16 @@ class Refused(Exception):
 
 def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
     """The value, from calls that must not change the inputs and must agree."""
-    given = tuple(x.clone() for x in inputs)
+    copies = tuple(x.clone() for x in inputs)
     changes = state.Changes()
     try:
         with state.preserve(changes):
-            y = subject.forward(*given)
+            y = subject.forward(*copies)
     except state.StateLost as error:
         raise Refused(f"it {error}") from error
     if changes.harmful:
         raise Refused(f"it changes {state.summarize(changes.harmful)} and does not put it back")
-    for name, now, before in zip(subject.names, given, inputs):
+    for name, now, before in zip(subject.names, copies, inputs):
         if not torch.equal(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
     if not y.is_floating_point():
@@ -83,7 +83,7 @@ def _differences(subject: Subject, inputs: tuple[Tensor, ...], number: int) -> t
     x = inputs[number]
     columns, errors = [], []
     for j in range(x.numel()):
-        found = []
+        estimates = []
         for halving in (1.0, 0.5):
             h = STEP * halving * max(1.0, abs(float(x.reshape(-1)[j])))
             ends = []
@@ -91,9 +91,9 @@ def _differences(subject: Subject, inputs: tuple[Tensor, ...], number: int) -> t
                 moved = x.clone()
                 moved.reshape(-1)[j] += sign * h
                 ends.append(subject.forward(*inputs[:number], moved, *inputs[number + 1 :]))
-            found.append(((ends[0] - ends[1]) / (2 * h)).reshape(-1))
-        columns.append((4 * found[1] - found[0]) / 3)
-        errors.append((found[1] - found[0]).abs())
+            estimates.append(((ends[0] - ends[1]) / (2 * h)).reshape(-1))
+        columns.append((4 * estimates[1] - estimates[0]) / 3)
+        errors.append((estimates[1] - estimates[0]).abs())
     return torch.stack(columns, 1), torch.stack(errors, 1)
 
 
@@ -124,14 +124,14 @@ def _along(
 ) -> tuple[Tensor, Tensor]:
     """Central differences of a value along a tangent of one input with one Richardson step, and
     their error by estimate."""
-    found = []
+    estimates = []
     for h in (STEP, STEP / 2):
         ends = [
             value(*inputs[:number], inputs[number] + sign * h * tangent, *inputs[number + 1 :])
             for sign in (1, -1)
         ]
-        found.append((ends[0] - ends[1]) / (2 * h))
-    return (4 * found[1] - found[0]) / 3, (found[1] - found[0]).abs()
+        estimates.append((ends[0] - ends[1]) / (2 * h))
+    return (4 * estimates[1] - estimates[0]) / 3, (estimates[1] - estimates[0]).abs()
 
 
 def _random(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -208,7 +208,7 @@ def _second(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
 
 
 def probe(spec: dict[str, Any]) -> dict[str, Any]:
-    """What is found out of a function. Raises Refused, or whatever the function raises."""
+    """The findings on a function. Raises Refused, or whatever the function raises."""
     with state.preserve(state.Changes(), loading=True):
         subject = Subject(spec)
     inputs = subject.values
@@ -231,31 +231,31 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     asked = spec["operator"]
     if asked in ("hessian", "hvp") and y.dim() == 0:
         evidence.append(_second(subject, inputs))
-    found = structures(subject) if y.dim() else []
-    shared = found[0] if len(found) == 1 else None
+    by_input = structures(subject) if y.dim() else []
+    shared = by_input[0] if len(by_input) == 1 else None
     width = torch.finfo(subject.dtype).bits // 8
     limit = spec["memory_limit"]
     operators, refusals = _operators(subject, y, shared, width, limit)
     samples = per_sample(subject)
-    structured = bool(found) and all(s.kind != "dense" for s in found)
+    structured = bool(by_input) and all(s.kind != "dense" for s in by_input)
     pattern = ""
     if structured and spec["pattern"]:
         # The measuring processes need not look again; the code to paste needs it where the
         # places cannot be written down.
-        torch.save([dataclasses.asdict(s) for s in found], spec["pattern"])
-        if any(s.kind != "diagonal" for s in found):
+        torch.save([dataclasses.asdict(s) for s in by_input], spec["pattern"])
+        if any(s.kind != "diagonal" for s in by_input):
             pattern = spec["pattern"]
     operator = asked or operators[0]
     code = {}
     if operator in operators and operator not in refusals:
         registry.load()
         function = declare(
-            subject, spec["target"], [operator], found if structured else [], bool(samples)
+            subject, spec["target"], [operator], by_input if structured else [], bool(samples)
         )
         shapes = tuple(tuple(x.shape) for x in inputs)
         device = torch.device(spec["device"])
         problem = Problem(function, operator, shapes, tuple(y.shape), subject.dtype, device)
-        code = _code(subject, spec["target"], problem, found, pattern)
+        code = _code(subject, spec["target"], problem, by_input, pattern)
     return {
         "code": code,
         "pattern": pattern,
@@ -265,7 +265,7 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         "evidence": evidence,
         "structured": structured,
         "per_sample": bool(samples),
-        "structure": [f"{s.kind}: {s.evidence}" for s in found] + [samples] * bool(samples),
+        "structure": [f"{s.kind}: {s.evidence}" for s in by_input] + [samples] * bool(samples),
         "own": {name: _source(way) for name, way in subject.ways.items()},
         "cost": list(explain(outputs, coordinates, width, limit, shared)),
     }

@@ -121,10 +121,10 @@ def formulas(subject: Subject) -> dict[str, Formula]:
     # The next two take few passes where a random seed shows that the structure holds here too.
     def diagonal(*inputs: Tensor) -> Tensors:
         y = subject.forward(*inputs)
-        found = pullback(subject, torch.ones_like(y), *inputs)
+        slopes = pullback(subject, torch.ones_like(y), *inputs)
         v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
-        if _agrees(tuple(d * v for d in found), pullback(subject, v, *inputs)):
-            return found
+        if _agrees(tuple(d * v for d in slopes), pullback(subject, v, *inputs)):
+            return slopes
         return tuple(
             b.diagonal().reshape(x.shape) for b, x in zip(rows(subject, *inputs)[1], inputs)
         )
@@ -134,15 +134,16 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         samples = y[0].numel()
         seeds = torch.eye(samples, dtype=y.dtype).reshape(samples, 1, *y.shape[1:])
         pulled = [pullback(subject, seed.expand_as(y), *inputs) for seed in seeds]
-        found = tuple(torch.stack(c, 1).reshape(y.shape + c[0].shape[1:]) for c in zip(*pulled))
+        columns = zip(*pulled)
+        own_blocks = tuple(torch.stack(c, 1).reshape(y.shape + c[0].shape[1:]) for c in columns)
         v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
         seeded = v.reshape(len(y), samples, 1)
         product = tuple(
             (b.reshape(len(y), samples, -1) * seeded).sum(1).reshape(x.shape)
-            for b, x in zip(found, inputs)
+            for b, x in zip(own_blocks, inputs)
         )
         if _agrees(product, pullback(subject, v, *inputs)):
-            return found
+            return own_blocks
         y, blocks = rows(subject, *inputs)
         dense = (b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
         return tuple(d.diagonal(0, 0, y.dim()).movedim(-1, 0) for d in dense)

@@ -17,7 +17,7 @@ def structures(subject: Subject) -> list[Structure]:
     """
     drawn = [subject.draw(None, torch.Generator().manual_seed(s)) for s in range(POINTS)]
     y = subject.forward(*subject.values)
-    found = []
+    detected = []
     for number in range(subject.differentiated):
 
         def of_one(x: Tensor, number: int = number) -> Tensor:
@@ -27,8 +27,8 @@ def structures(subject: Subject) -> list[Structure]:
         jvp, vjp = products(of_one, [inputs[number] for inputs in drawn])
         shape = tuple(subject.values[number].shape)
         generator = torch.Generator().manual_seed(number)
-        found.append(detect(jvp, vjp, shape, tuple(y.shape), generator))
-    return found
+        detected.append(detect(jvp, vjp, shape, tuple(y.shape), generator))
+    return detected
 
 
 def per_sample(subject: Subject) -> str:

@@ -53,42 +53,42 @@ def resolve(target: str) -> Any:
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(place)
-    found: Any = module
+    member: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(member, part):
             raise Unusable(f"{place} has no {part!r}")
-        found = getattr(found, part)
-    return found
+        member = getattr(member, part)
+    return member
 
 
-def made(maker: str, target: Any) -> dict[str, Any]:
-    """The inputs by name that ``module:function`` returns: a dict, or a tuple in the order of the
-    target's arguments. Raises Unusable where it returns neither, and what it raises itself."""
-    given = resolve(maker)()
-    if isinstance(given, dict) and all(isinstance(name, str) for name in given):
-        return given
-    if isinstance(given, (tuple, list)):
-        return dict(zip(argument_names(target, len(given)), given))
-    if isinstance(given, Tensor):
-        return dict(zip(argument_names(target, 1), [given]))
+def inputs_from(maker: str, target: Any) -> dict[str, Any]:
+    """The inputs by name that ``module:function`` returns as a dict, or as a tuple in the order of
+    the target's arguments. Raises Unusable if it returns neither, and whatever it raises itself."""
+    inputs = resolve(maker)()
+    if isinstance(inputs, dict) and all(isinstance(name, str) for name in inputs):
+        return inputs
+    if isinstance(inputs, (tuple, list)):
+        return dict(zip(argument_names(target, len(inputs)), inputs))
+    if isinstance(inputs, Tensor):
+        return dict(zip(argument_names(target, 1), [inputs]))
     raise Unusable(
-        f"--inputs {maker}: it returns a {type(given).__name__}, not a dict of inputs by name or a "
-        "tuple of them"
+        f"--inputs {maker}: it returns a {type(inputs).__name__}, not a dict of inputs by name or "
+        "a tuple of them"
     )
 
 
-def _require_arguments(target: Any, given: Iterable[str]) -> None:
+def _require_arguments(target: Any, inputs: Iterable[str]) -> None:
     """Raises Unusable for an input by a name that no argument of the target has."""
     called = target.forward if isinstance(target, torch.nn.Module) else target
     try:
         arguments = inspect.signature(called).parameters.values()
     except (TypeError, ValueError):
-        # Functions written in C do not tell their arguments' names: order decides.
+        # Functions written in C hide their arguments' names: order decides.
         return
     if any(one.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for one in arguments):
         return
     names = [one.name for one in arguments]
-    for name in given:
+    for name in inputs:
         if name not in names:
             near = hint(name, names)
             raise Unusable(
@@ -108,13 +108,13 @@ def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]
     # What the caller could import can be imported here.
     sys.path += [folder for folder in folders if folder not in sys.path]
     try:
-        target, given, ways = pickle.loads(content)
+        target, inputs, ways = pickle.loads(content)
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise Unusable(
             f"it cannot be sent to the measuring process: {type(error).__name__}: {line}"
         ) from error
-    return target, given, ways
+    return target, inputs, ways
 
 
 class Promoted(TorchFunctionMode):
@@ -157,21 +157,21 @@ class Subject:
         kind = getattr(torch, spec["dtype"])
         self.ways: dict[str, Callable[..., Any]] = {}
         if spec["passed"]:
-            self.target, given, self.ways = passed(spec["passed"])
+            self.target, inputs, self.ways = passed(spec["passed"])
         else:
             self.target = resolve(spec["target"])
             torch.manual_seed(spec["seed"])
             try:
-                given = {name: evaluate(text) for name, text in spec["inputs"]}
+                inputs = {name: evaluate(text) for name, text in spec["inputs"]}
             except ValueError as error:
                 raise Unusable(f"--input: {error}") from error
             if spec["maker"]:
-                more = made(spec["maker"], self.target)
-                for name in given:
+                more = inputs_from(spec["maker"], self.target)
+                for name in inputs:
                     if name in more:
                         raise Unusable(f"--input {name}: --inputs {spec['maker']} returns it too")
-                given |= more
-            _require_arguments(self.target, given)
+                inputs |= more
+            _require_arguments(self.target, inputs)
         for also in spec["also"]:
             name = also.rpartition(":")[2].rpartition(".")[2]
             if name in self.ways:
@@ -181,9 +181,9 @@ class Subject:
                 raise Unusable(f"--also {also}: it is a {type(self.ways[name]).__name__}")
         if not callable(self.target):
             raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
-        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-        self.plain = {name: value for name, value in given.items() if name not in tensors}
-        self.order = list(given)
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        self.plain = {name: value for name, value in inputs.items() if name not in tensors}
+        self.order = list(inputs)
         self.parameters: list[str] = []
         wrt = list(dict.fromkeys(spec["wrt"]))
         if isinstance(self.target, torch.nn.Module) and not wrt:
@@ -261,8 +261,8 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
 
     def build(problem: Problem) -> Call:
         def call(inputs: Tensors, *seed: Any) -> Any:
-            found = subject.called(way, inputs, *seed)
-            return tuple(found.values()) if isinstance(found, dict) else found
+            result = subject.called(way, inputs, *seed)
+            return tuple(result.values()) if isinstance(result, dict) else result
 
         return call
 
