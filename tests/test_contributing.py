@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 PICKED_UP = "log_sum_exp or detached_grad or there_is_code or modes_in_order or pasted and loss"
 """The tests that pick a new function or mode up, by parts of their names."""
 
 
+@pytest.mark.started
 def test_the_examples_pass_all_tests_without_a_change_to_another_file(tmp_path):
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     examples = dict(re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", page, re.DOTALL))
