@@ -76,17 +76,16 @@ def _levels() -> Iterator[Item]:
                 short = "func" if kind == "Functionalize" else kind.lower()
                 getattr(functorch, f"_{short}_decrement_nesting")()
 
-        yield Item("the open levels of torch.func", current, write)
+        yield Item("open levels of torch.func", current, write)
     transforms: Any = sys.modules.get("torch._functorch.eager_transforms")
     if transforms is not None:
-        yield Item("the open levels of jvp", *module_values(transforms, ("JVP_NESTING",)))
+        yield Item("open levels of jvp", *module_values(transforms, ("JVP_NESTING",)))
 
     def close(before: int) -> None:
         while forward_ad._current_level > before:
             forward_ad.exit_dual_level()
 
-    levels = "the open levels of forward-mode AD"
-    yield Item(levels, lambda: forward_ad._current_level, close)
+    yield Item("open levels of forward-mode AD", lambda: forward_ad._current_level, close)
 
 
 _guards: list[Any] = []
@@ -215,7 +214,7 @@ def _autocast() -> Iterator[Item]:
             increment()
         torch.clear_autocast_cache()
 
-    yield Item("the open levels of autocast", depth, leave)
+    yield Item("open levels of autocast", depth, leave)
 
 
 def _saved_tensor_hooks() -> Iterator[Item]:
