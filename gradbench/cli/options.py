@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gradbench.statistics import Method
 
 F = TypeVar("F", bound=Callable[..., Any])
-Option = Callable[[F], F]
 Filters = dict[str, Any]
 """Globs as `Comparison.matches` takes them."""
 

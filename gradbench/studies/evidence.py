@@ -141,7 +141,12 @@ def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]
     Raises StoreError where there is none.
     """
     if names:
-        return [store.find(results, name, name.partition("-")[0]) for name in names], []
+        kinds = [name.partition("-")[0] for name in names]
+        for name, kind in zip(names, kinds):
+            if kind not in STUDIES:
+                listed = ", ".join(f"{known}-" for known in STUDIES)
+                raise StoreError(f"{name!r} is not a study: their names begin with {listed}")
+        return [store.find(results, name, kind) for name, kind in zip(names, kinds)], []
     studies, problems = store.read_all(results)
     finished = newest(studies)
     if not finished:
