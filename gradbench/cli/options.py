@@ -493,5 +493,5 @@ def reject_beside_resume(what: str, *allowed: str) -> None:
             if isinstance(parameter, click.Option):
                 name = parameter.opts[0]
             else:
-                name = parameter.make_metavar(context)
+                name = str(parameter.metavar).strip("[].")
             raise SelectionError(f"--resume continues the {what}'s own plan: remove {name}")
