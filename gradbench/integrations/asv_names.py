@@ -26,8 +26,6 @@ VERSION = "1"
 PROCESSES = 5
 """asv calls them rounds. Each gives one sample, so that asv's interval is between processes."""
 
-TIMEOUT = 300.0
-
 
 def milliseconds(date: datetime.date) -> int:
     """The start of a day in UTC, as asv stores it."""
@@ -79,7 +77,7 @@ def benchmark(comparison: Comparison, modes: Iterable[str], code: str = "") -> d
         "pretty_name": title,
         "pretty_source": code,
         "rounds": PROCESSES,
-        "timeout": TIMEOUT,
+        "timeout": 300.0,
         "type": "track",
         "unit": "seconds",
         "version": VERSION,
