@@ -153,7 +153,7 @@ class TestImport:
             (lambda text: "", "not JSON, or cut off"),
             (lambda text: text[:500], "not JSON, or cut off"),
             (lambda text: "[]", "not pytest-benchmark's JSON"),
-            (lambda text: '{"benchmarks": []}', "not of 'pytest benchmarks/'"),
+            (lambda text: '{"benchmarks": []}', "not from 'pytest benchmarks/'"),
             (lambda text: text.replace('"case": "gradient/', '"case": "'), "is damaged"),
             (lambda text: text.replace('"iterations"', '"turns"'), "is damaged"),
             (lambda text: text.replace('"data"', '"dates"'), "no single times"),
