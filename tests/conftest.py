@@ -34,6 +34,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def _everywhere(tmp_path_factory):
     """A cache folder of the tests' own, and forked processes (see warm.py)."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+            # pytest-benchmark does not measure in a process that it takes for one of several.
+            patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(subprocess, "Popen", warm.Popen)
         yield

@@ -492,7 +492,7 @@ def test_times_and_readings_of_one_run_stand_in_one_row_and_resuming_repeats_nei
         *("--instrument", "peak_memory", "--instrument", "dispatches", "--results", tmp_path),
     )
     assert done.returncode == 0, done.stderr
-    assert "Peak memory: read of" in done.stdout
+    assert "Peak memory: read for" in done.stdout
     (path,) = log.paths(tmp_path)
     whole = log.read(path)
     assert len(whole.sessions) == 2 * len(whole.started.plan) == 4
@@ -571,5 +571,5 @@ def test_rows_of_what_was_read_and_not_timed_have_medians_statuses_and_reasons(t
 def test_on_cuda_devices_the_time_on_them_is_read_without_being_asked_for():
     assert usual(("cpu", "cpu+cold")) == (WALL_TIME,)
     assert usual(("cpu", "cuda:1+cold")) == (WALL_TIME, "device_time")
-    with pytest.raises(SelectionError, match="no CUDA device is selected"):
+    with pytest.raises(SelectionError, match="needs a CUDA device"):
         require_devices_of(("device_time",), [Entry(Comparison.parse(EXP), ("manual",))])

@@ -200,7 +200,7 @@ def test_a_run_of_an_unknown_build_does_not_go_on(tmp_path, discovery):
     lines = path.read_bytes().splitlines(keepends=True)[:3]
     lines[1] = lines[1].replace(b'"torch":"', b'"torch":"0.')
     path.write_bytes(b"".join(lines))
-    with pytest.raises(log.StoreError, match="which build"):
+    with pytest.raises(log.StoreError, match="build of torch is unknown"):
         resume(log.read(path))
 
 

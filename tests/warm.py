@@ -117,10 +117,17 @@ def _forget_tests(environment: dict[str, str]) -> None:
     sys.path_importer_cache.clear()
 
 
+def _of_tests(name: str) -> bool:
+    """Whether a module is gradbench's or one of the tests: a new Python has loaded neither."""
+    if name.startswith("gradbench"):
+        return True
+    return str(getattr(sys.modules[name], "__file__", None)).startswith(HERE + os.sep)
+
+
 def _run(script: str, words: list[str]) -> int:
     """Runs the script, or the module that is the first word, as Python does; the exit code."""
     # Kept, so that nothing is cleaned up here that the process of the tests still needs.
-    kept = [sys.modules.pop(name) for name in list(sys.modules) if name.startswith("gradbench")]
+    kept = [sys.modules.pop(name) for name in list(sys.modules) if _of_tests(name)]
     gc.freeze()
     try:
         if script:

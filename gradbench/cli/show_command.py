@@ -334,7 +334,7 @@ def _summary(shown: Judged) -> Iterator[str]:
     if shown.sessions:
         yield (
             f"{counted(len(timed), 'mode')} compared with the fastest of their comparison "
-            "(hand-written, excluded: may be faster): "
+            "(never a hand-written mode): "
             + ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
             + f".\nThreshold {shown.floor:.3g}, {shown.confidence:.0%} intervals between "
             f"{counted(shown.sessions, 'process')}, {shown.method}: at most "
