@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from gradbench import __version__
 from gradbench.cli.ending import Stopped, fixable
-from gradbench.cli.parameters import Group
+from gradbench.cli.groups import Group
 from gradbench.core import text
 
 COMMANDS = {
@@ -31,7 +30,10 @@ COMMANDS = {
     "doctor": "Check whether this machine is suitable for benchmarking.",
     "completion": "Print the shell completion script.",
 }
-GROUPS = ("releases", "study")
+HOMES = {
+    name: f"{name}.command" if name in ("releases", "study") else f"{name}_command.command"
+    for name in COMMANDS
+}
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
@@ -66,19 +68,16 @@ def _told_apart() -> Iterator[None]:
         raise
 
 
-class _Lazy(Group):
-    """A group that knows its commands by name and loads each when it is needed."""
+class _Top(Group):
+    """All commands, with the errors of each as `ending` takes them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        name = cmd_name if cmd_name in GROUPS else f"{cmd_name}_command"
-        module = importlib.import_module(f"gradbench.cli.{name}")
-        command: click.Command = module.command
-        command.short_help = COMMANDS[cmd_name]
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.short_help = COMMANDS[cmd_name]
         return command
 
     def make_context(self, *given: Any, **named: Any) -> click.Context:
@@ -95,7 +94,7 @@ class _Lazy(Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings=SETTINGS)
+@click.group(cls=_Top, homes=HOMES, context_settings=SETTINGS)
 @click.version_option(__version__, "--version", "-V")
 def cli() -> None:
     """Measure derivatives in PyTorch: which way is fastest, by how much, and how certain that is.

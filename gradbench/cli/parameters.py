@@ -222,19 +222,3 @@ class NewFile(Location):
         if not path.parent.is_dir():
             self.fail(f"{said!r}: folder {line(str(path.parent))!r} does not exist", param, ctx)
         return path
-
-
-class Group(click.Group):
-    """A group of commands that suggests the nearest where a name is none of them."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        known = self.list_commands(ctx)
-        if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
-            near = hint(name, known)
-            raise click.UsageError(
-                f"no such command {line(name, 60)!r}" + (f"; {near}" if near else ""), ctx
-            )
-        return super().resolve_command(ctx, args)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gradbench.cli.parameters import Group
-from gradbench.cli.releases import bisect, environments, history, track
+from gradbench.cli.groups import Group
 
 command = Group(
     "releases",
@@ -12,14 +11,14 @@ command = Group(
     A release is named by its version (2.9.0). NAME=WHAT gives an environment a name of your own:
     WHAT is a version, a wheel, or a Python that has torch (mine=/path/to/bin/python).
     """,
-    commands=[
-        environments.list_,
-        environments.install,
-        environments.remove,
-        track.track,
-        history.show,
-        history.compare,
-        track.asv,
-        bisect.bisect,
-    ],
+    homes={
+        "list": "releases.environments.list_",
+        "install": "releases.environments.install",
+        "remove": "releases.environments.remove",
+        "track": "releases.track.track",
+        "show": "releases.history.show",
+        "compare": "releases.history.compare",
+        "asv": "releases.track.asv",
+        "bisect": "releases.bisect.bisect",
+    },
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gradbench.cli.parameters import Group
-from gradbench.cli.study import asv_steps, experts, measured, stored
+from gradbench.cli.groups import Group
 
 command = Group(
     "study",
@@ -13,13 +12,13 @@ command = Group(
     identical code (aa), injected slowdowns found (power), the same for other tools (peers), and
     how often an interval contains the true ratio (coverage). 'report' writes the evidence page.
     """,
-    commands=[
-        measured.aa,
-        measured.power,
-        measured.coverage,
-        measured.peers,
-        asv_steps.asv_steps,
-        experts.experts,
-        stored.report,
-    ],
+    homes={
+        "aa": "study.measured.aa",
+        "power": "study.measured.power",
+        "coverage": "study.measured.coverage",
+        "peers": "study.measured.peers",
+        "asv-steps": "study.asv_steps.asv_steps",
+        "experts": "study.experts.experts",
+        "report": "study.stored.report",
+    },
 )
