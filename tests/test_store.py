@@ -656,15 +656,8 @@ def interrupted(tmp_path):
 
     def asked(given=(), path=path, stated=first.digests):
         said = []
-        files = executed.executed(
-            path,
-            log.folder(tmp_path),
-            first.files,
-            stated,
-            given,
-            "gradbench run --resume",
-            said.append,
-        )
+        run = log.Run(path, msgspec.structs.replace(first, digests=stated))
+        files = executed.executed(log.KIND, run, tmp_path, first.files, given, said.append)
         return files, said
 
     return own, path, asked

@@ -9,6 +9,7 @@ from gradbench.analysis.table import Row
 from gradbench.core import text
 from gradbench.core.cases import Comparison, SelectionError, nothing_fits
 from gradbench.core.suggest import hint
+from gradbench.core.verdicts import CALLED
 
 
 def filtered(
@@ -46,5 +47,5 @@ def _why_none(
 
 def fails(verdicts: Iterable[str], fail_on: str | None) -> bool:
     """Whether a check fails that looks for `slower`, `faster` or `any` of the two."""
-    wanted = {"slower", "faster"} if fail_on == "any" else {fail_on}
+    wanted = {*CALLED} if fail_on == "any" else {fail_on}
     return fail_on is not None and not wanted.isdisjoint(verdicts)

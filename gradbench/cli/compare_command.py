@@ -14,6 +14,7 @@ from gradbench.cli.output import notes
 from gradbench.cli.rendering import Answer, Column, Renderer, Table
 from gradbench.core.cases import SelectionError
 from gradbench.core.units import call_time, counted
+from gradbench.core.verdicts import CALLED
 from gradbench.store import runs as log
 
 COLUMNS = (
@@ -59,7 +60,7 @@ def command(
 
 
 def _answer(compared: Compared, everything: bool) -> Answer:
-    shown = [c for c in compared.changes if everything or c.verdict in ("faster", "slower")]
+    shown = [c for c in compared.changes if everything or c.verdict in CALLED]
     shown.sort(key=lambda change: -abs(change.estimate.ratio - 1))
     return Answer(
         map(_record, compared.changes),

@@ -25,6 +25,7 @@ from gradbench.core.cases import (
 )
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.core.text import line
+from gradbench.core.verdicts import CALLED
 
 if TYPE_CHECKING:
     from gradbench.runner.settings import Profile
@@ -222,7 +223,7 @@ change_options = all_of(
     _judging(0.02),
     click.option(
         "--fail-on",
-        type=parameters.Choice(["slower", "faster", "any"]),
+        type=parameters.Choice([*(verdict.value for verdict in CALLED), "any"]),
         help="Exit with code 1 if any case has this verdict.",
     ),
     click.option(

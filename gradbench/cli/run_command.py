@@ -17,6 +17,7 @@ from gradbench.runner.plan import lacking, start
 from gradbench.runner.run import measure
 from gradbench.runner.settings import PROFILES
 from gradbench.runner.wire import WorkerOptions
+from gradbench.store.runs import Run
 
 
 @click.command()
@@ -66,10 +67,10 @@ def command(
     return _measure(Opened(log, run, settings, worker, discovery))
 
 
-def _measure(opened: Opened) -> int:
+def _measure(opened: Opened[Run]) -> int:
     from gradbench.cli.show_command import show_run
 
-    run = opened.run
+    run = opened.stored
     hint = (
         f"Stopped. Everything measured so far is in {run.path}.\n"
         f"Resume it with: gradbench run --resume {run.name}"

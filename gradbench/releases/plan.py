@@ -10,28 +10,16 @@ from gradbench.core.cases import Entry, Selection, SelectionError
 from gradbench.releases import builds, environments
 from gradbench.releases import track as tracking
 from gradbench.releases.environments import Failure, Request
-from gradbench.runner.choosing import Measuring, Say, plan
+from gradbench.runner.choosing import Measuring, Opened, Say, plan
 from gradbench.runner.machine import lacks
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Discovery
 from gradbench.store import tracks as log
 from gradbench.store.executed import executed
-from gradbench.store.lines import LineLog
 from gradbench.store.tracks import Track
 
 Discover = Callable[[WorkerOptions], Discovery]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A track that is about to be measured."""
-
-    log: LineLog
-    track: Track
-    settings: Settings
-    worker: WorkerOptions
-    discovery: Discovery
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Planned:
     discovery: Discovery
     cpu_capability: str
 
-    def begin(self, results: Path, command: Sequence[str]) -> Opened:
+    def begin(self, results: Path, command: Sequence[str]) -> Opened[Track]:
         opened, track = tracking.begin(
             log.folder(results),
             self.entries,
@@ -96,15 +84,12 @@ def planned(
 
 def reopen(
     results: Path, name: str, files: tuple[str, ...], discover: Discover, say: Say
-) -> Opened:
+) -> Opened[Track]:
     """An interrupted track, as it goes on. Raises StoreError where it cannot."""
     track = log.find(results, name)
     settings = tracking.settings_of(track)
     started = track.started
-    command = "gradbench releases track --resume"
-    files = executed(
-        track.path, log.folder(results), started.files, started.digests, files, command, say
-    )
+    files = executed(log.KIND, track, results, started.files, files, say)
     worker = WorkerOptions(files=files, memory_limit=settings.memory_limit)
     worker = builds.held_to(worker, started.settings.get("cpu_capability", ""))
     opened, settings = tracking.resume(track)

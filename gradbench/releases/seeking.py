@@ -15,6 +15,7 @@ from gradbench.analysis.tracks import Build, History
 from gradbench.core import releases as known
 from gradbench.core.cases import Case, Entry, Offer, Selection, SelectionError, expand
 from gradbench.core.releases import ReleaseError
+from gradbench.core.verdicts import CALLED
 from gradbench.releases import environments, track
 from gradbench.releases.bisect import Measured
 from gradbench.releases.builds import Builds
@@ -119,7 +120,7 @@ class Seeker:
         change = judged.changes[0]
         e = change.estimate
         described = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
-        if change.verdict not in ("slower", "faster"):
+        if change.verdict not in CALLED:
             raise ReleaseError(
                 f"{new.name} compared with {old.name}: {described}: no change to find at a "
                 f"threshold of {self.floor:.3g} (more --sessions resolve smaller changes)"

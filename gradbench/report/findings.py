@@ -14,6 +14,7 @@ import pandas as pd
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted, reading
+from gradbench.core.verdicts import CALLED
 from gradbench.report import pareto, places, sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
@@ -231,7 +232,7 @@ def _changes(changes: pd.DataFrame) -> list[Note]:
 
 def _largest(changes: pd.DataFrame) -> str:
     """The release with most significant changes, and the mode that it changed most."""
-    called = changes[changes["verdict"].isin(("slower", "faster"))]
+    called = changes[changes["verdict"].isin(CALLED)]
     if called.empty:
         return "No significant changes."
     release = called["release"].value_counts().index[0]
@@ -291,7 +292,7 @@ def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[s
                 f"This report has several {what} ({', '.join(values)}): compare absolute times "
                 "only within one."
             )
-    called = frame[frame["verdict"].isin(("slower", "faster", "fastest"))]
+    called = frame[frame["verdict"].isin((*CALLED, "fastest"))]
     key = ["comparison", "mode", "cpu", "device_name", "torch"]
     both = called.groupby(key, dropna=False)["verdict"].nunique()
     if (both > 1).any():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from gradbench.core.verdicts import CALLED
 from gradbench.report.style import FAINT, SERIES, NothingToDraw, decades, settings, shortened
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def shown(frame: pd.DataFrame, most: int = 12) -> list[tuple[str, pd.DataFrame]]
     mode no second one before every mode has its first."""
     cases: list[tuple[int, float, str, pd.DataFrame]] = []
     for key, rows in frame.groupby(CASE, sort=False):
-        called = rows[rows["verdict"].isin(("slower", "faster"))]
+        called = rows[rows["verdict"].isin(CALLED)]
         size = float(np.abs(np.log(called["change"])).max()) if len(called) else -1.0
         if rows["to_baseline"].notna().any():
             cases.append((0, size, "/".join(map(str, key)), rows))
@@ -96,7 +97,7 @@ def timelines(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bars = [np.clip(low, 0, None), np.clip(np.where(high > 1e300, 0, high), 0, None)]
         ax.errorbar(x, y, yerr=bars, color=SERIES[0], marker="o", ms=4, lw=1.2, capsize=2)
         for i, row in enumerate(rows):
-            if row.verdict in ("slower", "faster") and not np.isnan(y[i]):
+            if row.verdict in CALLED and not np.isnan(y[i]):
                 slower = row.verdict == "slower"
                 ax.plot(
                     [i],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from gradbench.core.cases import Entry, Offer, Place, Selection, SelectionError, expand
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
@@ -16,7 +16,7 @@ from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Discovery
 from gradbench.store.executed import executed
 from gradbench.store.lines import LineLog
-from gradbench.store.runs import Run, find, folder
+from gradbench.store.runs import KIND, Run, find
 
 Say = Callable[[str], None]
 
@@ -126,12 +126,15 @@ def _require_baseline(baseline: str | None, entries: Iterable[Entry]) -> None:
         )
 
 
+L = TypeVar("L")
+
+
 @dataclass(frozen=True)
-class Opened:
-    """A run that is about to be measured."""
+class Opened(Generic[L]):
+    """A run or a track that is about to be measured."""
 
     log: LineLog
-    run: Run
+    stored: L
     settings: Settings
     worker: WorkerOptions
     discovery: Discovery
@@ -143,13 +146,11 @@ def reopen(
     files: tuple[str, ...],
     discover: Callable[[WorkerOptions], Discovery],
     say: Say,
-) -> Opened:
+) -> Opened[Run]:
     """An interrupted run, as it goes on. Raises StoreError where it cannot."""
     old = find(results, name)
     settings = settings_of(old)
-    started = old.started
-    command = "gradbench run --resume"
-    files = executed(old.path, folder(results), started.files, started.digests, files, command, say)
+    files = executed(KIND, old, results, old.started.files, files, say)
     worker = WorkerOptions(files=files, memory_limit=settings.memory_limit)
     discovery = discover(worker)
     require_instruments(settings.instruments, discovery)

@@ -6,8 +6,10 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradbench.store.lines import StoreError, digest
+from gradbench.store.logs import Kind, Log
 
 
 def digests(files: Iterable[str]) -> dict[str, str]:
@@ -16,21 +18,22 @@ def digests(files: Iterable[str]) -> dict[str, str]:
 
 
 def executed(
-    log: Path,
-    place: Path,
+    kind: Kind[Any, Any],
+    stored: Log[Any],
+    results: Path,
     named: Sequence[str],
-    stated: Mapping[str, str],
     given: Sequence[str],
-    command: str,
     say: Callable[[str], None],
 ) -> tuple[str, ...]:
     """The user's files that resuming a log executes; `say` is told of each.
 
-    `named` are the files that the log names, `stated` the digests that it has of them and of what
-    they load. Files `given` on the command line are executed in their place. Without any, those
-    that the log names are, if the log lies in `place`, belongs to the user, and every file is
-    unchanged since it began. Raises StoreError with what to type where not; `command` resumes.
+    `named` are the files that the log names; it states the digests of them and of what they load.
+    Files `given` on the command line are executed in their place. Without any, those that the log
+    names are, if the log lies in its folder of `results`, belongs to the user, and every file is
+    unchanged since it began. Raises StoreError with what to type where not.
     """
+    log, place = stored.path, kind.folder(results)
+    stated: Mapping[str, str] = stored.started.digests
     if given:
         for file in given:
             if file in stated and digest(Path(file)) != stated[file]:
@@ -41,9 +44,9 @@ def executed(
         return tuple(given)
     if not named:
         return ()
-    words = [*command.split(), log.stem, *(f"--from={file}" for file in named)]
-    if place.parent != Path("results"):
-        words.append(f"--results={place.parent}")
+    words = [*kind.resume(stored.started).split(), log.stem, *(f"--from={file}" for file in named)]
+    if results != Path("results"):
+        words.append(f"--results={results}")
     again = shlex.join(words)
     look = f"look at what would be executed, then type: {again}"
     if log.parent.resolve() != place.resolve() or log.stat().st_uid != os.getuid():

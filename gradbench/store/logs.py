@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 
@@ -169,8 +170,9 @@ class Kind(Generic[H, L]):
     """The key by which files are sorted, oldest first."""
     resumed: Callable[[str, int], Record] = Resumed
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.record))
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.record)
 
     # ── files ─────────────────────────────────────────────────────────────────────────────────
 
@@ -305,7 +307,7 @@ class Kind(Generic[H, L]):
         Without a header it is the first line.
         """
         verify(line, header.schema if header is not None else _peeked(line).schema)
-        record = self._decoder.decode(line)  # type: ignore[attr-defined]
+        record = self._decoder.decode(line)
         if header is not None or isinstance(record, self.header):
             record.check(record if header is None else header)
         return record

@@ -86,15 +86,7 @@ def reopen(
     """An interrupted study, as it goes on. Raises StoreError where it cannot."""
     study = store.find(results, resumed, name)
     study.require_unfinished()
-    files = executed(
-        study.path,
-        store.folder(results),
-        study.settings.get("files", ()),
-        study.started.digests,
-        files,
-        f"gradbench study {name} --resume",
-        say,
-    )
+    files = executed(store.KIND, study, results, study.settings.get("files", ()), files, say)
     worker = WorkerOptions(files=files)
     require_same("this study", study.started.environment, discover(worker).environment)
     log = store.KIND.reopen(study)

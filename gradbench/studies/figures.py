@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradbench.core.verdicts import CALLED
 from gradbench.report.style import save, settings
 from gradbench.store.studies import Study
 from gradbench.studies.rules import logs
@@ -85,7 +86,7 @@ def _aa(studies: Sequence[Study]) -> Any:
         beyond = 1 - np.arange(len(apart)) / len(apart)
         axes.step(apart, 100 * beyond, where="post", color=colour, label=_condition(study))
         axes.axvline(100 * floors[way], color=GREY, lw=0.8, ls=":")
-        wrong += sum(o.verdict in ("faster", "slower") for o in found)
+        wrong += sum(o.verdict in CALLED for o in found)
         total += len(found)
     if not total:
         return None

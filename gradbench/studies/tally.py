@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradbench import statistics
-from gradbench.core.verdicts import Verdict
+from gradbench.core.verdicts import CALLED, Verdict
 from gradbench.store.studies import Study, Trial
 from gradbench.studies.engine import sessions_of
 from gradbench.studies.rules import logs, rate, within_process
@@ -138,7 +138,7 @@ def false_alarms(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     for way in WAYS:
         alike = [o for o in decided if o.way == way and not o.share]
         for case, group in _groups(alike, by_case).items():
-            called = sum(o.verdict in ("faster", "slower") for o in group)
+            called = sum(o.verdict in CALLED for o in group)
             interval = rate(called, len(group))
             apart = np.abs([o.log for o in group])
             own = {

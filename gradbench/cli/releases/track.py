@@ -15,9 +15,9 @@ from gradbench.core.cases import Offer, Selection
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted, duration
 from gradbench.releases import track as tracking
-from gradbench.releases.plan import Asked, Opened, planned, reopen
+from gradbench.releases.plan import Asked, planned, reopen
 from gradbench.releases.wanted import Installing
-from gradbench.runner.choosing import Measuring
+from gradbench.runner.choosing import Measuring, Opened
 from gradbench.runner.machine import capabilities
 from gradbench.store.tracks import Track
 
@@ -96,27 +96,27 @@ def track(
     return _measure(results, opened)
 
 
-def _measure(results: Path, opened: Opened) -> int:
+def _measure(results: Path, opened: Opened[Track]) -> int:
     from gradbench.cli.releases import tables
     from gradbench.cli.rendering import Terminal
     from gradbench.releases.stored import history
 
-    made = opened.track
+    track = opened.stored
     hint = (
-        f"Stopped. Everything measured so far is in {made.path}.\n"
-        f"Resume it with: gradbench releases track --resume {made.name}"
+        f"Stopped. Everything measured so far is in {track.path}.\n"
+        f"Resume it with: gradbench releases track --resume {track.name}"
     )
     try:
         with on_stop(hint), opened.log, progress("tracking") as report:
             tracking.measure(
-                opened.log, made, opened.settings, opened.worker, opened.discovery, report
+                opened.log, track, opened.settings, opened.worker, opened.discovery, report
             )
     finally:
-        _write_asv(results, made, opened.discovery.offers)
-    past = history(results, [made.name], lambda problem: notes([problem]))
+        _write_asv(results, track, opened.discovery.offers)
+    past = history(results, [track.name], lambda problem: notes([problem]))
     Terminal().write(tables.changes(past, past.changes(past.steps())))
-    say(f"Took {duration(made.elapsed)}. Stored in {made.path}")
-    if not any(side.minima for part in made.parts for case in part.cases for side in case.sides):
+    say(f"Took {duration(track.elapsed)}. Stored in {track.path}")
+    if not any(side.minima for part in track.parts for case in part.cases for side in case.sides):
         warn("gradbench: no case could be timed in any build")
         return 1
     say("Next: 'gradbench releases compare A B', or 'gradbench releases show -f FUNCTION'")

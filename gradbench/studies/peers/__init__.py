@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gradbench.core.cases import Case
+from gradbench.core.verdicts import CALLED
 from gradbench.runner.progress import Report
 from gradbench.runner.wire import Worker, WorkerDied, WorkerError, WorkerOptions, WorkerRefused
 from gradbench.statistics import FLOOR, Stopping
@@ -400,7 +401,7 @@ def comparisons(trials: Sequence[Trial], rule: Callable[..., Any] | None) -> lis
             for share, ratios in trial.values["log_ratios"].items():
                 values = logs(ratios)
                 said = within_process(values, FLOOR)
-                called = said if said in ("slower", "faster") else ""
+                called = said if said in CALLED else ""
                 told.append((float(share), float(np.median(values)), called))
         else:
             shares, measured = trial.values["shares"], trial.values["arms"]

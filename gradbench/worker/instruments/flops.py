@@ -1,8 +1,8 @@
 """The floating-point operations of one call's matmuls: an exact count at almost no cost.
 
 torch's own counter counts below autograd and the function transforms: two operations per product of
-two numbers, in products of matrices and vectors and in convolutions. Elementwise maps and
-reductions do not count: memory bandwidth limits them.
+two numbers, in matmuls (with vectors too) and convolutions. Elementwise maps and reductions do not
+count: memory bandwidth limits them.
 """
 
 from __future__ import annotations
