@@ -37,6 +37,7 @@ def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
         for mode, reason in reading.reasons.items():
             reasons.setdefault((reading.comparison, mode), {})[reading.instrument] = reason
     timed = {(row.comparison, row.mode) for row in rows}
+    asked = values.keys() | reasons.keys()
     made = [
         msgspec.structs.replace(
             row,
@@ -48,7 +49,7 @@ def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
     for entry in run.started.plan:
         for mode in entry.modes:
             case = (entry.comparison, mode)
-            if case in timed or case not in values.keys() | reasons.keys():
+            if case in timed or case not in asked:
                 continue
             read, unread = values.get(case, {}), reasons.get(case, {})
             status, reason = (Status.OK, "") if read else _unread(next(iter(unread.values())))
@@ -65,7 +66,7 @@ def _unread(said: str) -> tuple[Status, str]:
 
 
 LARGE = 1e-4
-"""Seconds that a case's matrix products take at least, where their rate is stated as a share."""
+"""Seconds that a case's matmuls take at least, where their rate is stated as a share."""
 
 
 def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
@@ -73,7 +74,7 @@ def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
 
     `of_bandwidth`: what a call cannot but move, its arguments and its result, over its time and the
     bandwidth of a copy, where that is more than the caches hold. `of_rate`: its operations, where
-    `flops` were read, over its time and the rate of a product of matrices.
+    `flops` were read, over its time and the rate of a matmul.
     """
     limits = {(known.device, known.threads): known for known in run.limits}
     moved: dict[str, int] = {}
