@@ -221,7 +221,7 @@ def _peers(studies: Sequence[Study]) -> Any:
     left.set(xlim=(-3, 103), xlabel="% of trials (95 % interval)")
     left.set_title("False positives, and power for a slowdown of 2 %")
     left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    right.set(xscale="log", xlabel="total seconds per comparison")
+    right.set(xscale="log", xlabel="total seconds\nper comparison")
     _plain(right.xaxis)
     return figure
 
