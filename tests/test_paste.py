@@ -19,7 +19,7 @@ from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import OPERATORS, Problem
 from gradbench.problems.written import Written
 from gradbench.worker import paste
-from gradbench.worker.structures import per_sample, structures
+from gradbench.worker.structures import per_sample, structure
 from gradbench.worker.subject import Subject
 
 SUBJECTS = Path(__file__).parent / "suites" / "subjects.py"
@@ -60,11 +60,11 @@ def posed(name, tmp_path):
         "maker": "", "also": (),
     }  # fmt: skip
     subject = Subject(spec)
-    found = structures(subject) if "jacobian" in operators else []
+    found = structure(subject) if "jacobian" in operators else None
     pattern = ""
-    if found and any(s.kind not in ("dense", "diagonal") for s in found):
+    if found and found.kind not in ("dense", "diagonal"):
         pattern = str(tmp_path / "pattern.pt")
-        torch.save([dataclasses.asdict(s) for s in found], pattern)
+        torch.save(dataclasses.asdict(found), pattern)
     return subject, found, pattern, operators
 
 

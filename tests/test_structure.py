@@ -31,12 +31,20 @@ def laplacian(x):
     return x[2:, 1:-1] + x[:-2, 1:-1] + x[1:-1, 2:] + x[1:-1, :-2] - 4 * inner**2
 
 
-def found(f, *shape, points=3, forward=True, **limits):
+def found(f, *shape, **options):
+    return found_jointly(f, shape, **options)
+
+
+def found_jointly(f, *shapes, points=3, forward=True, **limits):
     generator = torch.Generator().manual_seed(1)
-    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(points)]
+    drawn = [
+        [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        for _ in range(points)
+    ]
     jvp, vjp = products(f, drawn)
-    output = f(drawn[0]).shape
-    return detect(jvp if forward else None, vjp, shape, output, generator, points=points, **limits)
+    output = f(*drawn[0]).shape
+    jvp = jvp if forward else None
+    return detect(jvp, vjp, shapes, output, generator, points=points, **limits)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +90,29 @@ def test_an_entry_that_only_some_points_have_is_an_entry():
 
     generator = torch.Generator().manual_seed(0)
     negative = -torch.rand(40, generator=generator, dtype=torch.float64)
-    jvp, vjp = products(f, [negative, -negative])
-    assert detect(jvp, vjp, (40,), (40,), generator, points=1).kind == "diagonal"
-    assert detect(jvp, vjp, (40,), (40,), generator, points=2).kind == "dense"
+    jvp, vjp = products(f, [(negative,), (-negative,)])
+    assert detect(jvp, vjp, [(40,)], (40,), generator, points=1).kind == "diagonal"
+    assert detect(jvp, vjp, [(40,)], (40,), generator, points=2).kind == "dense"
+
+
+@pytest.mark.parametrize(
+    ("f", "shapes", "kind", "passes"),
+    [
+        (torch.mul, ((50,), (50,)), "diagonal", (2, 1)),
+        (lambda a, x: a @ WEIGHTS + x, ((9, 4), (9, 3)), "batched", (5, 3)),
+        (lambda w, x: w.sum() * stencil(x), ((2,), (40,)), "sparse", (5, 38)),
+    ],
+)
+@pytest.mark.parametrize("forward", [True, False])
+def test_several_inputs_share_their_passes(f, shapes, kind, passes, forward):
+    structure = found_jointly(f, *shapes, forward=forward)
+    assert (structure.kind, structure.passes) == (kind, passes), structure.evidence
+    x = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    for i, block in enumerate(torch.autograd.functional.jacobian(f, tuple(x))):
+        rows, columns = structure.block(i)
+        there = torch.zeros(structure.outputs, x[i].numel(), dtype=torch.bool)
+        there[rows, columns] = True
+        assert torch.equal(there, block.reshape(there.shape) != 0)
 
 
 def test_nan_is_no_zero():
@@ -100,7 +128,7 @@ def test_a_large_batch_is_found_though_its_entries_are_too_many_to_locate():
 
 def test_detection_stays_within_its_passes():
     spent = 0
-    jvp, vjp = products(lambda x: torch.softmax(x, 0), [torch.ones(400, dtype=torch.float64)])
+    jvp, vjp = products(lambda x: torch.softmax(x, 0), [(torch.ones(400, dtype=torch.float64),)])
 
     def counted(product):
         def count(point, seed):
@@ -112,7 +140,7 @@ def test_detection_stays_within_its_passes():
 
     generator = torch.Generator().manual_seed(0)
     structure = detect(
-        counted(jvp), counted(vjp), (400,), (400,), generator, points=1, most_passes=50
+        counted(jvp), counted(vjp), [(400,)], (400,), generator, points=1, most_passes=50
     )
     assert structure.kind == "dense"
     assert "50 passes" in structure.evidence
@@ -130,11 +158,11 @@ def test_a_function_without_forward_mode_is_probed_in_reverse():
         def backward(ctx, v):
             return 2 * v * ctx.saved_tensors[0]
 
-    points = [torch.randn(50, dtype=torch.float64)]
+    points = [(torch.randn(50, dtype=torch.float64),)]
     jvp, vjp = products(Square.apply, points)
     assert jvp is None
     generator = torch.Generator().manual_seed(0)
-    assert detect(jvp, vjp, (50,), (50,), generator, points=1).kind == "diagonal"
+    assert detect(jvp, vjp, [(50,)], (50,), generator, points=1).kind == "diagonal"
 
 
 def test_columns_of_one_colour_share_no_row():
@@ -169,6 +197,26 @@ FUNCTIONS = {
 }
 
 
+def test_structured_modes_of_several_inputs_place_every_entry(monkeypatch):
+    monkeypatch.setattr(registry, "MODES", {})
+    inputs = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
+
+    def f(a, x):
+        return torch.sin(a @ WEIGHTS) * x
+
+    function = Function(
+        name="two", document="", formula="", derivative="", forward=f, example=lambda: inputs,
+        example_size={}, draw=lambda size, generator: inputs, inputs=("a", "x"),
+        derivatives={"jacobian": lambda *x: torch.autograd.functional.jacobian(f, x)},
+    )  # fmt: skip
+    problem, _ = pose(function, "jacobian", {}, "float64", "cpu", 3)
+    structure = found_jointly(f, *problem.inputs)
+    for name in structured.register("two", structure):
+        blocks = registry.MODES["jacobian", name].build(problem)(inputs)
+        for block, wanted in zip(blocks, function.derivatives["jacobian"](*inputs)):
+            assert torch.allclose(block, wanted), name
+
+
 @pytest.fixture(params=sorted(FUNCTIONS))
 def problem(request, monkeypatch):
     f, shape = FUNCTIONS[request.param]
@@ -191,7 +239,7 @@ def problem(request, monkeypatch):
 def test_structured_modes_pass_the_gate_in_the_layout_of_the_others(problem):
     problem, gate = problem
     structure = found(problem.forward, *problem.inputs[0])
-    names = structured.register(problem.function.name, [structure])
+    names = structured.register(problem.function.name, structure)
     assert len(names) == 4
     for name in names:
         build = registry.MODES["jacobian", name].build
@@ -204,7 +252,7 @@ def test_a_wrong_pattern_does_not_pass_the_gate(problem):
     problem, gate = problem
     right = found(problem.forward, *problem.inputs[0])
     wrong = replace(right, rows=right.rows[1:], columns=right.columns[1:])
-    name = structured.register(problem.function.name, [wrong])[0]
+    name = structured.register(problem.function.name, wrong)[0]
     contestant = gate.enter(name, registry.MODES["jacobian", name].build(problem), False)
     assert not contestant.check([0], again=True).passed
 
@@ -212,16 +260,16 @@ def test_a_wrong_pattern_does_not_pass_the_gate(problem):
 def test_a_structure_serves_its_own_function_and_size_alone(problem):
     problem, _ = problem
     structure = found(torch.exp, 5)
-    of_it = structured.register(problem.function.name, [structure])[0]
+    of_it = structured.register(problem.function.name, structure)[0]
     with pytest.raises(Unsupported, match="another size"):
         registry.MODES["jacobian", of_it].build(problem)
-    of_another = structured.register("another", [structure])[0]
+    of_another = structured.register("another", structure)[0]
     with pytest.raises(Unsupported, match="another"):
         registry.MODES["jacobian", of_another].build(problem)
 
 
 def test_a_dense_jacobian_gets_no_structured_modes():
-    assert structured.register("dense", [found(lambda x: torch.softmax(x, 0), 20)]) == ()
+    assert structured.register("dense", found(lambda x: torch.softmax(x, 0), 20)) == ()
 
 
 def test_the_cost_is_told_in_passes_and_bytes():

@@ -2,19 +2,19 @@
 
 These modes belong to one function whose structure was detected, so they are registered for it
 (`register`), not found in the catalogue. The structure is found once, outside the timed region.
+Builders read the fields of `Structure` alone: the code to paste has those and not the class.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gradbench.modes.common import InDims, argnums, batched, bound, filled, per_sample
-from gradbench.modes.forward_mode import alone
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Unsupported
 from gradbench.problems.operators import Problem
@@ -22,18 +22,15 @@ from gradbench.problems.registry import mode
 from gradbench.problems.structure import Structure
 
 
-def register(
-    function: str, structures: Sequence[Structure], suffix: str | None = None
-) -> tuple[str, ...]:
+def register(function: str, structure: Structure, suffix: str | None = None) -> tuple[str, ...]:
     """Registers the structured modes of a function's Jacobian and returns their names.
 
-    `structures` has one entry per differentiated input. A diagonal Jacobian takes one seed of ones,
-    a batched one the seeds of one sample, a banded or sparse one a seed per colour. Names end in
-    `suffix`, by default the function's name, so several functions can have structured modes. If the
-    Jacobian of an input is dense, nothing is registered. Raises ValueError if the function already
-    has structured modes.
+    A diagonal Jacobian takes one seed of ones, a batched one the seeds of one sample, a banded or
+    sparse one a seed per colour. Names end in `suffix`, by default the function's name, so several
+    functions can have structured modes. If the Jacobian is dense, nothing is registered. Raises
+    ValueError if the function already has structured modes.
     """
-    if any(structure.kind == "dense" for structure in structures):
+    if structure.kind == "dense":
         return ()
     names = []
     for compressed in (
@@ -48,108 +45,114 @@ def register(
         def build(problem: Problem, builder: Callable[..., Call] = compressed) -> Call:
             if problem.function.name != function:
                 raise Unsupported(f"its structure is that of {function}")
-            if problem.wrt != tuple(s.input for s in structures):
+            if problem.wrt != structure.inputs:
                 raise Unsupported("the structure was found at another size")
-            return builder(problem, structures)
+            return builder(problem, structure)
 
         mode("jacobian", name=name)(build)
         names.append(name)
     return tuple(names)
 
 
-def seeds_of(problem: Problem, colours: Tensor, shape: Sequence[int]) -> Tensor:
-    """One seed per colour, with ones in its places and of the given shape: (colours, *shape)."""
+def seeds_of(problem: Problem, colours: Tensor) -> Tensor:
+    """One flat seed per colour, with ones in its places: (colours, coordinates or outputs)."""
     seeds = torch.zeros(int(colours.max()) + 1, colours.numel(), dtype=problem.dtype)
     seeds[colours, torch.arange(colours.numel())] = 1
-    return seeds.reshape(-1, *shape).to(problem.device)
+    return seeds.to(problem.device)
 
 
-def placing(problem: Problem, structure: Structure, by_rows: bool) -> Callable[[Tensor], Tensor]:
-    """The function that puts compressed rows (colours, coordinates) or columns (colours, outputs)
-    in place."""
-    n, m = math.prod(structure.input), math.prod(structure.output)
-    if by_rows:
-        source = structure.row_colours[structure.rows] * n + structure.columns
-    else:
-        source = structure.column_colours[structure.columns] * m + structure.rows
-    source = source.to(problem.device)
-    places = (structure.rows * n + structure.columns).to(problem.device)
+def placing(problem: Problem, structure: Structure, by_rows: bool) -> list[Callable[..., Tensor]]:
+    """For each input, the function that puts compressed rows (colours, coordinates of the input) or
+    columns (colours, outputs) in place."""
+    m, begin = math.prod(structure.output), 0
+    placings = []
+    for shape in structure.inputs:
+        n = math.prod(shape)
+        own = (structure.columns >= begin) & (structure.columns < begin + n)
+        rows, columns = structure.rows[own], structure.columns[own] - begin
+        if by_rows:
+            source = structure.row_colours[rows] * n + columns
+        else:
+            source = structure.column_colours[begin + columns] * m + rows
+        source, places = source.to(problem.device), (rows * n + columns).to(problem.device)
+        begin += n
 
-    def place(compressed: Tensor) -> Tensor:
-        dense = compressed.new_zeros(m * n)
-        dense[places] = compressed.reshape(-1)[source]
-        return dense.reshape(structure.output + structure.input)
+        def place(
+            compressed: Tensor,
+            source: Tensor = source,
+            places: Tensor = places,
+            shape: tuple[int, ...] = shape,
+        ) -> Tensor:
+            block = compressed.new_zeros(m * math.prod(shape))
+            block[places] = compressed.reshape(-1)[source]
+            return block.reshape(structure.output + shape)
 
-    return place
+        placings.append(place)
+    return placings
 
 
-def compressed_rows(problem: Problem, structures: Sequence[Structure]) -> Call:
+def compressed_rows(problem: Problem, structure: Structure) -> Call:
     """one batched pullback of a seed per colour of rows"""
-    seeds = [seeds_of(problem, s.row_colours, s.output) for s in structures]
-    places = [placing(problem, s, by_rows=True) for s in structures]
+    seeds = seeds_of(problem, structure.row_colours).reshape(-1, *structure.output)
+    placings = placing(problem, structure, by_rows=True)
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         y, pullback = torch.func.vjp(f, *wrt)[:2]
-        return tuple(
-            place(torch.func.vmap(lambda v, i=i: pullback(v)[i])(vs.to(y)))
-            for i, (place, vs) in enumerate(zip(places, seeds))
-        )
+        rows = torch.func.vmap(pullback)(seeds.to(y))
+        return tuple(place(row) for place, row in zip(placings, rows))
 
     return call
 
 
-def compressed_rows_loop(problem: Problem, structures: Sequence[Structure]) -> Call:
+def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
     """a pullback per colour of rows"""
-    seeds = [seeds_of(problem, s.row_colours, s.output) for s in structures]
-    places = [placing(problem, s, by_rows=True) for s in structures]
+    seeds = seeds_of(problem, structure.row_colours).reshape(-1, *structure.output)
+    placings = placing(problem, structure, by_rows=True)
 
     def call(inputs: Tensors) -> Tensors:
         f, leaves = bound(problem, inputs)
         wrt = tuple(x.detach().requires_grad_() for x in leaves)
         y = f(*wrt)
-        blocks = []
-        for place, vs, x in zip(places, seeds, wrt):
-            rows = [
-                filled(torch.autograd.grad(y, x, v, retain_graph=True, allow_unused=True), (x,))[0]
-                for v in vs.to(y)
-            ]
-            blocks.append(place(torch.stack(rows)))
-        return tuple(blocks)
+        rows = [
+            filled(torch.autograd.grad(y, wrt, v, retain_graph=True, allow_unused=True), wrt)
+            for v in seeds.to(y)
+        ]
+        return tuple(place(torch.stack(row)) for place, row in zip(placings, zip(*rows)))
 
     return call
 
 
-def compressed_columns(problem: Problem, structures: Sequence[Structure]) -> Call:
-    """one batched pushforward per colour of columns"""
-    tangents = [seeds_of(problem, s.column_colours, s.input) for s in structures]
-    places = [placing(problem, s, by_rows=False) for s in structures]
+def compressed_columns(problem: Problem, structure: Structure) -> Call:
+    """one batched pushforward of a tangent per colour of columns"""
+    tangents = seeds_of(problem, structure.column_colours)
+    placings = placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
-        blocks = []
-        for i, (place, ts) in enumerate(zip(places, tangents)):
-            f, x = alone(problem, inputs, i), inputs[i]
-            push = torch.func.vmap(lambda t, f=f, x=x: torch.func.jvp(f, (x,), (t,))[1])
-            blocks.append(place(push(ts.to(x))))
-        return tuple(blocks)
+        f, wrt = bound(problem, inputs)
+        columns = torch.func.vmap(lambda *t: torch.func.jvp(f, wrt, t)[1])(*like(tangents, wrt))
+        return tuple(place(columns) for place in placings)
 
     return call
 
 
-def compressed_columns_loop(problem: Problem, structures: Sequence[Structure]) -> Call:
+def compressed_columns_loop(problem: Problem, structure: Structure) -> Call:
     """a pushforward per colour of columns"""
-    tangents = [seeds_of(problem, s.column_colours, s.input) for s in structures]
-    places = [placing(problem, s, by_rows=False) for s in structures]
+    tangents = seeds_of(problem, structure.column_colours)
+    placings = placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
-        blocks = []
-        for i, (place, ts) in enumerate(zip(places, tangents)):
-            f, x = alone(problem, inputs, i), inputs[i]
-            columns = [torch.func.jvp(f, (x,), (t,))[1] for t in ts.to(x)]
-            blocks.append(place(torch.stack(columns)))
-        return tuple(blocks)
+        f, wrt = bound(problem, inputs)
+        columns = [torch.func.jvp(f, wrt, t)[1] for t in zip(*like(tangents, wrt))]
+        return tuple(place(torch.stack(columns)) for place in placings)
 
     return call
+
+
+def like(tangents: Tensor, wrt: Tensors) -> Tensors:
+    """Flat tangents of all inputs, (k, coordinates), as a tensor of each: (k, *x.shape)."""
+    parts = tangents.to(wrt[0]).split([x.numel() for x in wrt], 1)
+    return tuple(part.reshape(-1, *x.shape) for part, x in zip(parts, wrt))
 
 
 def register_samples() -> tuple[str, ...]:

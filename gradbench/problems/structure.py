@@ -29,37 +29,47 @@ TOLERANCE = 1e-12
 """Rounding that may lie between J·r and (J·1)·r, in float64, relative to the entry."""
 
 Product = Callable[[int, Tensor], Tensor]
-"""``product(point, seed)``: the jacobian at the point of that number times the tangent of the
-input's shape, or the cotangent of the output's shape times the jacobian."""
+"""``product(point, seed)``: the jacobian at the point of that number times a flat tangent of all
+coordinates, or a flat cotangent of the output times the jacobian."""
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The known zeros of a Jacobian.
+    """The known zeros of a Jacobian by all differentiated inputs together.
 
-    `rows` and `columns` are the positions of the entries in the flattened output and input, one
-    pair per entry; they are empty for a dense Jacobian. Columns (rows) of one colour share a
-    forward (reverse) pass: `column_colours` has one number per coordinate, `row_colours` one per
-    output.
+    Its columns are the coordinates of all inputs, each flattened, one after another. `rows` and
+    `columns` are the positions of the entries, one pair per entry; they are empty for a dense
+    Jacobian. Columns (rows) of one colour share a forward (reverse) pass: `column_colours` has one
+    number per coordinate, `row_colours` one per output. A reverse pass serves all inputs.
     """
 
     kind: str
-    """"dense", "diagonal", "batched", "banded" or "sparse"."""
+    """"dense", "diagonal" (by every input), "batched", "banded" or "sparse"."""
     evidence: str
-    input: tuple[int, ...]
+    inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
     rows: Tensor
     columns: Tensor
     column_colours: Tensor
     row_colours: Tensor
+    is_global: bool
+    """Whether the zeros are known for every input: traced through the operations, not only seen
+    near a point."""
 
     @property
     def outputs(self) -> int:
         return math.prod(self.output)
 
     @property
+    def sizes(self) -> list[int]:
+        """The number of coordinates of each input."""
+        return [math.prod(shape) for shape in self.inputs]
+
+    @property
     def coordinates(self) -> int:
-        return math.prod(self.input)
+        return sum(self.sizes)
 
     @property
     def entries(self) -> int:
@@ -73,6 +83,12 @@ class Structure:
         """The number of passes for all entries: in forward mode, and in reverse mode."""
         return _count(self.column_colours), _count(self.row_colours)
 
+    def block(self, number: int) -> tuple[Tensor, Tensor]:
+        """The rows and columns of the entries by one input; its own first column is 0."""
+        begin, size = sum(self.sizes[:number]), self.sizes[number]
+        inside = (self.columns >= begin) & (self.columns < begin + size)
+        return self.rows[inside], self.columns[inside] - begin
+
 
 def _count(colours: Tensor) -> int:
     return int(colours.max()) + 1 if colours.numel() else 0
@@ -83,27 +99,33 @@ class _TooMany(Exception):
 
 
 def products(
-    f: Callable[[Tensor], Tensor], points: Sequence[Tensor]
+    f: Callable[..., Tensor], points: Sequence[Sequence[Tensor]]
 ) -> tuple[Product | None, Product]:
-    """The jvp and the vjp of a function of one tensor, at float64 points of one shape.
+    """The jvp and the vjp of a function of tensors, at float64 points of the same shapes.
 
-    The jvp is None if forward mode fails for the function.
+    Tangents, cotangents and results are flat. The jvp is None if forward mode fails.
     """
 
     def jvp(point: int, tangent: Tensor) -> Tensor:
-        pushed: Tensor = torch.func.jvp(f, (points[point],), (tangent,))[1]
-        return pushed.detach()
+        x = tuple(points[point])
+        tangents = tuple(
+            t.reshape(a.shape) for t, a in zip(tangent.split([a.numel() for a in x]), x)
+        )
+        pushed: Tensor = torch.func.jvp(f, x, tangents)[1]
+        return pushed.detach().reshape(-1)
 
     def vjp(point: int, cotangent: Tensor) -> Tensor:
-        x = points[point].detach().clone().requires_grad_()
-        y = f(x)
-        if not y.requires_grad:
-            return torch.zeros_like(x)
-        (grad,) = torch.autograd.grad(y, x, cotangent, allow_unused=True)
-        return torch.zeros_like(x) if grad is None else grad
+        x = tuple(a.detach().clone().requires_grad_() for a in points[point])
+        y = f(*x)
+        grads: Sequence[Tensor | None] = [None] * len(x)
+        if y.requires_grad:
+            grads = torch.autograd.grad(y, x, cotangent.reshape(y.shape), allow_unused=True)
+        return torch.cat(
+            [(torch.zeros_like(a) if g is None else g).reshape(-1) for g, a in zip(grads, x)]
+        )
 
     try:
-        jvp(0, torch.ones_like(points[0]))
+        jvp(0, torch.ones(sum(a.numel() for a in points[0]), dtype=points[0][0].dtype))
     except Exception:
         return None, vjp
     return jvp, vjp
@@ -112,76 +134,58 @@ def products(
 def detect(
     jvp: Product | None,
     vjp: Product,
-    input: Sequence[int],
+    inputs: Sequence[Sequence[int]],
     output: Sequence[int],
     generator: torch.Generator,
     *,
     points: int = POINTS,
     most_passes: int = MOST_PASSES,
 ) -> Structure:
-    """Detects the structure of the Jacobian of one input, at `points` points, in float64.
+    """Detects the structure of the Jacobian by all inputs, at `points` points, in float64.
 
     Uses at most about `most_passes` passes at each point in one direction, plus twice the binary
     logarithm of the batch; a Jacobian that would need more counts as dense. If `jvp` is None, only
     `vjp` is used. Raises whatever the products raise.
     """
-    shape_in, shape_out = tuple(input), tuple(output)
-    n, m = math.prod(shape_in), math.prod(shape_out)
+    shapes_in, shape_out = tuple(tuple(shape) for shape in inputs), tuple(output)
+    n, m = sum(math.prod(shape) for shape in shapes_in), math.prod(shape_out)
     where = f"at {points} random points"
     if n < 2 or m < 2:
-        return _dense(shape_in, shape_out, "a jacobian of one row or column has no structure")
+        return dense(shapes_in, shape_out, "a jacobian of one row or column has no structure")
 
-    reverse = _flat(vjp, shape_out)
-    forward = None if jvp is None else _flat(jvp, shape_in)
-    if n == m and _is_diagonal(forward or reverse, n, points, generator):
-        every = torch.arange(n)
-        one = torch.zeros(n, dtype=torch.int64)
+    # A pullback shows the diagonal by every input at once; a pushforward their sum.
+    square = all(math.prod(shape) == m for shape in shapes_in)
+    push = jvp if jvp is not None and len(shapes_in) == 1 else vjp
+    if square and _is_diagonal(push, m, points, generator):
         evidence = (
             f"two random seeds {where} came back as the seed of ones does, times the seed: "
             f"entries off the diagonal above {TOLERANCE:g} of their row would show"
         )
-        return Structure("diagonal", evidence, shape_in, shape_out, every, every, one, one)
+        every = torch.arange(n)
+        return structure_of(shapes_in, shape_out, every % m, every, evidence, is_global=False)
 
-    by_columns = forward is not None and n < m
-    push, wide, other = (forward, n, m) if by_columns and forward else (reverse, m, n)
+    by_columns = jvp is not None and n < m
+    push, wide, other = (jvp, n, m) if jvp is not None and by_columns else (vjp, m, n)
     name = "columns" if by_columns else "rows"
     spent = 0
     supports: list[list[int]] | None = None
     if n <= MOST_COORDINATES and m <= MOST_COORDINATES:
         supports, spent = _locate(push, wide, other, points, most_passes, generator)
     if supports is not None:
-        located = [(i, j) for i, support in enumerate(supports) for j in support]
-        pairs = located if not by_columns else [(j, i) for i, j in located]
-        kind = _kind(pairs, shape_in, shape_out)
+        seeded = torch.tensor([i for i, support in enumerate(supports) for _ in support])
+        shown = torch.tensor([j for support in supports for j in support])
+        rows, columns = (shown, seeded) if by_columns else (seeded, shown)
         evidence = f"{spent} passes with random seeds on groups of {name}, each {where}, located "
-        evidence += f"{len(pairs)} of {m * n} entries; the others were exactly zero each time"
-        structure = _structure(kind, evidence, shape_in, shape_out, pairs)
-        if kind in ("batched", "banded") or min(structure.passes) <= min(n, m) // 2:
-            return structure
-        return _dense(shape_in, shape_out, evidence + ": too many to save passes")
-    if _is_batched(push, shape_in, shape_out, by_columns, points, generator):
-        batch = shape_in[0]
-        a, b = m // batch, n // batch
+        evidence += f"{rows.numel()} of {m * n} entries; the others were exactly zero each time"
+        return structure_of(
+            shapes_in, shape_out, rows.long(), columns.long(), evidence, is_global=False
+        )
+    if _is_batched(push, shapes_in, shape_out, by_columns, points, generator):
         evidence = f"seeds on random numbers of half of the samples, {where}, left the other half "
         evidence += "exactly zero, for halves that part every two samples"
-        row, column = torch.meshgrid(torch.arange(a), torch.arange(b), indexing="ij")
-        starts = torch.arange(batch)[:, None]
-        return Structure(
-            "batched",
-            evidence,
-            shape_in,
-            shape_out,
-            (starts * a + row.reshape(-1)).reshape(-1),
-            (starts * b + column.reshape(-1)).reshape(-1),
-            torch.arange(b).repeat(batch),
-            torch.arange(a).repeat(batch),
-        )
+        return _blocks(shapes_in, shape_out, evidence)
     evidence = f"no structure within {most_passes} passes {where}"
-    return _dense(shape_in, shape_out, evidence)
-
-
-def _flat(product: Product, shape: tuple[int, ...]) -> Product:
-    return lambda point, seed: product(point, seed.reshape(shape)).reshape(-1)
+    return dense(shapes_in, shape_out, evidence)
 
 
 def _random(n: int, generator: torch.Generator) -> Tensor:
@@ -195,6 +199,7 @@ def _is_diagonal(push: Product, n: int, points: int, generator: torch.Generator)
         for _ in range(2):
             seed = _random(n, generator)
             product = push(point, seed)
+            seed = seed.repeat(product.numel() // n)
             if not torch.isfinite(product).all():
                 return False
             # Entries at the scale of the row alone: elsewhere's large numbers excuse nothing.
@@ -258,84 +263,141 @@ def _halves(block: range) -> tuple[range, range]:
     return range(block.start, middle), range(middle, block.stop)
 
 
+def _batch(shapes_in: Shapes, shape_out: tuple[int, ...]) -> int:
+    """The number of samples along dimension 0 of every input and of the output; 0 for none."""
+    batches = {shape[0] if shape else 0 for shape in (*shapes_in, shape_out)}
+    batch = batches.pop()
+    return batch if not batches and batch > 1 else 0
+
+
 def _is_batched(
     push: Product,
-    shape_in: tuple[int, ...],
+    shapes_in: Shapes,
     shape_out: tuple[int, ...],
     by_columns: bool,
     points: int,
     generator: torch.Generator,
 ) -> bool:
     """Whether no sample along dimension 0 depends on another, by the bits of their numbers."""
-    batch = shape_in[0] if shape_in else 0
-    if batch < 2 or not shape_out or shape_out[0] != batch:
+    batch = _batch(shapes_in, shape_out)
+    if not batch:
         return False
-    seeded = math.prod(shape_in if by_columns else shape_out) // batch
-    samples = torch.arange(batch)
+    of_input = torch.cat(
+        [torch.arange(batch).repeat_interleave(math.prod(s) // batch) for s in shapes_in]
+    )
+    of_output = torch.arange(batch).repeat_interleave(math.prod(shape_out) // batch)
+    seeded, shown = (of_input, of_output) if by_columns else (of_output, of_input)
     for bit in range((batch - 1).bit_length()):
-        ones = (samples >> bit) & 1 == 1
-        for chosen in (ones, ~ones):
+        for chosen in (0, 1):
             for point in range(points):
-                seed = _random(batch * seeded, generator) * chosen.repeat_interleave(seeded)
-                if (push(point, seed).reshape(batch, -1)[~chosen] != 0).any():
+                seed = _random(seeded.numel(), generator) * (((seeded >> bit) & 1) == chosen)
+                product = push(point, seed)
+                if (product[((shown >> bit) & 1) != chosen] != 0).any():
                     return False
     return True
 
 
-def _kind(
-    pairs: Sequence[tuple[int, int]], shape_in: tuple[int, ...], shape_out: tuple[int, ...]
-) -> str:
-    n, m = math.prod(shape_in), math.prod(shape_out)
-    if shape_in and shape_out and shape_in[0] == shape_out[0] > 1:
-        batch = shape_in[0]
-        if batch < n and all(i // (m // batch) == j // (n // batch) for i, j in pairs):
+def _blocks(shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str) -> Structure:
+    """The structure of samples that do not depend on each other, seen near a point."""
+    batch = shape_out[0]
+    a = math.prod(shape_out) // batch
+    rows, columns, colours = [], [], []
+    begin = taken = 0
+    samples = torch.arange(batch)[:, None, None]
+    for shape in shapes_in:
+        b = math.prod(shape) // batch
+        block = (batch, a, b)
+        rows.append((samples * a + torch.arange(a)[:, None]).expand(block).reshape(-1))
+        columns.append((begin + samples * b + torch.arange(b)).expand(block).reshape(-1))
+        colours.append((taken + torch.arange(b)).repeat(batch))
+        begin, taken = begin + batch * b, taken + b
+    return Structure(
+        "batched",
+        evidence,
+        shapes_in,
+        shape_out,
+        torch.cat(rows),
+        torch.cat(columns),
+        torch.cat(colours),
+        torch.arange(a).repeat(batch),
+        False,
+    )
+
+
+def _kind(rows: Tensor, columns: Tensor, shapes_in: Shapes, shape_out: tuple[int, ...]) -> str:
+    n, m = sum(math.prod(shape) for shape in shapes_in), math.prod(shape_out)
+    if not rows.numel():
+        return "sparse"
+    if all(math.prod(shape) == m for shape in shapes_in) and bool((columns % m == rows).all()):
+        return "diagonal"
+    batch = _batch(shapes_in, shape_out)
+    if batch and batch < n:
+        sample = torch.cat(
+            [torch.arange(batch).repeat_interleave(math.prod(s) // batch) for s in shapes_in]
+        )
+        if bool((sample[columns] == rows // (m // batch)).all()):
             return "batched"
-    offsets = [j - i for i, j in pairs]
-    if offsets:
-        low, high = min(offsets), max(offsets)
+    offsets = columns - rows
+    low, high = int(offsets.min()), int(offsets.max())
+    if 2 * (high - low + 1) <= min(n, m):
         band = sum(min(m, n - k) - max(0, -k) for k in range(low, high + 1))
-        if 2 * (high - low + 1) <= min(n, m) and 2 * len(pairs) >= band:
+        if 2 * rows.numel() >= band:
             return "banded"
     return "sparse"
 
 
-def _structure(
-    kind: str,
-    evidence: str,
-    shape_in: tuple[int, ...],
+def structure_of(
+    shapes_in: Shapes,
     shape_out: tuple[int, ...],
-    pairs: Sequence[tuple[int, int]],
+    rows: Tensor,
+    columns: Tensor,
+    evidence: str,
+    *,
+    is_global: bool,
 ) -> Structure:
-    by_column: list[list[int]] = [[] for _ in range(math.prod(shape_in))]
-    by_row: list[list[int]] = [[] for _ in range(math.prod(shape_out))]
-    for i, j in pairs:
-        by_column[j].append(i)
-        by_row[i].append(j)
+    """The structure with these entries, dense where they are too many to save passes.
 
-    def coloured(supports: Sequence[Support]) -> Tensor:
+    A diagonal is filled in where entries of it are missing: they save no pass.
+    """
+    n, m = sum(math.prod(shape) for shape in shapes_in), math.prod(shape_out)
+    kind = _kind(rows, columns, shapes_in, shape_out)
+    if kind == "diagonal":
+        columns = torch.arange(n)
+        rows = columns % m
+
+    def coloured(of: Tensor, along: Tensor, count: int) -> Tensor:
+        order = torch.argsort(of, stable=True)
+        sizes = torch.bincount(of, minlength=count).tolist()
+        supports: Sequence[Support] = [part.tolist() for part in along[order].split(sizes)]
         return torch.tensor(colour(supports), dtype=torch.int64)
 
-    return Structure(
+    structure = Structure(
         kind,
         evidence,
-        shape_in,
+        shapes_in,
         shape_out,
-        torch.tensor([i for i, _ in pairs], dtype=torch.int64),
-        torch.tensor([j for _, j in pairs], dtype=torch.int64),
-        coloured(by_column),
-        coloured(by_row),
+        rows,
+        columns,
+        coloured(columns, rows, n),
+        coloured(rows, columns, m),
+        is_global,
     )
+    if kind in ("diagonal", "batched", "banded") or min(structure.passes) <= min(n, m) // 2:
+        return structure
+    return dense(shapes_in, shape_out, evidence + ": too many to save passes")
 
 
-def _dense(shape_in: tuple[int, ...], shape_out: tuple[int, ...], evidence: str) -> Structure:
+def dense(shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str) -> Structure:
+    """A Jacobian without zeros that are known."""
     none = torch.empty(0, dtype=torch.int64)
     return Structure(
         "dense",
         evidence,
-        shape_in,
+        shapes_in,
         shape_out,
         none,
         none,
-        torch.arange(math.prod(shape_in)),
+        torch.arange(sum(math.prod(shape) for shape in shapes_in)),
         torch.arange(math.prod(shape_out)),
+        True,
     )

@@ -35,7 +35,7 @@ def code(
     target: str,
     mode: Mode,
     problem: Problem,
-    structures: Sequence[Structure] = (),
+    structure: Structure | None = None,
     pattern: str = "",
 ) -> str:
     """Python code that computes the problem's derivative in the way of the mode.
@@ -45,8 +45,8 @@ def code(
     (a tuple of them for several inputs). It returns one tensor per differentiated input (a hessian
     one per pair of them, row by row), a bare one for one input.
 
-    `target` is what the subject was loaded from. `structures` are for the modes that use them;
-    `pattern` is the file that has them, empty where they can be written down. A mode that cannot be
+    `target` is what the subject was loaded from. `structure` is for the modes that use it;
+    `pattern` is the file that has it, empty where it can be written down. A mode that cannot be
     written out for one problem comes as it stands. Raises Unsupported where the mode does.
     """
     operator = problem.operator
@@ -58,7 +58,7 @@ def code(
             raise NotWritable(f"it has a helper called {operator}")
     except NotWritable as error:
         return f"# The mode as it is measured; {error}.\n{mode.source()}"
-    call, functions = _mode(written, operator, structures, pattern)
+    call, functions = _mode(written, operator, structure, pattern)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
     function = _function(written, subject, target, names, taken)
@@ -84,16 +84,16 @@ def _header(written: Written) -> str:
 
 
 def _mode(
-    written: Written, operator: str, structures: Sequence[Structure], pattern: str
+    written: Written, operator: str, structure: Structure | None, pattern: str
 ) -> tuple[str, list[str]]:
     """The name of the callable that is timed, and the code that defines it."""
     *helpers, builder = written.functions.values()
     if written.name != operator and (whole := joined(builder)) is not None:
         return written.name, [*helpers, whole]
-    if "structures" in inspect.signature(written.build).parameters:
+    if structure is not None and "structure" in inspect.signature(written.build).parameters:
         written.imports.add("from types import SimpleNamespace")
-        entries = _structures(structures, pattern)
-        return "call", [entries, *helpers, builder, f"call = {written.name}(structures)\n"]
+        code = _structure(structure, pattern)
+        return "call", [code, *helpers, builder, f"call = {written.name}(structure)\n"]
     return "call", [*helpers, builder, f"call = {written.name}()\n"]
 
 
@@ -159,26 +159,22 @@ def _function(
     return [f"{comment}def {FUNCTION}({', '.join(names)}):\n    return {value}\n"]
 
 
-def _structures(structures: Sequence[Structure], pattern: str) -> str:
+def _structure(structure: Structure, pattern: str) -> str:
     """The code of what a compressed mode knows: where the entries of the jacobian are."""
     if pattern:
-        entries = f"SimpleNamespace(**kept) for kept in torch.load({pattern!r})"
+        entries = f"**torch.load({pattern!r})"
     else:
-        entries = "".join(
-            f"""
-    SimpleNamespace(
-        rows=torch.arange({s.outputs}),
-        columns=torch.arange({s.outputs}),
-        row_colours=torch.zeros({s.outputs}, dtype=torch.int64),
-        column_colours=torch.zeros({s.outputs}, dtype=torch.int64),
-        input={s.input},
-        output={s.output},
-    ),
+        inputs, outputs = len(structure.inputs), structure.outputs
+        entries = f"""
+    rows=torch.arange({outputs}).repeat({inputs}),
+    columns=torch.arange({structure.coordinates}),
+    row_colours=torch.zeros({outputs}, dtype=torch.int64),
+    column_colours=torch.arange({inputs}).repeat_interleave({outputs}),
+    inputs={structure.inputs},
+    output={structure.output},
 """
-            for s in structures
-        )
     said = "# The rows and columns of the entries, and the colour of each row and column.\n"
-    return f"{said}structures = [{entries}]\n"
+    return f"{said}structure = SimpleNamespace({entries})\n"
 
 
 def identifiers(names: Sequence[str], taken: Collection[str]) -> list[str]:

@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from gradbench.core import process
@@ -39,7 +39,7 @@ from gradbench.worker import paste
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Refused, gather
 from gradbench.worker.reference import pullback
-from gradbench.worker.structures import per_sample, structures
+from gradbench.worker.structures import per_sample, structure
 from gradbench.worker.subject import Subject, Unusable, declare, promoted
 
 
@@ -83,31 +83,32 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
     asked = spec["operator"]
     evidence = gather(subject, inputs, y, asked, Deadline(math.inf))
-    by_input = structures(subject) if y.dim() else []
-    shared = by_input[0] if len(by_input) == 1 else None
+    found = structure(subject) if y.dim() else None
     width = torch.finfo(subject.dtype).bits // 8
     limit = spec["memory_limit"]
-    operators, refusals = _operators(subject, y, shared, width, limit)
+    operators, refusals = _operators(subject, y, found, width, limit)
     samples = per_sample(subject)
-    structured = bool(by_input) and all(s.kind != "dense" for s in by_input)
+    said = [f"{found.kind}: {found.evidence}"] if found else []
+    said += [samples] * bool(samples)
+    structured = found is not None and found.kind != "dense"
     pattern = ""
-    if structured and spec["pattern"]:
+    if found is not None and structured and spec["pattern"]:
         # The measuring processes need not look again; the code to paste needs it where the
         # places cannot be written down.
-        torch.save([dataclasses.asdict(s) for s in by_input], spec["pattern"])
-        if any(s.kind != "diagonal" for s in by_input):
+        torch.save(dataclasses.asdict(found), spec["pattern"])
+        if found.kind != "diagonal":
             pattern = spec["pattern"]
     operator = asked or operators[0]
     code = {}
     if operator in operators and operator not in refusals:
         registry.load()
         function = declare(
-            subject, spec["target"], [operator], by_input if structured else [], bool(samples)
+            subject, spec["target"], [operator], found if structured else None, bool(samples)
         )
         shapes = tuple(tuple(x.shape) for x in inputs)
         device = torch.device(spec["device"])
         problem = Problem(function, operator, shapes, tuple(y.shape), subject.dtype, device)
-        code = _code(subject, spec["target"], problem, by_input, pattern)
+        code = _code(subject, spec["target"], problem, found, pattern)
     return {
         "code": code,
         "pattern": pattern,
@@ -117,14 +118,14 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         "evidence": evidence,
         "structured": structured,
         "per_sample": bool(samples),
-        "structure": [f"{s.kind}: {s.evidence}" for s in by_input] + [samples] * bool(samples),
+        "structure": said,
         "own": {name: _source(way) for name, way in subject.ways.items()},
-        "cost": list(explain(outputs, coordinates, width, limit, shared)),
+        "cost": list(explain(outputs, coordinates, width, limit, found)),
     }
 
 
 def _code(
-    subject: Subject, target: str, problem: Problem, structures: Sequence[Structure], pattern: str
+    subject: Subject, target: str, problem: Problem, structure: Structure | None, pattern: str
 ) -> dict[str, str]:
     """The code to paste of every mode that can be measured."""
     code = {}
@@ -132,7 +133,7 @@ def _code(
         if mode.opt_in or mode.by_hand or mode.name == FORWARD or mode.name in subject.ways:
             continue
         try:
-            code[mode.name] = paste.code(subject, target, mode, problem, structures, pattern)
+            code[mode.name] = paste.code(subject, target, mode, problem, structure, pattern)
         except Unsupported:
             continue
         except Exception:
@@ -149,7 +150,7 @@ def _source(way: Callable[..., Any]) -> str:
 
 
 def _operators(
-    subject: Subject, y: Tensor, shared: Structure | None, width: int, limit: int
+    subject: Subject, y: Tensor, structure: Structure | None, width: int, limit: int
 ) -> tuple[list[str], dict[str, str]]:
     """The operators that apply, the one that is measured by default first, and why some must not
     be measured."""
@@ -160,9 +161,10 @@ def _operators(
         operators, square = ["gradient", *products, "hvp", "hessian"], coordinates
     else:
         operators, square = ["jacobian", *products], y.numel()
-        if shared is not None and shared.kind == "diagonal" and y.shape == wrt[0].shape:
+        kind = structure.kind if structure is not None and len(wrt) == 1 else ""
+        if kind == "diagonal" and y.shape == wrt[0].shape:
             operators.insert(0, "diagonal")
-        if shared is not None and shared.kind == "batched":
+        if kind == "batched":
             operators.insert(0, "batch_jacobian")
     refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):

@@ -10,25 +10,22 @@ from gradbench.worker.reference import AGREEMENT
 from gradbench.worker.subject import Subject
 
 
-def structures(subject: Subject) -> list[Structure]:
-    """The structure of the jacobian by each differentiated input, at points near the given ones.
+def structure(subject: Subject) -> Structure:
+    """The structure of the jacobian by the differentiated inputs, at points near the given ones.
 
     The same in every process: the seeds are fixed. Raises what the function raises.
     """
+    n = subject.differentiated
     drawn = [subject.draw(None, torch.Generator().manual_seed(s)) for s in range(POINTS)]
     y = subject.forward(*subject.values)
-    detected = []
-    for number in range(subject.differentiated):
+    constants = subject.values[n:]
 
-        def of_one(x: Tensor, number: int = number) -> Tensor:
-            inputs = subject.values
-            return subject.forward(*inputs[:number], x, *inputs[number + 1 :])
+    def of_wrt(*wrt: Tensor) -> Tensor:
+        return subject.forward(*wrt, *constants)
 
-        jvp, vjp = products(of_one, [inputs[number] for inputs in drawn])
-        shape = tuple(subject.values[number].shape)
-        generator = torch.Generator().manual_seed(number)
-        detected.append(detect(jvp, vjp, shape, tuple(y.shape), generator))
-    return detected
+    jvp, vjp = products(of_wrt, [inputs[:n] for inputs in drawn])
+    shapes = [tuple(x.shape) for x in subject.values[:n]]
+    return detect(jvp, vjp, shapes, tuple(y.shape), torch.Generator().manual_seed(0))
 
 
 def per_sample(subject: Subject) -> str:

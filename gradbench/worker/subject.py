@@ -272,22 +272,22 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
 
 def register(spec: dict[str, Any]) -> None:
     """Makes the user's function, and the modes that use its structure, part of the registry."""
-    structures = []
+    structure = None
     if spec["structured"]:
-        structures = [Structure(**kept) for kept in torch.load(spec["pattern"], weights_only=True)]
-    declare(Subject(spec), spec["target"], spec["operators"], structures, spec["per_sample"])
+        structure = Structure(**torch.load(spec["pattern"], weights_only=True))
+    declare(Subject(spec), spec["target"], spec["operators"], structure, spec["per_sample"])
 
 
 def declare(
     subject: Subject,
     target: str,
     operators: Sequence[str],
-    structures: Sequence[Structure],
+    structure: Structure | None,
     per_sample: bool,
 ) -> Function:
     """Registers a subject as the function `yours`, and the modes of its own.
 
-    These are the user's own derivatives and, for a jacobian, the modes that use `structures` or
+    These are the user's own derivatives and, for a jacobian, the modes that use `structure` or
     that its outputs are those of independent samples.
     """
     references = formulas(subject)
@@ -308,8 +308,8 @@ def declare(
     )
     registry.function(function)
     if "jacobian" in operators:
-        if structures:
-            structured.register(YOURS, structures, suffix="")
+        if structure:
+            structured.register(YOURS, structure, suffix="")
         if per_sample:
             structured.register_samples()
     for name, way in subject.ways.items():
