@@ -17,12 +17,12 @@ from asv.repo import NoSuchNameError
 from asv.results import Results
 
 from gradbench.core import releases as known
-from gradbench.core.cases import Comparison, Offer
+from gradbench.core.cases import Comparison, Entry, Offer
 from gradbench.core.releases import RELEASES, Release, ReleaseError
 from gradbench.integrations import asv_files, asv_history, asv_names, asv_suite
 from gradbench.integrations.asv_files import AsvRow
 from gradbench.releases.environments import Environment
-from gradbench.store.runs import Entrant, PlanEntry, StoreError
+from gradbench.store.runs import Entrant, StoreError
 from gradbench.store.tracks import (
     CaseMeasured,
     EnvironmentUsed,
@@ -245,7 +245,16 @@ class TestTracks:
     def track(results, builds, sessions=5):
         """A track in which build number i takes (i + 1) · 10 µs, and 1 % more each session."""
         names = list(builds)
-        plan = [PlanEntry(str(EXP), ["grad", "jvp", "manual"])]
+        plan = [
+            Entry(
+                EXP,
+                (
+                    "grad",
+                    "jvp",
+                    "manual",
+                ),
+            )
+        ]
         header = TrackStarted(1, "t", "2026-11-20T00:00:00Z", {}, MACHINE, plan, names[0], [names])
         found = Track(results / "t.jsonl", header)
         for name, torch in builds.items():
@@ -260,7 +269,7 @@ class TestTracks:
                     samples = [[time], [time + 10]] if status == "ok" else []
                     sides.append(Side(name, Entrant(mode, status, number=10, samples=samples)))
                 cases.append(CaseMeasured(mode, sides, "rounds"))
-            found.take([PartMeasured(str(EXP), session, 0, cases, 1.0, 1.0, 0.0)])
+            found.take([PartMeasured(EXP, session, 0, cases, 1.0, 1.0, 0.0)])
         return found
 
     def test_each_release_has_its_median_and_the_interval_between_sessions(self, tmp_path):

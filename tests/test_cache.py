@@ -13,6 +13,7 @@ from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged
 from gradbench.store import cache
 from gradbench.store import runs as log
+from gradbench.store.fields import parsed
 
 RUN = Path(__file__).parent.parent / "results/runs/20261125-063236-ebd80c.jsonl"
 TRUE = judge.judge_run(log.read(RUN))
@@ -52,7 +53,7 @@ def entry(home: Path) -> Path:
 
 def forged() -> bytes:
     rows = [msgspec.structs.replace(row, seconds=1e-9) for row in TRUE.rows]
-    return msgspec.msgpack.encode(msgspec.structs.replace(TRUE, rows=rows))
+    return msgspec.msgpack.encode(msgspec.structs.replace(TRUE, rows=rows), enc_hook=str)
 
 
 def test_the_second_look_comes_from_the_cache_and_is_the_same(run, home, times_judged):
@@ -288,4 +289,4 @@ def test_an_entry_holds_what_was_judged(run, home):
     found = judged(run)
     content = cache.load(entry(home).stem)
     assert content is not None
-    assert msgspec.msgpack.decode(content, type=Judged) == found == TRUE
+    assert msgspec.msgpack.decode(content, type=Judged, dec_hook=parsed) == found == TRUE

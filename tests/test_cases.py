@@ -1,5 +1,7 @@
 """Names of cases, and what a selection selects."""
 
+import pickle
+
 import pytest
 
 from gradbench.core.cases import (
@@ -42,6 +44,14 @@ def names(entries):
 def test_a_name_and_its_case_are_one_to_one():
     case = Case(Comparison("jacobian", "affine", "m=3,n=5", "float64", "cuda:0", 2), "jacrev")
     assert Case.parse(str(case)) == case
+
+
+def test_a_comparison_is_its_name_and_knows_its_parts_in_another_process_too():
+    comparison = Comparison("jacobian", "affine", "m=3,n=5", "float64", "cuda:0+cold", 2)
+    assert comparison == "jacobian/affine/m=3,n=5/float64/cuda:0+cold/2"
+    case = pickle.loads(pickle.dumps(comparison.case("jacrev")))
+    assert (case.comparison.threads, case.comparison.place.cold, case.mode) == (2, True, "jacrev")
+    assert case.comparison.on("cpu") == "jacobian/affine/m=3,n=5/float64/cpu/2"
 
 
 def test_a_size_has_one_label():

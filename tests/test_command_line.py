@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gradbench.cli import cli, parameters
+from gradbench.core.cases import Comparison, Entry
 from gradbench.runner.wire import Worker, WorkerError
 from gradbench.store.runs import (
     KIND,
     Entrant,
-    PlanEntry,
     RunEnded,
     RunStarted,
     SessionMeasured,
@@ -32,7 +32,7 @@ from gradbench.store.runs import (
 )
 from gradbench.studies import asv_steps
 
-VJP = "vjp/exp/documents/float32/cpu/1"
+VJP = Comparison.parse("vjp/exp/documents/float32/cpu/1")
 RUN = "20261101-120000-abcdef"
 
 
@@ -73,7 +73,15 @@ def lines(draw):
 
 def stored(results: Path) -> None:
     """A run of one comparison, one that was stopped before anything was measured, and no log."""
-    plan = [PlanEntry(VJP, ["backward", "grad"])]
+    plan = [
+        Entry(
+            VJP,
+            (
+                "backward",
+                "grad",
+            ),
+        )
+    ]
     for name, measured in ((RUN, True), ("20261102-120000-000000", False)):
         header = RunStarted(1, name, "2026-11-01T12:00:00Z", {"sessions": 1}, {"cpu": "x"}, plan)
         with KIND.create(folder(results), header) as log:

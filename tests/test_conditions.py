@@ -8,16 +8,17 @@ import torch
 from gradbench.analysis import conditions
 from gradbench.analysis.readings import with_limits
 from gradbench.analysis.table import Row
+from gradbench.core.cases import Comparison, Entry
 from gradbench.runner import doctor
 from gradbench.runner.nvml import Nvml
-from gradbench.store.runs import DeviceState, Limits, PlanEntry, Run, RunStarted, SessionMeasured
+from gradbench.store.runs import DeviceState, Limits, Run, RunStarted, SessionMeasured
 from gradbench.worker import limits
 
-CASE = "gradient/affine_mse/m=4096,n=4096/float32/cuda:0/1"
+CASE = Comparison.parse("gradient/affine_mse/m=4096,n=4096/float32/cuda:0/1")
 
 
 def run_of(*sessions, limits=()):
-    plan = [PlanEntry(CASE, ["grad"])]
+    plan = [Entry(CASE, ("grad",))]
     header = RunStarted(1, "made-up", "2026-01-01T00:00:00Z", {}, {}, plan)
     return Run(None, header, sessions=list(sessions), limits=list(limits))
 
@@ -58,7 +59,7 @@ def test_large_cases_are_stated_as_shares_of_what_the_device_can_do():
         ("the products are short", {"readings": {"flops": 4e9}}, (0, 0), KNOWN),
         ("no derivative", {"mode": "forward"}, (60 << 20, 40 << 20), KNOWN),
         ("not timed", {"seconds": None}, (60 << 20, 40 << 20), KNOWN),
-        ("copied over the bus", {"comparison": CASE.replace("cuda:0", "cuda:0+transfer")},
+        ("copied over the bus", {"comparison": CASE.on("cuda:0+transfer")},
          (60 << 20, 40 << 20), KNOWN),
         ("nothing known", {}, (60 << 20, 40 << 20), Limits(1, "cpu", 1, 1e10, {}, 1 << 20)),
     ],

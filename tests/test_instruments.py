@@ -359,7 +359,7 @@ def test_peak_on_cuda_is_that_of_the_processor_in_blocks():
 # ── instructions ──────────────────────────────────────────────────────────────────────────────
 
 MODES = ("once", "twice", "loop_grad", "grads_batched")
-EXP = "jacobian/exp/documents/float32/cpu/1"
+EXP = Comparison.parse("jacobian/exp/documents/float32/cpu/1")
 
 
 CHEAP = ("peak_memory", "dispatches")
@@ -520,8 +520,8 @@ def test_times_and_readings_of_one_run_stand_in_one_row_and_resuming_repeats_nei
 
 
 def test_scattering_instruments_are_read_in_every_session_and_others_once():
-    there, here = EXP.replace("/cpu/", "/cuda:0/"), Entry(Comparison.parse(EXP), ("manual",))
-    entry = Entry(Comparison.parse(there), ("manual",))
+    there, here = EXP.on("cuda:0"), Entry(EXP, ("manual",))
+    entry = Entry(there, ("manual",))
     wanted = Settings(sessions=3, instruments=(WALL_TIME, "dispatches", "device_time"))
     assert [t.instruments for t in missing([here], wanted, [])] == [("dispatches",)]
     tasks = missing([entry], wanted, [])
@@ -545,7 +545,16 @@ def test_rows_of_what_was_read_and_not_timed_have_medians_statuses_and_reasons(t
         started=log.now(),
         settings={},
         machine={},
-        plan=[log.PlanEntry(EXP, ["manual", "jacrev", "slow"])],
+        plan=[
+            Entry(
+                EXP,
+                (
+                    "manual",
+                    "jacrev",
+                    "slow",
+                ),
+            )
+        ],
     )
     run = log.Run(tmp_path / "x.jsonl", started)
     for session, values in enumerate(([1.0, 9.0, 2.0], [4.0], [3.0])):
@@ -572,4 +581,4 @@ def test_on_cuda_devices_the_time_on_them_is_read_without_being_asked_for():
     assert usual(("cpu", "cpu+cold")) == (WALL_TIME,)
     assert usual(("cpu", "cuda:1+cold")) == (WALL_TIME, "device_time")
     with pytest.raises(SelectionError, match="needs a CUDA device"):
-        require_devices_of(("device_time",), [Entry(Comparison.parse(EXP), ("manual",))])
+        require_devices_of(("device_time",), [Entry(EXP, ("manual",))])

@@ -5,8 +5,11 @@ import os
 
 import pytest
 
+from gradbench.core.cases import Comparison, Entry
 from gradbench.store import lines
 from gradbench.store import runs as log
+
+EXP = Comparison.parse("vjp/exp/documents/float32/cpu/1")
 
 
 def header(name="20260101-000000-abcdef"):
@@ -16,13 +19,21 @@ def header(name="20260101-000000-abcdef"):
         started="2026-01-01T00:00:00Z",
         settings={"sessions": 1},
         machine={"cpu": "test"},
-        plan=[log.PlanEntry("vjp/exp/documents/float32/cpu/1", ["forward", "manual"])],
+        plan=[
+            Entry(
+                EXP,
+                (
+                    "forward",
+                    "manual",
+                ),
+            )
+        ],
     )
 
 
 def session(number=0):
     return log.SessionMeasured(
-        comparison="vjp/exp/documents/float32/cpu/1",
+        comparison=EXP,
         session=number,
         process=1,
         baseline="manual",
@@ -48,6 +59,7 @@ def test_what_was_written_is_read_again(written):
     results, path = written
     run = log.read(path)
     assert run.sessions == [session(0), session(1)]
+    assert [s.comparison.function for s in run.sessions] == ["exp", "exp"]
     assert run.environment(1) == {"torch": "9.9"}
     assert not run.problems
     assert not run.finished

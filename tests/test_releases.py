@@ -31,7 +31,7 @@ from gradbench.statistics import Stopping
 from gradbench.store import tracks as log
 from gradbench.store.lines import StoreError
 from gradbench.store.logs import Ended
-from gradbench.store.runs import Entrant, PlanEntry
+from gradbench.store.runs import Entrant
 
 SUITE = str(Path(__file__).parent / "suites" / "paced.py")
 BASE = WorkerOptions(files=(SUITE,))
@@ -285,7 +285,15 @@ def written(results: Path, paces: dict[str, float], identity=None, name="t1", se
         "2026-01-01T00:00:00Z",
         {},
         {"cpu": "test"},
-        [PlanEntry(str(EXP), ["manual", "jacrev"])],
+        [
+            Entry(
+                EXP,
+                (
+                    "manual",
+                    "jacrev",
+                ),
+            )
+        ],
         names[0],
         [names],
     )
@@ -306,7 +314,7 @@ def written(results: Path, paces: dict[str, float], identity=None, name="t1", se
                     entrant = Entrant(mode, "ok", number=1, samples=samples)
                     sides.append(log.Side(build_name, entrant))
                 cases.append(log.CaseMeasured(mode, sides, "rounds"))
-            opened.append(log.PartMeasured(str(EXP), session, 0, cases, 1.0, 2.0, 0.5))
+            opened.append(log.PartMeasured(EXP, session, 0, cases, 1.0, 2.0, 0.5))
         opened.append(Ended("2026-01-01T00:01:00Z", True, 60.0))
 
 

@@ -13,7 +13,7 @@ import pytest
 from gradbench import report
 from gradbench.analysis.readings import launch_bound
 from gradbench.cli import cli
-from gradbench.core.cases import Comparison
+from gradbench.core.cases import Comparison, Entry
 from gradbench.core.units import reading
 from gradbench.report import data, findings, history, pareto, places, sizes, style
 from gradbench.report.style import NothingToDraw
@@ -34,7 +34,7 @@ def stored(results, comparisons, number=0, sessions=5, finished=True, schema=1, 
     """A run: comparisons map a name to modes, those to µs or to a status and a reason."""
     rng = np.random.default_rng(number)
     name = NAME.format(number)
-    plan = [log.PlanEntry(c, list(modes)) for c, modes in comparisons.items()]
+    plan = [Entry(c, tuple(modes)) for c, modes in comparisons.items()]
     machine = {"cpu": "test", "usable_cores": 2, "load": 0.1}
     header = log.RunStarted(schema, name, "2026-01-01T00:00:00Z", {}, machine, plan)
     facts = {"torch": "2.9.0+cpu", "cpu_capability": "AVX2", "python": "3.11", "numpy": "2.0"}
@@ -60,7 +60,7 @@ def stored(results, comparisons, number=0, sessions=5, finished=True, schema=1, 
 
 
 def jacobian(function="exp", size="documents", dtype="float32"):
-    return str(Comparison("jacobian", function, size, dtype))
+    return Comparison("jacobian", function, size, dtype)
 
 
 PLAIN = {
@@ -502,7 +502,7 @@ def test_plot_draws_the_newest_study_of_a_kind_or_the_one_named(tmp_path, capsys
     with log_ as opened:
         for number in range(6):
             ratios = [1000 * (number - 3) + 10 * k for k in range(20)]
-            trial = Trial(f"{number}", "process", "a/b/c/d/e/1/m", number, number)
+            trial = Trial(f"{number}", "process", jacobian().case("grad"), number, number)
             trial.log_ratios.extend(ratios)
             opened.append(trial)
         opened.append(Ended("now", True, 1.0))

@@ -13,18 +13,27 @@ import pytest
 
 import gradbench
 from gradbench.cli import cli
+from gradbench.core.cases import Comparison, Entry
 from gradbench.store import executed, lines, logs
 from gradbench.store import runs as log
 from gradbench.store import studies as studies
 from gradbench.store import tracks as tracks
 from gradbench.store.logs import Ended, Resumed
 
-EXP = "vjp/exp/documents/float32/cpu/1"
+EXP = Comparison.parse("vjp/exp/documents/float32/cpu/1")
 NAME = "20260101-000000-abcdef"
 
 
 def header(name=NAME, **fields):
-    plan = [log.PlanEntry(EXP, ["forward", "manual"])]
+    plan = [
+        Entry(
+            EXP,
+            (
+                "forward",
+                "manual",
+            ),
+        )
+    ]
     first = log.RunStarted(
         log.SCHEMA, name, "2026-01-01T00:00:00Z", {"sessions": 2}, {"cpu": "test"}, plan
     )
@@ -53,7 +62,7 @@ def written(results, *records, first=None, name=None):
 
 def changed(record, change):
     """The line of a record after a change of its fields, with a checksum that fits."""
-    fields = msgspec.to_builtins(record)
+    fields = msgspec.to_builtins(record, enc_hook=str)
     change(fields)
     return lines.sealed(json.dumps(fields).encode()) + b"\n"
 
@@ -128,7 +137,7 @@ def test_a_session_out_of_range_is_named_and_costs_only_itself(tmp_path, change)
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
 def test_the_same_line_of_an_old_log_costs_only_itself(tmp_path, change):
     path = written(tmp_path, first=header(schema=1))
-    fields = msgspec.to_builtins(session(1))
+    fields = msgspec.to_builtins(session(1), enc_hook=str)
     change(fields)
     with path.open("ab") as file:
         file.write(json.dumps(fields).encode() + b"\n" + lines.encoded(session(2)))
@@ -192,9 +201,19 @@ def test_a_reading_out_of_range_is_named(tmp_path, fields):
         {"schema": 0},
         {"machine": {"cpu": 5}},
         {"machine": {"memory": -1}},
-        {"plan": [log.PlanEntry(EXP.replace("cpu", "tpu"), ["manual"])]},
-        {"plan": [log.PlanEntry(EXP, ["manual", "manual"])]},
-        {"plan": [log.PlanEntry(EXP, ["manual"])] * 2},
+        {"plan": [Entry(EXP.on("tpu"), ("manual",))]},
+        {
+            "plan": [
+                Entry(
+                    EXP,
+                    (
+                        "manual",
+                        "manual",
+                    ),
+                )
+            ]
+        },
+        {"plan": [Entry(EXP, ("manual",))] * 2},
         {"digests": {"a.py": "x"}},
     ],
     ids=str,
@@ -261,16 +280,16 @@ def test_a_changed_number_is_never_believed(tmp_path):
 def test_a_line_without_a_checksum_is_damaged_from_schema_2_on(tmp_path):
     path = written(tmp_path, session(0))
     with path.open("ab") as file:
-        file.write(msgspec.json.encode(session(1)) + b"\n")
+        file.write(msgspec.json.encode(session(1), enc_hook=str) + b"\n")
     assert log.read(path).sessions == [session(0)]
-    path.write_bytes(msgspec.json.encode(header()) + b"\n")
+    path.write_bytes(msgspec.json.encode(header(), enc_hook=str) + b"\n")
     with pytest.raises(log.StoreError, match="has no checksum"):
         log.read(path)
 
 
 def test_an_old_log_is_read_resumed_and_stays_an_old_log(tmp_path):
     path = written(tmp_path, first=header(schema=1))
-    plain = [msgspec.json.encode(record) for record in (header(schema=1), session(0))]
+    plain = [msgspec.json.encode(record, enc_hook=str) for record in (header(schema=1), session(0))]
     path.write_bytes(b"\n".join(plain) + b"\n")
     with log.KIND.reopen(log.read(path)) as opened:
         opened.append(session(1))
@@ -354,7 +373,7 @@ def test_a_copied_log_counts_once_and_is_named(tmp_path):
 
 
 def track_header(**fields):
-    plan = [log.PlanEntry(EXP, ["manual"])]
+    plan = [Entry(EXP, ("manual",))]
     first = tracks.TrackStarted(
         *(tracks.SCHEMA, NAME, "now", {}, {"cpu": "test"}, plan, "2.9.0", [["2.9.0", "2.8.0"]])
     )
@@ -397,7 +416,7 @@ BAD_IN_TRACKS = {
     ),
     "a mode twice": part(1, cases=part().cases * 2),
     "a build of no group": used("2.7.0"),
-    "an unknown device": part(1, comparison=EXP.replace("cpu", "tpu")),
+    "an unknown device": part(1, comparison=EXP.on("tpu")),
     "a date that is none": used("2.8.0", date="2025-99-99"),
     "a date of words": used("2.8.0", date="tomorrow"),
     "a version that is none": used("2.8.0", identity={"torch": "new"}),
@@ -427,7 +446,7 @@ def test_what_stands_twice_in_a_track_or_a_study_counts_once_and_is_named(tmp_pa
     assert len(track.problems) == len(once)
 
     opened, study = studies.begin(tmp_path, "aa", {}, {}, {}, [])
-    trial = studies.Trial("k", "process", f"{EXP}/manual", 0, 0, log_ratios=[1, 2])
+    trial = studies.Trial("k", "process", EXP.case("manual"), 0, 0, log_ratios=[1, 2])
     with opened:
         for _ in range(5):
             opened.append(trial)

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradbench.cli import cli
+from gradbench.core.cases import Case
 from gradbench.store.logs import Ended
 from gradbench.store.studies import KIND, Study, StudyStarted, Trial, begin, find, read
 from gradbench.studies import aa, coverage, engine, evidence, peers, power, rules, tally
@@ -24,7 +25,7 @@ from gradbench.studies.neighbour import NoPinning, neighbours, pin, places
 from gradbench.worker import injection
 from gradbench.worker.instruments.wall import Visit, WallTime
 
-CASE = "vjp/three_x_squared/documents/float32/cpu/1/backward"
+CASE = Case.parse("vjp/three_x_squared/documents/float32/cpu/1/backward")
 
 
 class FakeClock:

@@ -523,7 +523,7 @@ def asked(mode, *, timeout=60.0):
     from gradbench.runner.arms import Arm, prepare, visit
 
     with Worker(WorkerOptions(files=(HOSTILE,), start_timeout=300)) as worker:
-        worker.request("open", 60, comparison=str(EXP), salt=0, fresh=[1])
+        worker.request("open", 60, comparison=EXP, salt=0, fresh=[1])
         try:
             prepared = prepare(worker, mode, timeout, handle=0, warm=0.001)
             entrant = prepared.entrant if isinstance(prepared, Arm) else prepared

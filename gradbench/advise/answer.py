@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradbench.analysis.table import Judged, Row, record
 from gradbench.core import text
-from gradbench.core.cases import FORWARD, Comparison
+from gradbench.core.cases import FORWARD
 from gradbench.core.instruments import PEAK_MEMORY
 from gradbench.core.units import reading
 
@@ -60,7 +60,7 @@ class Advice:
     @property
     def operators(self) -> list[str]:
         """The operators that were measured."""
-        return [Comparison.parse(name).operator for name in self.judged.baselines]
+        return [c.operator for c in self.judged.baselines]
 
     def winner(self, operator: str = "") -> str:
         """The fastest mode of an operator (default: the first); empty if none was timed."""
@@ -78,7 +78,7 @@ class Advice:
         mine = [
             row
             for row in self.judged.rows
-            if Comparison.parse(row.comparison).operator == operator and row.mode != FORWARD
+            if row.comparison.operator == operator and row.mode != FORWARD
         ]
         return sorted(mine, key=lambda r: math.inf if r.seconds is None else r.seconds)
 
@@ -163,13 +163,13 @@ class Advice:
 
         name = self.rows(operator)[0].comparison
         frame = self.frame.assign(
-            comparison=[row.comparison for row in self.judged.rows], by_hand=False
+            comparison=[str(row.comparison) for row in self.judged.rows], by_hand=False
         )
         # Not of pyplot: a notebook would show it a second time.
         drawn = Figure(figsize=(8.6, 1.5 + 0.27 * len(self.rows(operator))))
         ax = drawn.add_subplot()
         dots(frame[frame["comparison"] == name], ax)
-        ax.set_title(f"{Comparison.parse(name).operator} of {self.name}", loc="left", fontsize=9.5)
+        ax.set_title(f"{name.operator} of {self.name}", loc="left", fontsize=9.5)
         ax.set_title("")
         return drawn
 

@@ -12,7 +12,7 @@ from gradbench import statistics
 from gradbench.analysis import table
 from gradbench.analysis.runs import settled
 from gradbench.analysis.table import Changes
-from gradbench.core.cases import Case, Comparison, nothing_fits
+from gradbench.core.cases import Case, nothing_fits
 from gradbench.core.verdicts import Status
 from gradbench.store.environment import COMPARED, WorkerEnvironment
 from gradbench.store.runs import Run, minima
@@ -56,7 +56,7 @@ def compare(
             everything = [
                 (entry.comparison, mode)
                 for run in (old, new)
-                for entry in run.started.entries()
+                for entry in run.started.plan
                 for mode in entry.modes
             ]
             raise ValueError(nothing_fits(everything, **filters))
@@ -104,17 +104,16 @@ def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Any
     }
     times: dict[Case, list[Any]] = {}
     for session in run.sessions:
-        comparison = Comparison.parse(session.comparison)
         for entrant in session.entrants:
             if entrant.control or entrant.status != Status.OK:
                 continue
             if (session.comparison, entrant.mode) in bad:
                 continue
-            if not comparison.matches(entrant.mode, **filters):
+            if not session.comparison.matches(entrant.mode, **filters):
                 continue
             visits = np.array(minima(entrant.number, entrant.samples))
             if visits.size and not np.all(np.isnan(visits)):
-                times.setdefault(comparison.case(entrant.mode), []).append(visits)
+                times.setdefault(session.comparison.case(entrant.mode), []).append(visits)
     return times
 
 

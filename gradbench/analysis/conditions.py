@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
-from gradbench.core.cases import Comparison, Place
+from gradbench.core.cases import Place
 from gradbench.core.units import counted, short, size
 from gradbench.store.runs import DeviceState, Limits, Run
 
@@ -59,7 +59,7 @@ def _pairs(run: Run) -> dict[str, list[tuple[DeviceState, DeviceState]]]:
     found: dict[str, list[tuple[DeviceState, DeviceState]]] = {}
     for session in run.sessions:
         if len(session.states) == 2:
-            device = Comparison.parse(session.comparison).place.device
+            device = session.comparison.place.device
             found.setdefault(device, []).append((session.states[0], session.states[1]))
     return found
 

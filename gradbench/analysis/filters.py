@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from gradbench.analysis.table import Row
 from gradbench.core import text
-from gradbench.core.cases import Comparison, SelectionError, nothing_fits
+from gradbench.core.cases import SelectionError, nothing_fits
 from gradbench.core.suggest import hint
 from gradbench.core.verdicts import CALLED
 
@@ -21,7 +21,7 @@ def filtered(
     """
     kept = []
     for row in rows:
-        if Comparison.parse(row.comparison).matches(row.mode, **filters) and (
+        if row.comparison.matches(row.mode, **filters) and (
             not comparisons or any(_fits(row.comparison, glob) for glob in comparisons)
         ):
             kept.append(row)
@@ -42,7 +42,7 @@ def _why_none(
         if not any(_fits(name, glob) for name in names):
             near = hint(glob, names) or "'gradbench show' lists its comparisons"
             return f"no comparison of this run matches {text.line(glob, 80)!r}; {near}"
-    return nothing_fits(((Comparison.parse(r.comparison), r.mode) for r in rows), **filters)
+    return nothing_fits(((r.comparison, r.mode) for r in rows), **filters)
 
 
 def fails(verdicts: Iterable[str], fail_on: str | None) -> bool:

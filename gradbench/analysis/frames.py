@@ -102,9 +102,7 @@ def _cases(run: Run) -> dict[str, Any]:
     sessions = list(map(condensing(), [*run.sessions, *_untimed(run)]))
     entrants = [entrant for session in sessions for entrant in session.entrants]
     counts = [len(session.entrants) for session in sessions]
-    # The parts of a comparison's name are shared among its rows.
-    known = {name: Comparison.parse(name) for name in {s.comparison for s in sessions}}
-    cases = [known[session.comparison] for session in sessions]
+    cases = [session.comparison for session in sessions]
     builds = {worker.process: worker.environment for worker in reversed(run.workers)}
     environments = [builds.get(session.process, {}) for session in sessions]
 
@@ -187,7 +185,7 @@ def _batches(sessions: Iterable[SessionTimed]) -> Iterator[list[SessionTimed]]:
 
 def _read_by(
     instrument: str,
-    readings: dict[tuple[str, str], dict[str, float]],
+    readings: dict[tuple[Comparison, str], dict[str, float]],
     sessions: Sequence[SessionTimed],
     size: int,
 ) -> Any:
@@ -206,7 +204,7 @@ def _read_by(
 def _untimed(run: Run) -> list[SessionMeasured]:
     """Comparisons that were read by other instruments and not timed, as sessions without times."""
     timed = {session.comparison for session in run.sessions}
-    entrants: dict[str, list[Entrant]] = {}
+    entrants: dict[Comparison, list[Entrant]] = {}
     for row in with_readings([], run):
         if row.comparison not in timed:
             entrants.setdefault(row.comparison, []).append(
@@ -260,7 +258,7 @@ def _samples(run: Run) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "run": repeated([run.name for _ in owners]),
-            "comparison": repeated([session.comparison for session, _ in owners]),
+            "comparison": repeated([str(session.comparison) for session, _ in owners]),
             "mode": repeated([entrant.mode for _, entrant in owners]),
             "control": repeated([entrant.control for _, entrant in owners]),
             "session": repeated([session.session for session, _ in owners]),

@@ -14,10 +14,10 @@ from gradbench.core.verdicts import Status
 from gradbench.store.runs import Run
 
 
-def read_values(run: Run) -> dict[tuple[str, str], dict[str, float]]:
+def read_values(run: Run) -> dict[tuple[Comparison, str], dict[str, float]]:
     """What each instrument read of each comparison and mode: the median over sessions of each
     session's median."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    found: dict[tuple[Comparison, str], dict[str, list[float]]] = {}
     for reading in run.readings:
         for mode, values in reading.values.items():
             if values:
@@ -32,7 +32,7 @@ def read_values(run: Run) -> dict[tuple[str, str], dict[str, float]]:
 def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
     """The rows with what was read, and rows of their own for what was read and not timed."""
     values = read_values(run)
-    reasons: dict[tuple[str, str], dict[str, str]] = {}
+    reasons: dict[tuple[Comparison, str], dict[str, str]] = {}
     for reading in run.readings:
         for mode, reason in reading.reasons.items():
             reasons.setdefault((reading.comparison, mode), {})[reading.instrument] = reason
@@ -84,7 +84,7 @@ def with_limits(rows: Sequence[Row], run: Run) -> list[Row]:
             moved[session.comparison] = max(both, moved.get(session.comparison, 0))
     made = []
     for row in rows:
-        c = Comparison.parse(row.comparison)
+        c = row.comparison
         known = limits.get((c.place.device, c.threads))
         # Over the bus, or without a derivative, the traffic is another.
         if known and row.seconds and row.mode != FORWARD and not c.place.transfer:

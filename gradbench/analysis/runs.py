@@ -19,9 +19,10 @@ import msgspec
 from gradbench.analysis import conditions
 from gradbench.analysis.readings import with_limits, with_readings
 from gradbench.analysis.table import Judged, Ratio, Row, judge
-from gradbench.core.cases import FORWARD
+from gradbench.core.cases import FORWARD, Comparison
 from gradbench.core.verdicts import CALLED, Status, Verdict
 from gradbench.store import cache
+from gradbench.store.fields import parsed
 from gradbench.store.runs import LOST, Entrant, Run, SessionMeasured, condensing, loss
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class _Contest:
 
 
 def _contest(
-    name: str, sessions: Sequence[SessionMeasured], baseline: str, floor: float
+    name: Comparison, sessions: Sequence[SessionMeasured], baseline: str, floor: float
 ) -> _Contest:
     from gradbench import statistics
 
@@ -299,9 +300,9 @@ def judged(
     content = cache.load(key) if key else None
     if content is not None:
         with contextlib.suppress(msgspec.MsgspecError):
-            return msgspec.msgpack.decode(content, type=Judged)
+            return msgspec.msgpack.decode(content, type=Judged, dec_hook=parsed)
     found = judge_run(read(path, condensed=True), floor, confidence, method)
     # A run that is being written may have grown meanwhile.
     if key and key == cache.key(path, *parameters):
-        cache.save(key, msgspec.msgpack.encode(found))
+        cache.save(key, msgspec.msgpack.encode(found, enc_hook=str))
     return found

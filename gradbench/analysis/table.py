@@ -47,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     `groups` are the ratios of sessions that disagree, otherwise empty.
     """
 
-    comparison: str
+    comparison: Comparison
     mode: str
     status: Status
     reason: str = ""
@@ -84,7 +84,7 @@ class Judged(Table, frozen=True, kw_only=True):
 
     run: str
     rows: list[Row]
-    baselines: dict[str, str]
+    baselines: dict[Comparison, str]
     calls: int
     """The rows that are faster or slower."""
     finished: bool
@@ -98,9 +98,9 @@ class Judged(Table, frozen=True, kw_only=True):
     cautions: list[str] = []
     """What makes the run's times less trustworthy, in lines."""
 
-    def comparisons(self) -> dict[str, list[Row]]:
+    def comparisons(self) -> dict[Comparison, list[Row]]:
         """The rows by comparison, in the run's order."""
-        comparisons: dict[str, list[Row]] = {}
+        comparisons: dict[Comparison, list[Row]] = {}
         for row in self.rows:
             comparisons.setdefault(row.comparison, []).append(row)
         return comparisons
@@ -144,7 +144,7 @@ def judge(
 
 def record(row: Row, found: Judged) -> dict[str, Any]:
     """A judged row as flat fields, the same in JSON, CSV and Markdown."""
-    c = Comparison.parse(row.comparison)
+    c = row.comparison
     flat: dict[str, Any] = {
         "run": found.run,
         "operator": c.operator,

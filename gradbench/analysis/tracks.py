@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gradbench import statistics
 from gradbench.analysis import table
 from gradbench.analysis.table import Changes
-from gradbench.core.cases import Case, Comparison
+from gradbench.core.cases import Case
 from gradbench.core.releases import ReleaseError, parse
 from gradbench.core.suggest import hint
 from gradbench.core.verdicts import Status
@@ -140,7 +140,7 @@ class History:
         for track in tracks:
             for name, used in track.environments.items():
                 made.used[Build(track.name, name)] = used
-            for entry in track.entries():
+            for entry in track.started.plan:
                 for mode in entry.modes:
                     if not filters or entry.comparison.matches(mode, **filters):
                         cases[entry.comparison.case(mode)] = None
@@ -152,9 +152,8 @@ class History:
     def _take(self, track: Track) -> None:
         sessions = 1 + max((part.session for part in track.parts), default=0)
         for part in track.parts:
-            comparison = Comparison.parse(part.comparison)
             for measured in part.cases:
-                case = comparison.case(measured.mode)
+                case = part.comparison.case(measured.mode)
                 times = self._times.setdefault((track.name, case), _Times())
                 own = times.sessions.setdefault((part.session, part.group), {})
                 for side in measured.sides:
@@ -169,9 +168,8 @@ class History:
         for made in track.readings:
             if made.reading.instrument == "instructions":
                 build = Build(track.name, made.environment)
-                comparison = Comparison.parse(made.reading.comparison)
                 for mode, values in made.reading.values.items():
-                    self._read[build, comparison.case(mode)] = float(np.median(values))
+                    self._read[build, made.reading.comparison.case(mode)] = float(np.median(values))
 
     def baseline(self, build: Build) -> Build:
         """The build that one was measured in turns with."""

@@ -81,7 +81,7 @@ def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[
         except (log.StoreError, OSError, ValueError):
             return []
         names = set()
-        for entry in started.entries():
+        for entry in started.plan:
             names |= set(entry.modes) if field == "mode" else {getattr(entry.comparison, field)}
         return _items(sorted(names), begun)
 

@@ -152,7 +152,7 @@ class _Line:
 def _by_operator(shown: Judged) -> Iterator[Table]:
     operators: dict[str, list[_Line]] = {}
     for name, rows in shown.comparisons().items():
-        line = _Line(Comparison.parse(name), rows, _ranked(rows), shown.baselines.get(name, ""))
+        line = _Line(name, rows, _ranked(rows), shown.baselines.get(name, ""))
         operators.setdefault(line.comparison.operator, []).append(line)
     for operator, lines in operators.items():
         if any(row.seconds for line in lines for row in line.rows):

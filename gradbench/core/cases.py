@@ -10,7 +10,7 @@ import functools
 import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from gradbench.core.suggest import hint
@@ -37,6 +37,9 @@ NAME = rf"\A[^\t\n{UNSAFE}]{{1,{LONGEST_NAME}}}\Z"
 """The pattern of a name that can be part of a case: not empty, no control characters."""
 
 MOST_THREADS = 1 << 16
+
+PARTS = 6
+"""Parts of a comparison's name."""
 
 Size = Mapping[str, int]
 
@@ -147,30 +150,62 @@ class Place:
         return place
 
 
-@dataclass(frozen=True, order=True)
-class Comparison:
-    """The contestants that are measured against each other: one problem, every mode."""
+class Comparison(str):
+    """The contestants that are measured against each other: one problem, every mode.
+
+    It is its canonical name, ``operator/function/size/dtype/device/threads``, and knows the parts:
+    as fast a key as text, and written as text. `parse` checks a name that comes from elsewhere.
+    """
 
     operator: str
     function: str
     size: str
     dtype: str
-    device: str = "cpu"
-    threads: int = 1
+    device: str
+    threads: int
 
-    def __str__(self) -> str:
-        return "/".join(str(getattr(self, field.name)) for field in fields(self))
+    def __new__(
+        cls,
+        operator: str,
+        function: str,
+        size: str,
+        dtype: str,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> Comparison:
+        parts = (operator, function, size, dtype, device)
+        self = super().__new__(cls, "/".join((*parts, str(threads))))
+        self.operator, self.function, self.size, self.dtype, self.device = parts
+        self.threads = threads
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Comparison.parse, (str(self),)
 
     @classmethod
-    @functools.lru_cache(maxsize=1024)
+    @functools.lru_cache(maxsize=1 << 17)
     def parse(cls, text: str) -> Comparison:
-        """The comparison of a canonical string.
+        """The comparison of a canonical name; the same object each time, as logs repeat names.
 
-        Raises ValueError with one line where it is none, or not in its canonical form.
+        Raises ValueError with one line where it is none.
         """
-        return _comparison(text)
+        parts = text.split("/")
+        if len(parts) != PARTS or not _is_number(parts[-1]):
+            raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
+        operator, function, size, dtype, device, threads = parts
+        made = cls(operator, function, size, dtype, device, int(threads))
+        for name in (operator, function):
+            if not is_name(name):
+                raise ValueError(f"{text!r}: {name!r} is not a name")
+        if size != DOCUMENTS and size_label(parse_size(size)) != size:
+            raise ValueError(f"{text!r}: the size {size!r} is not in its canonical form")
+        if dtype not in DTYPES:
+            raise ValueError(f"{text!r}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        if str(made.place) != device or not 1 <= made.threads <= MOST_THREADS or made != text:
+            raise ValueError(f"{text!r}: the device or the threads are not in their canonical form")
+        return made
 
-    @property
+    @functools.cached_property
     def place(self) -> Place:
         return Place.parse(self.device)
 
@@ -202,25 +237,9 @@ class Comparison:
     def case(self, mode: str) -> Case:
         return Case(self, mode)
 
-
-# A log says the same few names over and over.
-@functools.lru_cache(maxsize=1 << 14)
-def _comparison(text: str) -> Comparison:
-    parts = text.split("/")
-    if len(parts) != len(fields(Comparison)) or not _is_number(parts[-1]):
-        raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
-    operator, function, size, dtype, device, threads = parts
-    made = Comparison(operator, function, size, dtype, device, int(threads))
-    for name in (operator, function):
-        if not is_name(name):
-            raise ValueError(f"{text!r}: {name!r} is not a name")
-    if size != DOCUMENTS and size_label(parse_size(size)) != size:
-        raise ValueError(f"{text!r}: the size {size!r} is not in its canonical form")
-    if dtype not in DTYPES:
-        raise ValueError(f"{text!r}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    if str(made.place) != device or not 1 <= made.threads <= MOST_THREADS or str(made) != text:
-        raise ValueError(f"{text!r}: the device or the threads are not in their canonical form")
-    return made
+    def on(self, device: str) -> Comparison:
+        """The same on another device."""
+        return Comparison(self.operator, self.function, self.size, self.dtype, device, self.threads)
 
 
 def _is_number(digits: str) -> bool:
@@ -228,25 +247,27 @@ def _is_number(digits: str) -> bool:
     return re.fullmatch("[0-9]{1,9}", digits) is not None
 
 
-@dataclass(frozen=True, order=True)
-class Case:
-    """A comparison and one way of computing its operator."""
+class Case(str):
+    """A comparison and one way of computing its operator: a name that knows both, as above."""
 
     comparison: Comparison
     mode: str
 
-    def __str__(self) -> str:
-        return f"{self.comparison}/{self.mode}"
+    def __new__(cls, comparison: Comparison, mode: str) -> Case:
+        self = super().__new__(cls, f"{comparison}/{mode}")
+        self.comparison, self.mode = comparison, mode
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Case, (self.comparison, self.mode)
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """The case of a canonical string; ValueError where it is none."""
-        parts = text.split("/")
-        here = len(fields(Comparison))
-        mode = "/".join(parts[here:])
+        """The case of a canonical name; ValueError where it is none."""
+        *parts, mode = text.split("/", PARTS)
         if not is_name(mode):
             raise ValueError(f"{text!r}: {mode!r} is not a name")
-        return cls(Comparison.parse("/".join(parts[:here])), mode)
+        return cls(Comparison.parse("/".join(parts)), mode)
 
 
 @dataclass(frozen=True)

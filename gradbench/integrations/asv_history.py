@@ -60,7 +60,7 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
     sides: dict[Case, list[Side]] = {}
     for part in track.parts:
         for measured in part.cases:
-            case = Case.parse(f"{part.comparison}/{measured.mode}")
+            case = part.comparison.case(measured.mode)
             sides.setdefault(case, []).extend(
                 side for side in measured.sides if side.environment == environment
             )

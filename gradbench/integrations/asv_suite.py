@@ -86,7 +86,7 @@ def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
         torch.set_num_interop_threads(1)
     session = Session(MEMORY_LIMIT)
     try:
-        session.open(str(comparison), 0, [1, 2])
+        session.open(comparison, 0, [1, 2])
     except Refused as error:
         raise SkipNotImplemented(str(error)) from None
     collecting = gc.isenabled()

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gradbench.core.cases import Case
+from gradbench.core.cases import Case, Comparison, Entry
 from gradbench.core.verdicts import Status
 from gradbench.runner.settings import Settings
 from gradbench.store.fields import (
@@ -33,7 +33,6 @@ from gradbench.store.lines import DAMAGE, content
 from gradbench.store.runs import (
     KIND,
     Entrant,
-    PlanEntry,
     Run,
     RunEnded,
     RunStarted,
@@ -112,14 +111,14 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
         raise StoreError(f"{path} is damaged: {error}") from error
     if file.gradbench.schema > SCHEMA:
         raise StoreError(f"{path} was written by a newer gradbench")
-    entrants: dict[str, list[Entrant]] = {}
+    entrants: dict[Comparison, list[Entrant]] = {}
     for benchmark in file.benchmarks:
         case = _case(path, benchmark.extra_info.case)
-        entrants.setdefault(str(case.comparison), []).append(_timed(path, case, benchmark))
+        entrants.setdefault(case.comparison, []).append(_timed(path, case, benchmark))
     for skipped in file.gradbench.left_out:
         case = _case(path, skipped.case)
         entrant = Entrant(case.mode, skipped.status, skipped.reason)
-        entrants.setdefault(str(case.comparison), []).append(entrant)
+        entrants.setdefault(case.comparison, []).append(entrant)
     if not file.benchmarks:
         raise StoreError(f"{path} has no times: no case was selected, or none passed")
     started = _time(path, file.datetime)
@@ -129,7 +128,7 @@ def load(path: Path) -> tuple[RunStarted, WorkerStarted, list[SessionMeasured]]:
         started=f"{started:%Y-%m-%dT%H:%M:%SZ}",
         settings=asdict(Settings(sessions=1)),
         machine=file.gradbench.machine,
-        plan=[PlanEntry(name, [e.mode for e in group]) for name, group in entrants.items()],
+        plan=[Entry(name, tuple(e.mode for e in group)) for name, group in entrants.items()],
         command=["import", path.name],
         files=file.gradbench.files,
         by_hand=file.gradbench.by_hand,
@@ -193,10 +192,10 @@ def _timed(path: Path, case: Case, benchmark: _Benchmark) -> Entrant:
     )
 
 
-def _session(name: str, entrants: list[Entrant], ours: _Ours) -> SessionMeasured:
+def _session(name: Comparison, entrants: list[Entrant], ours: _Ours) -> SessionMeasured:
     timed = [position for position, entrant in enumerate(entrants) if entrant.samples]
     modes = [entrants[position].mode for position in timed]
-    first = ours.first.get(name.partition("/")[0], "")
+    first = ours.first.get(name.operator, "")
     visiting = sum(sum(entrants[position].samples[0]) for position in timed) * 1e-9
     return SessionMeasured(
         comparison=name,

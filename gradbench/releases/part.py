@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradbench.core.cases import Entry
+from gradbench.core.cases import Comparison, Entry
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
 from gradbench.runner.rounds import visit_in_rounds
 from gradbench.runner.settings import Settings
@@ -24,7 +24,7 @@ from gradbench.runner.wire import (
 from gradbench.store.runs import Entrant
 from gradbench.store.tracks import CaseMeasured, PartMeasured, Side
 
-Settled = dict[tuple[str, str, str], Entrant]
+Settled = dict[tuple[Comparison, str, str], Entrant]
 """Records of what is not measurable, by comparison, mode and environment."""
 
 
@@ -86,10 +86,10 @@ class Part:
     settings: Settings
     opt_in: frozenset[str]
     settled: Settled
-    resting: frozenset[tuple[str, str]] = frozenset()
+    resting: frozenset[tuple[Comparison, str]] = frozenset()
 
     def __post_init__(self) -> None:
-        self.name = str(self.entry.comparison)
+        self.name = self.entry.comparison
         seed = f"{self.settings.seed}/{self.name}/{self.session}/{self.group}"
         self.random = random.Random(seed)
         self.visiting = 0.0

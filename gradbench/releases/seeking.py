@@ -162,7 +162,7 @@ class Seeker:
             }
             settings = old.started.settings
             sessions = settings.get("sessions")
-            if same and old.entries() == [entry] and sessions == self.settings.sessions:
+            if same and old.started.plan == [entry] and sessions == self.settings.sessions:
                 if old.finished:
                     return History.of([old])
                 opened, chosen = track.resume(old)

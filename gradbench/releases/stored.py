@@ -55,7 +55,7 @@ def history(
         planned = [
             (entry.comparison, mode)
             for track in chosen
-            for entry in track.entries()
+            for entry in track.started.plan
             for mode in entry.modes
         ]
         raise SelectionError(nothing_fits(planned, **filters))

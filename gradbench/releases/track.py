@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from gradbench.core.cases import Entry
+from gradbench.core.cases import Comparison, Entry
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.releases import ReleaseError, build
 from gradbench.releases import environments
@@ -34,7 +34,7 @@ from gradbench.statistics import Stopping
 from gradbench.store.executed import digests
 from gradbench.store.lines import LineLog, StoreError, new_id, now
 from gradbench.store.logs import Ended
-from gradbench.store.runs import RETRIED, Entrant, PlanEntry, Reading
+from gradbench.store.runs import RETRIED, Entrant, Reading
 from gradbench.store.tracks import (
     KIND,
     SCHEMA,
@@ -107,7 +107,7 @@ def begin(
         started=now(),
         settings={**asdict(settings), "cpu_capability": cpu_capability},
         machine=machine.facts(),
-        plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
+        plan=list(entries),
         baseline=those.baseline,
         groups=groups(those.baseline, [e.name for e in those.installed], room()),
         command=list(command),
@@ -227,9 +227,9 @@ def measure(
     return track
 
 
-def _steps(track: Track, settings: Settings) -> list[tuple[tuple[int, int, str], Entry]]:
+def _steps(track: Track, settings: Settings) -> list[tuple[tuple[int, int, Comparison], Entry]]:
     sessions = _sessions(settings)
-    entries = {str(entry.comparison): entry for entry in track.entries()}
+    entries = {entry.comparison: entry for entry in track.started.plan}
     steps = [
         ((group, session, name), entry)
         for session in range(sessions)
@@ -250,10 +250,10 @@ def _sessions(settings: Settings) -> int:
     return settings.sessions if WALL_TIME in settings.instruments else 0
 
 
-def lacking(track: Track, sessions: int) -> dict[tuple[int, str], Lack[tuple[str, str]]]:
+def lacking(track: Track, sessions: int) -> dict[tuple[int, Comparison], Lack[tuple[str, str]]]:
     """The groups and comparisons in which a mode crashed, or ran out of memory, in an environment
     and can be tried again, as in `plan.lacking`."""
-    statuses: dict[tuple[int, str], dict[int, dict[tuple[str, str], str]]] = {}
+    statuses: dict[tuple[int, Comparison], dict[int, dict[tuple[str, str], str]]] = {}
     for part in track.parts:
         statuses.setdefault((part.group, part.comparison), {})[part.session] = {
             (case.mode, side.environment): side.entrant.status
@@ -290,7 +290,7 @@ def _settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> No
                 settled[part.comparison, case.mode, side.environment] = bare
 
 
-def _resting(track: Track, name: str) -> frozenset[tuple[str, str]]:
+def _resting(track: Track, name: Comparison) -> frozenset[tuple[Comparison, str]]:
     """The modes of a comparison that are too slow to take part in every session."""
     slow = set()
     for part in track.parts:
@@ -319,7 +319,7 @@ def _read(
     wanted = replace(settings, instruments=others)
     for name, environment in installed.items():
         done = [r.reading for r in track.readings if r.environment == name]
-        here: dict[str, dict[str, Entrant]] = {}
+        here: dict[Comparison, dict[str, Entrant]] = {}
         for (comparison, mode, where), entrant in settled.items():
             if where == name:
                 here.setdefault(comparison, {})[mode] = entrant
@@ -337,7 +337,7 @@ def _read(
                 return workers.current()[0], 0
 
             readings = Readings(
-                missing(track.entries(), wanted, done),
+                missing(track.started.plan, wanted, done),
                 wanted,
                 workers.options,
                 start,

@@ -121,11 +121,9 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
                 record(row, run.judged)
                 | extra
                 | {
-                    "comparison": row.comparison,
+                    "comparison": str(row.comparison),
                     "by_hand": row.mode in by_hand,
-                    "device_name": Comparison.parse(row.comparison).place.name(
-                        run.header.environment
-                    ),
+                    "device_name": row.comparison.place.name(run.header.environment),
                 }
             )
     frame = pd.DataFrame(made)

@@ -95,7 +95,7 @@ def open_comparison(
     return worker.request(
         "open",
         settings.timeout,
-        comparison=str(comparison),
+        comparison=comparison,
         salt=settings.seed,
         fresh=[1 + 2 * session, 2 + 2 * session],
     )

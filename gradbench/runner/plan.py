@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from gradbench.core.cases import Entry
+from gradbench.core.cases import Comparison, Entry
 from gradbench.core.instruments import WALL_TIME
 from gradbench.runner import machine
 from gradbench.runner.session import slow
@@ -22,7 +22,6 @@ from gradbench.store.runs import (
     KIND,
     RETRIED,
     SCHEMA,
-    PlanEntry,
     Run,
     RunStarted,
     folder,
@@ -52,7 +51,7 @@ def start(
         started=now(),
         settings=asdict(settings),
         machine=machine.facts(),
-        plan=[PlanEntry(str(entry.comparison), list(entry.modes)) for entry in entries],
+        plan=list(entries),
         command=list(command),
         files=list(files),
         by_hand=discovery.by_hand,
@@ -140,7 +139,7 @@ def lack_of(
     return Lack(modes, range(first, first + missing))
 
 
-def lacking(run: Run, settings: Settings) -> dict[str, Lack[str]]:
+def lacking(run: Run, settings: Settings) -> dict[Comparison, Lack[str]]:
     """The comparisons in which modes crashed, or ran out of memory, and can be tried again.
 
     A run with a limit in time makes no sessions beyond its plan.

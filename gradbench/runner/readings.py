@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from gradbench.core.cases import Entry
+from gradbench.core.cases import Comparison, Entry
 from gradbench.core.instruments import INSTRUMENTS, Instrument
 from gradbench.runner import callgrind, machine
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
@@ -55,8 +55,8 @@ class Task:
     instruments: tuple[str, ...]
 
     @property
-    def name(self) -> str:
-        return str(self.entry.comparison)
+    def name(self) -> Comparison:
+        return self.entry.comparison
 
 
 @dataclass
@@ -82,7 +82,7 @@ def missing(
                 if name in settings.instruments
                 and not (session and instrument.deterministic)
                 and not (instrument.cuda and entry.comparison.place.on_cpu)
-                and (str(entry.comparison), session, name) not in done
+                and (entry.comparison, session, name) not in done
             )
             if names:
                 tasks.append(Task(entry, session, names))
@@ -103,7 +103,7 @@ class Readings:
     start: Start
     renew: Callable[[], None]
     opt_in: frozenset[str]
-    settled: Mapping[str, Mapping[str, Entrant]]
+    settled: Mapping[Comparison, Mapping[str, Entrant]]
     report: Report
     process: int = 0
     opened: Worker | None = None
@@ -272,9 +272,9 @@ class _Lane:
         self.worker: Worker | None = None
         self.opened: Worker | None = None
         """The process in which the current comparison is open."""
-        self.lost: dict[tuple[str, str], str] = {}
+        self.lost: dict[tuple[Comparison, str], str] = {}
         """Why the process was lost, by comparison and mode."""
-        self.deaths: set[tuple[str, str]] = set()
+        self.deaths: set[tuple[Comparison, str]] = set()
         """The comparisons and modes over which the process has died once."""
         self._stopping = False
         self._pid: int | None = None
@@ -358,7 +358,7 @@ class _Lane:
             except (WorkerDied, WorkerTimeout) as error:
                 self._charge(case, error)
 
-    def _charge(self, case: tuple[str, str], error: WorkerDied | WorkerTimeout) -> None:
+    def _charge(self, case: tuple[Comparison, str], error: WorkerDied | WorkerTimeout) -> None:
         """Blames a case for the loss of the process, unless it is the first death: then the case is
         tried again. Raises the error where the lane was stopped."""
         if self._stopping:

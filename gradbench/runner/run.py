@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import msgspec
 
-from gradbench.core.cases import Entry
+from gradbench.core.cases import Comparison, Entry
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.verdicts import Status
 from gradbench.runner.nvml import Nvml
@@ -58,21 +58,21 @@ def measure(
     StoreError where the disk is full or the build has changed.
     """
     began = time.perf_counter()
-    entries = run.started.entries()
+    entries = run.started.plan
     done = run.done()
     sessions = settings.sessions if WALL_TIME in settings.instruments else 0
     lacks = lacking(run, settings)
     steps = [(s, e) for s in range(sessions) for e in entries] + _further(run, lacks)
     nvml = Nvml()
-    settled: dict[str, dict[str, Entrant]] = {}
-    slow_modes: dict[str, frozenset[str]] = {}
+    settled: dict[Comparison, dict[str, Entrant]] = {}
+    slow_modes: dict[Comparison, frozenset[str]] = {}
     for record in run.sessions:
         _settle(settled, record, but=RETRIED)
         if record.session == 0:
             slow_modes[record.comparison] = slow(record, settings)
     together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
     pace = _Pace(settings, len(entries), began)
-    skipped = sum((str(entry.comparison), number) in done for number, entry in steps)
+    skipped = sum((entry.comparison, number) in done for number, entry in steps)
     visiting = 0.0
     session = -1
 
@@ -83,7 +83,7 @@ def measure(
 
     with stretch(log, end), Workers(options, log, run.workers) as workers:
         for position, (number, entry) in enumerate(steps):
-            name = str(entry.comparison)
+            name = entry.comparison
             if (name, number) in done:
                 continue
             if number >= sessions and lacks[name].modes <= settled.get(name, {}).keys():
@@ -175,7 +175,7 @@ def _read(
     settings: Settings,
     workers: Workers,
     discovery: Discovery,
-    settled: dict[str, dict[str, Entrant]],
+    settled: dict[Comparison, dict[str, Entrant]],
     report: Report,
 ) -> None:
     """Reads what the log lacks, of all instruments but the clock."""
@@ -189,7 +189,7 @@ def _read(
         report(Progress(done, total, label, time.perf_counter() - began))
 
     readings = Readings(
-        missing(run.started.entries(), settings, run.readings),
+        missing(run.started.plan, settings, run.readings),
         settings,
         workers.options,
         workers.current,
@@ -212,7 +212,7 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
     limits: no time depends on them.
     """
     wanted: dict[tuple[str, int], list[str]] = {}
-    for entry in run.started.entries():
+    for entry in run.started.plan:
         c = entry.comparison
         dtypes = wanted.setdefault((c.place.device, c.threads), [])
         if c.dtype not in dtypes:
@@ -242,19 +242,19 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
             break
 
 
-def _further(run: Run, lacks: Mapping[str, Lack[str]]) -> list[tuple[int, Entry]]:
+def _further(run: Run, lacks: Mapping[Comparison, Lack[str]]) -> list[tuple[int, Entry]]:
     """Sessions beyond the plan, for modes that crashed."""
     steps = [
         (number, entry)
-        for entry in run.started.entries()
-        if (lack := lacks.get(str(entry.comparison))) is not None
+        for entry in run.started.plan
+        if (lack := lacks.get(entry.comparison)) is not None
         for number in lack.sessions
     ]
     return sorted(steps, key=lambda step: step[0])
 
 
 def _settle(
-    settled: dict[str, dict[str, Entrant]], record: SessionMeasured, but: Sequence[str] = ()
+    settled: dict[Comparison, dict[str, Entrant]], record: SessionMeasured, but: Sequence[str] = ()
 ) -> None:
     """Keeps the modes that a session found not to be measurable: the next does not try them.
 

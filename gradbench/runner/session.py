@@ -113,7 +113,7 @@ class Measurement:
         entrants = [arm.record(arm.samples) for arm in arms]
         entrants += [e for mode, e in self.failed.items() if mode in self.entry.modes]
         return SessionMeasured(
-            comparison=str(self.entry.comparison),
+            comparison=self.entry.comparison,
             session=self.session,
             process=process,
             baseline=next((arm.mode for arm in arms if arm.entrant.control), ""),

@@ -44,7 +44,7 @@ def verify(
     with Workers(options) as workers:
         for position, entry in enumerate(entries):
             elapsed = time.perf_counter() - began
-            report(Progress(position, len(entries), str(entry.comparison), elapsed))
+            report(Progress(position, len(entries), entry.comparison, elapsed))
             for record in _verify_entry(entry, settings, workers, discovery.opt_in):
                 result.records.append((entry, record))
         report(Progress(len(entries), len(entries), "", time.perf_counter() - began))

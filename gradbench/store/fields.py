@@ -7,13 +7,13 @@ one function beside each kind of file. docs/results.md states the limits.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from gradbench.core.cases import NAME
+from gradbench.core.cases import NAME, Case, Comparison
 from gradbench.core.text import UNSAFE, line
 
 LARGEST = sys.float_info.max
@@ -69,6 +69,14 @@ Day = Annotated[str, Meta(pattern=DAY_OF_YEAR)]
 Digest = Annotated[str, Meta(pattern=SHA256)]
 
 
+def parsed(kind: type, value: Any) -> Any:
+    """The comparison or case of a stored text, as msgspec asks for it. Raises ValueError where it
+    is none."""
+    if issubclass(kind, (Comparison, Case)) and isinstance(value, str):
+        return kind.parse(value)
+    raise ValueError(f"expected a {kind.__name__.lower()}, got {type(value).__name__}")
+
+
 def reason(error: Exception) -> str:
     """What is wrong with a record, in one line that shows no patterns."""
     said = str(error)
@@ -114,7 +122,7 @@ def converted(what: str, facts: Mapping[str, Any], wanted: type[S]) -> S:
 K = TypeVar("K")
 
 
-def require_once(what: str, values: list[K]) -> None:
+def require_once(what: str, values: Sequence[K]) -> None:
     """Raises ValueError where a value stands twice in a list."""
     if len(set(values)) != len(values):
         twice = next(value for value in values if values.count(value) > 1)

@@ -189,7 +189,7 @@ LONGEST_STRING = 20_000
 
 def encoded(record: msgspec.Struct, number: int = 0) -> bytes:
     """A record as a line with its checksum and, unless it is 0, its number in the file."""
-    made = _encoder.encode(storable(msgspec.to_builtins(record, enc_hook=repr)))
+    made = _encoder.encode(storable(msgspec.to_builtins(record, enc_hook=str)))
     if number:
         made = made[:-1] + b',"line":%d}' % number
     return sealed(made) + b"\n"

@@ -18,7 +18,7 @@ import msgspec
 
 from gradbench.core import suggest, text
 from gradbench.core.units import counted
-from gradbench.store.fields import Amount, Bytes, Label, reason
+from gradbench.store.fields import Amount, Bytes, Label, parsed, reason
 from gradbench.store.lines import (
     DAMAGE,
     LONGEST_LINE,
@@ -172,7 +172,7 @@ class Kind(Generic[H, L]):
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self.record)
+        return msgspec.json.Decoder(self.record, dec_hook=parsed)
 
     # ── files ─────────────────────────────────────────────────────────────────────────────────
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from gradbench.core.cases import DTYPES, Comparison, Entry, Place
+from gradbench.core.cases import DTYPES, Comparison, Entry, Place, is_name
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.verdicts import Status
 from gradbench.store.environment import WorkerEnvironment
@@ -72,17 +72,6 @@ class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Seconds since the driver was loaded: the difference of two states tells."""
 
 
-class PlanEntry(msgspec.Struct, frozen=True):
-    """One comparison that the run is to make, with its contestants."""
-
-    comparison: Label
-    modes: Names
-
-    @property
-    def entry(self) -> Entry:
-        return Entry(Comparison.parse(self.comparison), tuple(self.modes))
-
-
 class RunStarted(Record, tag="run", frozen=True):
     """The first line of a log: what was requested, on what machine."""
 
@@ -91,7 +80,7 @@ class RunStarted(Record, tag="run", frozen=True):
     started: Label
     settings: dict[str, Any]
     machine: dict[str, Any]
-    plan: list[PlanEntry]
+    plan: list[Entry]
     command: Texts = []
     files: Texts = []
     """The user's files that took part."""
@@ -103,9 +92,6 @@ class RunStarted(Record, tag="run", frozen=True):
     @property
     def name(self) -> str:
         return self.run
-
-    def entries(self) -> list[Entry]:
-        return [planned.entry for planned in self.plan]
 
     def check(self, header: Any) -> None:
         check_machine(self.machine)
@@ -156,7 +142,7 @@ def minima(number: int, samples: list[list[int]]) -> list[float]:
 class SessionMeasured(Record, tag="session", frozen=True):
     """One process's share of one comparison: the unit that is stored whole or not at all."""
 
-    comparison: Label
+    comparison: Comparison
     session: Index
     process: Index
     baseline: Label
@@ -178,7 +164,6 @@ class SessionMeasured(Record, tag="session", frozen=True):
     """Of the device, before the rounds and after them; empty where they are not known."""
 
     def check(self, header: Any) -> None:
-        Comparison.parse(self.comparison)
         entrants = self.entrants
         if max(chain.from_iterable(self.order), default=-1) >= len(entrants):
             raise ValueError(f"order: there are {len(entrants)} entrants, counted from 0")
@@ -224,8 +209,7 @@ def condensing() -> Callable[[SessionMeasured], SessionTimed]:
                 known[key] = msgspec.structs.replace(entrant, untimed=0, samples=[])
             entrants.append(known[key])
         fields = {name: getattr(session, name) for name in SessionMeasured.__struct_fields__}
-        name = session.comparison
-        fields |= {"comparison": known.setdefault(name, name), "entrants": entrants, "order": []}
+        fields |= {"entrants": entrants, "order": []}
         return SessionTimed(**fields, minima=times, rounds=rounds)
 
     return condense
@@ -261,7 +245,7 @@ class Reading(Record, tag="reading", frozen=True):
     it was not read, beginning with its status as in `Entrant`.
     """
 
-    comparison: Label
+    comparison: Comparison
     session: Index
     process: Index
     instrument: Name
@@ -270,7 +254,6 @@ class Reading(Record, tag="reading", frozen=True):
     reasons: dict[Name, Text] = {}
 
     def check(self, header: Any) -> None:
-        Comparison.parse(self.comparison)
         known = INSTRUMENTS.get(self.instrument)
         if known is None:
             raise ValueError(f"instrument {self.instrument!r} is none of {', '.join(INSTRUMENTS)}")
@@ -285,10 +268,12 @@ class RunEnded(Ended, frozen=True):
     visiting: Amount
 
 
-def check_plan(plan: list[PlanEntry]) -> None:
+def check_plan(plan: list[Entry]) -> None:
     """Raises ValueError where a plan has what cannot be measured, or twice the same."""
     for entry in plan:
-        Comparison.parse(entry.comparison)
+        for mode in entry.modes:
+            if not is_name(mode):
+                raise ValueError(f"{entry.comparison}: {mode!r} is not a name")
         require_once(f"{entry.comparison}: mode", entry.modes)
     require_once("comparison", [entry.comparison for entry in plan])
 
@@ -340,14 +325,16 @@ class Run(Log[RunStarted]):
         """Of the first measuring process; empty without any."""
         return self.workers[0].environment if self.workers else {}
 
-    def by_comparison(self) -> dict[str, list[SessionMeasured]]:
+    def by_comparison(self) -> dict[Comparison, list[SessionMeasured]]:
         """The sessions of each comparison, in the plan's order."""
-        found: dict[str, list[SessionMeasured]] = {p.comparison: [] for p in self.started.plan}
+        found: dict[Comparison, list[SessionMeasured]] = {
+            entry.comparison: [] for entry in self.started.plan
+        }
         for session in self.sessions:
             found.setdefault(session.comparison, []).append(session)
         return found
 
-    def done(self) -> set[tuple[str, int]]:
+    def done(self) -> set[tuple[Comparison, int]]:
         """The comparisons and sessions that need no repeating."""
         return {(record.comparison, record.session) for record in self.sessions}
 

@@ -7,14 +7,14 @@ line of its own as soon as it is measured. All figures are computed on reading.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from gradbench.core.cases import Comparison
+from gradbench.core.cases import Case
 from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.executed import digests
 from gradbench.store.fields import (
@@ -72,7 +72,7 @@ class Trial(Record, tag="trial", frozen=True, omit_defaults=True):
 
     key: Label
     way: Label
-    case: Label
+    case: Case
     process: Index
     group: Index
     share: Finite = 0.0
@@ -88,8 +88,6 @@ class Trial(Record, tag="trial", frozen=True, omit_defaults=True):
     values: dict[str, Any] = {}
 
     def check(self, header: StudyStarted) -> None:
-        if self.case.count("/") < CASE_PARTS - 1:
-            raise ValueError(f"{self.case!r} is not a case")
         if not self.reason:
             _check_result(self, header.study)
 
@@ -99,9 +97,6 @@ class Trial(Record, tag="trial", frozen=True, omit_defaults=True):
 
 class StudyResumed(Record, tag="resumed", frozen=True):
     started: Label
-
-
-CASE_PARTS = len(fields(Comparison)) + 1
 
 
 class _Settings(msgspec.Struct):

@@ -32,7 +32,7 @@ from gradbench.store.fields import (
     require_once,
 )
 from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
-from gradbench.store.runs import Entrant, PlanEntry, Reading, check_plan, check_samples, minima
+from gradbench.store.runs import Entrant, Reading, check_plan, check_samples, minima
 
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
@@ -46,7 +46,7 @@ class TrackStarted(Record, tag="track", frozen=True):
     started: Label
     settings: dict[str, Any]
     machine: dict[str, Any]
-    plan: list[PlanEntry]
+    plan: list[Entry]
     baseline: Name
     groups: list[Names]
     """Environments that are measured together, by name; each group has the baseline first."""
@@ -141,7 +141,7 @@ class CaseMeasured(msgspec.Struct, frozen=True):
 class PartMeasured(Record, tag="part", frozen=True):
     """One comparison of one group in one session: the unit that is stored whole or not at all."""
 
-    comparison: Label
+    comparison: Comparison
     session: Index
     group: Index
     cases: list[CaseMeasured]
@@ -150,7 +150,6 @@ class PartMeasured(Record, tag="part", frozen=True):
     load: Amount
 
     def check(self, header: TrackStarted) -> None:
-        Comparison.parse(self.comparison)
         if self.group >= len(header.groups):
             raise ValueError(f"group {self.group}: there are {len(header.groups)}, counted from 0")
         require_once("mode", [case.mode for case in self.cases])
@@ -204,10 +203,7 @@ class Track(Log[TrackStarted]):
     def baseline(self) -> str:
         return self.started.baseline
 
-    def entries(self) -> list[Entry]:
-        return [planned.entry for planned in self.started.plan]
-
-    def done(self) -> set[tuple[int, int, str]]:
+    def done(self) -> set[tuple[int, int, Comparison]]:
         """The groups, sessions and comparisons that need no repeating."""
         return {(part.group, part.session, part.comparison) for part in self.parts}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gradbench.core.cases import Case
 from gradbench.studies.engine import Step, shuffled
 from gradbench.studies.tally import SESSIONS, false_alarms
 
@@ -14,7 +15,7 @@ PROCESSES = 20
 """The processes over which single-process trials are spread: five times four."""
 
 
-def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Pairs of two instances of one mode, spread over processes and cases.
 
     In one process: `trials` comparisons with the whole budget each, and `comparisons` by the full
@@ -34,7 +35,7 @@ def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
 
 
 def sessions(
-    cases: Sequence[str], comparisons: int, budget: float, shares: Sequence[float]
+    cases: Sequence[Case], comparisons: int, budget: float, shares: Sequence[float]
 ) -> list[Step]:
     """Comparisons by the full protocol: five processes, all cases and slowdowns in each."""
     sets = max(1, PROCESSES // SESSIONS)
@@ -54,7 +55,7 @@ def sessions(
 
 
 def between(
-    cases: Sequence[str],
+    cases: Sequence[Case],
     trials: int,
     budget: float,
     shares: Sequence[float],

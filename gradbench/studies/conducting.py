@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradbench.core.cases import SelectionError
+from gradbench.core.cases import Case, SelectionError
 from gradbench.runner import machine
 from gradbench.runner.choosing import require_devices
 from gradbench.runner.progress import Report
@@ -36,7 +36,8 @@ class Opened:
         """Measures what is left. Raises StoreError where the study's settings are damaged."""
         study = self.study
         try:
-            steps = self.module.plan(study.settings, study.settings["cases"])
+            cases = [Case.parse(name) for name in study.settings["cases"]]
+            steps = self.module.plan(study.settings, cases)
         except (LookupError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{study.name} cannot be resumed: its settings are damaged ({error!r})"
@@ -72,7 +73,7 @@ def begin(
     log, study = store.begin(
         results,
         name,
-        {**settings, "cases": chosen},
+        {**settings, "cases": [str(case) for case in chosen]},
         machine.facts(),
         discovery.environment,
         command,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradbench import statistics
-from gradbench.core.cases import SelectionError
+from gradbench.core.cases import Case, SelectionError
 from gradbench.runner.workers import Discovery
 from gradbench.store.studies import Study
 from gradbench.studies import engine
@@ -38,24 +38,31 @@ ONE = "one process's own interval"
 DRAWS = 1000
 
 
-def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
-    """Full names of operator/function/mode:other. Raises SelectionError for unknown names."""
+def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
+    """The cases of operator/function/mode:other, with ``mode:other`` as their mode.
+
+    Raises SelectionError for unknown names.
+    """
     pairs = []
     for name in names:
         case, colon, other = name.partition(":")
         if not colon:
             raise SelectionError(f"pair {name!r} is not operator/function/mode:other_mode")
         engine.resolve(discovery, [f"{case.rpartition('/')[0]}/{other}"])
-        pairs += [f"{full}:{other}" for full in engine.resolve(discovery, [case])]
+        pairs += [
+            found.comparison.case(f"{found.mode}:{other}")
+            for found in engine.resolve(discovery, [case])
+        ]
     return pairs
 
 
-def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Every pair of modes once in each of `sessions` processes."""
     steps = []
     for process in range(settings["sessions"]):
         for pair in cases:
-            case, _, other = pair.partition(":")
+            mode, _, other = pair.mode.partition(":")
+            case = pair.comparison.case(mode)
             steps.append(Step("pool", case, process, 0, settings["budget"], against=other))
     return shuffled(steps, settings["seed"])
 

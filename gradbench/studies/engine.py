@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -56,7 +56,7 @@ class Step:
     """One measurement of the plan; see `store.studies.Trial` for the fields that both have."""
 
     way: str
-    case: str
+    case: Case
     process: int
     group: int
     budget: float
@@ -94,8 +94,8 @@ class Step:
 Runner = Callable[[Step], Trial]
 
 
-def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
-    """Full case names of operator/function/mode, with the functions' own dtypes and inputs.
+def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
+    """The cases of operator/function/mode, with the functions' own dtypes and inputs.
 
     Raises SelectionError for unknown names.
     """
@@ -107,21 +107,20 @@ def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
             raise SelectionError(f"case {name!r} is not operator/function/mode")
         selection = Selection(functions=(function,), operators=(operator,), modes=(mode,))
         for entry in expand(discovery.offers, selection):
-            cases += [str(entry.comparison.case(m)) for m in entry.modes]
+            cases += [entry.comparison.case(mode) for mode in entry.modes]
     return list(dict.fromkeys(cases))
 
 
-def placed(cases: Iterable[str], device: str) -> list[str]:
+def placed(cases: Iterable[Case], device: str) -> list[Case]:
     """The same cases on a device. Raises ValueError for anything else."""
     place = str(Place.parse(device))
-    parsed = map(Case.parse, cases)
-    return [str(replace(case.comparison, device=place).case(case.mode)) for case in parsed]
+    return [case.comparison.on(place).case(case.mode) for case in cases]
 
 
 def shuffled(steps: Sequence[Step], seed: int) -> list[Step]:
     """The steps by process, then by case and within each case in random order."""
     chance = random.Random(seed)
-    processes: dict[int, dict[str, list[Step]]] = {}
+    processes: dict[int, dict[Case, list[Step]]] = {}
     for step in steps:
         processes.setdefault(step.process, {}).setdefault(step.case, []).append(step)
     ordered = []
@@ -188,11 +187,11 @@ class _Pairs:
     def _measure(self, step: Step) -> tuple[pairs.Measured, float]:
         if not self.workers:
             self.start()
-        case = Case.parse(step.case)
-        if self.opened != str(case.comparison):
+        case = step.case
+        if self.opened != case.comparison:
             for worker in self.workers:
-                pairs.open_comparison(worker, str(case.comparison), self.seed, TIMEOUT)
-            self.opened, self.handle = str(case.comparison), 0
+                pairs.open_comparison(worker, case.comparison, self.seed, TIMEOUT)
+            self.opened, self.handle = case.comparison, 0
         # Fresh instances each time: what their own memory adds is part of the question.
         first = pairs.prepare(self.workers[0], case.mode, self.handle, WARM, TIMEOUT)
         other = step.against or case.mode

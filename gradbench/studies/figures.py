@@ -155,8 +155,8 @@ def _coverage(studies: Sequence[Study]) -> Any:
     study = studies[0]
     pools: dict[str, list[float]] = {}
     for trial in study.good("pool"):
-        function = "/".join(trial.case.split("/")[:2])
-        name = f"{function}\n{trial.case.rpartition('/')[2]} : {trial.values['against']}"
+        c, mode = trial.case.comparison, trial.case.mode
+        name = f"{c.operator}/{c.function}\n{mode} : {trial.values['against']}"
         pools.setdefault(name, []).append(float(np.median(logs(trial.log_ratios))))
     rows = coverage.rows(study)
     if not pools or not rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradbench.core.cases import Comparison
 from gradbench.runner import arms
 from gradbench.runner.arms import Arm
 from gradbench.runner.rounds import visit_in_rounds
@@ -38,7 +39,7 @@ class Measured:
         return float(np.median(self.first)) if self.first else math.nan
 
 
-def open_comparison(worker: Worker, comparison: str, seed: int, timeout: float) -> None:
+def open_comparison(worker: Worker, comparison: Comparison, seed: int, timeout: float) -> None:
     worker.request("open", timeout, comparison=comparison, salt=seed, fresh=[1])
 
 

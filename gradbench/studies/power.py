@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gradbench.core.cases import Case
 from gradbench.studies import aa, tally
 from gradbench.studies.engine import Step, shuffled
 
@@ -14,7 +15,7 @@ TRUTH_ROUNDS = 100
 TRUTH_PROCESSES = 4
 
 
-def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """For each slowdown and budget `trials` comparisons in one process; for each slowdown
     `comparisons` by the full protocol with the largest budget; and, for the true ratios, every case
     and slowdown for 100 rounds in each of four processes."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradbench import statistics
+from gradbench.core.cases import Case
 from gradbench.core.verdicts import CALLED, Verdict
 from gradbench.store.studies import Study, Trial
 from gradbench.studies.engine import sessions_of
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
     """The verdict on one comparison, and its cost. Seconds are sums over its sessions."""
 
     way: str
-    case: str
+    case: Case
     share: float
     budget: float
     verdict: Verdict

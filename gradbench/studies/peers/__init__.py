@@ -64,7 +64,7 @@ SUBJECT = "GRADBENCH_PEER_SUBJECT"
 """As `peers.subject.VARIABLE`, which this side cannot import: it needs torch."""
 
 
-def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Each trial is one case and all methods; pyperf, which is slow, takes part in the first."""
     steps = []
     for trial in range(settings["trials"]):
@@ -136,9 +136,9 @@ class _Methods:
         """The turns of this trial's slowdowns, the same for all methods."""
         if (step.group, 0.0) in self.turns:
             return
-        case = Case.parse(step.case)
+        case = step.case
         worker = self._worker()
-        pairs.open_comparison(worker, str(case.comparison), self.seed, engine.TIMEOUT)
+        pairs.open_comparison(worker, case.comparison, self.seed, engine.TIMEOUT)
         self.turns[step.group, 0.0] = 0
         for share in sorted({s for s in SHARES if s}):
             side = pairs.prepare(worker, case.mode, 0, engine.WARM, engine.TIMEOUT)
@@ -158,10 +158,10 @@ class _Methods:
         shares = arms(step, self.seed)
         if step.way in BUDGETS:
             return self._gradbench(step, shares)
-        case = Case.parse(step.case)
+        case = step.case
         asked = {
             "method": step.way,
-            "comparison": str(case.comparison),
+            "comparison": case.comparison,
             "mode": case.mode,
             "seed": self.seed,
             "turns": [self.turns[step.group, share] for share in shares],
@@ -177,9 +177,9 @@ class _Methods:
 
     def _gradbench(self, step: Step, shares: list[float]) -> dict[str, Any]:
         """Three comparisons, each a reference and a fresh instance of the other."""
-        case = Case.parse(step.case)
+        case = step.case
         worker = self._worker()
-        pairs.open_comparison(worker, str(case.comparison), self.seed, engine.TIMEOUT)
+        pairs.open_comparison(worker, case.comparison, self.seed, engine.TIMEOUT)
         chance = random.Random(f"{self.seed}/{step.key}")
         found, spent = {}, 0.0
         for number, share in enumerate(s for s in (0.05, 0.0, 0.02)):
