@@ -17,13 +17,13 @@ from every_command import commands
 
 from gradbench.advise import advice
 from gradbench.cli import cli, options, parameters
+from gradbench.core import arguments
 from gradbench.core.cases import Comparison, Place, nothing_fits
 from gradbench.core.releases import ReleaseError
 from gradbench.core.suggest import hint, nearest
 from gradbench.releases import builds, environments
 from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.runner.workers import discover
-from gradbench.worker import subject
 
 EVERY = [
     pytest.param(command, parameter, id=f"{' '.join(words)} {parameter.name}")
@@ -465,20 +465,23 @@ def any_name(**named):
 @pytest.mark.parametrize(
     ("target", "given", "says"),
     [
-        (positional, ["z"], "--input z: it has no argument of that name, but x, y"),
+        (positional, ["z"], "it has no argument 'z', but x, y"),
         (positional, ["x", "yy"], "did you mean y"),
+        (positional, ["x"], "no input for its argument 'y'"),
         (positional, ["x", "y"], ""),
         (any_position, ["whatever"], ""),
         (any_name, ["whatever"], ""),
-        (torch.sin, ["whatever"], ""),
         (torch.nn.Linear(2, 2), ["x"], "but input"),
         (torch.nn.Linear(2, 2), ["input"], ""),
         (lambda: 1, ["x"], "but none"),
     ],
 )
 def test_an_input_goes_to_the_argument_of_its_name(target, given, says):
-    if not says:
-        subject._require_arguments(target, given)
-        return
-    with pytest.raises(subject.Unusable, match=says):
-        subject._require_arguments(target, given)
+    refusal = arguments.signature(target).refusal(given)
+    assert says in refusal
+    assert bool(says) == bool(refusal)
+
+
+def test_the_arguments_of_a_function_in_c_are_not_known():
+    assert arguments.signature(torch.sin) is None
+    assert arguments.argument_names(torch.sin, 2) == ["x0", "x1"]

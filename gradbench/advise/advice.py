@@ -109,7 +109,7 @@ OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 FOUND = {
     *("code", "pattern", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
-    *("structure", "own", "cost"),
+    *("structure", "own", "cost", "manner"),
 }
 """The keys of the probing process's answer."""
 
@@ -266,7 +266,7 @@ def _prepared(
         raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
     spec = question.spec(str(pattern)) | {
         "operators": [asked],
-        **{k: findings[k] for k in ("structured", "per_sample")},
+        **{k: findings[k] for k in ("structured", "per_sample", "manner")},
     }
     write_text(suite, f"from gradbench.worker.subject import register\n\nregister({spec!r})\n")
     options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)

@@ -6,12 +6,13 @@ the result would be a wrong answer rather than an error.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 import numbers
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,84 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
+@dataclass(frozen=True)
+class Signature:
+    """The arguments that a function takes, by name."""
+
+    positional_only: tuple[str, ...]
+    either: tuple[str, ...]
+    """Arguments that can be passed by position or by name."""
+    keyword_only: tuple[str, ...]
+    required: tuple[str, ...]
+    """Arguments without a default."""
+    any_position: bool
+    """Whether there is an argument like ``*args``."""
+    any_name: bool
+    """Whether there is an argument like ``**kwargs``."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.positional_only + self.either + self.keyword_only
+
+    def accepts(self, names: Iterable[str]) -> bool:
+        """Whether there is an argument for each name."""
+        return self.any_name or set(names) <= set(self.names)
+
+    def refusal(self, names: Sequence[str]) -> str:
+        """Why the function cannot be called with inputs of these names; empty if it can."""
+        for name in names:
+            if not (name in self.names or self.any_name or self.any_position):
+                near = hint(name, self.names)
+                return f"it has no argument {name!r}, but {', '.join(self.names) or 'none'}" + (
+                    f"; {near}" if near else ""
+                )
+        missing = [name for name in self.required if name not in names]
+        if missing and not (self.any_position and set(names) - set(self.names)):
+            return f"there is no input for its argument {missing[0]!r}"
+        return ""
+
+    def split(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Which inputs to pass by position, in this order, and which by name."""
+        by_name = [n for n in names if n in self.keyword_only]
+        others = [n for n in names if n not in by_name]
+        if all(n in self.either or (self.any_name and n not in self.names) for n in others):
+            return [], list(names)
+        known = [n for n in self.positional_only + self.either if n in others]
+        extra = [n for n in others if n not in known]
+        if self.any_name and not self.any_position:
+            return known, extra + by_name
+        return known + extra, by_name
+
+
+def signature(function: Any) -> Signature | None:
+    """The arguments of a function, or of a module's `forward`; None where they cannot be known, as
+    of functions written in C."""
+    try:
+        parameters = inspect.signature(getattr(function, "forward", function)).parameters.values()
+    except (TypeError, ValueError):
+        return None
+
+    def of(*kinds: Any) -> tuple[str, ...]:
+        return tuple(p.name for p in parameters if p.kind in kinds)
+
+    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return Signature(
+        of(Parameter.POSITIONAL_ONLY),
+        of(Parameter.POSITIONAL_OR_KEYWORD),
+        of(Parameter.KEYWORD_ONLY),
+        tuple(p.name for p in parameters if p.kind not in variable and p.default is p.empty),
+        bool(of(Parameter.VAR_POSITIONAL)),
+        bool(of(Parameter.VAR_KEYWORD)),
+    )
+
+
 def argument_names(function: Any, count: int) -> list[str]:
-    """Names of the first `count` inputs: from the signature if it has them, else x0, x1, …"""
-    with contextlib.suppress(TypeError, ValueError):
-        signature = inspect.signature(getattr(function, "forward", function))
-        names = [
-            p.name
-            for p in signature.parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        if len(names) >= count:
-            return names[:count]
-    return [f"x{i}" for i in range(count)]
+    """Names of the first `count` inputs: from the signature if it has them, else x0, x1, …
+
+    Those of ``*args`` are x1, x2, … by their position.
+    """
+    known = signature(function)
+    if known is None:
+        return [f"x{i}" for i in range(count)]
+    names = [*known.positional_only, *known.either][:count]
+    return names + [f"x{i}" for i in range(len(names), count)]

@@ -72,8 +72,8 @@ def pose(
     inputs = function.example() if size is None else function.draw(size, generator)
     kind = torch_dtype(dtype)
     inputs = _cast(tuple(t.detach() for t in inputs), kind)
-    with torch.no_grad():
-        output = function.forward(*inputs)
+    # With grad mode on: the function may differentiate inside.
+    output = function.forward(*inputs)
     problem = Problem(
         function=function,
         operator=operator,

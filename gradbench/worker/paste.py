@@ -6,28 +6,23 @@ require grad.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import keyword
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Mode
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
-from gradbench.problems.written import FUNCTION, NotWritable, Written, import_line, joined
+from gradbench.problems.written import NotWritable, Written, joined
+from gradbench.worker.calling import Calling, identifiers, usage
 from gradbench.worker.subject import Subject
 
 SEEDS = {"vjp": "v", "vjp_sum": "seeds", "jvp": "t", "hvp": "t"}
 """The first argument of the operators that take a seed or tangents."""
-
-PASSED = "original"
-"""The name of a function that was passed as an object, where the code wraps it."""
 
 
 def code(
@@ -61,16 +56,26 @@ def code(
     call, functions = _mode(written, operator, structure, pattern)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
-    function = _function(written, subject, target, names, taken)
+    function = Calling(written, subject, target, names, taken).code()
     # A bare result for one input: what is annotated as a tuple is one.
     bare = _annotation(timed) in ("Tensors", Tensors) and subject.differentiated == 1
     parts = [
         _header(written),
         *function,
         *functions,
+        _usage(operator, subject),
         _adapter(operator, names, subject.differentiated, call, mode.leaves, bare),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
+
+
+def _usage(operator: str, subject: Subject) -> str:
+    """A comment on the arguments, where they are parts of the function's own."""
+    places = usage(subject)
+    if not places:
+        return ""
+    first = [SEEDS[operator]] if operator in SEEDS else []
+    return f"# Call it as {operator}({', '.join([*first, *places])})\n"
 
 
 def _annotation(call: Callable[..., Any]) -> Any:
@@ -118,47 +123,6 @@ def _adapter(
     return "".join([f"def {operator}({', '.join(parameters)}):\n", *lines, returned])
 
 
-def _function(
-    written: Written,
-    subject: Subject,
-    target: str,
-    names: Sequence[str],
-    taken: Collection[str],
-) -> list[str]:
-    """The code that makes the user's function a map from tensors to one tensor, if it takes any
-    beyond the imports, which are added to those of the mode."""
-    place, _, name = target.rpartition(":")
-    arguments = dict(zip(subject.names, names))
-    arguments |= {plain: literal(value) for plain, value in subject.plain.items()}
-    tree = not isinstance(subject.value(*subject.values), Tensor)
-    as_it_is = subject.order == subject.names and not (subject.parameters or subject.plain or tree)
-    comment = ""
-    if place:
-        module = place.removesuffix(".py").replace("\\", "/").rpartition("/")[2]
-        root, *rest = name.split(".")
-        imported = FUNCTION if as_it_is and not rest else _free(root, [*taken, *names])
-        written.imports.add(import_line(root, imported, module))
-        name = ".".join([imported, *rest])
-    else:
-        name = FUNCTION if as_it_is else PASSED
-        comment = f"# {name} is the function that was compared\n"
-    if as_it_is:
-        code = comment or (f"{FUNCTION} = {name}\n" if name != FUNCTION else "")
-        return [code] if code else []
-    pairs = [(argument, arguments[argument]) for argument in subject.order]
-    values = [f"{argument}={value}" if subject.by_name else value for argument, value in pairs]
-    value = f"{name}({', '.join(values)})"
-    if subject.parameters:
-        weights = _dict((parameter, arguments[parameter]) for parameter in subject.parameters)
-        passed = f"(), {_dict(pairs)}" if subject.by_name else _tuple(values)
-        value = f"torch.func.functional_call({name}, {weights}, {passed})"
-    if tree:
-        written.imports.add("from torch.utils._pytree import tree_flatten")
-        value = f"tree_flatten({value})[0]"
-        value = f"torch.cat([y.reshape(-1) for y in {value} if isinstance(y, torch.Tensor)])"
-    return [f"{comment}def {FUNCTION}({', '.join(names)}):\n    return {value}\n"]
-
-
 def _structure(structure: Structure, pattern: str) -> str:
     """The code of what a compressed mode knows: where the entries of the jacobian are."""
     if pattern:
@@ -175,35 +139,6 @@ def _structure(structure: Structure, pattern: str) -> str:
 """
     said = "# The rows and columns of the entries, and the colour of each row and column.\n"
     return f"{said}structure = SimpleNamespace({entries})\n"
-
-
-def identifiers(names: Sequence[str], taken: Collection[str]) -> list[str]:
-    """The names as Python's own: a module's parameter ``0.weight`` is ``p0_weight``."""
-    words: list[str] = []
-    for name in names:
-        word = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
-        word = word if word.isidentifier() and not keyword.iskeyword(word) else f"p{word}"
-        words.append(_free(word, [*words, *taken]))
-    return words
-
-
-def _free(word: str, taken: Collection[str]) -> str:
-    while word in taken:
-        word += "_"
-    return word
-
-
-def literal(value: Any) -> str:
-    """The value as code, or three dots where it has none."""
-    try:
-        ast.literal_eval(repr(value))
-    except (ValueError, SyntaxError, MemoryError):
-        return "..."
-    return repr(value)
-
-
-def _dict(pairs: Iterable[tuple[str, str]]) -> str:
-    return "{" + ", ".join(f'"{name}": {value}' for name, value in pairs) + "}"
 
 
 def _tuple(words: Sequence[str]) -> str:

@@ -38,9 +38,11 @@ from gradbench.problems.structure import Structure
 from gradbench.worker import paste
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Refused, gather
+from gradbench.worker.loading import Unusable
 from gradbench.worker.reference import pullback
+from gradbench.worker.settling import settle
 from gradbench.worker.structures import per_sample, structure
-from gradbench.worker.subject import Subject, Unusable, declare, promoted
+from gradbench.worker.subject import Subject, declare
 
 
 def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -71,6 +73,13 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     """The findings on a function. Raises Refused, or whatever the function raises."""
     with state.preserve(state.Changes(), loading=True):
         subject = Subject(spec)
+        settle(subject, spec["device"] == "cpu")
+    with subject.wide:
+        return _findings(subject, spec)
+
+
+def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
+    """What is found of the function in float64."""
     inputs = subject.values
     y = _manners(subject, inputs)
     wrt = inputs[: subject.differentiated]
@@ -82,7 +91,7 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     if not all(bool(torch.isfinite(b).all()) for b in pulled):
         raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
     asked = spec["operator"]
-    evidence = gather(subject, inputs, y, asked, Deadline(math.inf))
+    evidence = [*subject.notes, *gather(subject, inputs, y, asked, Deadline(math.inf))]
     found = structure(subject) if y.dim() else None
     width = torch.finfo(subject.dtype).bits // 8
     limit = spec["memory_limit"]
@@ -116,6 +125,7 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
         "refusals": refusals,
         "wrt": subject.names[: subject.differentiated],
         "evidence": evidence,
+        "manner": dataclasses.asdict(subject.manner),
         "structured": structured,
         "per_sample": bool(samples),
         "structure": said,
@@ -199,7 +209,7 @@ def main() -> None:
         limit = spec["memory_limit"] + (4 << 30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        answer = promoted(probe)(spec)
+        answer = probe(spec)
     except (Refused, Unusable) as error:
         answer = {"refused": str(error)}
     except BaseException as error:

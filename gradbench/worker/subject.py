@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import os
-import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from inspect import Parameter
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
-from gradbench.core.arguments import argument_names
+from gradbench.core.arguments import signature
 from gradbench.core.cases import YOURS
 from gradbench.core.suggest import hint
 from gradbench.modes import structured
@@ -26,225 +21,167 @@ from gradbench.problems.function import Function, Tensors
 from gradbench.problems.mode import Call
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
+from gradbench.worker import loading
+from gradbench.worker.binding import Binding, Leaf, is_container, module_of
 from gradbench.worker.expressions import evaluate
+from gradbench.worker.loading import Unusable, inputs_from, resolve
+from gradbench.worker.owned import reached
+from gradbench.worker.precision import MEASURED, Wide
 from gradbench.worker.reference import formulas
-
-POSITIONAL_OR_KEYWORD = Parameter.POSITIONAL_OR_KEYWORD
-KEYWORD_ONLY = Parameter.KEYWORD_ONLY
+from gradbench.worker.settling import Manner, seed_again
 
 
-class Unusable(Exception):
-    """The function or an input is not there, or is not what it should be; the message says how."""
+@dataclass
+class _Loaded:
+    """What a request names, found."""
+
+    target: Any
+    inputs: dict[str, Any]
+    ways: dict[str, Callable[..., Any]]
+    """The user's own derivatives by name."""
+    access: dict[str, str] = field(default_factory=dict)
+    """Where an input is in what `--inputs` returns, as code."""
 
 
-def resolve(target: str) -> Any:
-    """The object that ``module:name`` or ``file.py:name`` names. Raises Unusable where there
-    is none, and whatever importing the module raises."""
-    place, colon, name = target.rpartition(":")
-    if not (colon and place and name):
-        raise Unusable(f"{target!r} is not of the form module:function or file.py:function")
-    sys.path.insert(0, os.getcwd())
-    if place.endswith(".py"):
-        spec = importlib.util.spec_from_file_location("gradbench_subject", place)
-        if spec is None or spec.loader is None or not os.path.exists(place):
-            raise Unusable(f"there is no file {place}")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["gradbench_subject"] = module
-        spec.loader.exec_module(module)
+def _loaded(spec: dict[str, Any]) -> _Loaded:
+    """Raises Unusable where something cannot be used, and whatever the user's code raises."""
+    # Weights that are drawn at import have to be the same in every process.
+    loading.seed_everything(spec["seed"])
+    if spec["passed"]:
+        found = _Loaded(*loading.passed(spec["passed"]))
     else:
-        module = importlib.import_module(place)
-    member: Any = module
-    for part in name.split("."):
-        if not hasattr(member, part):
-            raise Unusable(f"{place} has no {part!r}")
-        member = getattr(member, part)
-    return member
-
-
-def inputs_from(maker: str, target: Any) -> dict[str, Any]:
-    """The inputs by name that ``module:function`` returns as a dict, or as a tuple in the order of
-    the target's arguments. Raises Unusable if it returns neither, and whatever it raises itself."""
-    inputs = resolve(maker)()
-    if isinstance(inputs, dict) and all(isinstance(name, str) for name in inputs):
-        return inputs
-    if isinstance(inputs, (tuple, list)):
-        return dict(zip(argument_names(target, len(inputs)), inputs))
-    if isinstance(inputs, Tensor):
-        return dict(zip(argument_names(target, 1), [inputs]))
-    raise Unusable(
-        f"--inputs {maker}: it returns a {type(inputs).__name__}, not a dict of inputs by name or "
-        "a tuple of them"
-    )
-
-
-def _require_arguments(target: Any, inputs: Iterable[str]) -> None:
-    """Raises Unusable for an input by a name that no argument of the target has."""
-    called = target.forward if isinstance(target, torch.nn.Module) else target
-    try:
-        arguments = inspect.signature(called).parameters.values()
-    except (TypeError, ValueError):
-        # Functions written in C hide their arguments' names: order decides.
-        return
-    if any(one.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for one in arguments):
-        return
-    names = [one.name for one in arguments]
-    for name in inputs:
-        if name not in names:
-            near = hint(name, names)
-            raise Unusable(
-                f"--input {name}: it has no argument of that name, but {', '.join(names) or 'none'}"
-                + (f"; {near}" if near else "")
-            )
-
-
-def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]]]:
-    """The function, the inputs by name and the user's own derivatives by name that
-    `gradbench.compare` wrote to a file.
-
-    Raises Unusable where they cannot be made again in this process.
-    """
-    with open(path, "rb") as file:
-        folders, content = pickle.load(file)
-    # What the caller could import can be imported here.
-    sys.path += [folder for folder in folders if folder not in sys.path]
-    try:
-        target, inputs, ways = pickle.loads(content)
-    except Exception as error:
-        line = " ".join(str(error).split())[:200]
-        raise Unusable(
-            f"it cannot be sent to the measuring process: {type(error).__name__}: {line}"
-        ) from error
-    return target, inputs, ways
-
-
-class Promoted(TorchFunctionMode):
-    """While it is on, an operation on tensors of several precisions is one of float64.
-
-    A user's function may hold weights of its own in float32. It is measured with those as they
-    are; the evidence and the references need its value at float64 inputs too.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        flat, tree = tree_flatten((args, kwargs))
-        kinds = {x.dtype for x in flat if isinstance(x, Tensor) and x.is_floating_point()}
-        if torch.float64 in kinds and len(kinds) > 1:
-            flat = [
-                x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in flat
-            ]
-            args, kwargs = tree_unflatten(flat, tree)
-        return func(*args, **kwargs)
-
-
-def promoted(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The same call with `Promoted` on."""
-
-    def wide(*arguments: Any) -> Any:
-        with Promoted():
-            return call(*arguments)
-
-    return wide
+        found = _Loaded(resolve(spec["target"]), {}, {})
+        loading.seed_everything(spec["seed"])
+        try:
+            found.inputs = {name: evaluate(text) for name, text in spec["inputs"]}
+        except ValueError as error:
+            raise Unusable(f"--input: {error}") from error
+        if spec["maker"]:
+            more, found.access = inputs_from(spec["maker"], found.target)
+            for name in found.inputs:
+                if name in more:
+                    raise Unusable(f"--input {name}: --inputs {spec['maker']} returns it too")
+            found.inputs |= more
+    if not callable(found.target):
+        raise Unusable(f"{spec['target']} is a {type(found.target).__name__}, no function")
+    for also in spec["also"]:
+        name = also.rpartition(":")[2].rpartition(".")[2]
+        if name in found.ways:
+            raise Unusable(f"--also {also}: there are two of the name {name}")
+        found.ways[name] = resolve(also)
+        if not callable(found.ways[name]):
+            raise Unusable(f"--also {also}: it is a {type(found.ways[name]).__name__}")
+    known = signature(found.target)
+    if known is not None and (refusal := known.refusal(list(found.inputs))):
+        raise Unusable(refusal)
+    return found
 
 
 class Subject:
     """The function with its inputs: differentiated ones first, then the other tensors.
 
-    A module is differentiated by its parameters unless `wrt` names inputs. Outputs that are
-    pytrees are flattened into one vector. Raises Unusable where an input cannot be used.
+    An input that is a dict, a list, a dataclass or a module counts as the tensors in it. Without
+    `wrt`, a function is differentiated by its parameters where it has any: those of a module that
+    it is or takes, else the tensors in dicts and the like. Outputs that are pytrees are flattened
+    into one vector. Raises Unusable where an input cannot be used.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        kind = getattr(torch, spec["dtype"])
-        self.ways: dict[str, Callable[..., Any]] = {}
-        if spec["passed"]:
-            self.target, inputs, self.ways = passed(spec["passed"])
-        else:
-            self.target = resolve(spec["target"])
-            torch.manual_seed(spec["seed"])
-            try:
-                inputs = {name: evaluate(text) for name, text in spec["inputs"]}
-            except ValueError as error:
-                raise Unusable(f"--input: {error}") from error
-            if spec["maker"]:
-                more = inputs_from(spec["maker"], self.target)
-                for name in inputs:
-                    if name in more:
-                        raise Unusable(f"--input {name}: --inputs {spec['maker']} returns it too")
-                inputs |= more
-            _require_arguments(self.target, inputs)
-        for also in spec["also"]:
-            name = also.rpartition(":")[2].rpartition(".")[2]
-            if name in self.ways:
-                raise Unusable(f"--also {also}: there are two of the name {name}")
-            self.ways[name] = resolve(also)
-            if not callable(self.ways[name]):
-                raise Unusable(f"--also {also}: it is a {type(self.ways[name]).__name__}")
-        if not callable(self.target):
-            raise Unusable(f"{spec['target']} is a {type(self.target).__name__}, no function")
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        self.plain = {name: value for name, value in inputs.items() if name not in tensors}
-        self.order = list(inputs)
-        self.parameters: list[str] = []
+        self.dtype: torch.dtype = getattr(torch, spec["dtype"])
+        found = _loaded(spec)
+        self.target, self.ways, self.access = found.target, found.ways, found.access
+        self.maker: str = spec["maker"]
+        inputs = self.inputs = found.inputs
         wrt = list(dict.fromkeys(spec["wrt"]))
-        if isinstance(self.target, torch.nn.Module) and not wrt:
-            held = dict(self.target.named_parameters())
-            self.parameters = wrt = list(held)
-            tensors |= {name: value.detach() for name, value in held.items()}
-        wrt = wrt or [name for name, value in tensors.items() if value.is_floating_point()]
-        for name in wrt:
-            if name not in tensors or not tensors[name].is_floating_point():
-                raise Unusable(f"--wrt {name}: there is no floating-point input of that name")
-        if not wrt:
-            raise Unusable("there is no floating-point input to differentiate by")
-        self.names = wrt + [name for name in tensors if name not in wrt]
-        self.differentiated = len(wrt)
-        self.dtype = kind
-        self.values = tuple(
-            tensors[n].detach().to(torch.float64 if tensors[n].is_floating_point() else None)
-            for n in self.names
-        )
         try:
-            known = inspect.signature(
-                self.target.forward if isinstance(self.target, torch.nn.Module) else self.target
-            ).parameters
-            any_name = any(one.kind == Parameter.VAR_KEYWORD for one in known.values())
-            self.by_name = all(
-                known[name].kind in (POSITIONAL_OR_KEYWORD, KEYWORD_ONLY)
-                if name in known
-                else any_name
-                for name in self.order
-            )
-        except (TypeError, ValueError):
-            self.by_name = False
+            self.binding = Binding(self.target, inputs, _taken(self.target, inputs, wrt))
+        except TypeError as error:
+            raise Unusable(str(error)) from error
+        leaves = self.binding.leaves
+        self.notes: list[str] = []
+        """Sentences on what is differentiated, and how the function is called."""
+        if wrt:
+            chosen = _named(wrt, leaves, inputs, self.target)
+        else:
+            chosen, said = _default(leaves, inputs)
+            self.notes += said
+        order = chosen + [i for i in range(len(leaves)) if i not in chosen]
+        self.leaves = [leaves[i] for i in order]
+        self.names = [leaf.name for leaf in self.leaves]
+        self.differentiated = len(chosen)
+        self.values: Tensors = tuple(leaf.tensor for leaf in self.leaves)
+        self._places = [order.index(i) for i in range(len(leaves))]
+        self.wide = Wide(())
+        """The context of evidence and references: `forward` computes in float64 inside."""
+        self.settle(Manner(**spec.get("manner") or {}))
+
+    def settle(self, manner: Manner) -> None:
+        """Calls the function in this manner from now on."""
+        self.manner = manner
+        self.binding.copied = [(place, name) for place, name in manner.buffers]
+        tensors, _ = reached(self.target, self.binding.plain, *self.binding.modules.values())
+        self.wide = Wide(tensors, manner.precision, self.dtype if manner.random else None)
+
+    @property
+    def unit(self) -> float:
+        """The relative rounding error of the arithmetic that evidence and references rest on."""
+        return self.manner.unit if self.manner.precision == MEASURED else 2.0**-52
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The function's value as one tensor."""
+        """The function's value as one tensor; within `wide` in float64, with grad mode on."""
+        if not self.wide.is_on:
+            return self.measured(*inputs)
+        with torch.enable_grad():
+            value = self.measured(*self._wide(inputs))
+            value = value.double() if value.is_floating_point() else value
+        return value if torch.is_grad_enabled() else value.detach()
+
+    def _wide(self, inputs: Tensors) -> Tensors:
+        """The inputs as the function takes them within `wide`."""
+        if self.manner.precision != MEASURED:
+            return inputs
+        return tuple(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)
+
+    def measured(self, *inputs: Tensor) -> Tensor:
+        """The function's value as one tensor, as it is timed."""
         value = self.value(*inputs)
-        if isinstance(value, Tensor):
-            return value
-        leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
-        if not leaves:
-            raise TypeError(f"it returns a {type(value).__name__} without any tensor in it")
-        return torch.cat([leaf.reshape(-1) for leaf in leaves])
+        return value if isinstance(value, Tensor) else _one(value)
+
+    def value(self, *inputs: Tensor) -> Any:
+        """What the function returns, as it is."""
+        if self.manner.random:
+            seed_again(self.manner.random)
+        return self.binding.call(self._bound(inputs))
+
+    @cached_property
+    def returned(self) -> int:
+        """The number of floating-point tensors that the function returns in a pytree; 0 where it
+        returns one alone."""
+        with self.wide:
+            value = self.value(*self._wide(self.values))
+        return 0 if isinstance(value, Tensor) else len(_leaves(value))
+
+    def _bound(self, inputs: Sequence[Tensor]) -> Tensors:
+        """The leaves in the order of the binding."""
+        return tuple([inputs[i] for i in self._places])
 
     def called(self, way: Callable[..., Any], inputs: Sequence[Tensor], *seed: Any) -> Any:
         """What a derivative of the user's own returns, which takes the function's arguments; a
         seed or tangents before them, a module's parameters as a dict before all."""
-        bound = dict(zip(self.names, inputs)) | self.plain
+        bound = self._bound(inputs)
         first = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in seed]
-        if self.parameters:
-            first.insert(0, {name: bound[name] for name in self.parameters})
-        return way(*first, *(bound[name] for name in self.order))
-
-    def value(self, *inputs: Tensor) -> Any:
-        """What the function returns, as it is."""
-        bound = dict(zip(self.names, inputs)) | self.plain
-        args = () if self.by_name else tuple(bound[name] for name in self.order)
-        named = {name: bound[name] for name in self.order} if self.by_name else {}
-        if self.parameters:
-            parameters = {name: bound[name] for name in self.parameters}
-            return torch.func.functional_call(self.target, parameters, args, named)
-        return self.target(*args, **named)
+        held = {name: bound[number] for place, name, number in self.binding.held if not place}
+        if held:
+            first.insert(0, held)
+        args = (*first, *self.binding.arguments(bound).values())
+        if not any(place for place, *_ in self.binding.held):
+            return way(*args)
+        # What takes the module itself differentiates by its parameters.
+        wrt = tuple(
+            x.detach().requires_grad_() if x.is_floating_point() and not x.requires_grad else x
+            for x in bound
+        )
+        return self.binding.swapping(way, wrt, args, {})
 
     def draw(self, size: Any, generator: torch.Generator) -> Tensors:
         """Inputs near the given ones, so that they stay in the function's domain."""
@@ -256,13 +193,123 @@ class Subject:
         )
 
 
+def _one(value: Any) -> Tensor:
+    """A pytree's floating-point tensors as one vector; the only one as it is."""
+    leaves = _leaves(value)
+    return leaves[0] if len(leaves) == 1 else torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    real = [leaf for leaf in leaves if leaf.is_floating_point()]
+    if not real:
+        raise TypeError(f"it returns a {type(value).__name__} without a floating-point tensor")
+    return real
+
+
+def _matches(wanted: str, name: str) -> bool:
+    """Whether `wanted` is a name, or what holds it: ``weights`` for ``weights.a``."""
+    return name == wanted or name.startswith(wanted + ".")
+
+
+def _taken(
+    target: Any, inputs: dict[str, Any], wrt: Sequence[str]
+) -> Callable[[str, str, torch.nn.Parameter], bool]:
+    """Which parameters of modules are differentiated: those that are named, or all that require
+    grad of the function itself, else of its arguments."""
+    own = module_of(target)
+
+    def takes(input: str, name: str, parameter: torch.nn.Parameter) -> bool:
+        if wrt:
+            return any(
+                (w == input and parameter.requires_grad)
+                or (w != input and _matches(w, f"{input}.{name}" if input else name))
+                for w in wrt
+                if input or w.partition(".")[0] not in inputs
+            )
+        return parameter.requires_grad and bool(input) == (own is None)
+
+    return takes
+
+
+def _named(
+    wrt: Iterable[str], leaves: Sequence[Leaf], inputs: dict[str, Any], target: Any
+) -> list[int]:
+    """The numbers of the leaves that `wrt` names. Raises Unusable where it names none."""
+    chosen: list[int] = []
+    for wanted in wrt:
+        found = [i for i, leaf in enumerate(leaves) if _matches(wanted, leaf.name)]
+        real = [i for i in found if leaves[i].can_be_differentiated]
+        if not real:
+            raise Unusable(
+                f"--wrt {wanted}: {_why_not(wanted, bool(found), leaves, inputs, target)}"
+            )
+        chosen += [i for i in real if i not in chosen]
+    return chosen
+
+
+def _why_not(
+    wanted: str, found: bool, leaves: Sequence[Leaf], inputs: dict[str, Any], target: Any
+) -> str:
+    if found:
+        return "it holds no floating-point numbers"
+    if wanted in inputs:
+        value = inputs[wanted]
+        if isinstance(value, torch.nn.Module):
+            return "it is a module without parameters that require grad"
+        if isinstance(value, Tensor):
+            return f"its layout {value.layout} is not supported: pass a dense tensor"
+        as_tensor = isinstance(value, (bool, int, float)) or type(value).__module__ == "numpy"
+        cure = (
+            f": pass torch.tensor({value!r})"
+            if isinstance(value, (int, float))
+            else (": pass torch.as_tensor of it" if as_tensor else "")
+        )
+        return f"it is a {type(value).__name__}, no tensor{cure}"
+    names = [*inputs, *(leaf.name for leaf in leaves)]
+    module = module_of(target)
+    if module is not None:
+        names += [name for name, _ in module.named_parameters()]
+    near = hint(wanted, names)
+    captured = sys.modules.get(getattr(target, "__module__", "") or "")
+    if hasattr(captured, wanted.partition(".")[0]):
+        return f"it is a variable outside of the function: make it an argument; {near}".rstrip("; ")
+    return f"there is no input of that name, but {', '.join(inputs)}" + (
+        f"; {near}" if near else ""
+    )
+
+
+def _default(leaves: Sequence[Leaf], inputs: dict[str, Any]) -> tuple[list[int], list[str]]:
+    """The numbers of the leaves to differentiate by where nothing is named, and what to say of
+    that. Raises Unusable where there are none."""
+    real = [i for i, leaf in enumerate(leaves) if leaf.can_be_differentiated]
+    if not real:
+        plain = [name for name, v in inputs.items() if type(v).__module__ == "numpy"]
+        cure = f": pass {plain[0]} as torch.as_tensor({plain[0]})" if plain else ""
+        raise Unusable(f"there is no floating-point tensor to differentiate by{cure}")
+    parameters = [i for i in real if not leaves[i].code]
+    inside = [i for i in real if leaves[i].code and leaves[i].name != leaves[i].input]
+    chosen = parameters or inside or real
+    left = list(dict.fromkeys(leaves[i].input for i in real if i not in chosen))
+    if not left or chosen is real:
+        return chosen, []
+    of = list(dict.fromkeys(leaves[i].input for i in chosen))
+    if of == [""]:
+        return chosen, []
+    what = "parameters" if parameters else "tensors"
+    by = ", ".join(f"{what} of {name}" for name in of)
+    return chosen, [f"differentiated by the {by}; for {left[0]}: --wrt {left[0]}"]
+
+
 def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: Subject) -> None:
     """Registers a derivative of the user's own as a mode."""
 
     def build(problem: Problem) -> Call:
         def call(inputs: Tensors, *seed: Any) -> Any:
             result = subject.called(way, inputs, *seed)
-            return tuple(result.values()) if isinstance(result, dict) else result
+            if is_container(result):
+                return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            return result
 
         return call
 
@@ -276,6 +323,16 @@ def register(spec: dict[str, Any]) -> None:
     if spec["structured"]:
         structure = Structure(**torch.load(spec["pattern"], weights_only=True))
     declare(Subject(spec), spec["target"], spec["operators"], structure, spec["per_sample"])
+
+
+def within(subject: Subject, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same call in the subject's `wide`."""
+
+    def wide(*arguments: Any) -> Any:
+        with subject.wide:
+            return call(*arguments)
+
+    return wide
 
 
 def declare(
@@ -296,12 +353,12 @@ def declare(
         document="",
         formula=target,
         derivative="float64 reverse mode, held against finite differences",
-        forward=subject.forward,
+        forward=subject.measured,
         example=lambda: subject.values,
         example_size={},
         draw=subject.draw,
-        derivatives={name: promoted(references[name]) for name in operators},
-        exact=promoted(subject.forward),
+        derivatives={name: within(subject, references[name]) for name in operators},
+        exact=within(subject, subject.forward),
         inputs=tuple(subject.names),
         constants=tuple(subject.names[subject.differentiated :]),
         dtype=str(subject.dtype).removeprefix("torch."),

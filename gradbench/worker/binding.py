@@ -1,0 +1,216 @@
+"""A function's inputs as flat tensors: dicts, lists, dataclasses and modules hold several.
+
+A tensor inside an input is named by its place: ``weights.a``, ``layers.0.bias``. Complex tensors
+become real ones of their real and imaginary parts, along a last dimension of 2.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradbench.core.arguments import signature
+from gradbench.problems.function import Tensors
+
+Made = Callable[[Tensors], Any]
+"""Makes a value of the tensors of all leaves."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of an input, or of a module that is one."""
+
+    name: str
+    input: str
+    """The input's name; empty for a parameter of the function, which is a module itself."""
+    tensor: Tensor
+    """float64 where it can be differentiated, on the CPU, detached."""
+    code: str = ""
+    """Where it is in the input, as code: ``weights["a"]``; empty for a module's parameter."""
+    is_complex: bool = False
+
+    @property
+    def can_be_differentiated(self) -> bool:
+        return self.tensor.is_floating_point()
+
+
+def is_container(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    )
+
+
+def items(value: Any) -> Iterator[tuple[str, str, Any]]:
+    """The parts of a container: name, access as code, and the part."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield str(key), f"[{key!r}]", part
+    elif hasattr(value, "_fields"):
+        for field in value._fields:
+            yield field, f".{field}", getattr(value, field)
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            yield str(number), f"[{number}]", part
+    else:
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):
+                yield field.name, f".{field.name}", getattr(value, field.name)
+
+
+def rebuilt(value: Any, parts: Sequence[Any]) -> Any:
+    """A container like this one, of other parts."""
+    if type(value) in (list, tuple):
+        return type(value)(parts)
+    if hasattr(value, "_fields"):
+        return type(value)(*parts)
+    new = copy.copy(value)
+    if isinstance(value, dict):
+        new.update(zip(value, parts))
+    elif isinstance(value, list):
+        new[:] = parts
+    elif isinstance(value, tuple):
+        new = type(value)(parts)
+    else:
+        for (name, _, _), part in zip(items(value), parts):
+            object.__setattr__(new, name, part)
+    return new
+
+
+Takes = Callable[[str, str, torch.nn.Parameter], bool]
+"""Whether a parameter becomes a leaf: of the module of this input, by its name in it."""
+
+
+class Binding:
+    """How flat tensors become the function's arguments.
+
+    Parameters that `takes` does not take stay in their modules. Raises TypeError for a parameter
+    that it takes and that cannot be a leaf.
+    """
+
+    def __init__(self, target: Any, inputs: Mapping[str, Any], takes: Takes) -> None:
+        self.target, self.takes = target, takes
+        self.leaves: list[Leaf] = []
+        self.plain: dict[str, Any] = {}
+        """The inputs without a leaf."""
+        self.modules: dict[str, torch.nn.Module] = {}
+        """The modules that are inputs or in them, by place; the function's own by ""."""
+        self.held: list[tuple[str, str, int]] = []
+        """Each leaf that is a parameter: the module's place, its name in it, the leaf's number."""
+        self.copied: list[tuple[str, str]] = []
+        """The buffers that each call works on copies of: the module's place, its name in it."""
+        self._taken: set[int] = set()
+        module = module_of(target)
+        if module is not None:
+            self._module(module, "", "")
+        self.made: dict[str, Made] = {}
+        for name, value in inputs.items():
+            before = len(self.leaves)
+            self.made[name] = self._value(value, name, name, name)
+            if len(self.leaves) == before:
+                self.plain[name] = value
+        known = signature(target)
+        names = list(inputs)
+        self.positional, self.named = (names, []) if known is None else known.split(names)
+        self._bundles: dict[Any, _Bundle] = {}
+
+    @property
+    def swapped(self) -> list[str]:
+        """The places of the modules of which calls replace parameters or buffers."""
+        held, copied = [p for p, _, _ in self.held], [p for p, _ in self.copied]
+        return list(dict.fromkeys(held + copied))
+
+    def _leaf(self, leaf: Leaf) -> Made:
+        number = len(self.leaves)
+        self.leaves.append(leaf)
+        if leaf.is_complex:
+            return lambda tensors: torch.view_as_complex(tensors[number].contiguous())
+        return lambda tensors: tensors[number]
+
+    def _value(self, value: Any, name: str, input: str, code: str) -> Made:
+        """How the value is made again; its tensors become leaves."""
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
+            x = value.detach().to("cpu")
+            if x.is_complex():
+                real = torch.view_as_real(x.to(torch.complex128).resolve_conj())
+                return self._leaf(Leaf(name, input, real, code, is_complex=True))
+            x = x.to(torch.float64) if x.is_floating_point() else x
+            return self._leaf(Leaf(name, input, x, code))
+        if isinstance(value, torch.nn.Module):
+            self._module(value, name, input)
+        elif is_container(value):
+            parts = list(items(value))
+            before = len(self.leaves)
+            made = [self._value(p, f"{name}.{n}", input, code + c) for n, c, p in parts]
+            if len(self.leaves) > before:
+                return lambda tensors: rebuilt(value, [make(tensors) for make in made])
+        return lambda tensors: value
+
+    def _module(self, module: torch.nn.Module, place: str, input: str) -> None:
+        self.modules[place] = module
+        for name, parameter in module.named_parameters():
+            if not self.takes(input, name, parameter) or id(parameter) in self._taken:
+                continue
+            if torch.nn.parameter.is_lazy(parameter):
+                raise TypeError(f"parameter {name} has no shape yet: call the module once before")
+            if not parameter.is_floating_point():
+                raise TypeError(f"parameter {name} is {parameter.dtype}, not floating-point")
+            self._taken.add(id(parameter))
+            self.held.append((place, name, len(self.leaves)))
+            x = parameter.detach().to("cpu", torch.float64)
+            self.leaves.append(Leaf(f"{place}.{name}" if place else name, input, x))
+
+    def arguments(self, tensors: Tensors) -> dict[str, Any]:
+        """The function's arguments by name, in the order of the inputs."""
+        return {name: make(tensors) for name, make in self.made.items()}
+
+    def call(self, tensors: Tensors) -> Any:
+        """What the function returns for these values of the leaves."""
+        made = self.made
+        args = tuple([made[name](tensors) for name in self.positional])
+        named = {name: made[name](tensors) for name in self.named}
+        if not (self.held or self.copied):
+            return self.target(*args, **named)
+        return self.swapping(self.target, tensors, args, named)
+
+    def swapping(
+        self, function: Any, tensors: Tensors, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        """What a function returns while the modules have these parameters, and copies of their
+        buffers."""
+        if self.swapped == [""] and function is self.modules[""]:
+            called, prefixes = function, {"": ""}
+        else:
+            prefixes = {place: f"m{i}." for i, place in enumerate(self.modules)}
+            if function not in self._bundles:
+                self._bundles[function] = _Bundle(function, list(self.modules.values()))
+            called = self._bundles[function]
+        weights = {prefixes[place] + name: tensors[number] for place, name, number in self.held}
+        for place, name in self.copied:
+            weights[prefixes[place] + name] = self.modules[place].get_buffer(name).clone()
+        return torch.func.functional_call(called, weights, args, named)
+
+
+class _Bundle(torch.nn.Module):
+    """A function as a module of those modules of which calls replace parameters or buffers."""
+
+    def __init__(self, call: Callable[..., Any], modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        # In a tuple, so that a module is not counted a second time.
+        self.callable = (call,)
+        for number, module in enumerate(modules):
+            self.add_module(f"m{number}", module)
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.callable[0](*args, **named)
+
+
+def module_of(target: Any) -> torch.nn.Module | None:
+    """The module that a function is, or whose method it is."""
+    owner = target if isinstance(target, torch.nn.Module) else getattr(target, "__self__", None)
+    return owner if isinstance(owner, torch.nn.Module) else None

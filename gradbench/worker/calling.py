@@ -1,0 +1,281 @@
+"""The code that makes a user's function one of flat tensors, as the modes call it."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from gradbench.core.arguments import signature
+from gradbench.problems.written import FUNCTION, Written, import_line
+from gradbench.worker.binding import is_container, items
+from gradbench.worker.loading import importable
+from gradbench.worker.settling import ALL, SEED
+from gradbench.worker.subject import Subject
+
+PASSED = "original"
+"""The name of a function that was passed as an object, where the code wraps it."""
+
+BUNDLE = "modules"
+"""The name of the module of which a function's modules are parts in the code."""
+
+
+class Calling:
+    """The code of one subject's function. The imports that it needs go to those of the mode.
+
+    `names` are the names of the flat tensors in the code, `taken` the other names there.
+    """
+
+    def __init__(
+        self,
+        written: Written,
+        subject: Subject,
+        target: str,
+        names: Sequence[str],
+        taken: Collection[str],
+    ) -> None:
+        self.written, self.subject = written, subject
+        self.binding = subject.binding
+        self.names = dict(zip((leaf.name for leaf in subject.leaves), names))
+        self.taken = [*taken, *names]
+        self.before: list[str] = []
+        """Lines that precede the function."""
+        self.target = target
+        self.imported: dict[tuple[str, str], str] = {}
+        self.function = ""
+
+    def code(self) -> list[str]:
+        """The definitions; none if the imports are all it takes."""
+        subject, binding = self.subject, self.binding
+        tree = subject.returned > 0
+        inputs = list(binding.made)
+        by_position = binding.positional == inputs or all(n in binding.named for n in inputs)
+        as_it_is = (
+            by_position
+            and inputs == [leaf.name for leaf in subject.leaves]
+            and not any(leaf.is_complex for leaf in subject.leaves)
+            and not (binding.swapped or tree or subject.manner.random)
+            and not _keyword_only(subject)
+        )
+        self._import(as_it_is)
+        if as_it_is:
+            rest = self.function != FUNCTION and f"{FUNCTION} = {self.function}\n"
+            return [*self.before, *([rest] if rest else [])]
+        pairs = {name: self._input(name) for name in inputs}
+        value = self._call(
+            [pairs[name] for name in binding.positional],
+            {name: pairs[name] for name in binding.named},
+        )
+        if tree:
+            self.written.imports.add("from torch.utils._pytree import tree_leaves")
+            value = _flattened(value, subject)
+        lines = [*self._seeds(), f"    return {value}\n"]
+        return [
+            *self.before,
+            f"def {FUNCTION}({', '.join(self.names.values())}):\n{''.join(lines)}",
+        ]
+
+    def _import(self, as_it_is: bool) -> None:
+        """Makes the user's function known to the code, under `self.function`."""
+        place, _, name = self.target.rpartition(":")
+        if not place:
+            self.function = FUNCTION if as_it_is else self._free(PASSED)
+            self.before.append(f"# {self.function} is the function that was compared\n")
+            return
+        self.function = self._imported(place, name, FUNCTION if as_it_is else "")
+
+    def _imported(self, place: str, name: str, wanted: str = "") -> str:
+        root, *rest = name.split(".")
+        imported = wanted if wanted and not rest else self.imported.get((place, root), "")
+        imported = imported or self._free(root)
+        self.imported[place, root] = imported
+        self.written.imports.add(import_line(root, imported, importable(place)))
+        return ".".join([imported, *rest])
+
+    def _free(self, word: str) -> str:
+        word = free(word, self.taken)
+        self.taken.append(word)
+        return word
+
+    def _input(self, name: str) -> str:
+        """The code of one argument of the function."""
+        subject = self.subject
+        inner = {leaf.code: leaf for leaf in subject.leaves if leaf.input == name and leaf.code}
+        if name in self.binding.plain and not is_container(subject.inputs[name]):
+            return self._plain(name, subject.inputs[name])
+        return self._value(subject.inputs[name], name, name, inner)
+
+    def _value(self, value: Any, code: str, name: str, leaves: dict[str, Any]) -> str:
+        if code in leaves:
+            leaf = self.names[leaves[code].name]
+            return f"torch.view_as_complex({leaf})" if leaves[code].is_complex else leaf
+        if not is_container(value) or not any(c.startswith(code) for c in leaves):
+            text = literal(value)
+            return text if text != "..." else self._plain(name, None) + code.removeprefix(name)
+        parts = [(n, self._value(v, code + c, name, leaves)) for n, c, v in items(value)]
+        if isinstance(value, dict):
+            inner = ", ".join(f"{k!r}: {part}" for k, (_, part) in zip(value, parts))
+            return f"{{{inner}}}"
+        if hasattr(value, "_fields") or not isinstance(value, (list, tuple)):
+            kind = type(value)
+            made = self._imported(kind.__module__, kind.__qualname__)
+            return f"{made}({', '.join(f'{n}={part}' for n, part in parts)})"
+        inner = ", ".join(part for _, part in parts)
+        return f"[{inner}]" if isinstance(value, list) else _tuple([p for _, p in parts])
+
+    def _plain(self, name: str, value: Any) -> str:
+        """An argument that is not a flat tensor: as it is written, or as the user has it."""
+        if value is not None and (text := literal(value)) != "...":
+            return text
+        if value is None and name in self.binding.plain and self.subject.inputs[name] is None:
+            return "None"
+        variable = name if name not in self.taken else self._free(name)
+        if not any(
+            line.startswith((f"{variable} = ", f"# {variable} is ")) for line in self.before
+        ):
+            self.before.append(self._given(name, variable))
+        return variable
+
+    def _given(self, name: str, variable: str) -> str:
+        """The line that says where an input comes from."""
+        if name not in self.subject.access:
+            return f"# {variable} is the {name} that was compared\n"
+        place, _, function = self.subject.maker.rpartition(":")
+        made = self._imported(place, function)
+        return f"{variable} = {made}(){self.subject.access[name]}\n"
+
+    def _call(self, args: Sequence[str], named: dict[str, str]) -> str:
+        binding = self.binding
+        if not binding.swapped:
+            return f"{self.function}({', '.join([*args, *(f'{n}={v}' for n, v in named.items())])})"
+        own = binding.swapped == [""] and self.subject.target is binding.modules[""]
+        prefixes = {"": ""} if own else self._bundled()
+        places = {place: self.function if own else f"{BUNDLE}.{p}" for place, p in prefixes.items()}
+        parts = [
+            (f'"{_joined(prefixes[place], name)}"', self.names[binding.leaves[number].name])
+            for place, name, number in binding.held
+        ]
+        weights = "{" + ", ".join(f"{name}: {value}" for name, value in parts) + "}"
+        for place in dict.fromkeys(place for place, _ in binding.copied):
+            buffers = [name for at, name in binding.copied if at == place]
+            key = "{name}" if own else f"{prefixes[place]}.{{name}}"
+            copies = f'f"{key}": {places[place]}.get_buffer(name).clone()'
+            weights += f" | {{{copies} for name in {_tuple([repr(b) for b in buffers])}}}"
+        passed = _tuple(args) if args else "()"
+        by_name = "{" + ", ".join(f'"{n}": {v}' for n, v in named.items()) + "}" if named else ""
+        called = self.function if own else BUNDLE
+        inner = ", ".join(filter(None, (called, weights, passed, by_name)))
+        return f"torch.func.functional_call({inner})"
+
+    def _bundled(self) -> dict[str, str]:
+        """The name of each module as a part of the bundle, which is defined before."""
+        places = self.binding.swapped
+        parts = dict(zip(places, identifiers([p or "own" for p in places], ["training"])))
+        lines = []
+        for place, part in parts.items():
+            lines.append(f"        self.{part} = {self._module(place)}\n")
+        self.before.append(
+            "class Modules(torch.nn.Module):\n"
+            f'    """{self.function}, with its modules as parts."""\n\n'
+            "    def __init__(self):\n        super().__init__()\n"
+            + "".join(lines)
+            + "\n    def forward(self, *args, **named):\n"
+            f"        return {self.function}(*args, **named)\n\n\n{BUNDLE} = Modules()\n"
+        )
+        return parts
+
+    def _module(self, place: str) -> str:
+        """The code of a module that is an input, or in one, or that the function is a method of."""
+        if not place:
+            whole = self.subject.target
+            return (
+                self.function if isinstance(whole, torch.nn.Module) else f"{self.function}.__self__"
+            )
+        name, *inside = place.split(".")
+        value, code = self.subject.inputs[name], self._plain(name, None)
+        for wanted in inside:
+            _, access, value = next(item for item in items(value) if item[0] == wanted)
+            code += access
+        return code
+
+    def _seeds(self) -> list[str]:
+        drawn = self.subject.manner.random
+        if not drawn:
+            return []
+        lines = [f"    torch.manual_seed({SEED})  # the same numbers in every call\n"]
+        if drawn == ALL:
+            self.written.imports |= {"import random", "import numpy"}
+            lines += [f"    random.seed({SEED})\n", f"    numpy.random.seed({SEED})\n"]
+        return lines
+
+
+def usage(subject: Subject) -> list[str]:
+    """What to pass for the flat tensors, as code; empty where they are the function's inputs."""
+    held = {number: (place, name) for place, name, number in subject.binding.held}
+    numbers = {leaf.name: number for number, leaf in enumerate(subject.binding.leaves)}
+    words: list[str] = []
+    whole: dict[str, list[str]] = {}
+    for leaf in subject.leaves:
+        if leaf.code:
+            words.append(f"torch.view_as_real({leaf.code})" if leaf.is_complex else leaf.code)
+            continue
+        place, name = held[numbers[leaf.name]]
+        whole.setdefault(place, []).append(name)
+        words.append(f"{place or 'module'}.get_parameter({name!r})")
+    for place, names in whole.items():
+        each = [f"{place or 'module'}.get_parameter({name!r})" for name in names]
+        at = words.index(each[0])
+        every = [name for name, _ in subject.binding.modules[place].named_parameters()]
+        if names == every and words[at : at + len(each)] == each:
+            words[at : at + len(each)] = [f"*{place or 'module'}.parameters()"]
+    return [] if words == [leaf.input for leaf in subject.leaves] else words
+
+
+def _keyword_only(subject: Subject) -> bool:
+    known = signature(subject.target)
+    return known is not None and any(name in known.keyword_only for name in subject.inputs)
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _flattened(value: str, subject: Subject) -> str:
+    """The code of the value as one tensor: see `subject.flattened`."""
+    kept = "isinstance(y, torch.Tensor) and y.is_floating_point()"
+    leaves = f"[y for y in tree_leaves({value}) if {kept}]"
+    if subject.returned == 1:
+        return f"{leaves}[0]"
+    return f"torch.cat([y.reshape(-1) for y in {leaves}])"
+
+
+def identifiers(names: Iterable[str], taken: Collection[str]) -> list[str]:
+    """The names as Python's own: a module's parameter ``0.weight`` is ``p0_weight``."""
+    words: list[str] = []
+    for name in names:
+        word = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+        word = word if word.isidentifier() and not keyword.iskeyword(word) else f"p{word}"
+        words.append(free(word, [*words, *taken]))
+    return words
+
+
+def free(word: str, taken: Collection[str]) -> str:
+    while word in taken:
+        word += "_"
+    return word
+
+
+def literal(value: Any) -> str:
+    """The value as code, or three dots where it has none."""
+    try:
+        ast.literal_eval(repr(value))
+    except (ValueError, SyntaxError, MemoryError):
+        return "..."
+    return repr(value)
+
+
+def _tuple(words: Sequence[str]) -> str:
+    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"

@@ -1,0 +1,154 @@
+"""How a user's function has to be called, found by calling it.
+
+Random numbers come from a fixed seed; modules that update their buffers work on copies; the
+evidence is in float64 where that does not change what the function does.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gradbench.worker.loading import seed_everything
+from gradbench.worker.owned import reached
+from gradbench.worker.precision import FORCED, MEASURED, PLAIN, WIDE, Narrow, agree, quietly
+
+if TYPE_CHECKING:
+    from gradbench.worker.subject import Subject
+
+TORCH, ALL = "torch", "all"
+"""The generators that a random function draws from."""
+
+SEED = 0
+
+
+@dataclass
+class Manner:
+    """How a function is called, in every process."""
+
+    random: str = ""
+    """The generators that are seeded before each call; empty for a function that draws nothing."""
+    buffers: list[list[str]] = field(default_factory=list)
+    """The buffers that a call updates: the module's place among the inputs, and the name in it."""
+    precision: str = PLAIN
+    unit: float = 2.0**-52
+    """The unit in the last place of the coarsest dtype that a measured call computes in."""
+
+
+def seed_again(generators: str) -> None:
+    """What precedes every call of a random function."""
+    torch.default_generator.manual_seed(SEED)
+    if generators == ALL:
+        random.seed(SEED)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(SEED)
+
+
+@contextmanager
+def _unchanged(modules: Sequence[torch.nn.Module]) -> Iterator[list[tuple[int, str]]]:
+    """Puts the buffers of modules back; afterwards the list names those that were changed."""
+    buffers = [
+        (number, name, buffer, buffer.detach().clone())
+        for number, module in enumerate(modules)
+        for name, buffer in module.named_buffers(remove_duplicate=False)
+    ]
+    changed: list[tuple[int, str]] = []
+    try:
+        yield changed
+    finally:
+        for number, name, buffer, before in buffers:
+            owner, _, last = name.rpartition(".")
+            held = modules[number].get_submodule(owner)._buffers
+            # Batch normalization writes without counting a version up.
+            if held.get(last) is not buffer or not _same(buffer, before):
+                changed.append((number, name))
+                held[last] = buffer
+                with torch.no_grad():
+                    buffer.copy_(before)
+
+
+def settle(subject: Subject, on_cpu: bool = True) -> None:
+    """Finds the manner in which the subject is called, and what to say of it.
+
+    Measured on another device, the dtype need not work here: then the function is only looked at
+    in float64. Raises whatever the function raises.
+    """
+    manner = Manner()
+    subject.settle(manner)
+    kind = subject.dtype if on_cpu else torch.float64
+    narrow = tuple(_copied(x, kind) for x in subject.values)
+    places = list(subject.binding.modules)
+    own = [subject.binding.modules[place] for place in places]
+    roots = (subject.target, *subject.binding.plain.values())
+    others = [m for m in reached(*roots)[1] if not any(m is o for o in own)]
+
+    def measured() -> Tensor:
+        result: Tensor = quietly(subject.measured, *(x.clone() for x in narrow)).detach()
+        return result
+
+    with _unchanged([*own, *others]):
+        with _unchanged(own) as changed, Narrow() as seen:
+            seed_everything(SEED)
+            first = measured()
+        manner.buffers = [[places[number], name] for number, name in changed]
+        manner.unit = max(torch.finfo(d).eps for d in (*seen.dtypes, kind))
+        subject.settle(manner)
+        # Neither seeded nor as the first call drew.
+        if not _same(first, measured()):
+            for generators in (TORCH, ALL):
+                subject.settle(Manner(generators, manner.buffers, manner.precision, manner.unit))
+                first = measured()
+                if _same(first, measured()):
+                    manner.random = generators
+                    break
+        manner.precision = _precision(subject, manner, narrow, first)
+    subject.settle(manner)
+    subject.notes += _said(subject, manner)
+
+
+def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measured: Tensor) -> str:
+    """The first way of evaluating in float64 that gives what is measured."""
+    for precision in (PLAIN, FORCED):
+        subject.settle(Manner(manner.random, manner.buffers, precision, manner.unit))
+        inputs = tuple(_copied(x, torch.float64).clone() for x in narrow)
+        try:
+            with subject.wide, Narrow() as seen:
+                value = quietly(subject.measured, *inputs).detach()
+        except Exception:
+            continue
+        if agree(measured, value, manner.unit) and not seen.dtypes:
+            return precision
+    return MEASURED
+
+
+def _said(subject: Subject, manner: Manner) -> list[str]:
+    said = []
+    if manner.random:
+        said.append("it draws random numbers: every call starts from the same seed")
+    if manner.buffers:
+        place, name = manner.buffers[0]
+        more = f" and {len(manner.buffers) - 1} more" if len(manner.buffers) > 1 else ""
+        full = f"{place}.{name}" if place else name
+        said.append(f"its forward pass updates buffers ({full}{more}): every call works on copies")
+    if manner.precision == MEASURED and subject.dtype in WIDE:
+        kind = str(subject.dtype).removeprefix("torch.")
+        said.append(
+            f"evidence and references are in {kind}: it computes something else, or fails, on "
+            "float64 inputs"
+        )
+    return said

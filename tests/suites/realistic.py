@@ -1,0 +1,186 @@
+"""Functions of a user's as they are in the wild: state, random numbers, dtypes, parameters."""
+
+import random as python_random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+IMPORTED = [0]
+IMPORTED[0] += 1
+
+torch.manual_seed(0)
+base = torch.tensor([0.3, -1.0, 0.5, 2.0])
+halves = base[:2]
+matrix = torch.linspace(-1, 1, 9).reshape(3, 3)
+network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def filled_by_index(x):
+    out = torch.zeros(3)
+    for i in range(3):
+        out[i] = x[i] ** (i + 1)
+    return out
+
+
+def filled_by_copy(x):
+    out = torch.empty(2, 3)
+    out[0].copy_(x.sin())
+    out[1] = 0
+    out[1].add_(x * 2)
+    return out
+
+
+def filled_by_put(x):
+    out = torch.ones(4)
+    out.index_put_((torch.tensor([0, 2]),), x[:2] * x[2], accumulate=True)
+    return out.masked_fill(torch.eye(4)[1].bool(), 0.0) + torch.arange(4.0)
+
+
+def with_vjp_inside(v):
+    return torch.func.vjp(torch.sin, base)[1](v)[0]
+
+
+def with_grad_inside(x):
+    return torch.func.grad(lambda t: (t * base[:3]).sin().sum())(x)
+
+
+def with_autograd_inside(x):
+    z = x.detach().requires_grad_()
+    (slope,) = torch.autograd.grad((z**3).sum(), z, create_graph=True)
+    return (slope * x).sum()
+
+
+def with_casts(x):
+    return (x.float() @ matrix.float()).to(torch.float32) * torch.ones(3, dtype=torch.float32)
+
+
+def of_numpy(x):
+    import numpy
+
+    table = torch.from_numpy(numpy.arange(9, dtype=numpy.float32).reshape(3, 3))
+    return x @ table
+
+
+def only_single(x):
+    if x.dtype != torch.float32:
+        raise TypeError("single precision only")
+    return x.sin()
+
+
+def changed_by_dtype(x):
+    return x * (2.0 if x.dtype == torch.float64 else 3.0)
+
+
+def sharing_memory(x):
+    """Writes into a tensor, and reads the write by a view of it."""
+    base[0] = 0.5
+    return x * halves[0]
+
+
+def noisy(x):
+    return x * torch.randn(3) + torch.rand_like(x)
+
+
+def noisy_by_python(x):
+    return x * python_random.random()
+
+
+def dropped(x):
+    return nn.functional.dropout(x, 0.5).sum() + (x**2).sum()
+
+
+def by_network(x):
+    """In training mode, as it was made."""
+    return network(x).square().mean()
+
+
+class Loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x):
+        return self.net(x).square().mean() * self.frozen.sum()
+
+    def scaled(self, x, scale):
+        return self(x) * scale
+
+
+loss = Loss()
+
+
+def loss_of_net(net, x, *, weight=1.0):
+    return weight * net(x).square().mean()
+
+
+def loss_by_dict(weights, x):
+    return (torch.tanh(x @ weights["a"]) @ weights["b"]["c"]).square().mean()
+
+
+def loss_by_list(layers, x):
+    for w, b in layers:
+        x = torch.tanh(x @ w + b)
+    return x.sum()
+
+
+@dataclass
+class Pendulum:
+    length: torch.Tensor
+    mass: torch.Tensor
+    name: str = "pendulum"
+
+
+class Pair(NamedTuple):
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+def energy(pendulum, angle):
+    return (pendulum.mass * pendulum.length * (1 - angle.cos())).sum()
+
+
+def of_pair(pair):
+    return (pair.a * pair.b.exp()).sum()
+
+
+def by_keyword(x, /, *, scale, offset=0.0):
+    return (x * scale + offset).sum()
+
+
+def of_complex(z):
+    return (z * z.conj()).real.sum() + z.imag.sum()
+
+
+def several(*points):
+    return sum((p**2).sum() for p in points)
+
+
+def with_count(x):
+    return (x**2).sum(), (x > 0).sum()
+
+
+def dict_inputs():
+    return {"a": torch.ones(3, 2), "b": {"c": torch.ones(2, 1)}}, torch.ones(5, 3)
+
+
+def net_inputs():
+    return {"net": network, "x": torch.linspace(-1, 1, 15).reshape(5, 3)}
+
+
+def list_inputs():
+    return [(torch.ones(3, 3) / 3, torch.zeros(3)) for _ in range(2)], torch.ones(2, 3)
+
+
+def pendulum_inputs():
+    return Pendulum(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])), torch.tensor([0.1, 0.2])
+
+
+def pair_inputs():
+    return {"pair": Pair(torch.ones(2), torch.zeros(2))}
+
+
+def complex_inputs():
+    return (torch.tensor([1 + 2j, 3 - 1j]),)

@@ -1,0 +1,299 @@
+"""A user's function runs as it would by itself, and its parameters can be anywhere."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradbench.modes import structured  # noqa: F401
+from gradbench.problems import registry
+from gradbench.problems.function import as_tuple
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.operators import Problem
+from gradbench.worker import loading, paste
+from gradbench.worker.loading import Unusable, resolve
+from gradbench.worker.precision import FORCED, MEASURED, PLAIN
+from gradbench.worker.reference import pullback
+from gradbench.worker.settling import settle
+from gradbench.worker.subject import Subject
+
+SUITE = Path(__file__).parent / "suites" / "realistic.py"
+registry.load_builtin()
+
+
+def subject(name, *inputs, maker="", wrt=(), dtype="float32"):
+    made = Subject(
+        {
+            "target": f"{SUITE}:{name}", "inputs": inputs, "wrt": wrt, "dtype": dtype, "seed": 0,
+            "passed": "", "maker": f"{SUITE}:{maker}" if maker else "", "also": (),
+        }
+    )  # fmt: skip
+    settle(made)
+    return made
+
+
+X = ("x", "tensor([0.5, -1.0, 2.0])")
+
+
+def narrow(made):
+    return tuple(x.to(made.dtype) if x.is_floating_point() else x for x in made.values)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("filled_by_index", PLAIN),
+        ("filled_by_copy", PLAIN),
+        ("filled_by_put", PLAIN),
+        ("with_grad_inside", PLAIN),
+        ("with_autograd_inside", PLAIN),
+        ("sharing_memory", PLAIN),
+        ("with_casts", FORCED),
+        ("of_numpy", FORCED),
+        ("only_single", MEASURED),
+        ("changed_by_dtype", MEASURED),
+    ],
+)
+def test_evidence_in_double_precision_does_what_the_function_does(name, precision):
+    made = subject(name, X)
+    assert made.manner.precision == precision
+    measured = made.measured(*narrow(made))
+    with made.wide, torch.no_grad():
+        exact = made.forward(*made.values)
+    assert exact.dtype == torch.float64
+    assert not exact.requires_grad
+    assert torch.allclose(measured.double(), exact, rtol=1e-5)
+    again = made.measured(*narrow(made))
+    assert again.dtype == torch.float32
+    assert torch.equal(measured, again)
+    assert any("references are in float32" in said for said in made.notes) == (
+        precision == MEASURED
+    )
+
+
+def test_a_graph_through_torch_func_inside_is_kept():
+    made = subject("with_vjp_inside", ("v", "tensor([1.0, -0.5, 2.0, 0.1])"))
+    with made.wide:
+        (pulled,) = pullback(made, torch.ones(4, dtype=torch.float64), *made.values)
+    assert torch.allclose(pulled, resolve(f"{SUITE}:base").double().cos(), rtol=1e-12)
+
+
+def test_weights_are_single_again_after_the_evidence():
+    made = subject("by_network", ("x", "randn(5, 3)"))
+    with made.wide, made.wide:
+        assert {p.dtype for p in resolve(f"{SUITE}:network").parameters()} == {torch.float64}
+    assert {p.dtype for p in resolve(f"{SUITE}:network").parameters()} == {torch.float32}
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("name", ["noisy", "noisy_by_python", "dropped"])
+def test_a_random_function_draws_the_same_numbers_in_every_call(name):
+    made = subject(name, X)
+    assert made.manner.random
+    assert "random numbers" in made.notes[0]
+    first = made.measured(*narrow(made))
+    assert torch.equal(first, made.measured(*narrow(made)))
+    with made.wide:
+        assert torch.allclose(made.forward(*made.values), first.double(), rtol=1e-5)
+
+
+def test_the_statistics_of_a_module_stay_as_they_were():
+    network = resolve(f"{SUITE}:network")
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    made = subject("loss", ("x", "randn(5, 3)"))
+    assert "updates buffers" in made.notes[0]
+    gradient = torch.func.grad(made.measured, tuple(range(made.differentiated)))
+    gradient(*narrow(made))
+    with made.wide:
+        torch.func.jvp(made.forward, made.values, made.values)
+    assert network.training
+    assert all(torch.equal(before[name], buffer) for name, buffer in network.named_buffers())
+
+
+PARAMETERS = ["net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"]
+PARAMETERS += ["net.3.weight", "net.3.bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "maker", "wrt", "names", "said"),
+    [
+        ("loss_by_dict", "dict_inputs", (), ["weights.a", "weights.b.c"], "for x: --wrt x"),
+        ("loss_by_dict", "dict_inputs", ("weights.b",), ["weights.b.c"], ""),
+        ("loss_by_dict", "dict_inputs", ("x", "weights"), ["x", "weights.a", "weights.b.c"], ""),
+        ("loss_by_list", "list_inputs", ("layers.1",), ["layers.1.0", "layers.1.1"], ""),
+        ("loss_of_net", "net_inputs", (), PARAMETERS, "parameters of net; for x: --wrt x"),
+        ("loss_of_net", "net_inputs", ("net",), PARAMETERS, ""),
+        ("loss_of_net", "net_inputs", ("net.0",), PARAMETERS[:2], ""),
+        ("loss_of_net", "net_inputs", ("x",), ["x"], ""),
+        ("energy", "pendulum_inputs", (), ["pendulum.length", "pendulum.mass"], "for angle"),
+        ("of_pair", "pair_inputs", (), ["pair.a", "pair.b"], ""),
+        ("of_complex", "complex_inputs", (), ["z"], ""),
+    ],
+)
+def test_what_is_differentiated_is_what_is_named_or_the_parameters(name, maker, wrt, names, said):
+    made = subject(name, maker=maker, wrt=wrt)
+    assert made.names[: made.differentiated] == names
+    assert said in " ".join(made.notes)
+
+
+def test_a_module_is_differentiated_by_what_requires_grad():
+    made = subject("loss", ("x", "randn(5, 3)"))
+    assert made.names[: made.differentiated] == PARAMETERS
+    assert subject("loss", ("x", "randn(5, 3)"), wrt=("frozen",)).names[0] == "frozen"
+    method = subject("loss.scaled", ("x", "randn(5, 3)"), ("scale", "tensor(2.0)"))
+    assert method.names[: method.differentiated] == PARAMETERS
+    assert method.names[method.differentiated :] == ["x", "scale"]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "wrt", "says"),
+    [
+        ("noisy", [("y", "ones(3)")], (), "no argument 'y', but x"),
+        ("noisy", [X], ("y",), "there is no input of that name, but x"),
+        ("by_keyword", [("x", "ones(3)"), ("scale", "2.0")], ("scale",), r"torch.tensor\(2.0\)"),
+        ("by_keyword", [("x", "ones(3)"), ("scael", "2.0")], (), "did you mean scale"),
+        ("by_keyword", [("x", "ones(3)")], (), "no input for its argument 'scale'"),
+        ("noisy", [("x", "arange(3)")], ("x",), "no floating-point numbers"),
+        ("noisy", [("x", "3")], (), "no floating-point tensor"),
+        ("by_network", [("x", "randn(5, 3)")], ("network",), "make it an argument"),
+        ("nosy", [X], (), "did you mean noisy"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_what_was_meant(name, inputs, wrt, says):
+    with pytest.raises(Unusable, match=says):
+        subject(name, *inputs, wrt=wrt)
+
+
+CASES = [
+    ("loss_by_dict", {"maker": "dict_inputs"}),
+    ("loss_by_dict", {"maker": "dict_inputs", "wrt": ("weights.b", "x")}),
+    ("loss_by_list", {"maker": "list_inputs"}),
+    ("loss_of_net", {"maker": "net_inputs"}),
+    ("loss_of_net", {"maker": "net_inputs", "wrt": ("x", "net.3")}),
+    ("loss_of_net", {"maker": "net_inputs", "wrt": ("x",)}),
+    ("energy", {"maker": "pendulum_inputs"}),
+    ("of_pair", {"maker": "pair_inputs"}),
+    ("of_complex", {"maker": "complex_inputs"}),
+    ("by_keyword", {"inputs": (("x", "randn(3)"), ("scale", "tensor(2.0)"))}),
+    ("several", {"inputs": (("x0", "randn(3)"), ("x1", "randn(2)"))}),
+    ("with_count", {"inputs": (X,)}),
+    ("loss", {"inputs": (("x", "randn(5, 3)"),)}),
+    ("loss", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("x",)}),
+    ("loss.scaled", {"inputs": (("x", "randn(5, 3)"), ("scale", "2.0"))}),
+    ("dropped", {"inputs": (X,)}),
+]
+
+
+@pytest.mark.parametrize(("name", "how"), CASES)
+def test_the_code_to_paste_gives_what_the_mode_gives(name, how, monkeypatch):
+    monkeypatch.syspath_prepend(str(SUITE.parent))
+    made = subject(name, *how.get("inputs", ()), **{k: v for k, v in how.items() if k != "inputs"})
+
+    class AsFunction:
+        forward = staticmethod(made.measured)
+        differentiated = made.differentiated
+        name = "yours"
+        derivatives = {"gradient": torch.sin}  # noqa: RUF012
+
+    values = narrow(made)
+    problem = Problem(
+        AsFunction(), "gradient", tuple(tuple(x.shape) for x in values), (), torch.float32,
+        torch.device("cpu"),
+    )  # fmt: skip
+    tried = 0
+    for mode in registry.modes_of("gradient"):
+        if mode.name not in ("backward", "functional_jacobian", "func_grad", "jacrev"):
+            continue
+        try:
+            wanted = as_tuple(
+                mode.build(problem)(
+                    tuple(
+                        x.clone().requires_grad_(mode.leaves and i < made.differentiated)
+                        for i, x in enumerate(values)
+                    )
+                )
+            )
+        except Unsupported:
+            continue
+        code = paste.code(made, f"{SUITE}:{name}", mode, problem)
+        room = {}
+        exec(compile(code, "<pasted>", "exec"), room)
+        got = as_tuple(room["gradient"](*values))
+        assert all(torch.allclose(a, b) for a, b in zip(got, wanted, strict=True)), code
+        tried += 1
+    assert tried >= 2
+
+
+def test_the_code_says_how_to_call_it():
+    made = subject("loss_of_net", maker="net_inputs")
+    mode = registry.MODES["gradient", "backward"]
+    problem = Problem(
+        type("F", (), {"forward": made.measured, "differentiated": 6, "name": "yours"})(),
+        "gradient", tuple(tuple(x.shape) for x in made.values), (), torch.float32,
+        torch.device("cpu"),
+    )  # fmt: skip
+    code = paste.code(made, f"{SUITE}:loss_of_net", mode, problem)
+    assert "# Call it as gradient(*net.parameters(), x)" in code
+    assert "net = net_inputs()['net']" in code
+
+
+def test_a_file_is_executed_once_whoever_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(loading, "_files", {})
+    (tmp_path / "executed_once.py").write_text(
+        "import counted_here\ncounted_here.N += 1\nf = g = print\n"
+    )
+    (tmp_path / "counted_here.py").write_text("N = 0\n")
+    (tmp_path / "beside_it.py").write_text("from executed_once import f as h\n")
+    first = resolve(f"{tmp_path}/executed_once.py:f")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("executed_once.py:g") is first
+    assert resolve("executed_once:g") is first
+    assert resolve("beside_it.py:h") is first
+    assert sys.modules["counted_here"].N == 1
+    for name in ("executed_once", "counted_here", "beside_it"):
+        del sys.modules[name]
+
+
+PACKAGE = {
+    "pkg_a/__init__.py": "",
+    "pkg_a/inner/__init__.py": "from .. import tools\n",
+    "pkg_a/inner/mod.py": "from ..tools import double\ndef f(x): return double(x)\n",
+    "pkg_a/tools.py": "def double(x): return 2 * x\n",
+    "loose_b/mod.py": "from .other import g\n",
+    "loose_b/other.py": "def g(x): return 3 * x\n",
+    "with.dots.py": "def h(x): return x\nif __name__ == '__main__':\n    raise SystemExit(3)\n",
+    "random.py": "def r(x): return x\n",
+}
+
+
+def test_files_of_packages_with_dots_and_with_the_names_of_modules_are_loaded(tmp_path):
+    for name, text in PACKAGE.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    script = textwrap.dedent(
+        """
+        import os, random, sys
+        from gradbench.worker.loading import importable, resolve
+        os.chdir(sys.argv[1])
+        assert resolve("pkg_a/inner/mod.py:f")(1) == 2
+        assert resolve("pkg_a.inner.mod:f") is resolve("pkg_a/inner/mod.py:f")
+        assert importable("pkg_a/inner/mod.py") == "pkg_a.inner.mod"
+        assert resolve("loose_b/mod.py:g")(1) == 3
+        assert importable("loose_b/mod.py") == "loose_b.mod"
+        assert resolve("with.dots.py:h")(1) == 1
+        assert resolve("random.py:r")(1) == 1
+        import random as again
+        assert again is random
+        """
+    )
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=root,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
