@@ -467,7 +467,6 @@ def any_name(**named):
     [
         (positional, ["z"], "it has no argument 'z', but x, y"),
         (positional, ["x", "yy"], "did you mean y"),
-        (positional, ["x"], "no input for its argument 'y'"),
         (positional, ["x", "y"], ""),
         (any_position, ["whatever"], ""),
         (any_name, ["whatever"], ""),

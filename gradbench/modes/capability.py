@@ -29,6 +29,14 @@ REASONS = tuple(
             "the function writes in place ({0}) into a tensor from outside: torch.func cannot",
         ),
         (
+            r"attempting to call Tensor\.requires_grad_\(\)",
+            "the function differentiates inside by torch.autograd: torch.func cannot",
+        ),
+        (
+            r"Batch norm got a batched tensor as input while the running_mean",
+            "batch normalization updates its statistics: vmap cannot",
+        ),
+        (
             r"called random operation while|calling random operations inside of vmap",
             "the function draws random numbers: vmap does not",
         ),
