@@ -89,10 +89,10 @@ def test_any_size_of_the_right_kind_can_be_asked_for():
 
 
 def test_stored_cases_are_found_by_their_device():
-    cold = Comparison("vjp", "exp", "documents", "float32", "cuda:0+cold")
-    assert cold.matches("grad", devices=("cuda:0+cold",))
-    assert cold.matches("grad", devices=("cpu", "cuda*"))
-    assert not cold.matches("grad", devices=("cuda:0",))
+    cold = Comparison("vjp", "exp", "documents", "float32", "cuda:0+cold").case("grad")
+    assert cold.matches(devices=("cuda:0+cold",))
+    assert cold.matches(devices=("cpu", "cuda*"))
+    assert not cold.matches(devices=("cuda:0",))
 
 
 def test_dtypes_threads_and_devices_multiply():

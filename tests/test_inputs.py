@@ -201,8 +201,8 @@ def test_nothing_is_suggested_for_what_is_like_no_name(typed):
 
 
 C = [
-    (Comparison("vjp", "exp", "documents", "float32"), "grad"),
-    (Comparison("vjp", "mse", "n=64", "float32"), "backward"),
+    Comparison("vjp", "exp", "documents", "float32").case("grad"),
+    Comparison("vjp", "mse", "n=64", "float32").case("backward"),
 ]
 
 

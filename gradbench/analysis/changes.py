@@ -54,10 +54,7 @@ def compare(
     if not shared:
         if any(filters.values()) and not (times_old or times_new):
             everything = [
-                (entry.comparison, mode)
-                for run in (old, new)
-                for entry in run.started.plan
-                for mode in entry.modes
+                case for run in (old, new) for entry in run.started.plan for case in entry.cases
             ]
             raise ValueError(nothing_fits(everything, **filters))
         raise ValueError(f"{old.name} and {new.name} have no timed case in common")
@@ -97,8 +94,8 @@ def compare(
 def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Any]]:
     """Each timed case's visit minima, an array per session."""
     bad = {
-        (name, mode)
-        for name, sessions in run.by_comparison().items()
+        comparison.case(mode)
+        for comparison, sessions in run.by_comparison().items()
         for mode, entrant in settled(sessions).items()
         if entrant.status != Status.OK
     }
@@ -107,13 +104,12 @@ def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Any
         for entrant in session.entrants:
             if entrant.control or entrant.status != Status.OK:
                 continue
-            if (session.comparison, entrant.mode) in bad:
-                continue
-            if not session.comparison.matches(entrant.mode, **filters):
+            case = session.comparison.case(entrant.mode)
+            if case in bad or not case.matches(**filters):
                 continue
             visits = np.array(minima(entrant.number, entrant.samples))
             if visits.size and not np.all(np.isnan(visits)):
-                times.setdefault(session.comparison.case(entrant.mode), []).append(visits)
+                times.setdefault(case, []).append(visits)
     return times
 
 

@@ -21,7 +21,7 @@ def filtered(
     """
     kept = []
     for row in rows:
-        if row.comparison.matches(row.mode, **filters) and (
+        if row.case.matches(**filters) and (
             not comparisons or any(_fits(row.comparison, glob) for glob in comparisons)
         ):
             kept.append(row)
@@ -42,7 +42,7 @@ def _why_none(
         if not any(_fits(name, glob) for name in names):
             near = hint(glob, names) or "'gradbench show' lists its comparisons"
             return f"no comparison of this run matches {text.line(glob, 80)!r}; {near}"
-    return nothing_fits(((r.comparison, r.mode) for r in rows), **filters)
+    return nothing_fits((row.case for row in rows), **filters)
 
 
 def fails(verdicts: Iterable[str], fail_on: str | None) -> bool:

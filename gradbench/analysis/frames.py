@@ -22,7 +22,7 @@ from gradbench.analysis.readings import read_values, with_readings
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import record
 from gradbench.core import arguments
-from gradbench.core.cases import Comparison
+from gradbench.core.cases import Case, Comparison
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.text import shown
 from gradbench.core.verdicts import Status
@@ -185,7 +185,7 @@ def _batches(sessions: Iterable[SessionTimed]) -> Iterator[list[SessionTimed]]:
 
 def _read_by(
     instrument: str,
-    readings: dict[tuple[Comparison, str], dict[str, float]],
+    readings: dict[Case, dict[str, float]],
     sessions: Sequence[SessionTimed],
     size: int,
 ) -> Any:
@@ -194,7 +194,7 @@ def _read_by(
     if not known:
         return np.full(size, math.nan)
     values = [
-        known.get((session.comparison, entrant.mode), math.nan)
+        known.get(session.comparison.case(entrant.mode), math.nan)
         for session in sessions
         for entrant in session.entrants
     ]

@@ -9,20 +9,20 @@ from statistics import median
 import msgspec
 
 from gradbench.analysis.table import Row
-from gradbench.core.cases import FORWARD, Comparison
+from gradbench.core.cases import FORWARD, Case
 from gradbench.core.verdicts import Status
 from gradbench.store.runs import Run
 
 
-def read_values(run: Run) -> dict[tuple[Comparison, str], dict[str, float]]:
-    """What each instrument read of each comparison and mode: the median over sessions of each
+def read_values(run: Run) -> dict[Case, dict[str, float]]:
+    """What each instrument read of each case: the median over sessions of each
     session's median."""
-    found: dict[tuple[Comparison, str], dict[str, list[float]]] = {}
+    found: dict[Case, dict[str, list[float]]] = {}
     for reading in run.readings:
         for mode, values in reading.values.items():
             if values:
-                case = found.setdefault((reading.comparison, mode), {})
-                case.setdefault(reading.instrument, []).append(median(values))
+                read = found.setdefault(reading.comparison.case(mode), {})
+                read.setdefault(reading.instrument, []).append(median(values))
     return {
         case: {name: median(values) for name, values in read.items()}
         for case, read in found.items()
@@ -32,29 +32,22 @@ def read_values(run: Run) -> dict[tuple[Comparison, str], dict[str, float]]:
 def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
     """The rows with what was read, and rows of their own for what was read and not timed."""
     values = read_values(run)
-    reasons: dict[tuple[Comparison, str], dict[str, str]] = {}
+    reasons: dict[Case, dict[str, str]] = {}
     for reading in run.readings:
         for mode, reason in reading.reasons.items():
-            reasons.setdefault((reading.comparison, mode), {})[reading.instrument] = reason
-    timed = {(row.comparison, row.mode) for row in rows}
-    asked = values.keys() | reasons.keys()
-    made = [
-        msgspec.structs.replace(
-            row,
-            readings=values.get((row.comparison, row.mode), {}),
-            unread=reasons.get((row.comparison, row.mode), {}),
-        )
-        for row in rows
-    ]
-    for entry in run.started.plan:
-        for mode in entry.modes:
-            case = (entry.comparison, mode)
-            if case in timed or case not in asked:
-                continue
-            read, unread = values.get(case, {}), reasons.get(case, {})
+            reasons.setdefault(reading.comparison.case(mode), {})[reading.instrument] = reason
+    if not run.readings:
+        return list(rows)
+    found = {row.case: row for row in rows}
+    for case in [*found, *(case for entry in run.started.plan for case in entry.cases)]:
+        read, unread = values.get(case, {}), reasons.get(case, {})
+        if not read and not unread:
+            continue
+        if case not in found:
             status, reason = (Status.OK, "") if read else _unread(next(iter(unread.values())))
-            made.append(Row(*case, status, reason, readings=read, unread=unread))
-    return made
+            found[case] = Row(case.comparison, case.mode, status, reason)
+        found[case] = msgspec.structs.replace(found[case], readings=read, unread=unread)
+    return list(found.values())
 
 
 def _unread(said: str) -> tuple[Status, str]:

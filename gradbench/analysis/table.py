@@ -78,6 +78,10 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     of_rate: float | None = None
     """The shares of the device's limits that a large case reaches: see `readings.with_limits`."""
 
+    @property
+    def case(self) -> Case:
+        return self.comparison.case(self.mode)
+
 
 class Judged(Table, frozen=True, kw_only=True):
     """The judged rows of a run."""

@@ -141,9 +141,7 @@ class History:
             for name, used in track.environments.items():
                 made.used[Build(track.name, name)] = used
             for entry in track.started.plan:
-                for mode in entry.modes:
-                    if not filters or entry.comparison.matches(mode, **filters):
-                        cases[entry.comparison.case(mode)] = None
+                cases |= {c: None for c in entry.cases if not filters or c.matches(**filters)}
             made._take(track)
         made.cases = list(cases)
         made.builds = _ordered(made)

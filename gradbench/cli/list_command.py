@@ -41,7 +41,7 @@ def command(
         selection = replace(selection, modes=chosen or selection.modes)
     entries = planned(discovery.offers, selection, warn)
     if what == "cases":
-        rows = [{"case": str(e.comparison.case(mode))} for e in entries for mode in e.modes]
+        rows = [{"case": str(case)} for entry in entries for case in entry.cases]
     elif what == "modes":
         modes = {(e.comparison.operator, mode) for e in entries for mode in e.modes}
         rows = _modes(discovery, modes, source)

@@ -214,26 +214,6 @@ class Comparison(str):
         key = f"{self.operator}/{self.function}/{self.size}/{salt}/{index}"
         return zlib.crc32(key.encode())
 
-    def matches(
-        self,
-        mode: str,
-        functions: Iterable[str] = (),
-        operators: Iterable[str] = (),
-        modes: Iterable[str] = (),
-        sizes: Iterable[str] = (),
-        dtypes: Iterable[str] = (),
-        devices: Iterable[str] = (),
-    ) -> bool:
-        """Whether a case of this comparison fits globs of every kind; no globs fit all."""
-        return (
-            fits(self.function, functions)
-            and fits(self.operator, operators)
-            and fits(mode, modes)
-            and fits(self.size, sizes)
-            and fits(self.dtype, dtypes)
-            and fits(self.device, devices)
-        )
-
     def case(self, mode: str) -> Case:
         return Case(self, mode)
 
@@ -268,6 +248,26 @@ class Case(str):
         if not is_name(mode):
             raise ValueError(f"{text!r}: {mode!r} is not a name")
         return cls(Comparison.parse("/".join(parts)), mode)
+
+    def matches(
+        self,
+        functions: Iterable[str] = (),
+        operators: Iterable[str] = (),
+        modes: Iterable[str] = (),
+        sizes: Iterable[str] = (),
+        dtypes: Iterable[str] = (),
+        devices: Iterable[str] = (),
+    ) -> bool:
+        """Whether it fits globs of every kind; no globs fit all."""
+        c = self.comparison
+        return (
+            fits(c.function, functions)
+            and fits(c.operator, operators)
+            and fits(self.mode, modes)
+            and fits(c.size, sizes)
+            and fits(c.dtype, dtypes)
+            and fits(c.device, devices)
+        )
 
 
 @dataclass(frozen=True)
@@ -321,6 +321,10 @@ class Entry:
     comparison: Comparison
     modes: tuple[str, ...]
 
+    @property
+    def cases(self) -> list[Case]:
+        return [self.comparison.case(mode) for mode in self.modes]
+
 
 def fits(name: str, patterns: Iterable[str]) -> bool:
     """Whether a name fits one of the globs; no globs fit all."""
@@ -346,13 +350,13 @@ def _require_known(
             )
 
 
-def nothing_fits(cases: Iterable[tuple[Comparison, str]], **globs: Iterable[str]) -> str:
-    """Why none of these cases, a comparison and a mode each, fits globs as `Comparison.matches`
-    takes them: the first glob that fits none of them, with the nearest name that there is."""
+def nothing_fits(cases: Iterable[Case], **globs: Iterable[str]) -> str:
+    """Why none of these cases fits globs as `Case.matches` takes them: the first glob that fits
+    none of them, with the nearest name that there is."""
     cases = list(cases)
     for kind, patterns in globs.items():
         field = kind.removesuffix("s")
-        names = {mode if field == "mode" else str(getattr(c, field)) for c, mode in cases}
+        names = {c.mode if field == "mode" else str(getattr(c.comparison, field)) for c in cases}
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 near = hint(pattern, names) or f"there are {', '.join(sorted(names)[:8])}"

@@ -52,12 +52,7 @@ def history(
         chosen = mine
     made = History.of(chosen, filters)
     if not made.cases and filters and any(filters.values()):
-        planned = [
-            (entry.comparison, mode)
-            for track in chosen
-            for entry in track.started.plan
-            for mode in entry.modes
-        ]
+        planned = [case for track in chosen for entry in track.started.plan for case in entry.cases]
         raise SelectionError(nothing_fits(planned, **filters))
     if not made.cases:
         raise StoreError("no case of these tracks was measured in any build")

@@ -181,4 +181,4 @@ def why_none(frame: pd.DataFrame, **globs: Iterable[str]) -> str:
     if frame.empty:
         return "no stored case was measured"
     different = frame[["comparison", "mode"]].drop_duplicates().itertuples(index=False)
-    return nothing_fits(((Comparison.parse(row[0]), str(row[1])) for row in different), **globs)
+    return nothing_fits((Comparison.parse(row[0]).case(str(row[1])) for row in different), **globs)

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from gradbench.core.cases import Comparison, Entry
+from gradbench.core.cases import Case, Comparison, Entry
 from gradbench.core.instruments import INSTRUMENTS, Instrument
 from gradbench.runner import callgrind, machine
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
@@ -272,10 +272,10 @@ class _Lane:
         self.worker: Worker | None = None
         self.opened: Worker | None = None
         """The process in which the current comparison is open."""
-        self.lost: dict[tuple[Comparison, str], str] = {}
-        """Why the process was lost, by comparison and mode."""
-        self.deaths: set[tuple[Comparison, str]] = set()
-        """The comparisons and modes over which the process has died once."""
+        self.lost: dict[Case, str] = {}
+        """Why the process was lost, by case."""
+        self.deaths: set[Case] = set()
+        """Those over which the process has died once."""
         self._stopping = False
         self._pid: int | None = None
         self._lock = threading.Lock()
@@ -344,7 +344,7 @@ class _Lane:
         self, task: Task, mode: str, call: int
     ) -> tuple[dict[str, list[float]], dict[str, str]]:
         """The values read of a mode, and the reason for a missing one."""
-        name, case = self.instrument.name, (task.name, mode)
+        name, case = self.instrument.name, task.name.case(mode)
         while True:
             worker = self._rehearsed()
             if case in self.lost:
@@ -358,13 +358,13 @@ class _Lane:
             except (WorkerDied, WorkerTimeout) as error:
                 self._charge(case, error)
 
-    def _charge(self, case: tuple[Comparison, str], error: WorkerDied | WorkerTimeout) -> None:
+    def _charge(self, case: Case, error: WorkerDied | WorkerTimeout) -> None:
         """Blames a case for the loss of the process, unless it is the first death: then the case is
         tried again. Raises the error where the lane was stopped."""
         if self._stopping:
             raise error
         if isinstance(error, WorkerTimeout) or case in self.deaths:
-            self.lost[case] = _reason(failure(case[1], error))
+            self.lost[case] = _reason(failure(case.mode, error))
         self.deaths.add(case)
 
     def _refusal(self, mode: str, call: int) -> str | None:
@@ -409,7 +409,7 @@ class _Lane:
                 mode: call
                 for mode, call in self.passed[task.name].calls.items()
                 if (operator, mode) not in seen
-                and (task.name, mode) not in self.lost
+                and task.name.case(mode) not in self.lost
                 and self._refusal(mode, call) is None
             }
             if not calls:
@@ -427,7 +427,7 @@ class _Lane:
             except WorkerRefused:
                 continue
             except (WorkerDied, WorkerTimeout) as error:
-                self._charge((task.name, in_hand), error)
+                self._charge(task.name.case(in_hand), error)
                 raise
 
 

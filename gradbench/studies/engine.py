@@ -107,7 +107,7 @@ def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
             raise SelectionError(f"case {name!r} is not operator/function/mode")
         selection = Selection(functions=(function,), operators=(operator,), modes=(mode,))
         for entry in expand(discovery.offers, selection):
-            cases += [entry.comparison.case(mode) for mode in entry.modes]
+            cases += entry.cases
     return list(dict.fromkeys(cases))
 
 
