@@ -1,5 +1,6 @@
 """A user's function runs as it would by itself, and its parameters can be anywhere."""
 
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradbench.advise import live
+from gradbench.advise.advice import Refusal
 from gradbench.modes import structured  # noqa: F401
 from gradbench.problems import registry
 from gradbench.problems.function import as_tuple
@@ -238,6 +241,32 @@ def test_the_code_says_how_to_call_it():
     code = paste.code(made, f"{SUITE}:loss_of_net", mode, problem)
     assert "# Call it as gradient(*net.parameters(), x)" in code
     assert "net = net_inputs()['net']" in code
+
+
+def test_compare_takes_inputs_by_position_and_by_name():
+    def f(x, /, y, *, scale=1.0):
+        return x * y * scale
+
+    assert live._by_name(f, (1, 2), {"scale": 3}) == {"x": 1, "y": 2, "scale": 3}
+    assert live._by_name(torch.sin, (1,), {}) == {"x0": 1}
+    for inputs, named, says in (
+        ((1, 2, 3), {}, "takes 2 inputs by position, and 3 are given"),
+        ((1, 2), {"y": 3}, "'y' is given by position and by name"),
+        ((1, 2), {"scael": 3}, "did you mean scale"),
+        ((1,), {}, "no input for its argument 'y'"),
+    ):
+        with pytest.raises(Refusal, match=says):
+            live._by_name(f, inputs, named)
+
+
+def test_what_is_sent_has_no_graph_and_is_as_it_was():
+    weight = torch.nn.Parameter(torch.ones(2))
+    made, layers = weight * 2, torch.nn.Linear(2, 1).eval()
+    sent = pickle.loads(live._pickled((lambda x: x * made, {"layers": layers, "w": weight}, {})))
+    assert not sent[0](torch.ones(2)).requires_grad
+    assert sent[1]["w"].requires_grad
+    assert not sent[1]["layers"].training
+    assert isinstance(sent[1]["layers"].weight, torch.nn.Parameter)
 
 
 def test_a_file_is_executed_once_whoever_asks(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Everything is measured in workers still.
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -30,24 +31,24 @@ def compare(
     seed: int = 0,
     also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
     results: str | Path = "results",
+    **named: Any,
 ) -> Advice:
     """Measures every way of differentiating `function` at `inputs` and finds the fastest.
 
     cloudpickle sends the function to separate processes, so it can be a closure, a lambda, a
-    notebook cell or a module, and a crash or a hang does not affect the caller. `inputs` are plain
-    values and tensors in the function's order, all on the device to measure on. `wrt` names the
-    inputs to differentiate by; the default is every floating-point input, or a module's
-    parameters. `dtype` defaults to that of the first floating-point input. `also` are derivatives
-    of your own to measure too: they take the function's arguments and return a tensor for each
-    differentiated input. `budget` and `timeout` are in seconds, `memory_limit` in bytes: see
-    `gradbench advise`. The run is stored in the folder `results`.
+    notebook cell or a module, and a crash or a hang does not affect the caller. `inputs` are in the
+    function's order, `named` by the names of its arguments: tensors, all on the device to measure
+    on, modules, dicts, lists and dataclasses of tensors, and plain values. `wrt` names what to
+    differentiate by: an input, or a tensor in one, such as "net", "weights.a"; the default is the
+    parameters where there are any (modules, or tensors in dicts and the like), else every
+    floating-point input. `dtype` defaults to that of the first floating-point input. `also` are
+    derivatives of your own to measure too: they take the function's arguments and return a tensor
+    for each differentiated input. `budget` and `timeout` are in seconds, `memory_limit` in bytes:
+    see `gradbench advise`. The run is stored in the folder `results`.
 
     Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
     cannot be stored, WorkerError if no process can be started.
     """
-    import cloudpickle
-    import torch
-
     place = arguments.folder("results", results)
     if not callable(function):
         raise TypeError(f"function should be callable, not a {type(function).__name__}")
@@ -61,9 +62,9 @@ def compare(
     if callable(also):
         also = (also,)
 
-    tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
-    if isinstance(function, torch.nn.Module):
-        tensors += function.parameters()
+    given = _by_name(function, inputs, named)
+    tensors = [x for value in given.values() for x in _tensors(value)]
+    tensors += _tensors(getattr(function, "__self__", function))
     devices = {str(x.device) for x in tensors}
     if len(devices) > 1:
         raise Refusal(f"the inputs are on several devices: {', '.join(sorted(devices))}")
@@ -71,17 +72,12 @@ def compare(
     if not dtype:
         kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
         dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
-    names = arguments.argument_names(function, len(inputs))
-    values = {
-        name: x.detach().cpu() if isinstance(x, torch.Tensor) else x
-        for name, x in zip(names, inputs)
-    }
     try:
         ways: dict[str, Callable[..., Any]] = {}
         for number, way in enumerate(also):
             name = getattr(way, "__name__", "own")
             ways[f"{name}_{number}" if name in ways else name] = way
-        content = cloudpickle.dumps((function, values, ways))
+        content = _pickled((function, given, ways))
     except Exception as error:
         raise Refusal(
             f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"
@@ -104,6 +100,63 @@ def compare(
         device=device,
     )
     return advise(question, place, lambda progress: None, [])
+
+
+def _by_name(
+    function: Callable[..., Any], inputs: Sequence[Any], named: dict[str, Any]
+) -> dict[str, Any]:
+    """All inputs by name. Raises Refusal where the function does not take them."""
+    known = arguments.signature(function)
+    names = arguments.argument_names(function, len(inputs))
+    if known is not None and not known.any_position:
+        most = len(known.positional_only + known.either)
+        if len(inputs) > most:
+            raise Refusal(f"it takes {most} inputs by position, and {len(inputs)} are given")
+    for name in named:
+        if name in names:
+            raise Refusal(f"its argument {name!r} is given by position and by name")
+    given = dict(zip(names, inputs)) | named
+    if known is not None and (refusal := known.refusal(list(given))):
+        raise Refusal(refusal)
+    return given
+
+
+def _tensors(value: Any) -> list[Any]:
+    """The tensors in a value: of a dict, list or dataclass, and a module's parameters."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, torch.nn.Module):
+        return list(value.parameters())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = vars(value)
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list, tuple)):
+        return []
+    return [x for part in parts for x in _tensors(part)]
+
+
+def _pickled(content: Any) -> bytes:
+    """By cloudpickle, with every tensor on the CPU and without its graph."""
+    import io
+
+    import cloudpickle
+    import torch
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            kind = type(value)
+            if kind in (torch.Tensor, torch.nn.Parameter) and not (value.is_cpu and value.is_leaf):
+                moved = value.detach().cpu()
+                if kind is torch.nn.Parameter:
+                    return kind, (moved, value.requires_grad)
+                return moved.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return super().reducer_override(value)
+
+    file = io.BytesIO()
+    Pickler(file).dump(content)
+    return file.getvalue()
 
 
 def _target(function: Callable[..., Any]) -> str:
