@@ -69,10 +69,10 @@ Day = Annotated[str, Meta(pattern=DAY_OF_YEAR)]
 Digest = Annotated[str, Meta(pattern=SHA256)]
 
 
-def parsed(kind: type, value: Any) -> Any:
+def parsed(kind: type[Comparison | Case], value: Any) -> Comparison | Case:
     """The comparison or case of a stored text, as msgspec asks for it. Raises ValueError where it
     is none."""
-    if issubclass(kind, (Comparison, Case)) and isinstance(value, str):
+    if isinstance(value, str):
         return kind.parse(value)
     raise ValueError(f"expected a {kind.__name__.lower()}, got {type(value).__name__}")
 
