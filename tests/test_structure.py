@@ -1,10 +1,12 @@
 """The structure of jacobians: what is found, by which evidence, and what uses it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from gradbench.core.deadline import Deadline
 from gradbench.modes import structured
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
@@ -14,6 +16,7 @@ from gradbench.problems.mode import Unsupported
 from gradbench.problems.structure import detect, products
 from gradbench.worker import cost
 from gradbench.worker.gate import Gate
+from gradbench.worker.structures import hessian_structure, structure
 
 WEIGHTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -293,3 +296,146 @@ def test_what_does_not_fit_is_refused_with_its_size():
     reason = cost.refuse(10**6, 10**6, 4, 1 << 32)
     assert "3.64 TiB" in reason
     assert "vjp" in reason
+
+
+# -- a user's function: what is traced, held against what products show ---------------------------
+
+
+def subject(f, *inputs, constants=()):
+    def draw(size, generator):
+        near = [1 + 0.01 * torch.randn(x.shape, generator=generator).double() for x in inputs]
+        return (*(x * a for x, a in zip(inputs, near)), *constants)
+
+    return SimpleNamespace(
+        forward=f, values=(*inputs, *constants), differentiated=len(inputs), draw=draw,
+        names=["x", "y", "z"],
+    )  # fmt: skip
+
+
+def upwind(u):
+    return u + 0.1 * u * torch.where(u > 0, u - u.roll(1), u.roll(-1) - u)
+
+
+def covers(found, f, x):
+    """Whether the jacobian at the input has no entry beside those that were found."""
+    jacobian = torch.autograd.functional.jacobian(f, x).reshape(found.outputs, -1)
+    jacobian[found.rows, found.columns] = 0
+    return not jacobian.any()
+
+
+def test_entries_that_other_branches_of_where_have_are_entries():
+    generator = torch.Generator().manual_seed(0)
+    found = structure(subject(upwind, torch.rand(200, generator=generator).double() + 0.5))
+    assert found.is_global
+    assert found.entries == 600
+    assert "400 of its 600 entries were not zero" in found.evidence
+    assert covers(found, upwind, torch.randn(200, generator=generator, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.exp(-x * x) * x,
+        lambda x: torch.relu(x - 2.0),
+        lambda x: (x - x.detach()) ** 3 + torch.sigmoid(30 * x),
+    ],
+)
+def test_an_elementwise_map_is_diagonal_whatever_its_slopes(f):
+    x = torch.randn(70, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = structure(subject(f, x))
+    assert (found.kind, found.is_global, found.entries) == ("diagonal", True, 4900)
+
+
+def test_without_a_trace_an_elementwise_map_is_diagonal_too():
+    x = torch.randn(70, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = structure(subject(lambda x: torch.exp(-x * x) * x, x), Deadline(0.0))
+    assert (found.kind, found.is_global) == ("diagonal", False)
+    assert "no time to trace" in found.evidence
+
+
+def test_a_branch_on_the_numbers_makes_the_pattern_local_and_the_input_is_named():
+    x = torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    found = structure(subject(lambda x: x * x.roll(1) if x[0] > 0 else x * x.sum(), x))
+    assert not found.is_global
+    assert found.entries == 60
+    assert "the values of x decided" in found.evidence
+
+
+def test_a_pattern_that_is_dense_but_for_this_input_is_local():
+    x = torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    found = structure(subject(lambda x: torch.where(x > 0, x**2, x.sum()), x))
+    assert (found.kind, found.is_global) == ("diagonal", False)
+    assert "it is dense" in found.evidence
+
+
+def test_a_global_pattern_gives_way_to_a_local_one_of_far_fewer_passes():
+    def f(x):
+        return x + sum(torch.relu(-x.roll(k)) for k in range(1, 12))
+
+    x = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    found = structure(subject(f, x))
+    assert (found.kind, found.is_global) == ("diagonal", False)
+    assert "take 1 passes instead of 12" in found.evidence
+
+
+def test_a_backward_with_entries_that_its_forward_lacks_is_told():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, v):
+            return v * 2 + v.roll(1)
+
+    x = torch.randn(30, dtype=torch.float64)
+    found = structure(subject(Wrong.apply, x))
+    assert not found.is_global
+    assert "is a backward wrong?" in found.evidence
+    assert covers(found, Wrong.apply, x)
+
+
+def test_entries_are_kept_where_neither_rows_nor_columns_alone_save_passes():
+    def arrow(x):
+        return torch.cat([(x**2).sum()[None], x[1:] ** 2 + x[0] * x[1:]])
+
+    x = torch.randn(30, dtype=torch.float64)
+    found = structure(subject(arrow, x))
+    assert (found.kind, found.is_global) == ("dense", True)
+    assert found.rows.numel() == 30 + 2 * 29
+    assert covers(found, arrow, x)
+
+
+def test_several_inputs_have_one_traced_pattern():
+    x, y = torch.randn(12, 4, dtype=torch.float64), torch.randn(12, 3, dtype=torch.float64)
+    found = structure(subject(lambda a, x: torch.sin(a @ WEIGHTS) * x, x, y))
+    assert (found.kind, found.is_global, found.passes) == ("batched", True, (5, 3))
+
+
+@pytest.mark.parametrize(
+    ("f", "shape", "kind", "passes"),
+    [
+        (lambda x: (x[1:] - x[:-1]).pow(4).sum(), (40,), "banded", 3),
+        (lambda x: torch.tanh(x).sum(), (40,), "diagonal", 1),
+        (lambda x: torch.logsumexp(x @ WEIGHTS, 1).sum(), (20, 4), "batched", 4),
+        (lambda x: x.sum() ** 2, (40,), "dense", 40),
+        (lambda x: x.sum(), (40,), "sparse", 1),
+    ],
+)
+def test_the_hessian_of_a_scalar_function_has_a_structure(f, shape, kind, passes):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = hessian_structure(subject(f, x))
+    assert (found.kind, found.is_global, found.passes[0]) == (kind, True, passes), found.evidence
+    hessian = torch.autograd.functional.hessian(f, x).reshape(x.numel(), -1)
+    if kind != "dense":
+        hessian[found.rows, found.columns] = 0
+        assert not hessian.any()
+
+
+def test_the_hessian_of_several_inputs_is_one_symmetric_pattern():
+    x, y = torch.randn(20, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
+    found = hessian_structure(subject(lambda x, y: (x**2 * y).sum(), x, y))
+    pairs = set(zip(found.rows.tolist(), found.columns.tolist()))
+    assert pairs == {(i, i) for i in range(20)} | {
+        pair for i in range(20) for pair in ((i, i + 20), (i + 20, i))
+    }

@@ -1,21 +1,22 @@
-"""The structure of a jacobian, found from what its products show, never from shapes alone.
+"""The structure of a jacobian: its zeros, and which passes they save.
 
-Entries are located by bisection: a tangent of random numbers on some columns shows in which rows
-these have entries. Columns whose rows are known to be apart share a pass, so a banded jacobian of
-n columns takes some multiple of log n passes. Only exact zeros count as zeros there: rounding can
-make a pattern fuller than it is, never emptier. What is an entry at one point only is an entry. A
-diagonal is recognised by fewer passes, up to `TOLERANCE`.
+Without a trace (`gradbench.problems.tracing`), entries are located by bisection: a tangent of
+random numbers on some columns shows in which rows these have entries. Columns whose rows are known
+to be apart share a pass, so a banded jacobian of n columns takes some multiple of log n passes.
+Only exact zeros count as zeros there: rounding can make a pattern fuller than it is, never emptier.
+What is an entry at one point only is an entry.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gradbench.core.deadline import Deadline
 from gradbench.problems.colouring import Support, colour
 
 POINTS = 3
@@ -25,8 +26,9 @@ MOST_PASSES = 200
 MOST_COORDINATES = 20_000
 """Bisection does not look at larger jacobians: its bookkeeping is in Python."""
 
-TOLERANCE = 1e-12
-"""Rounding that may lie between J·r and (J·1)·r, in float64, relative to the entry."""
+AGREEMENT = 1e-6
+"""How far a random product may be from what the entries explain, relative to the sum of its terms'
+sizes: a function may hold numbers of single precision."""
 
 Product = Callable[[int, Tensor], Tensor]
 """``product(point, seed)``: the jacobian at the point of that number times a flat tangent of all
@@ -40,9 +42,10 @@ class Structure:
     """The known zeros of a Jacobian by all differentiated inputs together.
 
     Its columns are the coordinates of all inputs, each flattened, one after another. `rows` and
-    `columns` are the positions of the entries, one pair per entry; they are empty for a dense
-    Jacobian. Columns (rows) of one colour share a forward (reverse) pass: `column_colours` has one
-    number per coordinate, `row_colours` one per output. A reverse pass serves all inputs.
+    `columns` are the positions of the entries, one pair per entry. For a dense Jacobian they are
+    empty, or the entries of one whose zeros save no pass by rows or columns alone. Columns (rows)
+    of one colour share a forward (reverse) pass: `column_colours` has one number per coordinate,
+    `row_colours` one per output. A reverse pass serves all inputs.
     """
 
     kind: str
@@ -95,7 +98,7 @@ def _count(colours: Tensor) -> int:
 
 
 class _TooMany(Exception):
-    """More passes would be needed than are allowed."""
+    """More passes, or more time, would be needed than is allowed."""
 
 
 def products(
@@ -140,12 +143,13 @@ def detect(
     *,
     points: int = POINTS,
     most_passes: int = MOST_PASSES,
+    deadline: Deadline | None = None,
 ) -> Structure:
     """Detects the structure of the Jacobian by all inputs, at `points` points, in float64.
 
     Uses at most about `most_passes` passes at each point in one direction, plus twice the binary
-    logarithm of the batch; a Jacobian that would need more counts as dense. If `jvp` is None, only
-    `vjp` is used. Raises whatever the products raise.
+    logarithm of the batch; a Jacobian that would need more, or more time than there is, counts as
+    dense. If `jvp` is None, only `vjp` is used. Raises whatever the products raise.
     """
     shapes_in, shape_out = tuple(tuple(shape) for shape in inputs), tuple(output)
     n, m = sum(math.prod(shape) for shape in shapes_in), math.prod(shape_out)
@@ -153,16 +157,15 @@ def detect(
     if n < 2 or m < 2:
         return dense(shapes_in, shape_out, "a jacobian of one row or column has no structure")
 
-    # A pullback shows the diagonal by every input at once; a pushforward their sum.
-    square = all(math.prod(shape) == m for shape in shapes_in)
-    push = jvp if jvp is not None and len(shapes_in) == 1 else vjp
-    if square and _is_diagonal(push, m, points, generator):
-        evidence = (
-            f"two random seeds {where} came back as the seed of ones does, times the seed: "
-            f"entries off the diagonal above {TOLERANCE:g} of their row would show"
-        )
-        every = torch.arange(n)
-        return structure_of(shapes_in, shape_out, every % m, every, evidence, is_global=False)
+    if all(math.prod(shape) == m for shape in shapes_in):
+        # A pullback shows the diagonal by every input at once.
+        push = jvp if jvp is not None and len(shapes_in) == 1 else vjp
+        flat = tuple((m,) for _ in shapes_in)
+        if _is_batched(push, flat, (m,), push is jvp, points, generator):
+            every = torch.arange(n)
+            return structure_of(
+                shapes_in, shape_out, every % m, every, _halves_say(where), is_global=False
+            )
 
     by_columns = jvp is not None and n < m
     push, wide, other = (jvp, n, m) if jvp is not None and by_columns else (vjp, m, n)
@@ -170,7 +173,9 @@ def detect(
     spent = 0
     supports: list[list[int]] | None = None
     if n <= MOST_COORDINATES and m <= MOST_COORDINATES:
-        supports, spent = _locate(push, wide, other, points, most_passes, generator)
+        supports, spent = _locate(
+            push, wide, other, points, most_passes, generator, deadline or Deadline(math.inf)
+        )
     if supports is not None:
         seeded = torch.tensor([i for i, support in enumerate(supports) for _ in support])
         shown = torch.tensor([j for support in supports for j in support])
@@ -181,9 +186,7 @@ def detect(
             shapes_in, shape_out, rows.long(), columns.long(), evidence, is_global=False
         )
     if _is_batched(push, shapes_in, shape_out, by_columns, points, generator):
-        evidence = f"seeds on random numbers of half of the samples, {where}, left the other half "
-        evidence += "exactly zero, for halves that part every two samples"
-        return _blocks(shapes_in, shape_out, evidence)
+        return blocks(shapes_in, shape_out, _halves_say(where), is_global=False)
     evidence = f"no structure within {most_passes} passes {where}"
     return dense(shapes_in, shape_out, evidence)
 
@@ -193,33 +196,31 @@ def _random(n: int, generator: torch.Generator) -> Tensor:
     return torch.rand(n, generator=generator, dtype=torch.float64) + 0.5
 
 
-def _is_diagonal(push: Product, n: int, points: int, generator: torch.Generator) -> bool:
-    for point in range(points):
-        diagonal = push(point, torch.ones(n, dtype=torch.float64))
-        for _ in range(2):
-            seed = _random(n, generator)
-            product = push(point, seed)
-            seed = seed.repeat(product.numel() // n)
-            if not torch.isfinite(product).all():
-                return False
-            # Entries at the scale of the row alone: elsewhere's large numbers excuse nothing.
-            if ((product - diagonal * seed).abs() > TOLERANCE * product.abs()).any():
-                return False
-    return True
+def _halves_say(where: str) -> str:
+    return (
+        f"random seeds on half of the samples, {where}, left the other half exactly zero, for "
+        "halves that part every two samples"
+    )
 
 
 def _locate(
-    push: Product, n: int, m: int, points: int, most: int, generator: torch.Generator
+    push: Product,
+    n: int,
+    m: int,
+    points: int,
+    most: int,
+    generator: torch.Generator,
+    deadline: Deadline,
 ) -> tuple[list[list[int]] | None, int]:
     """The places of the entries of each seed's coordinate, and the passes spent at each point.
 
-    None where they take more passes than `most`.
+    None where they take more passes than `most`, or more time.
     """
     spent = 0
 
     def shows(coordinates: Sequence[range]) -> list[bool]:
         nonlocal spent
-        if spent >= most:
+        if spent >= most or deadline.over:
             raise _TooMany
         spent += 1
         seed = torch.zeros(n, dtype=torch.float64)
@@ -252,7 +253,7 @@ def _locate(
     try:
         return bisect(), spent
     except _TooMany:
-        if n > most - spent:
+        if n > most - spent or deadline.over:
             return None, spent
     each = [shows([range(i, i + 1)]) for i in range(n)]
     return [[i for i, shown in enumerate(row) if shown] for row in each], spent
@@ -297,8 +298,10 @@ def _is_batched(
     return True
 
 
-def _blocks(shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str) -> Structure:
-    """The structure of samples that do not depend on each other, seen near a point."""
+def blocks(
+    shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str, *, is_global: bool
+) -> Structure:
+    """The structure of samples that do not depend on each other."""
     batch = shape_out[0]
     a = math.prod(shape_out) // batch
     rows, columns, colours = [], [], []
@@ -320,7 +323,7 @@ def _blocks(shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str) -> Str
         torch.cat(columns),
         torch.cat(colours),
         torch.arange(a).repeat(batch),
-        False,
+        is_global,
     )
 
 
@@ -329,6 +332,8 @@ def _kind(rows: Tensor, columns: Tensor, shapes_in: Shapes, shape_out: tuple[int
     if not rows.numel():
         return "sparse"
     if all(math.prod(shape) == m for shape in shapes_in) and bool((columns % m == rows).all()):
+        return "diagonal"
+    if n == m and torch.equal(rows, columns):
         return "diagonal"
     batch = _batch(shapes_in, shape_out)
     if batch and batch < n:
@@ -346,6 +351,50 @@ def _kind(rows: Tensor, columns: Tensor, shapes_in: Shapes, shape_out: tuple[int
     return "sparse"
 
 
+def filled(
+    structure: Structure,
+    jvp: Product | None,
+    vjp: Product,
+    points: int,
+    generator: torch.Generator,
+    deadline: Deadline,
+    most_passes: int = MOST_PASSES,
+) -> tuple[Tensor, bool] | None:
+    """Which entries of a structure are not zero at some point, and whether they explain a random
+    product at each.
+
+    None where that takes more passes than `most_passes` at a point. Points beyond the first are
+    left out when the deadline is over.
+    """
+    by_rows = jvp is None or structure.passes[1] <= structure.passes[0]
+    push = vjp if jvp is None or by_rows else jvp
+    n, m = structure.coordinates, structure.outputs
+    seeded, shown = structure.rows, structure.columns
+    colours, size, other = structure.row_colours, m, n
+    if not by_rows:
+        seeded, shown = shown, seeded
+        colours, size, other = structure.column_colours, n, m
+    if _count(colours) > most_passes:
+        return None
+    nonzero = torch.zeros(seeded.shape, dtype=torch.bool)
+    explained = True
+    for point in range(points):
+        if point and deadline.over:
+            break
+        passes = [push(point, (colours == k).double()) for k in range(_count(colours))]
+        values = torch.stack(passes).reshape(-1)[colours[seeded] * other + shown]
+        nonzero |= values != 0
+        seed = _random(size, generator)
+        product = push(point, seed)
+        terms = values * seed[seeded]
+        sums = torch.zeros(2, other, dtype=product.dtype)
+        sums.index_add_(1, shown, torch.stack([terms, terms.abs()]))
+        if bool(torch.isfinite(product).all()) and bool(torch.isfinite(sums).all()):
+            allowed = AGREEMENT * (sums[1] + 1e-3 * sums[1].max())
+            explained &= bool(((product - sums[0]).abs() <= allowed).all())
+    return nonzero, explained
+
+
 def structure_of(
     shapes_in: Shapes,
     shape_out: tuple[int, ...],
@@ -357,10 +406,12 @@ def structure_of(
 ) -> Structure:
     """The structure with these entries, dense where they are too many to save passes.
 
-    A diagonal is filled in where entries of it are missing: they save no pass.
+    A diagonal is filled in where entries of it are missing: they save no pass. A flat output may be
+    the gradient by one input: its rows are samples as that input's are.
     """
     n, m = sum(math.prod(shape) for shape in shapes_in), math.prod(shape_out)
-    kind = _kind(rows, columns, shapes_in, shape_out)
+    of_input = len(shapes_in) == 1 and shape_out == (n,)
+    kind = _kind(rows, columns, shapes_in, shapes_in[0] if of_input else shape_out)
     if kind == "diagonal":
         columns = torch.arange(n)
         rows = columns % m
@@ -384,7 +435,7 @@ def structure_of(
     )
     if kind in ("diagonal", "batched", "banded") or min(structure.passes) <= min(n, m) // 2:
         return structure
-    return dense(shapes_in, shape_out, evidence + ": too many to save passes")
+    return replace(structure, kind="dense", evidence=evidence + ": too many to save passes")
 
 
 def dense(shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str) -> Structure:

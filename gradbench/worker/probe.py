@@ -97,7 +97,10 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
     limit = spec["memory_limit"]
     operators, refusals = _operators(subject, y, found, width, limit)
     samples = per_sample(subject)
-    said = [f"{found.kind}: {found.evidence}"] if found else []
+    said = []
+    if found:
+        extent = "for every input" if found.is_global else "near this input"
+        said = [f"{found.kind}, {extent}: {found.evidence}"]
     said += [samples] * bool(samples)
     structured = found is not None and found.kind != "dense"
     pattern = ""
