@@ -11,7 +11,7 @@ from typing import Any
 import gradbench
 from gradbench.advise import advice, answer
 from gradbench.modes import structured
-from gradbench.problems import colouring, structure
+from gradbench.problems import colouring, structure, tracing
 from gradbench.problems import function as functions
 from gradbench.problems import mode as modes
 from gradbench.worker import cost
@@ -75,6 +75,8 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
     (
         "Structure of a Jacobian",
         (
+            ("gradbench.problems.tracing.trace", tracing.trace),
+            ("gradbench.problems.tracing.Traced", tracing.Traced),
             ("gradbench.problems.structure.products", structure.products),
             ("gradbench.problems.structure.detect", structure.detect),
             ("gradbench.problems.structure.Structure", structure.Structure),

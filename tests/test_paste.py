@@ -64,7 +64,7 @@ def posed(name, tmp_path):
     pattern = ""
     if found and found.kind not in ("dense", "diagonal"):
         pattern = str(tmp_path / "pattern.pt")
-        torch.save(dataclasses.asdict(found), pattern)
+        torch.save({"structure": dataclasses.asdict(found)}, pattern)
     return subject, found, pattern, operators
 
 

@@ -26,6 +26,12 @@ MOST_PASSES = 200
 MOST_COORDINATES = 20_000
 """Bisection does not look at larger jacobians: its bookkeeping is in Python."""
 
+MOST_ENTRIES = 1_000_000
+"""Entries are coloured in Python: about a second for so many."""
+
+MOST_LISTED = 16_000_000
+"""Entries of a batched Jacobian that are listed: a quarter of a gigabyte."""
+
 AGREEMENT = 1e-6
 """How far a random product may be from what the entries explain, relative to the sum of its terms'
 sizes: a function may hold numbers of single precision."""
@@ -43,9 +49,10 @@ class Structure:
 
     Its columns are the coordinates of all inputs, each flattened, one after another. `rows` and
     `columns` are the positions of the entries, one pair per entry. For a dense Jacobian they are
-    empty, or the entries of one whose zeros save no pass by rows or columns alone. Columns (rows)
-    of one colour share a forward (reverse) pass: `column_colours` has one number per coordinate,
-    `row_colours` one per output. A reverse pass serves all inputs.
+    empty, or the entries of one whose zeros save no pass by rows or columns alone; for a batched
+    one of more than `MOST_LISTED` entries they are empty. Columns (rows) of one colour share a
+    forward (reverse) pass: `column_colours` has one number per coordinate, `row_colours` one per
+    output. A reverse pass serves all inputs.
     """
 
     kind: str
@@ -79,6 +86,8 @@ class Structure:
         """The number of entries that are not known to be zero."""
         if self.kind == "dense":
             return self.outputs * self.coordinates
+        if self.kind == "batched" and not self.rows.numel():
+            return self.outputs * self.coordinates // self.output[0]
         return self.rows.numel()
 
     @property
@@ -309,9 +318,10 @@ def blocks(
     samples = torch.arange(batch)[:, None, None]
     for shape in shapes_in:
         b = math.prod(shape) // batch
-        block = (batch, a, b)
-        rows.append((samples * a + torch.arange(a)[:, None]).expand(block).reshape(-1))
-        columns.append((begin + samples * b + torch.arange(b)).expand(block).reshape(-1))
+        block = (batch, a, b) if a * sum(map(math.prod, shapes_in)) <= MOST_LISTED else (0, a, b)
+        listed = samples[: block[0]]
+        rows.append((listed * a + torch.arange(a)[:, None]).expand(block).reshape(-1))
+        columns.append((begin + listed * b + torch.arange(b)).expand(block).reshape(-1))
         colours.append((taken + torch.arange(b)).repeat(batch))
         begin, taken = begin + batch * b, taken + b
     return Structure(
@@ -415,6 +425,11 @@ def structure_of(
     if kind == "diagonal":
         columns = torch.arange(n)
         rows = columns % m
+    batch = _batch(shapes_in, shape_out)
+    if kind == "batched" and batch and rows.numel() == n * m // batch:
+        return blocks(shapes_in, shape_out, evidence, is_global=is_global)
+    if kind != "diagonal" and rows.numel() > MOST_ENTRIES:
+        return dense(shapes_in, shape_out, evidence + ": too many to colour")
 
     def coloured(of: Tensor, along: Tensor, count: int) -> Tensor:
         order = torch.argsort(of, stable=True)

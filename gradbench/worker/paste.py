@@ -126,7 +126,7 @@ def _adapter(
 def _structure(structure: Structure, pattern: str) -> str:
     """The code of what a compressed mode knows: where the entries of the jacobian are."""
     if pattern:
-        entries = f"**torch.load({pattern!r})"
+        entries = f"**torch.load({pattern!r})['structure']"
     else:
         inputs, outputs = len(structure.inputs), structure.outputs
         entries = f"""

@@ -41,7 +41,7 @@ from gradbench.worker.evidence import Refused, gather
 from gradbench.worker.loading import Unusable
 from gradbench.worker.reference import pullback
 from gradbench.worker.settling import settle
-from gradbench.worker.structures import per_sample, structure
+from gradbench.worker.structures import hessian_structure, per_sample, structure
 from gradbench.worker.subject import Subject, declare
 
 
@@ -92,7 +92,11 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
         raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
     asked = spec["operator"]
     evidence = [*subject.notes, *gather(subject, inputs, y, asked, Deadline(math.inf))]
-    found = structure(subject) if y.dim() else None
+    found = None
+    if y.dim():
+        found = structure(subject)
+    elif asked == "hessian":
+        found = hessian_structure(subject)
     width = torch.finfo(subject.dtype).bits // 8
     limit = spec["memory_limit"]
     operators, refusals = _operators(subject, y, found, width, limit)
@@ -107,7 +111,7 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
     if found is not None and structured and spec["pattern"]:
         # The measuring processes need not look again; the code to paste needs it where the
         # places cannot be written down.
-        torch.save(dataclasses.asdict(found), spec["pattern"])
+        torch.save({"structure": dataclasses.asdict(found)}, spec["pattern"])
         if found.kind != "diagonal":
             pattern = spec["pattern"]
     operator = asked or operators[0]
@@ -133,7 +137,7 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
         "per_sample": bool(samples),
         "structure": said,
         "own": {name: _source(way) for name, way in subject.ways.items()},
-        "cost": list(explain(outputs, coordinates, width, limit, found)),
+        "cost": list(explain(outputs, coordinates, width, limit, found if y.dim() else None)),
     }
 
 
@@ -174,11 +178,13 @@ def _operators(
         operators, square = ["gradient", *products, "hvp", "hessian"], coordinates
     else:
         operators, square = ["jacobian", *products], y.numel()
-        kind = structure.kind if structure is not None and len(wrt) == 1 else ""
-        if kind == "diagonal" and y.shape == wrt[0].shape:
-            operators.insert(0, "diagonal")
-        if kind == "batched":
-            operators.insert(0, "batch_jacobian")
+        if structure is not None and len(wrt) == 1:
+            own = {"batched": "batch_jacobian"}.get(structure.kind, "")
+            if structure.kind == "diagonal" and y.shape == wrt[0].shape:
+                own = "diagonal"
+            # Without a check of its own, an operator that leaves entries out must hold everywhere.
+            if own:
+                operators.insert(0 if structure.is_global else len(operators), own)
     refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):
         # The reference of a pushforward is the dense jacobian.

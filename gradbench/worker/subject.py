@@ -321,7 +321,7 @@ def register(spec: dict[str, Any]) -> None:
     """Makes the user's function, and the modes that use its structure, part of the registry."""
     structure = None
     if spec["structured"]:
-        structure = Structure(**torch.load(spec["pattern"], weights_only=True))
+        structure = Structure(**torch.load(spec["pattern"], weights_only=True)["structure"])
     declare(Subject(spec), spec["target"], spec["operators"], structure, spec["per_sample"])
 
 
