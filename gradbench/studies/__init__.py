@@ -1,8 +1,8 @@
-"""Studies of gradbench itself: false positives, power, coverage, and other tools.
+"""Studies of gradbench itself: false positives, power, coverage, other tools, and the gate.
 
 A study measures what is known beforehand (the same code twice, a slowdown of known size) by the
-suite's own protocol, and counts. `injection` and `peer_process` are the worker's side; the rest
-never imports torch.
+suite's own protocol, and counts. `corpus`, `experts.functions` and `peers.process` run in processes
+of their own; the rest never imports torch.
 """
 
 STUDIES = {
@@ -10,5 +10,6 @@ STUDIES = {
     "power": "gradbench.studies.power",
     "peers": "gradbench.studies.peers",
     "coverage": "gradbench.studies.coverage",
+    "gate": "gradbench.studies.gate",
 }
-"""The module of each study; each has a `plan` and `tables`."""
+"""The module of each study; each has a `plan` and `rows`, and `tables` if it has several."""

@@ -13,6 +13,7 @@ from gradbench.store.files import require_free, require_ours, write_text
 from gradbench.store.lines import StoreError
 from gradbench.store.studies import Study
 from gradbench.studies import STUDIES
+from gradbench.studies.tally import conditions
 
 
 def _percent(value: float) -> str:
@@ -48,7 +49,22 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "long_run": ("long runs", _as(_percent, "long_run")),
     "pair": ("pair", lambda row: str(row["pair"])),
     "case": ("case", lambda row: str(row["case"])),
+    "place": ("planted in", lambda row: str(row["place"])),
+    "function": ("function", lambda row: str(row["function"])),
+    "kind": ("error", lambda row: str(row["kind"])),
+    "dtype": ("dtype", lambda row: str(row["dtype"])),
+    "point": ("point", lambda row: str(row["point"])),
+    "functions": ("functions", lambda row: str(row["functions"])),
+    "size": ("relative size", _as(lambda v: f"{v:.2g}", "size")),
+    "share": ("share of the tolerance", _as(lambda v: f"{v:.2g}", "share")),
+    "fault": ("fault", lambda row: str(row["fault"])),
     "trials": ("trials", lambda row: str(row["trials"])),
+    "unsupported": ("unsupported", lambda row: str(row["unsupported"])),
+    "modes": ("right modes", lambda row: str(row["modes"])),
+    "called_wrong": ("called wrong", lambda row: str(row["called_wrong"])),
+    "contradicted": ("contradicted", lambda row: str(row["contradicted"])),
+    "named": ("a mode passes", lambda row: str(row["named"])),
+    "nameable": ("share [95 %]", _interval("nameable")),
     "false_alarms": ("false positives", lambda row: str(row["false_alarms"])),
     "rate": ("rate [95 %]", _interval("rate")),
     "found": ("detected", lambda row: str(row["found"])),
@@ -106,6 +122,14 @@ HEADINGS = {
         "which the method detects 2 % as often as gradbench does within 1 s. asv is its own runner "
         "and test on forked processes, not the whole command; pyperf is slow, hence few trials.",
     ),
+    "gate": (
+        "Real functions: right derivatives kept, planted errors caught",
+        "All derivatives of the functions are right, so every mode *called wrong* and every "
+        "derivative *contradicted* is a fault of gradbench. *A mode passes*: it can be timed. "
+        "*Unsupported*: torch has no such operation in that dtype, or its value is not finite. "
+        "Errors *planted in results* are for the gate to catch, in float32 and float64; those in "
+        "*backwards*, of one operation inside the function, for the evidence, in float64.",
+    ),
 }
 
 
@@ -114,6 +138,15 @@ def rows_of(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
         study, by_case
     )
     return found
+
+
+def tables_of(study: Study, by_case: bool = False) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The tables of a study that have rows, each with its title; the first has none if it is all
+    there is."""
+    module = importlib.import_module(STUDIES[study.started.study])
+    if hasattr(module, "tables"):
+        return [(title, rows) for title, rows in module.tables(study, by_case) if rows]
+    return [("", rows_of(study, by_case))]
 
 
 def newest(studies: Iterable[Study]) -> list[Study]:
@@ -192,12 +225,14 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
         if picture is not None:
             text += ["", f"![{heading}](figures/{picture.stem}.svg)"]
         for study in (s for s in studies if s.started.study == kind):
-            rows = rows_of(study)
-            if not rows:
+            tables = [(title, rows) for title, rows in tables_of(study) if rows]
+            if not tables:
                 continue
-            text += ["", "```", line(shlex.join(study.started.command), 2000), "```", ""]
-            text.append(markdown([cells(row) for row in rows], show_columns(rows)))
-            told = rows[0]
+            text += ["", "```", line(shlex.join(study.started.command), 2000), "```"]
+            for title, rows in tables:
+                text += ["", f"**{title}**"] if title else []
+                text += ["", markdown([cells(row) for row in rows], show_columns(rows))]
+            told = conditions(study)
             failed = sum(bool(t.reason) for t in study.trials)
             note = (
                 f"torch {told['torch']}, {told['cpu']}, {told['cores']} cores, "

@@ -10,7 +10,8 @@ command = Group(
 
     Each study measures something whose answer is known and counts the verdicts: false positives on
     identical code (aa), injected slowdowns found (power), the same for other tools (peers), and
-    how often an interval contains the true ratio (coverage). 'report' writes the evidence page.
+    how often an interval contains the true ratio (coverage). 'gate' does so for correctness: right
+    derivatives of real functions, and planted errors. 'report' writes the evidence page.
     """,
     homes={
         "aa": "study.measured.aa",
@@ -19,6 +20,7 @@ command = Group(
         "peers": "study.measured.peers",
         "asv-steps": "study.asv_steps.asv_steps",
         "experts": "study.experts.experts",
+        "gate": "study.gate.gate",
         "report": "study.stored.report",
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -48,11 +49,14 @@ def report(
 
 def answer(study: Study, by_case: bool) -> Answer:
     """What a study shows."""
-    from gradbench.studies.evidence import COLUMNS, rows_of
+    from gradbench.studies.evidence import COLUMNS, tables_of
 
-    rows = rows_of(study, by_case)
-    names = [name for name in COLUMNS if rows and name in rows[0]]
-    table = Table([Column(*COLUMNS[name]) for name in names], rows)
+    tables = []
+    rows: list[dict[str, Any]] = []
+    for title, own in tables_of(study, by_case):
+        names = [name for name in COLUMNS if own and name in own[0]]
+        tables.append(Table([Column(*COLUMNS[name]) for name in names], own, title))
+        rows += own
     summary: list[Cell] = []
     failed = [trial for trial in study.trials if trial.reason]
     if failed:
@@ -62,4 +66,4 @@ def answer(study: Study, by_case: bool) -> Answer:
         facts = ("torch", "cpu", "cores", "threads", "load")
         summary.append(", ".join(f"{key} {rows[0][key]}" for key in facts if key in rows[0]))
     summary.append(f"Took {duration(study.elapsed)}. Stored in {study.path}")
-    return Answer(rows, details=[table], summary=summary)
+    return Answer(rows, details=tables, summary=summary)

@@ -16,7 +16,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 4, dropout=0.0, batch_first=True)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in self.layer.parameters():

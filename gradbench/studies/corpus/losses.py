@@ -36,7 +36,7 @@ def triplet(anchor: Tensor, near: Tensor, far: Tensor) -> Tensor:
 
 @example("connectionist temporal classification", lambda: (randn(8, 2, 4), randint(1, 4, (2, 3))))
 def ctc(logits: Tensor, labels: Tensor) -> Tensor:
-    lengths = (8, 8), (3, 3)
+    lengths = torch.tensor([8, 8]), torch.tensor([3, 3])
     return F.ctc_loss(F.log_softmax(logits, 2), labels, *lengths)
 
 

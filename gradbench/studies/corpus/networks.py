@@ -32,20 +32,20 @@ class Loss(nn.Module):
 mlp = declare(
     "mlp",
     "regression network",
-    Loss(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)),
-    lambda: (randn(12, 5),),
+    Loss(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2)),
+    lambda: (randn(12, 4),),
 )
 saturated_mlp = declare(
     "saturated_mlp",
     "trained network, saturated",
-    Loss(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Sigmoid(), nn.Linear(10, 1), scale=4),
-    lambda: (2 * randn(16, 6),),
+    Loss(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Sigmoid(), nn.Linear(6, 1), scale=4),
+    lambda: (2 * randn(16, 4),),
 )
 relu_classifier = declare(
     "relu_classifier",
     "classifier, ReLU",
-    Loss(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4), scale=2),
-    lambda: (randn(20, 6), randint(4, (20,))),
+    Loss(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3), scale=2),
+    lambda: (randn(20, 4), randint(3, (20,))),
 )
 batch_norm = declare(
     "batch_norm",
@@ -152,7 +152,7 @@ class Cells(nn.Module):
 
 
 lstm = declare("lstm", "LSTM", Cells(nn.LSTMCell(3, 3)), lambda: (randn(7, 2, 3),))
-gru = declare("gru", "GRU", Cells(nn.GRUCell(3, 4)), lambda: (randn(6, 2, 3),))
+gru = declare("gru", "GRU", Cells(nn.GRUCell(2, 3)), lambda: (randn(6, 2, 2),))
 
 
 @example(

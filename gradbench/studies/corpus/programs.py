@@ -1,4 +1,4 @@
-"""Ways of writing: branches, buffers written in place, dicts of parameters, kinks, own backwards."""
+"""Ways of writing: branches, buffers filled in place, dicts of parameters, own backwards."""
 
 from __future__ import annotations
 
