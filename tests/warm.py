@@ -17,7 +17,10 @@ import traceback
 import warnings
 from pathlib import Path
 
-MODULES = ("gradbench", "gradbench.worker", "gradbench.worker.probe", "pytest")
+MODULES = (
+    *("gradbench", "gradbench.worker", "gradbench.worker.probe"),
+    *("gradbench.studies.corpus.process", "pytest"),
+)
 """What is forked: `python -m` one of these."""
 
 STARTED = subprocess.Popen

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gradbench.advise.advice import Question
+from gradbench.core.cases import Case
 from gradbench.core.suggest import hint
 from gradbench.runner.progress import Report
 from gradbench.runner.wire import WorkerDied, WorkerError, WorkerOptions, WorkerTimeout
@@ -67,7 +68,7 @@ class Step(engine.Step):
 
     name: str = ""
     dtype: str = ""
-    point: int = 0
+    point: int = 1
     kind: str = ""
 
     @property
@@ -154,29 +155,29 @@ def chosen(functions: Iterable[str], names: Sequence[str]) -> list[str]:
     return [name for name in known if not names or name in names]
 
 
-def resolve(discovery: Discovery, names: Iterable[str]) -> list[str]:
+def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
     """The cases are functions here: the settings have them."""
     return []
 
 
-def plan(settings: dict[str, Any], cases: Sequence[str]) -> list[Step]:
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Every function in every dtype at every point, then the errors inside some of them."""
     steps: list[Step] = []
 
     def add(way: str, name: str, dtype: str, point: int, kind: str = "") -> None:
-        case = f"advise/{name}/point={point}/{dtype}/cpu/1/{way}"
+        case = Case.parse(f"advise/{name}/point={point}/{dtype}/cpu/1/{way}")
         process = len(steps) // PER_PROCESS
         steps.append(
             Step(way, case, process, 0, 0.0, name=name, dtype=dtype, point=point, kind=kind)
         )
 
     for name in settings["functions"]:
-        for point in range(settings["points"]):
+        for point in range(1, settings["points"] + 1):
             for dtype in settings["dtypes"]:
                 add(TRIED, name, dtype, point)
     for name in settings["planted"]:
         for kind in KINDS:
-            add(PLANTED, name, "float32", 0, kind)
+            add(PLANTED, name, "float32", 1, kind)
     return steps
 
 
@@ -192,6 +193,7 @@ def settings(
     `everywhere`."""
     every = 1 if everywhere else 4 * PLANTED_EVERY if quick else PLANTED_EVERY
     return {
+        "cases": [],
         "functions": list(functions),
         "planted": list(functions[::every]),
         "dtypes": list(dtypes),
@@ -236,10 +238,10 @@ def carry_out(
 
 def request(step: Step, function: dict[str, Any], seed: int) -> dict[str, Any]:
     """What the process is asked for a step."""
-    asked = question(function, step.dtype, seed + step.point)
+    asked = question(function, step.dtype, seed + step.point - 1)
     if step.way == PLANTED:
-        return {"op": PLANTED, "spec": asked.spec(), "name": step.name, "kind": step.kind}
-    plant = step.point == 0 and step.dtype != NARROW
+        return {"op": PLANTED, "spec": asked.spec(), "kind": step.kind}
+    plant = step.point == 1 and step.dtype != NARROW
     return {"op": TRIED, "spec": asked.spec(), "plant": plant}
 
 
@@ -278,11 +280,11 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
 
 
 def _dtype(trial: Trial) -> str:
-    return trial.case.split("/")[3]
+    return trial.case.comparison.dtype
 
 
 def _name(trial: Trial) -> str:
-    return trial.case.split("/")[1]
+    return trial.case.comparison.function
 
 
 def _counts(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -367,7 +369,7 @@ def faults(study: Study) -> list[dict[str, Any]]:
             for mode, reason in values.get(status, {}).items():
                 told = told or f"{mode} {status}: {reason}"
         if told and trial.way == TRIED:
-            _, name, point, dtype, *_ = trial.case.split("/")
-            row = {"function": name, "dtype": dtype, "point": point.partition("=")[2]}
-            found.append(row | {"fault": told})
+            row = {"function": _name(trial), "dtype": _dtype(trial)}
+            point = trial.case.comparison.size.partition("=")[2]
+            found.append(row | {"point": point, "fault": told})
     return found

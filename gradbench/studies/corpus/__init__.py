@@ -4,9 +4,9 @@ Each file declares functions of a few fields. A function's inputs are its attrib
 draws from torch's global generator, so that
 
     gradbench advise gradbench.studies.corpus.losses:focal \\
-        --inputs gradbench.studies.corpus.losses:focal.inputs --seed 3
+        --inputs gradbench.studies.corpus.losses:focal.inputs
 
-asks about one of the study's points. All derivatives here are right.
+asks about the first of the study's points. All derivatives here are right.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _last_detached(args: Any) -> Any:
 def planted(function: Callable[..., Any], kind: str, site: int) -> Callable[..., Any]:
     """The function with an error of a kind in the backward of one operation, or of taking its
     inputs where `site` is `INPUTS`."""
-    state = {"stale state": _Stale, "right once": _RightOnce}.get(kind, lambda: None)()
+    state: Any = {"stale state": _Stale, "right once": _RightOnce}.get(kind, lambda: None)()
 
     def taken(x: Any) -> Any:
         if not (isinstance(x, Tensor) and x.is_floating_point() and x.numel() > 1):

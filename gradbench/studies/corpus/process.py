@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from gradbench.core import process
@@ -25,6 +25,7 @@ if __name__ == "__main__":
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
 
 from gradbench.core.cases import YOURS
 from gradbench.problems import registry
@@ -211,7 +212,7 @@ def _wrong_mode(problem: Problem, right: Mode, kind: str) -> Any:
     return call
 
 
-def planted(spec: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
+def planted(spec: dict[str, Any], kind: str) -> dict[str, Any]:
     """A function with an error of a kind in the backward of one of its operations: what advice's
     machinery makes of it. `absent` if it cannot be planted there."""
     function = subject.resolve(spec["target"])
@@ -219,7 +220,7 @@ def planted(spec: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
     inputs = function.inputs()
     places = plants.sites(function, inputs)
     for site in [*places[:-1][:TRIES], places[-1]]:
-        size = _effect(function, inputs, spec["wrt"], kind, site)
+        size = effect(function, inputs, kind, site)
         if size >= EFFECT:
             break
     else:
@@ -233,12 +234,12 @@ def planted(spec: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
     return {"kind": kind, "site": site, "size": size, "caught": caught, "detail": detail}
 
 
-def _effect(function: Any, inputs: Any, wrt: Sequence[str], kind: str, site: int) -> float:
+def effect(function: Any, inputs: Any, kind: str, site: int) -> float:
     """The size of a planted error in a pullback, at the inputs and at others nearby."""
     wrong = plants.planted(function, kind, site)
     size = 0.0
     for step in (0.0, 0.05):
-        moved = _moved(inputs, step)
+        moved = leaves(inputs, torch.float64, step)
         try:
             pulled = [_pulled(each, moved) for each in (wrong, function)]
         except RuntimeError:
@@ -247,28 +248,25 @@ def _effect(function: Any, inputs: Any, wrt: Sequence[str], kind: str, site: int
     return size
 
 
-def _moved(inputs: Any, step: float) -> Any:
-    """The inputs in float64, the floating-point ones as leaves."""
-    from torch.utils._pytree import tree_map
+def leaves(inputs: Any, dtype: torch.dtype, step: float = 0.0) -> Any:
+    """The inputs, the floating-point ones as leaves of a dtype and moved by a relative step."""
 
     def leaf(x: Any) -> Any:
         if not (isinstance(x, Tensor) and x.is_floating_point()):
             return x
-        return (x.detach().double() * (1 + step)).requires_grad_()
+        return (x.detach().to(dtype) * (1 + step)).requires_grad_()
 
     return tree_map(leaf, inputs)
 
 
 def _pulled(function: Any, inputs: Any) -> list[Tensor]:
     """The pullback of a fixed seed by all floating-point inputs."""
-    from torch.utils._pytree import tree_flatten
-
-    leaves = [x for x in tree_flatten(inputs)[0] if isinstance(x, Tensor) and x.requires_grad]
+    wrt = [x for x in tree_flatten(inputs)[0] if isinstance(x, Tensor) and x.requires_grad]
     values = tree_flatten(plants.call(function, inputs))[0]
     flat = torch.cat([v.double().reshape(-1) for v in values])
     seed = torch.linspace(0.5, 1.5, flat.numel(), dtype=torch.float64)
-    grads = torch.autograd.grad(flat, leaves, seed, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads)]
+    grads = torch.autograd.grad(flat, wrt, seed, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(wrt, grads)]
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
