@@ -16,7 +16,7 @@ from gradbench.store.logs import Ended
 from gradbench.store.studies import Trial, begin, find, read
 from gradbench.studies import corpus, evidence, gate
 from gradbench.studies.corpus import plants, process
-from gradbench.worker.subject import resolve
+from gradbench.worker.loading import resolve
 
 EXAMPLES = corpus.load()
 

@@ -34,12 +34,12 @@ from gradbench.problems.mode import Mode
 from gradbench.problems.operators import Problem
 from gradbench.studies import corpus
 from gradbench.studies.corpus import plants
-from gradbench.worker import subject
 from gradbench.worker.evidence import Refused
 from gradbench.worker.gate import Gate
+from gradbench.worker.loading import Unusable, resolve
 from gradbench.worker.probe import probe
 from gradbench.worker.session import Session
-from gradbench.worker.subject import Unusable
+from gradbench.worker.subject import register
 
 FRESH = (0,)
 """The fresh sets of inputs that a mode is checked on, as before it is timed."""
@@ -79,7 +79,7 @@ def tried(spec: dict[str, Any], plant: bool = False) -> dict[str, Any]:
         spec = {**spec, "pattern": os.path.join(scratch, "pattern.pt")}
         try:
             with registered():
-                findings = subject.promoted(probe)(spec)
+                findings = probe(spec)
         except (Refused, Unusable) as error:
             frames = traceback.extract_tb(error.__traceback__)
             contradicted = any(frame.name == "gather" for frame in frames)
@@ -90,8 +90,7 @@ def tried(spec: dict[str, Any], plant: bool = False) -> dict[str, Any]:
         if operator in findings["refusals"]:
             return {"refused": findings["refusals"][operator], "contradicted": False}
         with registered():
-            kept = {name: findings[name] for name in ("structured", "per_sample")}
-            subject.register(spec | kept | {"operators": [operator]})
+            register(findings | spec | {"operators": [operator]})
             return {"operator": operator, "evidence": findings["evidence"]} | _judged(
                 spec, operator, plant
             )
@@ -215,7 +214,7 @@ def _wrong_mode(problem: Problem, right: Mode, kind: str) -> Any:
 def planted(spec: dict[str, Any], kind: str) -> dict[str, Any]:
     """A function with an error of a kind in the backward of one of its operations: what advice's
     machinery makes of it. `absent` if it cannot be planted there."""
-    function = subject.resolve(spec["target"])
+    function = resolve(spec["target"])
     torch.manual_seed(spec["seed"])
     inputs = function.inputs()
     places = plants.sites(function, inputs)
