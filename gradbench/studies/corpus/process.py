@@ -44,6 +44,9 @@ from gradbench.worker.subject import register
 FRESH = (0,)
 """The fresh sets of inputs that a mode is checked on, as before it is timed."""
 
+WHOLE = "float32"
+"""The dtype that every function of the corpus can be computed in."""
+
 PATIENCE = 90_000_000
 """Nanoseconds that a call may take, as in an answer of 30 s."""
 
@@ -85,6 +88,9 @@ def tried(spec: dict[str, Any], plant: bool = False) -> dict[str, Any]:
             contradicted = any(frame.name == "gather" for frame in frames)
             return {"refused": str(error), "contradicted": contradicted}
         except Exception as error:
+            other = {} if spec["dtype"] == WHOLE else tried({**spec, "dtype": WHOLE})
+            if "ok" in other:
+                return {"unsupported": _line(error)}
             return {"refused": f"it raises {_line(error)}", "contradicted": False}
         operator = findings["operators"][0]
         if operator in findings["refusals"]:
