@@ -21,9 +21,9 @@ def question(name, *inputs, **fields):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("wrong_backward", "output 2 by x entry 2"),
-        ("detached", "finite differences"),
-        ("all_detached", "is it detached?"),
+        ("wrong_backward", r"output \[2\] by x\[2\], .*see OffInOneEntry"),
+        ("detached", r"detach at subjects.py:\d+ hides a part"),
+        ("all_detached", r"gives 0 for output \[0\] by x\[0\].*detach at subjects.py"),
         ("not_a_number", "NaN or infinity in 5 of 5"),
         ("random", "two calls with the same input differ"),
         ("stateful", "two calls with the same input differ"),
@@ -185,7 +185,7 @@ def test_other_dtypes_are_measured_in_their_own_precision(tmp_path, dtype):
 def test_many_entries_are_checked_along_directions_and_a_wrong_one_is_still_seen():
     large = (("x", "randn(2000)"),)
     found = examine(question("elementwise", *large))
-    assert "along 8 random tangents" in found["evidence"][0]
+    assert re.search(r"along \d+ random directions", found["evidence"][0])
     with pytest.raises(Refusal, match="a backward formula is wrong"):
         examine(question("wrong_backward", *large))
 

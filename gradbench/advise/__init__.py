@@ -11,3 +11,6 @@ OPERATORS = (
     "batch_jacobian",
 )
 """The derivatives that can be asked for; which of them a function has is found by looking at it."""
+
+DEFINITIONS = ("differences", "autograd")
+"""What decides where autograd and finite differences disagree."""

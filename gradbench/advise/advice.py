@@ -85,6 +85,9 @@ class Question:
     device: str = "cpu"
     also: tuple[str, ...] = ()
     """Derivatives of the user's own to measure beside, as ``module:function``."""
+    definition: str = "differences"
+    """What the derivative is where autograd and finite differences disagree: "differences" refuses
+    the function, "autograd" takes autograd's derivative as the definition."""
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
         """The request, for the processes that load the function."""
@@ -101,6 +104,7 @@ class Question:
             "device": self.device,
             "pattern": pattern,
             "operator": self.operator,
+            "definition": self.definition,
         }
 
 
@@ -109,7 +113,7 @@ OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 FOUND = {
     *("code", "pattern", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
-    *("structure", "own", "cost", "manner"),
+    *("structure", "own", "cost", "manner", "hints"),
 }
 """The keys of the probing process's answer."""
 

@@ -246,5 +246,8 @@ def html(advice: Advice) -> str:
     return page.render(
         parts=parts,
         columns=("mode", "µs a call", "× fastest", "peak memory", "verdict"),
-        said=[*findings["evidence"], *findings["structure"], *findings["cost"], advice.took],
+        said=[
+            *(findings["evidence"] + findings["hints"] + findings["structure"] + findings["cost"]),
+            advice.took,
+        ],
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradbench.advise import OPERATORS
+from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
 from gradbench.core import arguments
@@ -24,6 +24,7 @@ def compare(
     *inputs: Any,
     wrt: str | Sequence[str] = (),
     operator: str = "",
+    definition: str = "differences",
     dtype: str = "",
     budget: float = 30.0,
     timeout: float = 60.0,
@@ -43,8 +44,9 @@ def compare(
     parameters where there are any (modules, or tensors in dicts and the like), else every
     floating-point input. `dtype` defaults to that of the first floating-point input. `also` are
     derivatives of your own to measure too: they take the function's arguments and return a tensor
-    for each differentiated input. `budget` and `timeout` are in seconds, `memory_limit` in bytes:
-    see `gradbench advise`. The run is stored in the folder `results`.
+    for each differentiated input. `definition` "autograd" takes autograd's derivative as it is,
+    where it differs from finite differences on purpose. `budget` and `timeout` are in seconds,
+    `memory_limit` in bytes: see `gradbench advise`. The run is stored in the folder `results`.
 
     Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
     cannot be stored, WorkerError if no process can be started.
@@ -58,6 +60,7 @@ def compare(
     arguments.number("seed", seed, 0, 2**32 - 1)
     if operator:
         arguments.choice("operator", operator, OPERATORS)
+    arguments.choice("definition", definition, DEFINITIONS)
     wrt = (arguments.texts("wrt", wrt) or ()) if wrt else ()
     if callable(also):
         also = (also,)
@@ -97,6 +100,7 @@ def compare(
         memory_limit,
         seed,
         str(path),
+        definition=definition,
         device=device,
     )
     return advise(question, place, lambda progress: None, [])

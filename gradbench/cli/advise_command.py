@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gradbench.advise import OPERATORS
+from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import PEAK, Advice
 from gradbench.analysis.table import Row
@@ -68,6 +68,13 @@ COLUMNS = (
     help="Operator, such as jacobian or vjp.  [default: by the shapes of input and result]",
 )
 @click.option(
+    "--definition",
+    type=parameters.Choice(DEFINITIONS),
+    default="differences",
+    help="What the derivative is where autograd and finite differences disagree: 'differences' "
+    "refuses the function; 'autograd' is for derivatives that differ on purpose.",
+)
+@click.option(
     "--dtype", type=parameters.Choice(TORCH_DTYPES), default="float32", help="Dtype of the inputs."
 )
 @click.option(
@@ -97,6 +104,7 @@ def command(
     also: tuple[str, ...],
     wrt: tuple[str, ...],
     operator: str | None,
+    definition: str,
     dtype: str,
     budget: float,
     device: str,
@@ -128,6 +136,7 @@ def command(
         timeout,
         maker=maker or "",
         also=also,
+        definition=definition,
         device="cuda:0" if device == "cuda" else device,
     )
     before = set(paths(results))
@@ -153,6 +162,7 @@ def _show(target: str, advice: Advice) -> None:
     out = console()
     for heading, lines in (
         ("Evidence", advice.found["evidence"]),
+        ("Hints", advice.found["hints"]),
         ("Structure", advice.found["structure"]),
         ("Cost by theory", advice.found["cost"]),
     ):

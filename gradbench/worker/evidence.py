@@ -1,175 +1,288 @@
-"""The evidence for a user's derivatives: reverse mode against finite differences, in float64."""
+"""The evidence for a user's derivatives: reverse mode against finite differences and forward mode.
+
+What differences cannot decide (kinks, jumps, noise) rests on the agreement of independent modes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from gradbench.core.deadline import Deadline
-from gradbench.worker.reference import hessian_product, pullback, rows
+from gradbench.worker import hints
+from gradbench.worker.judging import (
+    DIRECTIONS,
+    Contradiction,
+    Map,
+    Tally,
+    by_directions,
+    entry_by_entry,
+    nearby,
+    normal,
+    unravelled,
+)
+from gradbench.worker.reference import hessian, hessian_product, pullback, pushforward, rows
 from gradbench.worker.subject import Subject
 
-ENTRIES, COORDINATES = 1_000_000, 1_000
-"""Jacobians of so many entries and of so few coordinates are held against differences entry by
-entry, others along `DIRECTIONS` random ones."""
-DIRECTIONS = 8
-TANGENTS = 3
+CONFIRMED, OPEN, DEFINED = "confirmed", "not confirmed", "by definition"
 
-STEP = 1e-3
-TOLERANCE = 1e-6
+ENTRIES, COORDINATES = 1_000_000, 5_000
+"""Jacobians of so many entries and of so few coordinates are held against differences entry by
+entry where time allows, others along random directions."""
+CALLS = 6
+"""Calls of the function that the differences of a coordinate take, about."""
+PATIENCE = 20.0
+"""Seconds that the evidence may take without a deadline."""
+ENTRYWISE = 0.5
+"""The share of the time that is left which entry by entry may take."""
+SECOND = 4
+"""Directions along which the hessian is tried where it is not tried entry by entry."""
+TANGENTS = 3
+FLOAT64 = 2.0**-52
+AGREEMENT = 1e-8
+"""How far forward and reverse mode may be apart, relative to the sum of the products' sizes."""
+NOISE = 1e4
+"""The same, and what counts as zero, in units of the noise of the value over the coordinates' size:
+the rounding of the computation shows in the value, also where the derivative is small."""
 
 
 class Refused(Exception):
     """No advice can be given; the message says why."""
 
 
-def gather(
-    subject: Subject, inputs: tuple[Tensor, ...], y: Tensor, operator: str, deadline: Deadline
-) -> list[str]:
-    """Sentences on what the derivatives were held against, at `inputs`, where the value is `y`.
+@dataclass
+class Evidence:
+    """What the derivatives rest on: the verdict, sentences, and hints on the function."""
 
-    Raises Refused where autograd is contradicted, and whatever the function raises.
+    verdict: str = CONFIRMED
+    sentences: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+
+def gather(
+    subject: Subject,
+    inputs: tuple[Tensor, ...],
+    y: Tensor,
+    operator: str,
+    deadline: Deadline,
+    definition: str = "differences",
+) -> Evidence:
+    """What autograd's derivatives at `inputs`, where the value is `y`, were held against.
+
+    With the definition "autograd" differences are reported, and contradict nothing. What `deadline`
+    leaves no time for is left out, and said. Raises Refused where autograd is contradicted, and
+    whatever the function raises.
     """
-    outputs, coordinates = y.numel(), sum(x.numel() for x in inputs[: subject.differentiated])
-    if outputs * coordinates <= ENTRIES and coordinates <= COORDINATES:
-        reverse = rows(subject, *inputs)[1]
-        with torch.no_grad():
-            evidence = [_entry_by_entry(subject, inputs, reverse)]
-    else:
-        evidence = [_by_directions(subject, inputs)]
-    evidence.append(_forward_mode(subject, inputs))
-    if operator in ("hessian", "hvp") and y.dim() == 0:
-        evidence.append(_second(subject, inputs))
+    until = Deadline(min(deadline.left, PATIENCE))
+    evidence = Evidence()
+    first = Map(
+        subject.forward,
+        lambda seed, *at: pullback(subject, seed, *at),
+        subject.names,
+        inputs,
+        subject.differentiated,
+        subject.unit,
+    )
+    if not len(first.here):
+        raise Refused("its value is empty: there is nothing to differentiate")
+    _require_finite(subject, first)
+    first.measure_noise()
+    twice = operator in ("hessian", "hvp") and y.dim() == 0
+    blocks = _hold(evidence, subject, first, "reverse mode", definition, until.share(1 - twice / 2))
+    _require_graph(subject, inputs)
+    evidence.sentences += _zeros(first)
+    agreed = _forward_mode(evidence, subject, first)
+    if twice:
+        second = Gradient(subject, inputs)
+        second.measure_noise()
+        _hold(evidence, subject, second, "reverse mode twice", definition, until)
+    if evidence.verdict != CONFIRMED:
+        evidence.sentences.append(_ground(evidence.verdict, agreed))
+    evidence.hints += hints.gather(subject, inputs, y, blocks)
     return evidence
 
 
-def _differences(subject: Subject, inputs: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
-    """Central differences by one input with one Richardson step, and their error by estimate;
-    both of shape (outputs, coordinates of the input). float64."""
-    x = inputs[number]
-    columns, errors = [], []
-    for j in range(x.numel()):
-        estimates = []
-        for halving in (1.0, 0.5):
-            h = STEP * halving * max(1.0, abs(float(x.reshape(-1)[j])))
-            ends = []
-            for sign in (1, -1):
-                moved = x.clone()
-                moved.reshape(-1)[j] += sign * h
-                ends.append(subject.forward(*inputs[:number], moved, *inputs[number + 1 :]))
-            estimates.append(((ends[0] - ends[1]) / (2 * h)).reshape(-1))
-        columns.append((4 * estimates[1] - estimates[0]) / 3)
-        errors.append((estimates[1] - estimates[0]).abs())
-    return torch.stack(columns, 1), torch.stack(errors, 1)
+def _require_finite(subject: Subject, map: Map) -> None:
+    """Raises Refused where the derivative is not finite."""
+    seed = torch.ones_like(map.here).reshape(map.shape).to(map.dtype)
+    for number, block in enumerate(pullback(subject, seed, *map.inputs)):
+        if not bool(torch.isfinite(block).all()):
+            raise Refused(hints.not_finite(subject, map.inputs, number, block))
 
 
-def _entry_by_entry(subject: Subject, inputs: tuple[Tensor, ...], reverse: Sequence[Tensor]) -> str:
-    """Holds every entry against differences. Raises Refused where one disagrees."""
-    for number, (name, block) in enumerate(zip(subject.names, reverse)):
-        exact, error = _differences(subject, inputs, number)
-        scale = float(exact.abs().max()) or 1.0
-        excess = (block - exact).abs() - (TOLERANCE * scale + 2 * error)
-        if not bool((excess <= 0).all()):
-            i, j = divmod(int(excess.nan_to_num(nan=torch.inf).argmax()), block.shape[1])
-            place = f"output {i} by {name} entry {j}"
-            raise _disagree(place, float(block[i, j]), float(exact[i, j]))
-    return "reverse mode agrees with float64 finite differences in every entry"
+def _require_graph(subject: Subject, inputs: tuple[Tensor, ...]) -> None:
+    """Raises Refused where autograd sees no dependence at all; differences see none either."""
+    n = subject.differentiated
+    with torch.enable_grad():
+        leaves = (x.detach().clone().requires_grad_() for x in inputs[:n])
+        if not subject.forward(*leaves, *inputs[n:]).requires_grad:
+            raise Refused(
+                "its value does not depend on the inputs for autograd, and differences see no "
+                "change near here: the derivative is zero, there is nothing to measure"
+            )
 
 
-def _disagree(place: str, got: float, wanted: float) -> Refused:
-    hint = (
-        "something is detached inside"
-        if got == 0
-        else "a backward formula is wrong, or this point has a kink"
-    )
-    return Refused(f"autograd gives {got:.6g} for {place}, finite differences {wanted:.6g}: {hint}")
+class Gradient(Map):
+    """The gradient of a scalar function, whose derivative is the hessian by reverse mode twice."""
+
+    def __init__(self, subject: Subject, inputs: tuple[Tensor, ...]) -> None:
+        wrt = inputs[: subject.differentiated]
+        self._subject, self._shapes = subject, [x.shape for x in wrt]
+        self._lengths = [x.numel() for x in wrt]
+
+        def gradient(*at: Tensor) -> Tensor:
+            one = torch.ones((), dtype=subject.forward(*at).dtype)
+            return torch.cat([g.reshape(-1) for g in pullback(subject, one, *at)])
+
+        super().__init__(gradient, self._products, subject.names, inputs, len(wrt), subject.unit)
+
+    def _products(self, seed: Tensor, *at: Tensor) -> Sequence[Tensor]:
+        parts = zip(seed.split(self._lengths), self._shapes)
+        return hessian_product(self._subject, tuple(p.reshape(s) for p, s in parts), *at)
+
+    def at(self, inputs: tuple[Tensor, ...]) -> Map:
+        there = Gradient(self._subject, inputs)
+        there.noise = torch.maximum(there.noise, self.noise)
+        there.coarse = torch.maximum(there.noise, self.coarse)
+        return there
+
+    def output(self, i: int) -> str:
+        number = 0
+        while i >= self._lengths[number]:
+            i, number = i - self._lengths[number], number + 1
+        index = list(unravelled(i, self._shapes[number])) if self._shapes[number] else ""
+        return f"the gradient by {self.names[number]}{index}"
 
 
-def _along(
-    value: Callable[..., Tensor], inputs: Sequence[Tensor], number: int, tangent: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Central differences of a value along a tangent of one input with one Richardson step, and
-    their error by estimate."""
-    estimates = []
-    for h in (STEP, STEP / 2):
-        ends = [
-            value(*inputs[:number], inputs[number] + sign * h * tangent, *inputs[number + 1 :])
-            for sign in (1, -1)
-        ]
-        estimates.append((ends[0] - ends[1]) / (2 * h))
-    return (4 * estimates[1] - estimates[0]) / 3, (estimates[1] - estimates[0]).abs()
+def _blocks(subject: Subject, map: Map) -> list[Tensor]:
+    """The dense derivative by autograd, blocks of shape (outputs, coordinates)."""
+    if not isinstance(map, Gradient):
+        return [b.double() for b in rows(subject, *map.inputs)[1]]
+    blocks = hessian(subject, *map.inputs)
+    wrt = map.inputs[: map.differentiated]
+    flat = [b.double().reshape(a.numel(), -1) for b, a in zip(blocks, _each(wrt))]
+    return [torch.cat(flat[number :: len(wrt)]) for number in range(len(wrt))]
 
 
-def _random(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+def _each(wrt: Sequence[Tensor]) -> list[Tensor]:
+    """The input of each block's rows."""
+    return [x for x in wrt for _ in wrt]
 
 
-def _by_directions(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
-    """Holds pullbacks of random seeds against differences along random tangents, by each input.
+def _hold(
+    evidence: Evidence, subject: Subject, map: Map, mode: str, definition: str, deadline: Deadline
+) -> list[Tensor]:
+    """Adds what differences say of a mode, and returns its dense derivative where it was formed.
 
-    Raises Refused where they disagree.
+    Raises Refused where differences contradict it.
     """
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(DIRECTIONS):
-        with torch.no_grad():
-            seed = _random(subject.forward(*inputs).shape, generator)
-        pulled = pullback(subject, seed, *inputs)
-        for number, (name, block) in enumerate(zip(subject.names, pulled)):
-            x = inputs[number]
-            tangent = _random(x.shape, generator) * x.abs().clamp(min=1.0)
-            with torch.no_grad():
-                parts, error = _along(subject.forward, inputs, number, tangent)
-            exact, got = float((parts * seed).sum()), float((block * tangent).sum())
-            scale = float((parts * seed).abs().sum()) or 1.0
-            if not abs(got - exact) <= TOLERANCE * scale + 2 * float((error * seed.abs()).sum()):
-                raise _disagree(f"a product of random vectors by {name}", got, exact)
-    return (
-        f"reverse mode agrees with float64 finite differences along {DIRECTIONS} random tangents "
-        "of each input (too many entries to try each)"
-    )
+    kind = "float64" if map.unit <= FLOAT64 else str(subject.dtype).removeprefix("torch.")
+    what = f"{kind} finite differences" + " of the gradient" * isinstance(map, Gradient)
+    coordinates = sum(len(size) for size in map.sizes)
+    needed = CALLS * coordinates * map.seconds
+    blocks: list[Tensor] = []
+    try:
+        if (
+            len(map.here) * coordinates <= ENTRIES
+            and coordinates <= COORDINATES
+            and needed <= deadline.share(ENTRYWISE).left
+        ):
+            blocks = _blocks(subject, map)
+            tally = entry_by_entry(map, blocks, deadline)
+        else:
+            directions = SECOND if isinstance(map, Gradient) else DIRECTIONS
+            tally = by_directions(map, deadline, directions)
+    except Contradiction as found:
+        if definition != "autograd":
+            cause = hints.cause(subject, map.inputs, found.got, found.wanted, found.error)
+            raise Refused(f"{found}: {cause}") from found
+        evidence.verdict = DEFINED
+        evidence.sentences.append(f"by definition autograd is right where {found}")
+        return blocks
+    if tally.open:
+        evidence.verdict = OPEN
+    evidence.sentences.append(_said(tally, mode, what))
+    return blocks
 
 
-def _forward_mode(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
-    """What forward mode says beside reverse mode."""
-    wrt, rest = inputs[: subject.differentiated], inputs[subject.differentiated :]
+def _said(tally: Tally, mode: str, what: str) -> str:
+    """A tally in words."""
+    total = tally.confirmed + sum(tally.open.values())
+    if tally.what == "entries":
+        said = f"{mode} agrees with {what} in "
+        said += f"every entry of {tally.tried} columns" if tally.skipped else "every entry"
+        if tally.open:
+            said = f"{mode} agrees with {what} in {tally.confirmed} of {total} entries; "
+            said += f"differences cannot decide the others: {tally.why()}"
+        if tally.skipped:
+            said += f" (the other {tally.skipped} were left out for want of time)"
+        return said
+    said = f"{mode} agrees with {what} along {tally.confirmed} random directions"
+    if tally.open:
+        said += f" of {total}; differences cannot decide the others: {tally.why()}"
+    if tally.skipped:
+        said += f" ({tally.skipped} more were left out for want of time)"
+    return said
+
+
+def _ground(verdict: str, agreed: bool) -> str:
+    """What the derivative rests on where differences do not confirm it."""
+    why = "by definition" if verdict == DEFINED else "not confirmed by differences"
+    if agreed:
+        return f"{why}: it rests on the agreement of forward and reverse mode"
+    return f"{why}, and nothing independent agrees: the modes are held against reverse mode alone"
+
+
+def _zeros(map: Map) -> list[str]:
+    """Sentences on the inputs by which the derivative is zero, here and nearby."""
+    generator = torch.Generator().manual_seed(6)
+    zero = [len(size) > 0 for size in map.sizes]
+    exact = list(zero)
+    for there in (map, map.at(nearby(map, generator)), map.at(nearby(map, generator))):
+        seed = normal(len(map.here), generator)
+        noise = float((seed * there.noise).norm())
+        if not bool(torch.isfinite(there.here).all()):
+            continue
+        for number, (pulled, size) in enumerate(zip(there.pull(seed), there.sizes)):
+            zero[number] = zero[number] and bool((pulled.abs() * size <= NOISE * noise).all())
+            exact[number] = exact[number] and not bool(pulled.any())
+    return [
+        f"the derivative by {name} is zero everywhere near here" + ", but for rounding" * (not just)
+        for name, nothing, just in zip(map.names, zero, exact)
+        if nothing
+    ]
+
+
+def _forward_mode(evidence: Evidence, subject: Subject, map: Map) -> bool:
+    """Adds what forward mode says beside reverse mode; whether they agree."""
     generator = torch.Generator().manual_seed(1)
+    wrt = map.inputs[: map.differentiated]
     for _ in range(TANGENTS):
-        tangents = tuple(_random(x.shape, generator) for x in wrt)
+        flat = map.random(generator)
+        tangents = tuple(t.reshape(x.shape).to(x.dtype) for t, x in zip(flat, wrt))
         try:
-            pushed = torch.func.jvp(lambda *w: subject.forward(*w, *rest), wrt, tangents)[1]
+            pushed = pushforward(subject, tangents, *map.inputs)
         except Exception as error:
-            return f"forward mode failed ({type(error).__name__})"
+            line = " ".join(str(error).split())[:120]
+            evidence.sentences.append(f"forward mode failed ({type(error).__name__}: {line})")
+            return False
+        pushed = pushed.reshape(-1).double()
         for _ in range(TANGENTS):
-            seed = _random(pushed.shape, generator)
-            pulled = pullback(subject, seed, *inputs)
-            products = [(b * t).sum() for b, t in zip(pulled, tangents)]
-            there, scale = torch.stack(products).sum(), sum(float(p.abs()) for p in products)
-            if not float(((pushed * seed).sum() - there).abs()) <= 1e-8 * (scale or 1.0):
-                return "forward mode DISAGREES with reverse mode: its modes will be found wrong"
-    return f"forward mode agrees with reverse mode along {TANGENTS} random tangents"
-
-
-def _second(subject: Subject, inputs: tuple[Tensor, ...]) -> str:
-    """Holds products with the hessian against differences of the gradient. Raises Refused."""
-    generator = torch.Generator().manual_seed(2)
-    one = torch.ones((), dtype=torch.float64)
-    for number in range(subject.differentiated):
-        for _ in range(TANGENTS):
-            tangent = _random(inputs[number].shape, generator)
-            tangents = [torch.zeros_like(x) for x in inputs[: subject.differentiated]]
-            tangents[number] = tangent
-            got = hessian_product(subject, tuple(tangents), *inputs)
-
-            def gradient(*at: Tensor) -> Tensor:
-                return torch.cat([g.reshape(-1) for g in pullback(subject, one, *at)])
-
-            exact, error = _along(gradient, inputs, number, tangent)
-            flat = torch.cat([g.reshape(-1) for g in got])
-            scale = float(exact.abs().max()) or 1.0
-            if not bool(((flat - exact).abs() <= TOLERANCE * scale + 2 * error).all()):
-                worst = int((flat - exact).abs().argmax())
-                place = f"entry {worst} of a product with the hessian"
-                raise _disagree(place, float(flat[worst]), float(exact[worst]))
-    return "reverse mode twice agrees with float64 finite differences of the gradient"
+            seed = normal(len(map.here), generator)
+            products = [p * t for p, t in zip(map.pull(seed), flat)]
+            there = sum(float(p.sum()) for p in products)
+            scale = sum(float(p.abs().sum()) for p in products)
+            noise = float((seed.abs() * torch.maximum(NOISE * map.noise, 32 * map.coarse)).sum())
+            gap = abs(float((pushed * seed).sum()) - there)
+            if not gap <= max(AGREEMENT, 1e4 * map.unit) * scale + noise:
+                evidence.sentences.append(
+                    "forward mode DISAGREES with reverse mode: its modes will be found wrong"
+                )
+                return False
+    evidence.sentences.append(
+        f"forward mode agrees with reverse mode along {TANGENTS} random tangents"
+    )
+    return True

@@ -39,7 +39,6 @@ from gradbench.worker import paste
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Refused, gather
 from gradbench.worker.loading import Unusable
-from gradbench.worker.reference import pullback
 from gradbench.worker.settling import settle
 from gradbench.worker.structures import hessian_structure, per_sample, structure
 from gradbench.worker.subject import Subject, declare
@@ -59,6 +58,11 @@ def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
     for name, now, before in zip(subject.names, copies, inputs):
         if not torch.equal(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
+    if y.is_complex():
+        raise Refused(
+            f"it returns {y.dtype}: return real numbers, such as torch.view_as_real(result) or "
+            "result.abs()"
+        )
     if not y.is_floating_point():
         raise Refused(f"it returns {y.dtype}: only floating-point values have derivatives")
     if not bool(torch.isfinite(y).all()):
@@ -84,14 +88,8 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
     y = _manners(subject, inputs)
     wrt = inputs[: subject.differentiated]
     outputs, coordinates = y.numel(), sum(x.numel() for x in wrt)
-    leaves = tuple(x.clone().requires_grad_() for x in wrt)
-    if not subject.forward(*leaves, *inputs[len(wrt) :]).requires_grad:
-        raise Refused("its value does not depend on the inputs for autograd: is it detached?")
-    pulled = pullback(subject, torch.ones_like(y), *inputs)
-    if not all(bool(torch.isfinite(b).all()) for b in pulled):
-        raise Refused("its value is finite, but its derivative is NaN or infinite at this input")
     asked = spec["operator"]
-    evidence = [*subject.notes, *gather(subject, inputs, y, asked, Deadline(math.inf))]
+    evidence = gather(subject, inputs, y, asked, Deadline(math.inf), spec["definition"])
     found = None
     if y.dim():
         found = structure(subject)
@@ -131,7 +129,8 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
         "operators": operators,
         "refusals": refusals,
         "wrt": subject.names[: subject.differentiated],
-        "evidence": evidence,
+        "evidence": [*subject.notes, *evidence.sentences],
+        "hints": evidence.hints,
         "manner": dataclasses.asdict(subject.manner),
         "structured": structured,
         "per_sample": bool(samples),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gradbench.problems.function import Formula, Tensors
 
@@ -28,6 +29,19 @@ def pullback(subject: Subject, seed: Tensor, *inputs: Tensor) -> Tensors:
             return tuple(torch.zeros_like(x) for x in wrt)
         pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
     return _filled(pulled, wrt)
+
+
+def pushforward(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensor:
+    """The jacobian times the tangents, one for each differentiated input, in forward mode.
+
+    Raises what the function raises there: not every function has a forward mode.
+    """
+    n = subject.differentiated
+    with torch.enable_grad(), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(x.detach(), t) for x, t in zip(inputs[:n], tangents)]
+        y = subject.forward(*duals, *inputs[n:])
+        pushed = forward_ad.unpack_dual(y).tangent
+        return torch.zeros_like(y) if pushed is None else pushed.detach().clone()
 
 
 def _gradients(subject: Subject, *inputs: Tensor) -> tuple[Tensors, Tensors]:
