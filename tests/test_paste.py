@@ -11,14 +11,17 @@ import gradbench
 from gradbench.advise import OPERATORS as ADVISED
 from gradbench.advise.advice import Refusal
 from gradbench.core.cases import FORWARD
+from gradbench.core.deadline import Deadline
 from gradbench.modes import structured
 from gradbench.problems import registry
 from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.structure import structure_of
+from gradbench.problems.tracing import trace
 from gradbench.problems.written import Written
-from gradbench.worker import paste
+from gradbench.worker import paste, patterns
 from gradbench.worker.structures import per_sample, structure
 from gradbench.worker.subject import Subject
 
@@ -61,10 +64,7 @@ def posed(name, tmp_path):
     }  # fmt: skip
     subject = Subject(spec)
     found = structure(subject) if "jacobian" in operators else None
-    pattern = ""
-    if found and found.kind not in ("dense", "diagonal"):
-        pattern = str(tmp_path / "pattern.pt")
-        torch.save({"structure": dataclasses.asdict(found)}, pattern)
+    pattern = patterns.code(found, "")[0] if found else ""
     return subject, found, pattern, operators
 
 
@@ -113,7 +113,7 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
             except Unsupported:
                 continue
             # A mode of which there is no code would be offered without one.
-            code = paste.code(subject, f"{SUBJECTS}:{name}", mode, problem, found, pattern)
+            code = paste.code(subject, f"{SUBJECTS}:{name}", mode, problem, pattern)
             first = extra
             if operator in ("jvp", "hvp") and subject.differentiated == 1:
                 first = (extra[0][0],)
@@ -233,3 +233,57 @@ def test_a_function_that_kills_its_process_does_not_take_the_caller_down(tmp_pat
 
     with pytest.raises(Refusal, match="exit code 3"):
         gradbench.compare(dying, torch.randn(3), results=tmp_path)
+
+
+DOUBLE = {"dtype": torch.float64}
+SEEN = torch.randint(20, (2, 300), generator=torch.Generator().manual_seed(0))
+
+WRITTEN = {
+    "elementwise": (torch.exp, (30, 3)),
+    "two elementwise": (torch.mul, (30,), (30,)),
+    "reversed": (lambda x: x.flip(0) ** 2, (90,)),
+    "banded": (lambda x: x[2:] - 2 * x[1:-1] ** 2 + x[:-2], (200,)),
+    "with ends": (lambda x: torch.cat([x[:1], x[2:] * x[:-2] + x[1:-1], x[-1:]]), (200,)),
+    "periodic": (lambda x: x * x.roll(1) + x.roll(-2), (200,)),
+    "grid": (lambda x: x[2:, 1:-1] + x[:-2, 1:-1] + x[1:-1, 2:] * x[1:-1, :-2], (12, 9)),
+    "batch": (lambda x: torch.softmax(x, 1), (50, 6)),
+    "two in a batch": (lambda a, b: a.sum(1, keepdim=True) * b, (50, 4), (50, 3)),
+    "small": (lambda x: x[torch.tensor([3, 0, 5, 2])] * x[0], (6,)),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_regular_pattern_is_written_into_the_code(name):
+    f, *shapes = WRITTEN[name]
+    found = jacobian_of(f, shapes)
+    code, loaded = patterns.code(found, "/somewhere/pattern.pt")
+    assert not loaded
+    assert "load" not in code
+    assert max(map(len, code.splitlines())) <= 100
+    space = run(f"import torch\nfrom types import SimpleNamespace\n{code}", "structure")
+    pairs = [set(zip(s.rows.tolist(), s.columns.tolist())) for s in (space, found)]
+    assert pairs[0] == pairs[1]
+    assert torch.equal(space.row_colours, found.row_colours)
+    assert torch.equal(space.column_colours, found.column_colours)
+    assert (space.inputs, space.output) == (found.inputs, found.output)
+    assert space.is_global == found.is_global
+
+
+def test_an_irregular_pattern_is_loaded_from_beside_the_code(tmp_path, monkeypatch):
+    found = jacobian_of(lambda x, y: x[SEEN[0]] * y[SEEN[1]], [(20,), (20,)])
+    file = tmp_path / "pattern_of_it.pt"
+    torch.save({"structure": dataclasses.asdict(found)}, file)
+    code, loaded = patterns.code(found, str(file))
+    assert loaded
+    assert str(tmp_path) not in code
+    assert "keep pattern_of_it.pt beside this code" in code
+    monkeypatch.chdir(tmp_path)
+    space = run(f"import torch\nfrom types import SimpleNamespace\n{code}", "structure")
+    assert torch.equal(space.rows, found.rows)
+
+
+def jacobian_of(f, shapes):
+    inputs = [torch.ones(shape, **DOUBLE) for shape in shapes]
+    traced = trace(f, inputs, [], Deadline(60))
+    output = tuple(f(*inputs).shape)
+    return structure_of(tuple(shapes), output, traced.rows, traced.columns, "", is_global=True)

@@ -16,7 +16,6 @@ import torch
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Mode
 from gradbench.problems.operators import Problem
-from gradbench.problems.structure import Structure
 from gradbench.problems.written import NotWritable, Written, joined
 from gradbench.worker.calling import Calling, identifiers, usage
 from gradbench.worker.subject import Subject
@@ -30,7 +29,6 @@ def code(
     target: str,
     mode: Mode,
     problem: Problem,
-    structure: Structure | None = None,
     pattern: str = "",
 ) -> str:
     """Python code that computes the problem's derivative in the way of the mode.
@@ -40,8 +38,8 @@ def code(
     (a tuple of them for several inputs). It returns one tensor per differentiated input (a hessian
     one per pair of them, row by row), a bare one for one input.
 
-    `target` is what the subject was loaded from. `structure` is for the modes that use it;
-    `pattern` is the file that has it, empty where it can be written down. A mode that cannot be
+    `target` is what the subject was loaded from. `pattern` is the code that defines the
+    `structure` of the modes that use one. A mode that cannot be
     written out for one problem comes as it stands. Raises Unsupported where the mode does.
     """
     operator = problem.operator
@@ -53,7 +51,7 @@ def code(
             raise NotWritable(f"it has a helper called {operator}")
     except NotWritable as error:
         return f"# The mode as it is measured; {error}.\n{mode.source()}"
-    call, functions = _mode(written, operator, structure, pattern)
+    call, functions = _mode(written, operator, pattern)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
     function = Calling(written, subject, target, names, taken).code()
@@ -88,17 +86,14 @@ def _header(written: Written) -> str:
     return "\n\n".join("\n".join(lines) for lines in blocks) + "\n"
 
 
-def _mode(
-    written: Written, operator: str, structure: Structure | None, pattern: str
-) -> tuple[str, list[str]]:
+def _mode(written: Written, operator: str, pattern: str) -> tuple[str, list[str]]:
     """The name of the callable that is timed, and the code that defines it."""
     *helpers, builder = written.functions.values()
     if written.name != operator and (whole := joined(builder)) is not None:
         return written.name, [*helpers, whole]
-    if structure is not None and "structure" in inspect.signature(written.build).parameters:
+    if "structure" in inspect.signature(written.build).parameters:
         written.imports.add("from types import SimpleNamespace")
-        code = _structure(structure, pattern)
-        return "call", [code, *helpers, builder, f"call = {written.name}(structure)\n"]
+        return "call", [pattern, *helpers, builder, f"call = {written.name}(structure)\n"]
     return "call", [*helpers, builder, f"call = {written.name}()\n"]
 
 
@@ -121,24 +116,6 @@ def _adapter(
         arguments.append("(t,)" if first == "t" and differentiated == 1 else first)
     returned = f"    return {call}({', '.join(arguments)}){'[0]' * bare}\n"
     return "".join([f"def {operator}({', '.join(parameters)}):\n", *lines, returned])
-
-
-def _structure(structure: Structure, pattern: str) -> str:
-    """The code of what a compressed mode knows: where the entries of the jacobian are."""
-    if pattern:
-        entries = f"**torch.load({pattern!r})['structure']"
-    else:
-        inputs, outputs = len(structure.inputs), structure.outputs
-        entries = f"""
-    rows=torch.arange({outputs}).repeat({inputs}),
-    columns=torch.arange({structure.coordinates}),
-    row_colours=torch.zeros({outputs}, dtype=torch.int64),
-    column_colours=torch.arange({inputs}).repeat_interleave({outputs}),
-    inputs={structure.inputs},
-    output={structure.output},
-"""
-    said = "# The rows and columns of the entries, and the colour of each row and column.\n"
-    return f"{said}structure = SimpleNamespace({entries})\n"
 
 
 def _tuple(words: Sequence[str]) -> str:

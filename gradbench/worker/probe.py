@@ -35,7 +35,7 @@ from gradbench.problems import registry
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
-from gradbench.worker import paste
+from gradbench.worker import paste, patterns
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Refused, gather
 from gradbench.worker.loading import Unusable
@@ -105,13 +105,13 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
         said = [f"{found.kind}, {extent}: {found.evidence}"]
     said += [samples] * bool(samples)
     structured = found is not None and found.kind != "dense"
-    pattern = ""
+    pattern = written = ""
     if found is not None and structured and spec["pattern"]:
-        # The measuring processes need not look again; the code to paste needs it where the
-        # places cannot be written down.
+        # The measuring processes need not look again; the code to paste loads it where it is too
+        # long to be written down.
         torch.save({"structure": dataclasses.asdict(found)}, spec["pattern"])
-        if found.kind != "diagonal":
-            pattern = spec["pattern"]
+        written, loaded = patterns.code(found, spec["pattern"])
+        pattern = spec["pattern"] if loaded else ""
     operator = asked or operators[0]
     code = {}
     if operator in operators and operator not in refusals:
@@ -122,7 +122,7 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
         shapes = tuple(tuple(x.shape) for x in inputs)
         device = torch.device(spec["device"])
         problem = Problem(function, operator, shapes, tuple(y.shape), subject.dtype, device)
-        code = _code(subject, spec["target"], problem, found, pattern)
+        code = _code(subject, spec["target"], problem, written)
     return {
         "code": code,
         "pattern": pattern,
@@ -140,16 +140,14 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _code(
-    subject: Subject, target: str, problem: Problem, structure: Structure | None, pattern: str
-) -> dict[str, str]:
+def _code(subject: Subject, target: str, problem: Problem, pattern: str) -> dict[str, str]:
     """The code to paste of every mode that can be measured."""
     code = {}
     for mode in registry.modes_of(problem.operator):
         if mode.opt_in or mode.by_hand or mode.name == FORWARD or mode.name in subject.ways:
             continue
         try:
-            code[mode.name] = paste.code(subject, target, mode, problem, structure, pattern)
+            code[mode.name] = paste.code(subject, target, mode, problem, pattern)
         except Unsupported:
             continue
         except Exception:
