@@ -131,7 +131,7 @@ def test_a_large_batch_is_found_though_its_entries_are_too_many_to_locate():
 
 def test_detection_stays_within_its_passes():
     spent = 0
-    jvp, vjp = products(lambda x: torch.softmax(x, 0), [(torch.ones(400, dtype=torch.float64),)])
+    jvp, vjp = products(lambda x: torch.cumsum(x, 0), [(torch.ones(400, dtype=torch.float64),)])
 
     def counted(product):
         def count(point, seed):
@@ -166,6 +166,20 @@ def test_a_function_without_forward_mode_is_probed_in_reverse():
     assert jvp is None
     generator = torch.Generator().manual_seed(0)
     assert detect(jvp, vjp, [(50,)], (50,), generator, points=1).kind == "diagonal"
+
+
+def test_a_full_jacobian_takes_few_passes_to_be_found_dense():
+    spent = 0
+
+    def f(x):
+        nonlocal spent
+        spent += 1
+        return torch.softmax(x, 0)
+
+    structure = found(f, 150)
+    assert structure.kind == "dense"
+    assert "more than half" in structure.evidence
+    assert spent < 20
 
 
 def test_columns_of_one_colour_share_no_row():
@@ -404,6 +418,17 @@ def test_entries_are_kept_where_neither_rows_nor_columns_alone_save_passes():
     assert (found.kind, found.is_global) == ("dense", True)
     assert found.rows.numel() == 30 + 2 * 29
     assert covers(found, arrow, x)
+
+
+def test_a_function_that_cannot_be_traced_is_looked_at_without():
+    def f(x):
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise RuntimeError("not under a mode")
+        return x**2
+
+    found = structure(subject(f, torch.randn(20, dtype=torch.float64)))
+    assert (found.kind, found.is_global) == ("diagonal", False)
+    assert "it raises RuntimeError while it is traced" in found.evidence
 
 
 def test_several_inputs_have_one_traced_pattern():

@@ -84,7 +84,12 @@ def _structure(
     if math.prod(output) < 2 or sum(x.numel() for x in wrt) < 2:
         return dense(shapes, output, "a jacobian of one row or column has no structure")
     limit = Deadline(min(TRACING * deadline.left, MOST_SECONDS))
-    traced = trace(f, wrt, constants, limit)
+    try:
+        traced = trace(f, wrt, constants, limit)
+    except Exception as error:
+        # It runs without the trace: some functions depend on how they are dispatched.
+        none = torch.empty(0, dtype=torch.int64)
+        traced = Traced(none, none, f"it raises {type(error).__name__} while it is traced")
     known = _known(subject, traced, shapes, output, symmetric)
     drawn = [subject.draw(None, torch.Generator().manual_seed(s)) for s in range(POINTS)]
     jvp, vjp = products(lambda *x: f(*x, *constants), [inputs[:n] for inputs in drawn])
