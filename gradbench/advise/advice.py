@@ -221,6 +221,13 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     return Advice(question.target, findings, answer, run.path, seconds, question.budget)
 
 
+def _baseline(asked: str, operators: Sequence[str]) -> str:
+    """The usual choice, where it is not that of the operator for every function."""
+    if asked == "hessian" and "gradient" not in operators:
+        return "functional_jacobian_twice"
+    return FIRST_OF_ALL.get(asked, "")
+
+
 def _delete(paths: Sequence[Path]) -> None:
     """Deletes files, and their folder where nothing else is in it."""
     for path in paths:
@@ -301,7 +308,7 @@ def _prepared(
         memory_limit=question.memory_limit,
         seed=question.seed,
         instruments=instruments,
-        baseline=FIRST_OF_ALL.get(asked, ""),
+        baseline=_baseline(asked, findings["operators"]),
         total=question.budget - spent,
         patience=PATIENCE * question.budget,
     )

@@ -11,6 +11,7 @@ from gradbench.modes.common import batched, bound, diagonal_blocks, flat
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import (
     Call,
+    Unsupported,
     full_hessian,
     full_jacobian,
     jacobian_by_columns,
@@ -153,6 +154,8 @@ def functional_vhp(problem: Problem) -> Call:
 @mode("hessian")
 def functional_hessian(problem: Problem) -> Call:
     """`functional.hessian`: reverse mode twice, in a loop over the coordinates"""
+    if problem.output:
+        raise Unsupported("the value is not one number")
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
@@ -164,6 +167,8 @@ def functional_hessian(problem: Problem) -> Call:
 @mode("hessian", memory=jacobian_by_columns)
 def functional_hessian_vectorized(problem: Problem) -> Call:
     """`functional.hessian` with `vectorize=True`: all coordinates in one second pass"""
+    if problem.output:
+        raise Unsupported("the value is not one number")
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
@@ -175,6 +180,8 @@ def functional_hessian_vectorized(problem: Problem) -> Call:
 @mode("hessian", memory=jacobian_by_columns)
 def functional_hessian_forward(problem: Problem) -> Call:
     """`functional.hessian` with forward mode over reverse mode"""
+    if problem.output:
+        raise Unsupported("the value is not one number")
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)

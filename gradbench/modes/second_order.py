@@ -23,7 +23,7 @@ from gradbench.modes.common import (
 )
 from gradbench.modes.forward_mode import pushed
 from gradbench.problems.function import Tensors, as_tuple
-from gradbench.problems.mode import Call, jacobian_by_columns, tangents_of_tangents
+from gradbench.problems.mode import Call, Unsupported, jacobian_by_columns, tangents_of_tangents
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
@@ -61,6 +61,8 @@ def differentiated_again(problem: Problem, jacobian: Callable[[Tensor, Tensors],
 @mode("hessian", "batch_hessian", leaves=True, document="B", memory=jacobian_by_columns)
 def grad_twice(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then again in a loop over the gradient's entries"""
+    if problem.operator == "hessian" and problem.output:
+        raise Unsupported("the value is not one number")
     seeds, dim = row_seeds(problem)
 
     def jacobian(g: Tensor, wrt: Tensors) -> Tensors:
@@ -76,6 +78,8 @@ def grad_twice(problem: Problem) -> Call:
 @mode("hessian", "batch_hessian", leaves=True, memory=jacobian_by_columns)
 def grad_twice_batched(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then once more for all rows, with `is_grads_batched`"""
+    if problem.operator == "hessian" and problem.output:
+        raise Unsupported("the value is not one number")
     seeds, dim = row_seeds(problem)
 
     def jacobian(g: Tensor, wrt: Tensors) -> Tensors:
@@ -187,6 +191,26 @@ def jacrev_of_sum(problem: Problem) -> Call:
         )
 
     return call
+
+
+def functional_jacobian_twice(problem: Problem) -> Call:
+    """`functional.jacobian` of `functional.jacobian`: the hessians of several values"""
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+
+        def jacobian(*wrt: Tensor) -> Tensors:
+            return tuple(torch.autograd.functional.jacobian(f, wrt, create_graph=True))
+
+        return flat(torch.autograd.functional.jacobian(jacobian, wrt))
+
+    return call
+
+
+def register_several() -> None:
+    """Registers the usual choice for a function of several values, which none of the catalogue's
+    hessians has."""
+    mode("hessian", memory=jacobian_by_columns)(functional_jacobian_twice)
 
 
 @mode("hvp", name="grad_twice", leaves=True)

@@ -107,7 +107,8 @@ def _output_rows(problem: Problem) -> tuple[int, ...]:
 
 
 def _hessian_rows(problem: Problem) -> tuple[int, ...]:
-    return tuple(len(a) for a in problem.wrt for _ in problem.wrt)
+    values = 0 if problem.operator == "batch_hessian" else len(problem.output)
+    return tuple(values + len(a) for a in problem.wrt for _ in problem.wrt)
 
 
 def _draw(generator: torch.Generator, shape: Shape) -> Tensor:
@@ -187,9 +188,9 @@ OPERATORS = {
         ),
         Operator(
             "hessian",
-            "∂²y/∂xᵢ∂xⱼ of one value",
+            "∂²y/∂xᵢ∂xⱼ of one value, or of each of several",
             "functional_hessian",
-            lambda problem: tuple(a + b for a in problem.wrt for b in problem.wrt),
+            lambda problem: tuple(problem.output + a + b for a in problem.wrt for b in problem.wrt),
             _hessian_rows,
         ),
         Operator(

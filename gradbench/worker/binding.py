@@ -156,6 +156,8 @@ class Binding:
         for name, parameter in module.named_parameters():
             if not self.takes(input, name, parameter) or id(parameter) in self._taken:
                 continue
+            if isinstance(module, torch.jit.ScriptModule):
+                raise TypeError("parameters of a scripted module cannot be replaced: name inputs")
             if torch.nn.parameter.is_lazy(parameter):
                 raise TypeError(f"parameter {name} has no shape yet: call the module once before")
             if not parameter.is_floating_point():

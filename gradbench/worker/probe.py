@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gradbench.core import process
@@ -44,17 +44,25 @@ from gradbench.worker.structures import hessian_structure, per_sample, structure
 from gradbench.worker.subject import Subject, declare
 
 
-def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The value, from calls that must not change the inputs and must agree."""
-    copies = tuple(x.clone() for x in inputs)
+@contextlib.contextmanager
+def _restoring() -> Iterator[None]:
+    """Puts back what calls of the function change in the process. Raises Refused where results or
+    times depend on that."""
     changes = state.Changes()
     try:
         with state.preserve(changes):
-            y = subject.forward(*copies)
+            yield
     except state.StateLost as error:
         raise Refused(f"it {error}") from error
     if changes.harmful:
         raise Refused(f"it changes {state.summarize(changes.harmful)} and does not put it back")
+
+
+def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The value, from calls that must not change the inputs and must agree."""
+    copies = tuple(x.clone() for x in inputs)
+    with _restoring():
+        y = subject.forward(*copies)
     for name, now, before in zip(subject.names, copies, inputs):
         if not torch.equal(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
@@ -63,6 +71,8 @@ def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
             f"it returns {y.dtype}: return real numbers, such as torch.view_as_real(result) or "
             "result.abs()"
         )
+    if not y.numel():
+        raise Refused(f"it returns no numbers: the value has shape {tuple(y.shape)}")
     if not y.is_floating_point():
         raise Refused(f"it returns {y.dtype}: only floating-point values have derivatives")
     if not bool(torch.isfinite(y).all()):
@@ -77,6 +87,7 @@ def probe(spec: dict[str, Any]) -> dict[str, Any]:
     """The findings on a function. Raises Refused, or whatever the function raises."""
     with state.preserve(state.Changes(), loading=True):
         subject = Subject(spec)
+    with _restoring():
         settle(subject, spec["device"] == "cpu")
     with subject.wide:
         return _findings(subject, spec)
@@ -174,19 +185,21 @@ def _operators(
     if y.dim() == 0:
         operators, square = ["gradient", *products, "hvp", "hessian"], coordinates
     else:
-        operators, square = ["jacobian", *products], y.numel()
+        operators, square = ["jacobian", *products, "hessian"], y.numel()
         if structure is not None and len(wrt) == 1:
             own = {"batched": "batch_jacobian"}.get(structure.kind, "")
             if structure.kind == "diagonal" and y.shape == wrt[0].shape:
                 own = "diagonal"
             # Without a check of its own, an operator that leaves entries out must hold everywhere.
             if own:
-                operators.insert(0 if structure.is_global else len(operators), own)
+                operators.insert(0 if structure.is_global else len(operators) - 1, own)
     refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):
         # The reference of a pushforward is the dense jacobian.
         dense = ("hessian",) if y.dim() == 0 else ("jacobian", "jvp")
         refusals = dict.fromkeys(dense, reason)
+    if y.dim() and (reason := refuse(y.numel() * coordinates, coordinates, width, limit)):
+        refusals["hessian"] = reason
     return operators, refusals
 
 

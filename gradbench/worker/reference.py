@@ -63,22 +63,29 @@ def hessian_product(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Ten
 
 
 def hessian(subject: Subject, *inputs: Tensor) -> Tensors:
-    """The blocks of a scalar value's hessian, row by row, of shape (x.shape + z.shape)."""
-    blocks: list[Tensor] = []
+    """The blocks of the value's hessians, row by row, of shape (y.shape + x.shape + z.shape)."""
     with torch.enable_grad():
-        wrt, grads = _gradients(subject, *inputs)
-        for g in grads:
-            if not g.requires_grad:
-                blocks += (g.new_zeros(g.shape + x.shape) for x in wrt)
-                continue
-            seeds = torch.eye(g.numel(), dtype=g.dtype).reshape(-1, *g.shape)
-            pulled = [
-                _filled(
-                    torch.autograd.grad(g, wrt, seed, retain_graph=True, allow_unused=True), wrt
-                )
-                for seed in seeds
-            ]
-            blocks += (torch.stack(c).reshape(g.shape + x.shape) for c, x in zip(zip(*pulled), wrt))
+        wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
+        y = subject.forward(*wrt, *inputs[subject.differentiated :])
+        each = [_hessian_of_one(one, wrt) for one in y.reshape(-1)]
+    return tuple(torch.stack(b).reshape(y.shape + b[0].shape) for b in zip(*each))
+
+
+def _hessian_of_one(y: Tensor, wrt: Tensors) -> Tensors:
+    blocks: list[Tensor] = []
+    grads: Tensors = tuple(torch.zeros_like(x) for x in wrt)
+    if y.requires_grad:
+        grads = _filled(torch.autograd.grad(y, wrt, create_graph=True, allow_unused=True), wrt)
+    for g in grads:
+        if not g.requires_grad:
+            blocks += (g.new_zeros(g.shape + x.shape) for x in wrt)
+            continue
+        seeds = torch.eye(g.numel(), dtype=g.dtype).reshape(-1, *g.shape)
+        pulled = [
+            _filled(torch.autograd.grad(g, wrt, seed, retain_graph=True, allow_unused=True), wrt)
+            for seed in seeds
+        ]
+        blocks += (torch.stack(c).reshape(g.shape + x.shape) for c, x in zip(zip(*pulled), wrt))
     return tuple(b.detach() for b in blocks)
 
 

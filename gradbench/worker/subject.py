@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gradbench.core.arguments import signature
 from gradbench.core.cases import YOURS
 from gradbench.core.suggest import hint
-from gradbench.modes import structured
+from gradbench.modes import second_order, structured
 from gradbench.problems import registry
 from gradbench.problems.function import Function, Tensors
 from gradbench.problems.mode import Call
@@ -161,6 +161,12 @@ class Subject:
             value = self.value(*self._wide(self.values))
         return 0 if isinstance(value, Tensor) else len(_leaves(value))
 
+    @cached_property
+    def is_several(self) -> bool:
+        """Whether the function's value has dimensions."""
+        with self.wide:
+            return self.forward(*self.values).dim() > 0
+
     def _bound(self, inputs: Sequence[Tensor]) -> Tensors:
         """The leaves in the order of the binding."""
         return tuple([inputs[i] for i in self._places])
@@ -203,7 +209,8 @@ def _leaves(value: Any) -> list[Tensor]:
     leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     real = [leaf for leaf in leaves if leaf.is_floating_point()]
     if not real:
-        raise TypeError(f"it returns a {type(value).__name__} without a floating-point tensor")
+        what = " without a floating-point tensor" if is_container(value) else ", no tensor"
+        raise TypeError(f"it returns a {type(value).__name__}{what}")
     return real
 
 
@@ -240,6 +247,9 @@ def _named(
     for wanted in wrt:
         found = [i for i, leaf in enumerate(leaves) if _matches(wanted, leaf.name)]
         real = [i for i in found if leaves[i].can_be_differentiated]
+        if real and not any(leaves[i].tensor.numel() for i in real):
+            raise Unusable(f"--wrt {wanted}: it is empty")
+        real = [i for i in real if leaves[i].tensor.numel()]
         if not real:
             raise Unusable(
                 f"--wrt {wanted}: {_why_not(wanted, bool(found), leaves, inputs, target)}"
@@ -283,6 +293,10 @@ def _default(leaves: Sequence[Leaf], inputs: dict[str, Any]) -> tuple[list[int],
     """The numbers of the leaves to differentiate by where nothing is named, and what to say of
     that. Raises Unusable where there are none."""
     real = [i for i, leaf in enumerate(leaves) if leaf.can_be_differentiated]
+    if real and not any(leaves[i].tensor.numel() for i in real):
+        raise Unusable(f"there is nothing to differentiate by: {leaves[real[0]].name} is empty")
+    # The derivative by an empty tensor is empty.
+    real = [i for i in real if leaves[i].tensor.numel()]
     if not real:
         plain = [name for name, v in inputs.items() if type(v).__module__ == "numpy"]
         cure = f": pass {plain[0]} as torch.as_tensor({plain[0]})" if plain else ""
@@ -369,6 +383,8 @@ def declare(
             structured.register(YOURS, structure, suffix="")
         if per_sample:
             structured.register_samples()
+    if "hessian" in operators and subject.is_several:
+        second_order.register_several()
     for name, way in subject.ways.items():
         _own(operators, name, way, subject)
     return function
