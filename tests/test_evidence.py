@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gradbench.core.deadline import Deadline
 from gradbench.worker.evidence import CONFIRMED, Refused, gather
+from gradbench.worker.settling import Manner
 
 
 def subject(function, *inputs, wrt=None):
@@ -25,6 +26,7 @@ def subject(function, *inputs, wrt=None):
         differentiated=wrt,
         dtype=torch.float32,
         unit=2.0**-52,
+        manner=Manner(),
     )
 
 

@@ -11,15 +11,17 @@ import torch
 
 from gradbench.advise import live
 from gradbench.advise.advice import Refusal
-from gradbench.modes import structured  # noqa: F401
+from gradbench.core.deadline import Deadline
+from gradbench.modes import second_order
 from gradbench.problems import registry
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.worker import loading, paste
+from gradbench.worker.evidence import gather
 from gradbench.worker.loading import Unusable, resolve
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN
-from gradbench.worker.reference import pullback
+from gradbench.worker.reference import formulas, pullback
 from gradbench.worker.settling import settle
 from gradbench.worker.subject import Subject
 
@@ -267,6 +269,47 @@ def test_what_is_sent_has_no_graph_and_is_as_it_was():
     assert sent[1]["w"].requires_grad
     assert not sent[1]["layers"].training
     assert isinstance(sent[1]["layers"].weight, torch.nn.Parameter)
+
+
+def test_a_function_without_reverse_mode_is_differentiated_by_forward_mode():
+    made = subject("only_forward", X)
+    assert made.manner.forward_only
+    assert "reverse mode fails" in made.notes[0]
+    with made.wide:
+        (x,) = made.values
+        (block,) = formulas(made)["jacobian"](x)
+        (pulled,) = pullback(made, torch.ones(3, dtype=torch.float64), x)
+        found = gather(made, made.values, made.forward(x), "jacobian", Deadline(20.0))
+    exact = torch.ones(3, 3).tril() * x.exp()
+    assert torch.allclose(block, exact)
+    assert torch.allclose(pulled, exact.sum(0))
+    assert found.sentences[0] == (
+        "forward mode agrees with float64 finite differences in every entry"
+    )
+
+
+def test_hessians_of_several_values_have_the_shape_of_the_value_first():
+    made = subject("two_values", X, ("scale", "tensor([2.0, 5.0])"))
+    blocks = formulas(made)["hessian"](*made.values)
+    assert [tuple(b.shape) for b in blocks] == [(2, 3, 3), (2, 3, 2), (2, 2, 3), (2, 2, 2)]
+    both = torch.func.hessian(made.forward, (0, 1))(*made.values)
+    for block, wanted in zip(blocks, (b for row in both for b in row), strict=True):
+        assert torch.allclose(block, wanted)
+
+    class Declared:
+        forward = staticmethod(made.forward)
+        differentiated = 2
+        name = "yours"
+
+    problem = Problem(Declared(), "hessian", ((3,), (2,)), (2,), torch.float64, torch.device("cpu"))
+    assert problem.result == tuple(tuple(b.shape) for b in blocks)
+    usual = second_order.functional_jacobian_twice(problem)(made.values)
+    assert all(torch.allclose(a, b) for a, b in zip(usual, blocks, strict=True))
+    with pytest.raises(Unsupported, match="not one number"):
+        registry.MODES["hessian", "functional_hessian"].build(problem)
+    with made.wide:
+        found = gather(made, made.values, made.forward(*made.values), "hessian", Deadline(20.0))
+    assert any("reverse mode twice agrees" in said for said in found.sentences)
 
 
 def test_a_file_is_executed_once_whoever_asks(tmp_path, monkeypatch):

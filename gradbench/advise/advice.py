@@ -221,9 +221,11 @@ def advise(question: Question, results: Path, report: Report, command: list[str]
     return Advice(question.target, findings, answer, run.path, seconds, question.budget)
 
 
-def _baseline(asked: str, operators: Sequence[str]) -> str:
+def _baseline(asked: str, findings: dict[str, Any]) -> str:
     """The usual choice, where it is not that of the operator for every function."""
-    if asked == "hessian" and "gradient" not in operators:
+    if findings["manner"]["forward_only"] and asked in ("gradient", "jacobian"):
+        return "functional_forward"
+    if asked == "hessian" and "gradient" not in findings["operators"]:
         return "functional_jacobian_twice"
     return FIRST_OF_ALL.get(asked, "")
 
@@ -308,7 +310,7 @@ def _prepared(
         memory_limit=question.memory_limit,
         seed=question.seed,
         instruments=instruments,
-        baseline=_baseline(asked, findings["operators"]),
+        baseline=_baseline(asked, findings),
         total=question.budget - spent,
         patience=PATIENCE * question.budget,
     )

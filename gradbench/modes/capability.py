@@ -61,6 +61,10 @@ REASONS = tuple(
             r"must implement the jvp function for custom autograd\.Function",
             "forward mode is not implemented for the function's autograd.Function",
         ),
+        (
+            r"must implement either the backward or vjp method for your custom autograd\.Function",
+            "reverse mode is not implemented for the function's autograd.Function",
+        ),
         (r"ZeroTensors are immutable", "forward mode cannot write into its zero tangents"),
         (
             r"derivative for '?([\w:.]+?)'? is not implemented",

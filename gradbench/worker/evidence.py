@@ -90,13 +90,14 @@ def gather(
         raise Refused("its value is empty: there is nothing to differentiate")
     _require_finite(subject, first)
     first.measure_noise()
-    twice = operator in ("hessian", "hvp") and y.dim() == 0
-    blocks = _hold(evidence, subject, first, "reverse mode", definition, until.share(1 - twice / 2))
+    twice = operator in ("hessian", "hvp")
+    mode = "forward mode" if subject.manner.forward_only else "reverse mode"
+    blocks = _hold(evidence, subject, first, mode, definition, until.share(1 - twice / 2))
     _require_graph(subject, inputs)
     evidence.sentences += _zeros(first)
-    agreed = _forward_mode(evidence, subject, first)
+    agreed = not subject.manner.forward_only and _forward_mode(evidence, subject, first)
     if twice:
-        second = Gradient(subject, inputs)
+        second = Gradient(subject, inputs, _weights(y))
         second.measure_noise()
         _hold(evidence, subject, second, "reverse mode twice", definition, until)
     if evidence.verdict != CONFIRMED:
@@ -126,25 +127,29 @@ def _require_graph(subject: Subject, inputs: tuple[Tensor, ...]) -> None:
 
 
 class Gradient(Map):
-    """The gradient of a scalar function, whose derivative is the hessian by reverse mode twice."""
+    """The gradient, whose derivative is the hessian by reverse mode twice.
 
-    def __init__(self, subject: Subject, inputs: tuple[Tensor, ...]) -> None:
+    Of several values that of their sum times `weights`, which are of the value's shape.
+    """
+
+    def __init__(self, subject: Subject, inputs: tuple[Tensor, ...], weights: Tensor) -> None:
+        self.weights = weights
         wrt = inputs[: subject.differentiated]
         self._subject, self._shapes = subject, [x.shape for x in wrt]
         self._lengths = [x.numel() for x in wrt]
 
         def gradient(*at: Tensor) -> Tensor:
-            one = torch.ones((), dtype=subject.forward(*at).dtype)
-            return torch.cat([g.reshape(-1) for g in pullback(subject, one, *at)])
+            return torch.cat([g.reshape(-1) for g in pullback(subject, weights, *at)])
 
         super().__init__(gradient, self._products, subject.names, inputs, len(wrt), subject.unit)
 
     def _products(self, seed: Tensor, *at: Tensor) -> Sequence[Tensor]:
         parts = zip(seed.split(self._lengths), self._shapes)
-        return hessian_product(self._subject, tuple(p.reshape(s) for p, s in parts), *at)
+        tangents = tuple(p.reshape(s) for p, s in parts)
+        return hessian_product(self._subject, tangents, *at, seed=self.weights)
 
     def at(self, inputs: tuple[Tensor, ...]) -> Map:
-        there = Gradient(self._subject, inputs)
+        there = Gradient(self._subject, inputs, self.weights)
         there.noise = torch.maximum(there.noise, self.noise)
         there.coarse = torch.maximum(there.noise, self.coarse)
         return there
@@ -157,11 +162,23 @@ class Gradient(Map):
         return f"the gradient by {self.names[number]}{index}"
 
 
+def _weights(y: Tensor) -> Tensor:
+    """One for a value of one number, random numbers for several."""
+    if y.dim() == 0:
+        return torch.ones_like(y)
+    return normal(y.numel(), torch.Generator().manual_seed(7)).reshape(y.shape).to(y.dtype)
+
+
 def _blocks(subject: Subject, map: Map) -> list[Tensor]:
     """The dense derivative by autograd, blocks of shape (outputs, coordinates)."""
     if not isinstance(map, Gradient):
         return [b.double() for b in rows(subject, *map.inputs)[1]]
-    blocks = hessian(subject, *map.inputs)
+    weights = map.weights.reshape(-1)
+    each = (
+        b.reshape(len(weights), *b.shape[map.weights.dim() :])
+        for b in hessian(subject, *map.inputs)
+    )
+    blocks = [torch.tensordot(weights, b, 1) for b in each]
     wrt = map.inputs[: map.differentiated]
     flat = [b.double().reshape(a.numel(), -1) for b, a in zip(blocks, _each(wrt))]
     return [torch.cat(flat[number :: len(wrt)]) for number in range(len(wrt))]
@@ -280,6 +297,7 @@ def _forward_mode(evidence: Evidence, subject: Subject, map: Map) -> bool:
             if not gap <= max(AGREEMENT, 1e4 * map.unit) * scale + noise:
                 evidence.sentences.append(
                     "forward mode DISAGREES with reverse mode: its modes will be found wrong"
+                    + "; it may draw other random numbers there" * bool(subject.manner.random)
                 )
                 return False
     evidence.sentences.append(

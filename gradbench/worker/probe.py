@@ -102,7 +102,9 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
     asked = spec["operator"]
     evidence = gather(subject, inputs, y, asked, Deadline(math.inf), spec["definition"])
     found = None
-    if y.dim():
+    if subject.manner.forward_only:
+        found = None
+    elif y.dim():
         found = structure(subject)
     elif asked == "hessian":
         found = hessian_structure(subject)
@@ -193,13 +195,16 @@ def _operators(
             # Without a check of its own, an operator that leaves entries out must hold everywhere.
             if own:
                 operators.insert(0 if structure.is_global else len(operators) - 1, own)
+    if subject.manner.forward_only:
+        operators = [name for name in operators if name in ("gradient", "jacobian", "jvp")]
     refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):
         # The reference of a pushforward is the dense jacobian.
         dense = ("hessian",) if y.dim() == 0 else ("jacobian", "jvp")
         refusals = dict.fromkeys(dense, reason)
-    if y.dim() and (reason := refuse(y.numel() * coordinates, coordinates, width, limit)):
-        refusals["hessian"] = reason
+    hessians = refuse(y.numel() * coordinates, coordinates, width, limit)
+    if y.dim() and hessians:
+        refusals["hessian"] = hessians
     return operators, refusals
 
 

@@ -21,7 +21,14 @@ largest number."""
 
 
 def pullback(subject: Subject, seed: Tensor, *inputs: Tensor) -> Tensors:
-    """The seed, of the value's shape, times the jacobian, by one pass in reverse mode."""
+    """The seed, of the value's shape, times the jacobian, by one pass in reverse mode.
+
+    A function that has a forward mode only takes a pass for each coordinate.
+    """
+    if subject.manner.forward_only:
+        wrt = inputs[: subject.differentiated]
+        blocks = _columns(subject, *inputs)[1]
+        return tuple((seed.reshape(-1) @ b).reshape(x.shape) for b, x in zip(blocks, wrt))
     with torch.enable_grad():
         wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
         y = subject.forward(*wrt, *inputs[subject.differentiated :])
@@ -44,17 +51,38 @@ def pushforward(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensor:
         return torch.zeros_like(y) if pushed is None else pushed.detach().clone()
 
 
-def _gradients(subject: Subject, *inputs: Tensor) -> tuple[Tensors, Tensors]:
-    """Leaves, and the gradient of a scalar value with its graph."""
+def _columns(subject: Subject, *inputs: Tensor) -> tuple[Tensor, Tensors]:
+    """The value y, and dense jacobian blocks of shape (y.numel(), x.numel()), by forward mode."""
+    y = subject.forward(*inputs)
+    wrt = inputs[: subject.differentiated]
+    blocks = []
+    for number, x in enumerate(wrt):
+        columns = []
+        for one in torch.eye(x.numel(), dtype=x.dtype):
+            tangents = [torch.zeros_like(z) for z in wrt]
+            tangents[number] = one.reshape(x.shape)
+            columns.append(pushforward(subject, tuple(tangents), *inputs).reshape(-1))
+        blocks.append(torch.stack(columns, 1) if columns else x.new_zeros(y.numel(), 0))
+    return y.detach(), tuple(blocks)
+
+
+def _gradients(subject: Subject, seed: Tensor | None, *inputs: Tensor) -> tuple[Tensors, Tensors]:
+    """Leaves, and the gradient of the value times the seed with its graph."""
     wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
     y = subject.forward(*wrt, *inputs[subject.differentiated :])
-    return wrt, _filled(torch.autograd.grad(y, wrt, create_graph=True, allow_unused=True), wrt)
+    grads = torch.autograd.grad(y, wrt, seed, create_graph=True, allow_unused=True)
+    return wrt, _filled(grads, wrt)
 
 
-def hessian_product(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensors:
-    """The hessian of a scalar value times the tangents, by reverse mode twice."""
+def hessian_product(
+    subject: Subject, tangents: Tensors, *inputs: Tensor, seed: Tensor | None = None
+) -> Tensors:
+    """The hessian of a scalar value times the tangents, by reverse mode twice.
+
+    With a seed of the value's shape, that of the sum of the values times the seed.
+    """
     with torch.enable_grad():
-        wrt, grads = _gradients(subject, *inputs)
+        wrt, grads = _gradients(subject, seed, *inputs)
         pairs = [(g, t) for g, t in zip(grads, tangents) if g.requires_grad]
         if not pairs:
             return tuple(torch.zeros_like(x) for x in wrt)
@@ -94,6 +122,8 @@ def rows(subject: Subject, *inputs: Tensor) -> tuple[Tensor, Tensors]:
 
     Rounding apart they are exact where every backward formula is right.
     """
+    if subject.manner.forward_only:
+        return _columns(subject, *inputs)
     with torch.enable_grad():
         wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
         y = subject.forward(*wrt, *inputs[subject.differentiated :])

@@ -6,11 +6,11 @@ evidence is in float64 where that does not change what the function does.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from gradbench.worker.loading import seed_everything
 from gradbench.worker.owned import reached
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN, WIDE, Narrow, agree, quietly
+from gradbench.worker.reference import pullback, pushforward
 
 if TYPE_CHECKING:
     from gradbench.worker.subject import Subject
@@ -38,6 +39,8 @@ class Manner:
     buffers: list[list[str]] = field(default_factory=list)
     """The buffers that a call updates: the module's place among the inputs, and the name in it."""
     precision: str = PLAIN
+    forward_only: bool = False
+    """Whether reverse mode fails where forward mode does not."""
     unit: float = 2.0**-52
     """The unit in the last place of the coarsest dtype that a measured call computes in."""
 
@@ -51,7 +54,7 @@ def seed_again(generators: str) -> None:
             sys.modules["numpy"].random.seed(SEED)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _unchanged(modules: Sequence[torch.nn.Module]) -> Iterator[list[tuple[int, str]]]:
     """Puts the buffers of modules back; afterwards the list names those that were changed."""
     buffers = [
@@ -103,13 +106,14 @@ def settle(subject: Subject, on_cpu: bool = True) -> None:
         # Neither seeded nor as the first call drew.
         if not _same(first, measured()):
             for generators in (TORCH, ALL):
-                subject.settle(Manner(generators, manner.buffers, manner.precision, manner.unit))
+                subject.settle(replace(manner, random=generators))
                 first = measured()
                 if _same(first, measured()):
                     manner.random = generators
                     break
         manner.precision = _precision(subject, manner, narrow, first)
     subject.settle(manner)
+    manner.forward_only = _forward_only(subject)
     subject.notes += _said(subject, manner)
 
 
@@ -124,7 +128,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measured: Tensor) -> str:
     """The first way of evaluating in float64 that gives what is measured."""
     for precision in (PLAIN, FORCED):
-        subject.settle(Manner(manner.random, manner.buffers, precision, manner.unit))
+        subject.settle(replace(manner, precision=precision))
         inputs = tuple(_copied(x, torch.float64).clone() for x in narrow)
         try:
             with subject.wide, Narrow() as seen:
@@ -136,6 +140,22 @@ def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measu
     return MEASURED
 
 
+def _forward_only(subject: Subject) -> bool:
+    """Whether the function has a derivative in forward mode, and none in reverse mode."""
+    inputs = subject.values
+    with subject.wide:
+        seed = torch.ones_like(subject.forward(*inputs))
+        try:
+            pullback(subject, seed, *inputs)
+        except Exception:
+            tangents = tuple(torch.ones_like(x) for x in inputs[: subject.differentiated])
+            with contextlib.suppress(Exception):
+                pushforward(subject, tangents, *inputs)
+                return True
+            raise
+    return False
+
+
 def _said(subject: Subject, manner: Manner) -> list[str]:
     said = []
     if manner.random:
@@ -145,6 +165,8 @@ def _said(subject: Subject, manner: Manner) -> list[str]:
         more = f" and {len(manner.buffers) - 1} more" if len(manner.buffers) > 1 else ""
         full = f"{place}.{name}" if place else name
         said.append(f"its forward pass updates buffers ({full}{more}): every call works on copies")
+    if manner.forward_only:
+        said.append("reverse mode fails: its derivatives are those of forward mode")
     if manner.precision == MEASURED and subject.dtype in WIDE:
         kind = str(subject.dtype).removeprefix("torch.")
         said.append(

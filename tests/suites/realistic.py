@@ -162,6 +162,28 @@ def with_count(x):
     return (x**2).sum(), (x > 0).sum()
 
 
+class OnlyForward(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.exp()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent * ctx.saved_tensors[0]
+
+
+def only_forward(x):
+    return OnlyForward.apply(x).cumsum(0)
+
+
+def two_values(x, scale):
+    return torch.stack([(x**3).sum() * scale.sum(), x.prod() * scale[0]])
+
+
 def dict_inputs():
     return {"a": torch.ones(3, 2), "b": {"c": torch.ones(2, 1)}}, torch.ones(5, 3)
 
