@@ -11,7 +11,7 @@ from typing import Any
 import gradbench
 from gradbench.advise import advice, answer
 from gradbench.modes import structured
-from gradbench.problems import colouring, structure, tracing
+from gradbench.problems import colouring, detection, structure, tracing
 from gradbench.problems import function as functions
 from gradbench.problems import mode as modes
 from gradbench.worker import cost
@@ -77,8 +77,8 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
         (
             ("gradbench.problems.tracing.trace", tracing.trace),
             ("gradbench.problems.tracing.Traced", tracing.Traced),
-            ("gradbench.problems.structure.products", structure.products),
-            ("gradbench.problems.structure.detect", structure.detect),
+            ("gradbench.problems.detection.products", detection.products),
+            ("gradbench.problems.detection.detect", detection.detect),
             ("gradbench.problems.structure.Structure", structure.Structure),
             ("gradbench.problems.colouring.colour", colouring.colour),
             ("gradbench.modes.structured.register", structured.register),

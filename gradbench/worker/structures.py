@@ -10,16 +10,8 @@ import torch
 from torch import Tensor
 
 from gradbench.core.deadline import Deadline
-from gradbench.problems.structure import (
-    POINTS,
-    Structure,
-    blocks,
-    dense,
-    detect,
-    filled,
-    products,
-    structure_of,
-)
+from gradbench.problems.detection import detect, filled, products
+from gradbench.problems.structure import POINTS, Structure, blocks, dense, structure_of
 from gradbench.problems.tracing import Traced, trace
 from gradbench.worker.reference import AGREEMENT
 from gradbench.worker.subject import Subject

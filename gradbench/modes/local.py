@@ -1,0 +1,77 @@
+"""Patterns that were seen near one input only: a call that relies on one checks its result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradbench.modes.common import MaybeTensors, bound, filled
+from gradbench.modes.second_order import gradients
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call
+from gradbench.problems.operators import Problem
+
+
+def random_seed(like: Tensor) -> Tensor:
+    """The same random numbers between 0.5 and 1.5 at every call."""
+    drawn = torch.rand(like.numel(), generator=torch.Generator().manual_seed(0)) + 0.5
+    return drawn.to(like).reshape(like.shape)
+
+
+def require_explained(products: Tensors, seeds: Tensors, blocks: Tensors) -> None:
+    """Raises RuntimeError unless the blocks, row by row, explain the seeds times the matrix.
+
+    The tolerance is the root of the dtype's unit in the last place, relative to the sum of the
+    sizes of a product's terms and a tenth of the largest such sum.
+    """
+    for j, product in enumerate(products):
+        total = size = torch.zeros_like(product).reshape(-1)
+        for i, seed in enumerate(seeds):
+            block = blocks[i * len(products) + j].detach().reshape(seed.numel(), -1)
+            total = total + seed.reshape(-1) @ block
+            size = size + seed.reshape(-1) @ block.abs()
+        allowed = torch.finfo(product.dtype).eps ** 0.5 * (size + 0.1 * size.max())
+        if bool(((product.reshape(-1) - total).abs() > allowed).any()):
+            raise RuntimeError(
+                "the derivative has entries outside its pattern, which was seen near another "
+                "input: look for the pattern near this one, or use a way without it"
+            )
+
+
+def checked_jacobian(problem: Problem, call: Call) -> Call:
+    """The same call, which compares its result with one pullback of a random seed."""
+
+    def checked(inputs: Tensors) -> Tensors:
+        blocks: Tensors = call(inputs)
+        f, given = bound(problem, inputs)
+        wrt = tuple(x.detach().requires_grad_() for x in given)
+        with torch.enable_grad():
+            y = f(*wrt)
+            seed = random_seed(y.detach())
+            pulled: MaybeTensors = (None,) * len(wrt)
+            if y.requires_grad:
+                pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
+        require_explained(filled(pulled, wrt), (seed,), blocks)
+        return blocks
+
+    return checked
+
+
+def checked_hessian(problem: Problem, call: Call) -> Call:
+    """The same call, which compares its result with one product with a random tangent."""
+    n = problem.differentiated
+
+    def checked(inputs: Tensors) -> Tensors:
+        blocks: Tensors = call(inputs)
+        wrt = tuple(x.detach().requires_grad_() for x in inputs[:n])
+        seeds = tuple(random_seed(x.detach()) for x in wrt)
+        with torch.enable_grad():
+            grads = gradients(problem, (*wrt, *inputs[n:]))
+            total = sum((g * seed).sum() for g, seed in zip(grads, seeds) if g.requires_grad)
+            products = filled((None,) * n, wrt)
+            if isinstance(total, Tensor):
+                products = filled(torch.autograd.grad(total, wrt, allow_unused=True), wrt)
+        require_explained(products, seeds, blocks)
+        return blocks
+
+    return checked
