@@ -163,7 +163,7 @@ def test_a_module_is_differentiated_by_what_requires_grad():
         ("by_keyword", [("x", "ones(3)")], (), "no input for its argument 'scale'"),
         ("noisy", [("x", "arange(3)")], ("x",), "no floating-point numbers"),
         ("noisy", [("x", "3")], (), "no floating-point tensor"),
-        ("by_network", [("x", "randn(5, 3)")], ("network",), "make it an argument"),
+        ("with_grad_inside", [X], ("base",), "make it an argument"),
         ("nosy", [X], (), "did you mean noisy"),
     ],
 )
@@ -189,6 +189,8 @@ CASES = [
     ("loss", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("x",)}),
     ("loss.scaled", {"inputs": (("x", "randn(5, 3)"), ("scale", "2.0"))}),
     ("dropped", {"inputs": (X,)}),
+    ("by_network", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("network",)}),
+    ("by_network", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("network.0.bias", "x")}),
 ]
 
 
@@ -243,6 +245,32 @@ def test_the_code_says_how_to_call_it():
     code = paste.code(made, f"{SUITE}:loss_of_net", mode, problem)
     assert "# Call it as gradient(*net.parameters(), x)" in code
     assert "net = net_inputs()['net']" in code
+
+
+def by_gradient(weights, x):
+    leaves = [weights["a"].requires_grad_(), weights["b"]["c"].requires_grad_()]
+    loss = (torch.tanh(x @ leaves[0]) @ leaves[1]).square().mean()
+    return list(torch.autograd.grad(loss, leaves))
+
+
+def by_backward(net, x, weight=1.0):
+    net.zero_grad()
+    (weight * net(x).square().mean()).backward()
+    return [p.grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("name", "maker", "own"),
+    [("loss_by_dict", "dict_inputs", by_gradient), ("loss_of_net", "net_inputs", by_backward)],
+)
+def test_a_derivative_of_the_users_own_gets_the_functions_arguments(name, maker, own):
+    made = subject(name, maker=maker)
+    resolve(f"{SUITE}:network").zero_grad()
+    result = made.called(own)(narrow(made))
+    n = made.differentiated
+    wanted = torch.func.grad(made.measured, tuple(range(n)))(*narrow(made))
+    assert all(torch.allclose(a, b) for a, b in zip(result, wanted, strict=True))
+    assert all(p.grad is None for p in resolve(f"{SUITE}:network").parameters())
 
 
 def test_compare_takes_inputs_by_position_and_by_name():

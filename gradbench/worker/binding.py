@@ -10,16 +10,13 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradbench.core.arguments import signature
-from gradbench.problems.function import Tensors
-
-Made = Callable[[Tensors], Any]
-"""Makes a value of the tensors of all leaves."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +90,37 @@ class Binding:
     that it takes and that cannot be a leaf.
     """
 
-    def __init__(self, target: Any, inputs: Mapping[str, Any], takes: Takes) -> None:
+    def __init__(
+        self,
+        target: Any,
+        inputs: Mapping[str, Any],
+        takes: Takes,
+        captured: Mapping[str, torch.nn.Module] = MappingProxyType({}),
+    ) -> None:
         self.target, self.takes = target, takes
         self.leaves: list[Leaf] = []
         self.plain: dict[str, Any] = {}
         """The inputs without a leaf."""
         self.modules: dict[str, torch.nn.Module] = {}
-        """The modules that are inputs or in them, by place; the function's own by ""."""
+        """The modules that are inputs or in them, or `captured` by the function, by place; the
+        function's own by ""."""
         self.held: list[tuple[str, str, int]] = []
         """Each leaf that is a parameter: the module's place, its name in it, the leaf's number."""
         self.copied: list[tuple[str, str]] = []
         """The buffers that each call works on copies of: the module's place, its name in it."""
         self._taken: set[int] = set()
+        self._room: dict[str, Any] = {
+            "rebuilt": rebuilt,
+            "view_as_complex": torch.view_as_complex,
+            "functional_call": torch.func.functional_call,
+        }
         module = module_of(target)
         if module is not None:
             self._module(module, "", "")
-        self.made: dict[str, Made] = {}
+        for name, module in captured.items():
+            self._module(module, name, name)
+        self.made: dict[str, str] = {}
+        """The code of each input, of the leaves t0, t1, … and what is in the room."""
         for name, value in inputs.items():
             before = len(self.leaves)
             self.made[name] = self._value(value, name, name, name)
@@ -117,7 +129,6 @@ class Binding:
         known = signature(target)
         names = list(inputs)
         self.positional, self.named = (names, []) if known is None else known.split(names)
-        self._bundles: dict[Any, _Bundle] = {}
 
     @property
     def swapped(self) -> list[str]:
@@ -125,15 +136,19 @@ class Binding:
         held, copied = [p for p, _, _ in self.held], [p for p, _ in self.copied]
         return list(dict.fromkeys(held + copied))
 
-    def _leaf(self, leaf: Leaf) -> Made:
-        number = len(self.leaves)
-        self.leaves.append(leaf)
-        if leaf.is_complex:
-            return lambda tensors: torch.view_as_complex(tensors[number].contiguous())
-        return lambda tensors: tensors[number]
+    def _known(self, value: Any) -> str:
+        """The name of a value in the room of the code."""
+        name = f"c{len(self._room)}"
+        self._room[name] = value
+        return name
 
-    def _value(self, value: Any, name: str, input: str, code: str) -> Made:
-        """How the value is made again; its tensors become leaves."""
+    def _leaf(self, leaf: Leaf) -> str:
+        name = f"t{len(self.leaves)}"
+        self.leaves.append(leaf)
+        return f"view_as_complex({name}.contiguous())" if leaf.is_complex else name
+
+    def _value(self, value: Any, name: str, input: str, code: str) -> str:
+        """The code of a value; its tensors become leaves."""
         if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
             x = value.detach().to("cpu")
             if x.is_complex():
@@ -148,8 +163,16 @@ class Binding:
             before = len(self.leaves)
             made = [self._value(p, f"{name}.{n}", input, code + c) for n, c, p in parts]
             if len(self.leaves) > before:
-                return lambda tensors: rebuilt(value, [make(tensors) for make in made])
-        return lambda tensors: value
+                return self._container(value, made)
+        return self._known(value)
+
+    def _container(self, value: Any, made: Sequence[str]) -> str:
+        inner = "".join(f"{part}, " for part in made)
+        if type(value) is dict:
+            return f"{{{''.join(f'{self._known(k)}: {part}, ' for k, part in zip(value, made))}}}"
+        if type(value) in (list, tuple):
+            return f"[{inner}]" if type(value) is list else f"({inner})"
+        return f"rebuilt({self._known(value)}, [{inner}])"
 
     def _module(self, module: torch.nn.Module, place: str, input: str) -> None:
         self.modules[place] = module
@@ -167,35 +190,58 @@ class Binding:
             x = parameter.detach().to("cpu", torch.float64)
             self.leaves.append(Leaf(f"{place}.{name}" if place else name, input, x))
 
-    def arguments(self, tensors: Tensors) -> dict[str, Any]:
-        """The function's arguments by name, in the order of the inputs."""
-        return {name: make(tensors) for name, make in self.made.items()}
+    def _compiled(self, order: Sequence[int], code: str, **known: Any) -> Callable[..., Any]:
+        """A function of the leaves in this order, as if it were written for this subject: what it
+        costs is in all that is timed."""
+        room = {**self._room, **known}
+        exec(f"def call({', '.join(f't{i}' for i in order)}):\n    return {code}\n", room)
+        made: Callable[..., Any] = room["call"]
+        return made
 
-    def call(self, tensors: Tensors) -> Any:
-        """What the function returns for these values of the leaves."""
-        made = self.made
-        args = tuple([made[name](tensors) for name in self.positional])
-        named = {name: made[name](tensors) for name in self.named}
-        if not (self.held or self.copied):
-            return self.target(*args, **named)
-        return self.swapping(self.target, tensors, args, named)
+    def call(self, order: Sequence[int]) -> Callable[..., Any]:
+        """The function of the leaves in this order."""
+        args = "".join(f"{self.made[name]}, " for name in self.positional)
+        named = ", ".join(f"{name!r}: {self.made[name]}" for name in self.named)
+        if self.swapped:
+            code = f"functional_call(called, {self._weights(self.target)}, ({args}), {{{named}}})"
+            return self._compiled(order, code, called=self._swapping(self.target))
+        if all(name.isidentifier() for name in self.named):
+            named = ", ".join(f"{name}={self.made[name]}" for name in self.named)
+            return self._compiled(order, f"called({args}{named})", called=self.target)
+        return self._compiled(order, f"called({args}**{{{named}}})", called=self.target)
 
-    def swapping(
-        self, function: Any, tensors: Tensors, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> Any:
-        """What a function returns while the modules have these parameters, and copies of their
-        buffers."""
-        if self.swapped == [""] and function is self.modules[""]:
-            called, prefixes = function, {"": ""}
-        else:
-            prefixes = {place: f"m{i}." for i, place in enumerate(self.modules)}
-            if function not in self._bundles:
-                self._bundles[function] = _Bundle(function, list(self.modules.values()))
-            called = self._bundles[function]
-        weights = {prefixes[place] + name: tensors[number] for place, name, number in self.held}
+    def arguments(self, order: Sequence[int]) -> Callable[..., tuple[Any, ...]]:
+        """Makes the function's arguments, in the order of the inputs, of the leaves in this one."""
+        return self._compiled(order, f"({''.join(f'{code}, ' for code in self.made.values())})")
+
+    def swapping(self, function: Any, order: Sequence[int]) -> Callable[..., Any]:
+        """The function of the leaves in this order that gives a function of arguments: it is called
+        while the modules have these parameters, and copies of their buffers."""
+        call = f"lambda *args: functional_call(called, {self._weights(function)}, args)"
+        return self._compiled(order, call, called=self._swapping(function))
+
+    def _is_own(self, function: Any) -> bool:
+        """Whether a function is the only module of which calls replace parameters or buffers."""
+        return self.swapped == [""] and function is self.modules[""]
+
+    def _swapping(self, function: Any) -> torch.nn.Module:
+        """A function as a module that `torch.func.functional_call` calls."""
+        own: torch.nn.Module = (
+            self.modules[""]
+            if self._is_own(function)
+            else _Bundle(function, list(self.modules.values()))
+        )
+        return own
+
+    def _weights(self, function: Any) -> str:
+        """The code of the parameters, and of the copies of buffers, by their names."""
+        own = self._is_own(function)
+        prefixes = {place: "" if own else f"m{i}." for i, place in enumerate(self.modules)}
+        parts = [f"{prefixes[place] + name!r}: t{number}" for place, name, number in self.held]
         for place, name in self.copied:
-            weights[prefixes[place] + name] = self.modules[place].get_buffer(name).clone()
-        return torch.func.functional_call(called, weights, args, named)
+            buffer = self._known(self.modules[place].get_buffer(name))
+            parts.append(f"{prefixes[place] + name!r}: {buffer}.clone()")
+        return f"{{{', '.join(parts)}}}"
 
 
 class _Bundle(torch.nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -195,11 +196,22 @@ class Calling:
                 self.function if isinstance(whole, torch.nn.Module) else f"{self.function}.__self__"
             )
         name, *inside = place.split(".")
+        if name not in self.subject.inputs:
+            return self._outside(name)
         value, code = self.subject.inputs[name], self._plain(name, None)
         for wanted in inside:
             _, access, value = next(item for item in items(value) if item[0] == wanted)
             code += access
         return code
+
+    def _outside(self, name: str) -> str:
+        """The code of a variable that the function reads from outside of it."""
+        known, _, _ = self.target.rpartition(":")
+        if known and hasattr(sys.modules.get(self.subject.target.__module__), name):
+            return self._imported(known, name)
+        variable = self._free(name)
+        self.before.append(f"# {variable} is the {name} that the function reads\n")
+        return variable
 
     def _seeds(self) -> list[str]:
         drawn = self.subject.manner.random

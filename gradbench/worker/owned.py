@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,16 @@ def _members(found: Any, names: frozenset[str], own: frozenset[str]) -> Iterable
     if isinstance(found, type):
         return list(vars(found).values()) if _is_users(found.__module__, own) else ()
     return gc.get_referents(found)
+
+
+def variable(function: Any, name: str) -> Any:
+    """The value of a variable that a function, or one in it, reads from outside; None if none."""
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    if not isinstance(plain, FunctionType):
+        return None
+    if name in plain.__code__.co_freevars:
+        return inspect.getclosurevars(plain).nonlocals.get(name)
+    return plain.__globals__.get(name) if name in set(_names(plain.__code__)) else None
 
 
 def reached(*roots: Any) -> tuple[list[Tensor], list[torch.nn.Module]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +24,7 @@ from gradbench.worker import loading
 from gradbench.worker.binding import Binding, Leaf, is_container, module_of
 from gradbench.worker.expressions import evaluate
 from gradbench.worker.loading import Unusable, inputs_from, resolve
-from gradbench.worker.owned import reached
+from gradbench.worker.owned import reached, variable
 from gradbench.worker.precision import MEASURED, Wide
 from gradbench.worker.reference import formulas
 from gradbench.worker.settling import Manner, seed_again
@@ -94,7 +93,12 @@ class Subject:
         inputs = self.inputs = found.inputs
         wrt = list(dict.fromkeys(spec["wrt"]))
         try:
-            self.binding = Binding(self.target, inputs, _taken(self.target, inputs, wrt))
+            self.binding = Binding(
+                self.target,
+                inputs,
+                _taken(self.target, inputs, wrt),
+                _captured(self.target, inputs, wrt),
+            )
         except TypeError as error:
             raise Unusable(str(error)) from error
         leaves = self.binding.leaves
@@ -110,7 +114,7 @@ class Subject:
         self.names = [leaf.name for leaf in self.leaves]
         self.differentiated = len(chosen)
         self.values: Tensors = tuple(leaf.tensor for leaf in self.leaves)
-        self._places = [order.index(i) for i in range(len(leaves))]
+        self._order = order
         self.wide = Wide(())
         """The context of evidence and references: `forward` computes in float64 inside."""
         self.settle(Manner(**spec.get("manner") or {}))
@@ -119,6 +123,8 @@ class Subject:
         """Calls the function in this manner from now on."""
         self.manner = manner
         self.binding.copied = [(place, name) for place, name in manner.buffers]
+        self._call = self.binding.call(self._order)
+        self._arguments = self.binding.arguments(self._order)
         tensors, _ = reached(self.target, self.binding.plain, *self.binding.modules.values())
         self.wide = Wide(tensors, manner.precision, self.dtype if manner.random else None)
 
@@ -144,14 +150,16 @@ class Subject:
 
     def measured(self, *inputs: Tensor) -> Tensor:
         """The function's value as one tensor, as it is timed."""
-        value = self.value(*inputs)
+        if self.manner.random:
+            seed_again(self.manner.random)
+        value = self._call(*inputs)
         return value if isinstance(value, Tensor) else _one(value)
 
     def value(self, *inputs: Tensor) -> Any:
         """What the function returns, as it is."""
         if self.manner.random:
             seed_again(self.manner.random)
-        return self.binding.call(self._bound(inputs))
+        return self._call(*inputs)
 
     @cached_property
     def returned(self) -> int:
@@ -167,27 +175,31 @@ class Subject:
         with self.wide:
             return self.forward(*self.values).dim() > 0
 
-    def _bound(self, inputs: Sequence[Tensor]) -> Tensors:
-        """The leaves in the order of the binding."""
-        return tuple([inputs[i] for i in self._places])
+    def called(self, way: Callable[..., Any]) -> Callable[..., Any]:
+        """A derivative of the user's own as a mode's callable, of the inputs and a seed.
 
-    def called(self, way: Callable[..., Any], inputs: Sequence[Tensor], *seed: Any) -> Any:
-        """What a derivative of the user's own returns, which takes the function's arguments; a
-        seed or tangents before them, a module's parameters as a dict before all."""
-        bound = self._bound(inputs)
-        first = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in seed]
-        held = {name: bound[number] for place, name, number in self.binding.held if not place}
-        if held:
-            first.insert(0, held)
-        args = (*first, *self.binding.arguments(bound).values())
-        if not any(place for place, *_ in self.binding.held):
-            return way(*args)
-        # What takes the module itself differentiates by its parameters.
-        wrt = tuple(
-            x.detach().requires_grad_() if x.is_floating_point() and not x.requires_grad else x
-            for x in bound
-        )
-        return self.binding.swapping(way, wrt, args, {})
+        It takes the function's arguments; a seed or tangents before them, the parameters of a
+        function that is a module as a dict before all.
+        """
+        binding, arguments = self.binding, self._arguments
+        held = [
+            (name, self._order.index(number)) for place, name, number in binding.held if not place
+        ]
+        others = len(held) < len(binding.held)
+        swapping = binding.swapping(way, self._order) if others else None
+
+        def call(inputs: Tensors, *seed: Any) -> Any:
+            first = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in seed]
+            if held:
+                first.insert(0, {name: inputs[place] for name, place in held})
+            if swapping is None:
+                return way(*first, *arguments(*inputs))
+            # What takes the module itself differentiates by its parameters.
+            wrt = [x.detach().requires_grad_() for x in inputs[: self.differentiated]]
+            wrt += inputs[self.differentiated :]
+            return swapping(*wrt)(*first, *arguments(*wrt))
+
+        return call
 
     def draw(self, size: Any, generator: torch.Generator) -> Tensors:
         """Inputs near the given ones, so that they stay in the function's domain."""
@@ -239,6 +251,18 @@ def _taken(
     return takes
 
 
+def _captured(
+    target: Any, inputs: dict[str, Any], wrt: Sequence[str]
+) -> dict[str, torch.nn.Module]:
+    """The modules that `wrt` names, and that the function reads from outside of it."""
+    found = {}
+    for name in dict.fromkeys(wanted.partition(".")[0] for wanted in wrt):
+        value = None if name in inputs else variable(target, name)
+        if isinstance(value, torch.nn.Module):
+            found[name] = value
+    return found
+
+
 def _named(
     wrt: Iterable[str], leaves: Sequence[Leaf], inputs: dict[str, Any], target: Any
 ) -> list[int]:
@@ -281,9 +305,8 @@ def _why_not(
     if module is not None:
         names += [name for name, _ in module.named_parameters()]
     near = hint(wanted, names)
-    captured = sys.modules.get(getattr(target, "__module__", "") or "")
-    if hasattr(captured, wanted.partition(".")[0]):
-        return f"it is a variable outside of the function: make it an argument; {near}".rstrip("; ")
+    if isinstance(variable(target, wanted.partition(".")[0]), Tensor):
+        return "it is a tensor from outside of the function: make it an argument"
     return f"there is no input of that name, but {', '.join(inputs)}" + (
         f"; {near}" if near else ""
     )
@@ -319,8 +342,10 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
     """Registers a derivative of the user's own as a mode."""
 
     def build(problem: Problem) -> Call:
+        called = subject.called(way)
+
         def call(inputs: Tensors, *seed: Any) -> Any:
-            result = subject.called(way, inputs, *seed)
+            result = called(inputs, *seed)
             if is_container(result):
                 return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
             return result
