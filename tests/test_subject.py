@@ -358,6 +358,30 @@ def test_a_file_is_executed_once_whoever_asks(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def test_the_default_dtype_that_a_file_sets_holds_while_its_function_is_called(tmp_path):
+    file = tmp_path / "sets_the_default.py"
+    file.write_text(
+        "import torch\ntorch.set_default_dtype(torch.bfloat16)\n"
+        "SEEN = []\ndef f(x):\n"
+        "    SEEN.append(torch.zeros(1).dtype)\n    return x * torch.ones(1)\n"
+    )
+    try:
+        made = Subject(
+            {
+                "target": f"{file}:f", "inputs": (X,), "wrt": (), "dtype": "bfloat16", "seed": 0,
+                "passed": "", "maker": "", "also": (),
+            }
+        )  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
+    made.measured(*narrow(made))
+    with made.wide:
+        made.forward(*made.values)
+    assert resolve(f"{file}:SEEN") == [torch.bfloat16, torch.float64]
+    assert torch.get_default_dtype() == torch.float32
+    del sys.modules["sets_the_default"]
+
+
 PACKAGE = {
     "pkg_a/__init__.py": "",
     "pkg_a/inner/__init__.py": "from .. import tools\n",

@@ -51,6 +51,8 @@ def compare(
     Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
     cannot be stored, WorkerError if no process can be started.
     """
+    import torch
+
     place = arguments.folder("results", results)
     if not callable(function):
         raise TypeError(f"function should be callable, not a {type(function).__name__}")
@@ -80,6 +82,7 @@ def compare(
         for number, way in enumerate(also):
             name = getattr(way, "__name__", "own")
             ways[f"{name}_{number}" if name in ways else name] = way
+        default = str(torch.get_default_dtype()).removeprefix("torch.")
         content = _pickled((function, given, ways))
     except Exception as error:
         raise Refusal(
@@ -88,7 +91,7 @@ def compare(
     kept = place.resolve() / "advise"
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / f"passed_{new_id()}.pickle"
-    path.write_bytes(pickle.dumps((sys.path, content)))
+    path.write_bytes(pickle.dumps((sys.path, default, content)))
     question = Question(
         _target(function),
         (),

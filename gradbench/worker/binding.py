@@ -111,6 +111,7 @@ class Binding:
         self._taken: set[int] = set()
         self._room: dict[str, Any] = {
             "rebuilt": rebuilt,
+            "Tensor": Tensor,
             "view_as_complex": torch.view_as_complex,
             "functional_call": torch.func.functional_call,
         }
@@ -194,21 +195,27 @@ class Binding:
         """A function of the leaves in this order, as if it were written for this subject: what it
         costs is in all that is timed."""
         room = {**self._room, **known}
-        exec(f"def call({', '.join(f't{i}' for i in order)}):\n    return {code}\n", room)
+        lines = f"    return {code}\n"
+        if known.get("one"):
+            lines = f"    y = {code}\n    return y if isinstance(y, Tensor) else one(y)\n"
+        exec(f"def call({', '.join(f't{i}' for i in order)}):\n{lines}", room)
         made: Callable[..., Any] = room["call"]
         return made
 
-    def call(self, order: Sequence[int]) -> Callable[..., Any]:
-        """The function of the leaves in this order."""
+    def call(
+        self, order: Sequence[int], one: Callable[[Any], Tensor] | None = None
+    ) -> Callable[..., Any]:
+        """The function of the leaves in this order; `one` makes a tensor of what is none."""
         args = "".join(f"{self.made[name]}, " for name in self.positional)
         named = ", ".join(f"{name!r}: {self.made[name]}" for name in self.named)
         if self.swapped:
             code = f"functional_call(called, {self._weights(self.target)}, ({args}), {{{named}}})"
-            return self._compiled(order, code, called=self._swapping(self.target))
+            return self._compiled(order, code, called=self._swapping(self.target), one=one)
         if all(name.isidentifier() for name in self.named):
             named = ", ".join(f"{name}={self.made[name]}" for name in self.named)
-            return self._compiled(order, f"called({args}{named})", called=self.target)
-        return self._compiled(order, f"called({args}**{{{named}}})", called=self.target)
+            return self._compiled(order, f"called({args}{named})", called=self.target, one=one)
+        code = f"called({args}**{{{named}}})"
+        return self._compiled(order, code, called=self.target, one=one)
 
     def arguments(self, order: Sequence[int]) -> Callable[..., tuple[Any, ...]]:
         """Makes the function's arguments, in the order of the inputs, of the leaves in this one."""

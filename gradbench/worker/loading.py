@@ -176,7 +176,8 @@ def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]
     Raises Unusable where they cannot be made again in this process.
     """
     with open(path, "rb") as file:
-        folders, content = pickle.load(file)
+        folders, dtype, content = pickle.load(file)
+    torch.set_default_dtype(getattr(torch, dtype))
     # What the caller could import can be imported here.
     sys.path += [folder for folder in folders if folder not in sys.path]
     try:

@@ -183,6 +183,11 @@ class Wide:
     def is_on(self) -> bool:
         return self.depth > 0
 
+    @property
+    def sets_dtype(self) -> bool:
+        """Whether the default dtype is float64 for it now."""
+        return self.depth > 0 and self.manner != MEASURED
+
     def __enter__(self) -> None:
         self.depth += 1
         if self.depth > 1:

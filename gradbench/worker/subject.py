@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -87,7 +88,11 @@ class Subject:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.dtype: torch.dtype = getattr(torch, spec["dtype"])
+        before = torch.get_default_dtype()
         found = _loaded(spec)
+        after = torch.get_default_dtype()
+        self.default = None if after == before else after
+        """The default dtype that the user's code has set, while it was loaded."""
         self.target, self.ways, self.access = found.target, found.ways, found.access
         self.maker: str = spec["maker"]
         inputs = self.inputs = found.inputs
@@ -124,6 +129,10 @@ class Subject:
         self.manner = manner
         self.binding.copied = [(place, name) for place, name in manner.buffers]
         self._call = self.binding.call(self._order)
+        self._call_as_one: Callable[..., Tensor] = self.binding.call(self._order, _one)
+        simple = not manner.random and self.default is None
+        self.measured: Callable[..., Tensor] = self._call_as_one if simple else self._as_one
+        """The function's value as one tensor, as it is timed."""
         self._arguments = self.binding.arguments(self._order)
         tensors, _ = reached(self.target, self.binding.plain, *self.binding.modules.values())
         self.wide = Wide(tensors, manner.precision, self.dtype if manner.random else None)
@@ -148,18 +157,29 @@ class Subject:
             return inputs
         return tuple(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)
 
-    def measured(self, *inputs: Tensor) -> Tensor:
-        """The function's value as one tensor, as it is timed."""
-        if self.manner.random:
-            seed_again(self.manner.random)
-        value = self._call(*inputs)
-        return value if isinstance(value, Tensor) else _one(value)
-
     def value(self, *inputs: Tensor) -> Any:
         """What the function returns, as it is."""
+        with self._prepared():
+            return self._call(*inputs)
+
+    def _as_one(self, *inputs: Tensor) -> Tensor:
+        with self._prepared():
+            return self._call_as_one(*inputs)
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """Seeds the generators, and sets the default dtype of the user's code."""
         if self.manner.random:
             seed_again(self.manner.random)
-        return self._call(*inputs)
+        if self.default is None or self.wide.sets_dtype:
+            yield
+            return
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.default)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
     @cached_property
     def returned(self) -> int:
