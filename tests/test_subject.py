@@ -238,7 +238,7 @@ def test_the_code_says_how_to_call_it():
     made = subject("loss_of_net", maker="net_inputs")
     mode = registry.MODES["gradient", "backward"]
     problem = Problem(
-        type("F", (), {"forward": made.measured, "differentiated": 6, "name": "yours"})(),
+        type("F", (), {"forward": staticmethod(made.measured), "differentiated": 6, "name": "yours"})(),
         "gradient", tuple(tuple(x.shape) for x in made.values), (), torch.float32,
         torch.device("cpu"),
     )  # fmt: skip
