@@ -237,8 +237,9 @@ def test_the_code_to_paste_gives_what_the_mode_gives(name, how, monkeypatch):
 def test_the_code_says_how_to_call_it():
     made = subject("loss_of_net", maker="net_inputs")
     mode = registry.MODES["gradient", "backward"]
+    of = {"forward": staticmethod(made.measured), "differentiated": 6, "name": "yours"}
     problem = Problem(
-        type("F", (), {"forward": staticmethod(made.measured), "differentiated": 6, "name": "yours"})(),
+        type("Declared", (), of)(),
         "gradient", tuple(tuple(x.shape) for x in made.values), (), torch.float32,
         torch.device("cpu"),
     )  # fmt: skip
