@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import psutil
 import pytest
 import torch
 from in_process import gradbench
@@ -14,7 +15,7 @@ from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import discover
 from gradbench.store.logs import Ended
 from gradbench.store.studies import Trial, begin, find, read
-from gradbench.studies import corpus, evidence, gate
+from gradbench.studies import budgets, corpus, evidence, gate
 from gradbench.studies.corpus import plants, process
 from gradbench.worker.loading import resolve
 
@@ -223,3 +224,55 @@ def test_resuming_tries_what_is_left(tmp_path):
     stored = read(study.path)
     assert stored.finished
     assert [t.case.comparison.dtype for t in stored.trials] == ["float32", "float64"]
+
+
+# ── budgets ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_functions_for_budgets_come_from_all_parts_of_the_list():
+    assert budgets.some(list("abcdefgh"), 4) == list("aceg")
+    assert budgets.some(list("abc"), 4) == list("abc")
+
+
+def test_each_function_is_asked_about_alone_and_beside_busy_processes():
+    steps = budgets.plan(budgets.settings(["a", "b"], 30.0, 4, 0), ())
+    assert [(s.way, s.case.comparison.function) for s in steps] == [
+        *(("alone", "a"), ("alone", "b"), ("busy", "a"), ("busy", "b")),
+    ]
+    assert {s.way for s in budgets.plan(budgets.settings(["a"], 30.0, 0, 0), ())} == {"alone"}
+
+
+def test_busy_processes_work_and_end():
+    with budgets.load(2) as pids:
+        assert all(map(psutil.pid_exists, pids))
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_late_and_empty_answers_are_counted(tmp_path):
+    settings = budgets.settings(["a", "b", "c"], 10.0, 4, 0)
+    log, study = begin(tmp_path, "budgets", settings, {}, {"torch": "2.13.0"}, ["gradbench"])
+    steps = budgets.plan(settings, ())
+    told = {"winner": "grad", "told": ["evidence"]}
+    with log:
+        log.append(steps[0].trial(elapsed=9.0, values=told))
+        log.append(steps[1].trial(elapsed=12.0, values=told))
+        log.append(steps[2].trial(elapsed=1.0, values={"refused": "it returns int64"}))
+        log.append(steps[3].trial(elapsed=10.5, values=told))
+    alone, busy = budgets.rows(read(study.path))
+    assert (alone["trials"], alone["late"], alone["empty"], alone["winners"]) == (3, 1, 1, 2)
+    assert alone["longest"] == pytest.approx(0.2)
+    assert (busy["trials"], busy["late"], busy["neighbour"]) == (1, 0, "4 processes")
+    assert [(r["function"], r["fault"]) for r in budgets.late(read(study.path))] == [
+        *(("b", "late"), ("c", "it returns int64")),
+    ]
+
+
+def test_a_small_budget_is_asked_for_and_stored(tmp_path, few_rounds):
+    done = gradbench(
+        *("study", "budgets", "-f", "pinball", "--budget", 20, "--busy", 0),
+        *("--results", tmp_path, "--format", "json"),
+    )
+    assert "1 answer: up to 20 s" in done.stderr
+    (row,) = [r for r in json.loads(done.stdout) if "late" in r]
+    assert (row["trials"], row["empty"], row["winners"]) == (1, 0, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["studies"]

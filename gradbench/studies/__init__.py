@@ -11,5 +11,6 @@ STUDIES = {
     "peers": "gradbench.studies.peers",
     "coverage": "gradbench.studies.coverage",
     "gate": "gradbench.studies.gate",
+    "budgets": "gradbench.studies.budgets",
 }
 """The module of each study; each has a `plan` and `rows`, and `tables` if it has several."""

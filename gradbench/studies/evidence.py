@@ -57,12 +57,19 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "functions": ("functions", lambda row: str(row["functions"])),
     "size": ("relative size", _as(lambda v: f"{v:.2g}", "size")),
     "share": ("share of the tolerance", _as(lambda v: f"{v:.2g}", "share")),
+    "late": ("over by 10 %", lambda row: str(row["late"])),
+    "median": ("overrun, median", _as(_percent, "median")),
+    "longest": ("largest", _as(_percent, "longest")),
+    "overrun": ("overrun", _as(_percent, "overrun")),
+    "empty": ("without content", lambda row: str(row["empty"])),
+    "winners": ("with a winner", lambda row: str(row["winners"])),
     "fault": ("fault", lambda row: str(row["fault"])),
     "trials": ("trials", lambda row: str(row["trials"])),
     "unsupported": ("unsupported", lambda row: str(row["unsupported"])),
     "modes": ("right modes", lambda row: str(row["modes"])),
     "called_wrong": ("called wrong", lambda row: str(row["called_wrong"])),
     "contradicted": ("contradicted", lambda row: str(row["contradicted"])),
+    "unconfirmed": ("not confirmed", lambda row: str(row["unconfirmed"])),
     "named": ("a mode passes", lambda row: str(row["named"])),
     "nameable": ("share [95 %]", _interval("nameable")),
     "false_alarms": ("false positives", lambda row: str(row["false_alarms"])),
@@ -125,10 +132,16 @@ HEADINGS = {
     "gate": (
         "Real functions: right derivatives kept, planted errors caught",
         "All derivatives of the functions are right, so every mode *called wrong* and every "
-        "derivative *contradicted* is a fault of gradbench. *A mode passes*: it can be timed. "
+        "derivative *contradicted* is a fault of gradbench. *Not confirmed*: differences cannot "
+        "decide, as beside a kink, and independent modes agree. *A mode passes*: it can be timed. "
         "*Unsupported*: torch has no such operation in that dtype, or its value is not finite. "
         "Errors *planted in results* are for the gate to catch, in float32 and float64; those in "
         "*backwards*, of one operation inside the function, for the evidence, in float64.",
+    ),
+    "budgets": (
+        "Budgets: how long advice takes",
+        "Each answer is that of `gradbench advise` with this budget, alone or beside busy processes "
+        "that take every core. *Without content*: neither evidence nor costs nor times.",
     ),
 }
 

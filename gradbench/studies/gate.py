@@ -59,6 +59,9 @@ PER_PROCESS = 200
 SECONDS = 0.8
 """What a case takes, for the estimate at the start; progress then says better."""
 
+UNCONFIRMED = "not confirmed"
+"""What the evidence says where finite differences cannot decide."""
+
 TRIED, PLANTED = "tried", "planted"
 
 
@@ -300,6 +303,9 @@ def _counts(trials: Sequence[Trial]) -> dict[str, Any]:
         "called_wrong": sum(wrong),
         "cases_wrong": sum(bool(w) for w in wrong),
         "contradicted": sum(bool(t.values.get("contradicted")) for t in supported),
+        "unconfirmed": sum(
+            UNCONFIRMED in " ".join(t.values.get("evidence", ())) for t in supported
+        ),
         "named": named,
         "nameable": nameable.value,
         "nameable_low": nameable.low,

@@ -1,7 +1,8 @@
-"""gradbench study gate"""
+"""gradbench study gate and budgets"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer
 from gradbench.cli.study.stored import answer
 from gradbench.core.units import counted, duration
+from gradbench.store.studies import Study
 
-
-@click.command()
-@click.option(
+_functions_option = click.option(
     "-f",
     "--function",
     "names",
@@ -24,6 +24,10 @@ from gradbench.core.units import counted, duration
     type=parameters.Text(),
     help="Only this function; may be repeated.",
 )
+
+
+@click.command()
+@_functions_option
 @click.option(
     "--dtype",
     "dtypes",
@@ -57,39 +61,104 @@ def gate(
     advise' does, without times. Then known errors are planted in results and in backwards. Exit
     code 1: a right derivative was refused or called wrong, or an error was missed.
     """
-    from gradbench.studies import conducting
     from gradbench.studies import gate as study
+
+    def settings() -> dict[str, Any]:
+        chosen = _chosen(names)
+        kinds = dtypes or study.DTYPES
+        return study.settings(chosen, kinds, 1 if quick else points, seed, quick, bool(names))
+
+    def expect(stored: Study) -> None:
+        left = study.left(stored)
+        say(f"{counted(left, 'case')}: about {duration(study.SECONDS * left)}.", err=True)
+
+    done = _carried_out("gate", settings, expect, results, resumed)
+    form.write(answer(done, by_case=False))
+    return int(bool(study.faults(done) or study.missed(done)))
+
+
+@click.command()
+@_functions_option
+@click.option(
+    "--functions",
+    "number",
+    type=parameters.Whole(1, 1000),
+    default=30,
+    help="Number of functions, without --function.",
+)
+@click.option("--budget", type=parameters.seconds(), default=30.0, help="Seconds for each answer.")
+@click.option(
+    "--busy",
+    type=parameters.Whole(0, 1000),
+    default=4,
+    help="Busy processes beside the second answer on each function; 0: no second answer.",
+)
+@options.seed_option
+@options.results_option
+@options.resume_option("study")
+@options.format_option
+def budgets(
+    names: tuple[str, ...],
+    number: int,
+    budget: float,
+    busy: int,
+    seed: int,
+    results: Path,
+    resumed: str | None,
+    form: Renderer,
+) -> int:
+    """Ask for advice on real functions, and count late and empty answers.
+
+    Each function is asked about alone, then beside busy processes. Exit code 1: an answer took more
+    than 10 % longer than its budget, or said nothing.
+    """
+    from gradbench.studies import budgets as study
+
+    def settings() -> dict[str, Any]:
+        chosen = _chosen(names)
+        return study.settings(chosen if names else study.some(chosen, number), budget, busy, seed)
+
+    def expect(stored: Study) -> None:
+        left = study.left(stored)
+        longest = duration(sum(step.budget for step in left))
+        say(f"{counted(len(left), 'answer')}: up to {longest}.", err=True)
+
+    done = _carried_out("budgets", settings, expect, results, resumed)
+    form.write(answer(done, by_case=False))
+    return int(any(row["late"] or row["empty"] for row in study.rows(done)))
+
+
+def _chosen(names: tuple[str, ...]) -> list[str]:
+    from gradbench.studies import gate as study
+
+    try:
+        return study.chosen(study.listed(), names)
+    except ValueError as error:
+        raise click.UsageError(f"-f {error}") from error
+
+
+def _carried_out(
+    name: str,
+    settings: Callable[[], dict[str, Any]],
+    expect: Callable[[Study], None],
+    results: Path,
+    resumed: str | None,
+) -> Study:
+    """A new study, or the rest of an interrupted one; `expect` says how long it takes."""
+    from gradbench.studies import conducting
 
     with on_stop("Stopped before anything was tried."):
         if resumed is not None:
             options.reject_beside_resume("study", "resumed", "results", "form")
-            opened = conducting.reopen("gate", results, resumed, (), warn)
+            opened = conducting.reopen(name, results, resumed, (), warn)
         else:
-            functions = study.listed()
-            try:
-                chosen = study.chosen(functions, names)
-            except ValueError as error:
-                raise click.UsageError(f"-f {error}") from error
-            settings = study.settings(
-                chosen, dtypes or study.DTYPES, 1 if quick else points, seed, quick, bool(names)
-            )
-            opened = conducting.begin(
-                "gate", settings, (), "cpu", results, ["gradbench", *options.given_command()]
-            )
-    left = study.left(opened.study)
-    say(f"{counted(left, 'case')}: about {duration(study.SECONDS * left)}.", err=True)
+            command = ["gradbench", *options.given_command()]
+            opened = conducting.begin(name, settings(), (), "cpu", results, command)
+    expect(opened.study)
     log = opened.log
     hint = (
         f"Stopped. Everything tried so far is in {log.path}.\n"
         f"Resume it with: {log.go_on} {log.path.stem}"
     )
-    with on_stop(hint), log, progress("gate") as report:
-        done = opened.carry_out(report)
-    form.write(answer(done, by_case=False))
-    return int(bool(_failures(done)))
-
-
-def _failures(done: Any) -> list[Any]:
-    from gradbench.studies import gate as study
-
-    return [*study.faults(done), *study.missed(done)]
+    with on_stop(hint), log, progress(name) as report:
+        return opened.carry_out(report)

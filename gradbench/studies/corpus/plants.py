@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 SMALL = 1e-6
 """The smallest entry to plant an error in, as a share of the largest."""
 
-ZERO = 1e-12
-"""What is no larger than this share of the largest entry is taken for zero."""
+ZERO = 16
+"""What is no larger than so many roundings of the largest entry is taken for zero."""
 
 INPUTS = -1
 """The place of an error that is in none of the operations."""
@@ -215,5 +215,6 @@ def deviation(wrong: Sequence[Tensor], right: Sequence[Tensor]) -> float:
         apart, sizes = (w.double() - r.double()).abs(), r.double().abs()
         if bool((apart > 0).any()):
             scale = float(sizes.max()) or float(apart.max())
-            worst = max(worst, float((apart / sizes.where(sizes > ZERO * scale, scale)).max()))
+            zero = ZERO * torch.finfo(r.dtype).eps * scale
+            worst = max(worst, float((apart / sizes.where(sizes > zero, scale)).max()))
     return worst

@@ -1,0 +1,213 @@
+"""Whether advice keeps its budget, on an idle machine and beside busy processes.
+
+Functions of `corpus` are asked about as a user would. An answer that takes longer than its budget,
+a refusal, and an answer without a winner are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradbench.advise.advice import Refusal, advise
+from gradbench.core.cases import Case
+from gradbench.runner.progress import Report, silent
+from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import Discovery
+from gradbench.store.lines import LineLog, StoreError
+from gradbench.store.studies import Study, Trial
+from gradbench.studies import engine
+from gradbench.studies.engine import Step
+from gradbench.studies.gate import listed, question
+from gradbench.studies.tally import conditions
+
+CASES = ()
+FUNCTIONS = 30
+BUSY = 4
+"""Busy processes beside the second half of the answers."""
+
+ALLOWED = 0.1
+"""The share of the budget that an answer may take longer."""
+
+ALONE, BESIDE = "alone", "busy"
+
+LOAD = """
+import select, sys
+while not select.select([sys.stdin], [], [], 0)[0]:
+    sum(range(10**5))
+"""
+"""Works until its standard input closes, so it ends with the process that started it."""
+
+
+def settings(functions: Sequence[str], budget: float, busy: int, seed: int) -> dict[str, Any]:
+    """The settings of a study of these functions."""
+    return {
+        "cases": [],
+        "functions": list(functions),
+        "budget": budget,
+        "busy": busy,
+        "seed": seed,
+        "files": [],
+    }
+
+
+def some(functions: Sequence[str], number: int) -> list[str]:
+    """So many of the functions, from all parts of the list."""
+    if number >= len(functions):
+        return list(functions)
+    return [functions[i * len(functions) // number] for i in range(number)]
+
+
+def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
+    """The cases are functions here: the settings have them."""
+    return []
+
+
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
+    """Every function alone, then every function beside the busy processes."""
+    ways = (ALONE, BESIDE) if settings["busy"] else (ALONE,)
+    return [
+        Step(way, _case(name, way), process, 0, settings["budget"])
+        for process, way in enumerate(ways)
+        for name in settings["functions"]
+    ]
+
+
+def _case(name: str, way: str) -> Case:
+    return Case.parse(f"advise/{name}/point=1/float32/cpu/1/{way}")
+
+
+def left(study: Study) -> list[Step]:
+    """The steps that are not stored yet."""
+    done = {trial.key for trial in study.trials}
+    return [step for step in plan(study.settings, ()) if step.key not in done]
+
+
+@contextlib.contextmanager
+def load(number: int) -> Iterator[list[int]]:
+    """Runs so many busy processes, and yields their process ids."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(number):
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", LOAD],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    # Ctrl-C is the driver's to handle.
+                    start_new_session=True,
+                )
+            )
+        yield [process.pid for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def carry_out(
+    log: LineLog, study: Study, steps: Sequence[Step], report: Report, options: WorkerOptions
+) -> Study:
+    """As `engine.carry_out`: one answer after the other, whose runs are not kept."""
+    functions = listed()
+    settings = study.settings
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gradbench-")))
+        busy = stack.enter_context(contextlib.ExitStack())
+
+        def one(step: Step) -> Trial:
+            if step.way == BESIDE and step.process not in started:
+                started.add(step.process)
+                busy.enter_context(load(settings["busy"]))
+            function = functions[step.case.comparison.function]
+            return _asked(step, function, settings["seed"], place)
+
+        started: set[int] = set()
+        return engine.loop(log, study, steps, report, one)
+
+
+def _asked(step: Step, function: dict[str, Any], seed: int, results: Path) -> Trial:
+    """One question, and how long the answer took."""
+    began = time.perf_counter()
+    values: dict[str, Any] = {}
+    reason = ""
+    try:
+        asked = question(function, "float32", seed, step.budget)
+        advice = advise(asked, results, silent, [])
+        values = {
+            "winner": advice.winner() if advice.operators else "",
+            "told": [name for name in ("evidence", "structure", "cost") if advice.found.get(name)],
+        }
+    except Refusal as error:
+        values = {"refused": str(error)}
+    except (WorkerError, StoreError) as error:
+        reason = str(error)
+    return step.trial(
+        values=values,
+        reason=reason,
+        elapsed=round(time.perf_counter() - began, 2),
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+# ── counting ──────────────────────────────────────────────────────────────────────────────────
+
+
+def tables(study: Study, by_case: bool = False) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Each table's title and rows."""
+    return [("Answers within their budget", rows(study)), ("Late or without a winner", late(study))]
+
+
+def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
+    """A row for answers alone, and one for those beside busy processes."""
+    found = []
+    for way in (ALONE, BESIDE):
+        trials = [t for t in study.trials if t.way == way]
+        if not trials:
+            continue
+        shares = np.array([t.elapsed / t.budget for t in trials])
+        found.append(
+            {
+                "neighbour": "none" if way == ALONE else f"{study.settings['busy']} processes",
+                "budget": study.settings["budget"],
+                "trials": len(trials),
+                "late": int(sum(shares > 1 + ALLOWED)),
+                "longest": float(shares.max() - 1),
+                "median": float(np.median(shares) - 1),
+                "empty": sum(not t.values.get("told") for t in trials),
+                "winners": sum(bool(t.values.get("winner")) for t in trials),
+                **conditions(study),
+            }
+        )
+    return found
+
+
+def late(study: Study) -> list[dict[str, Any]]:
+    """The answers that took too long, and those without a winner."""
+    found = []
+    for trial in study.trials:
+        over = trial.elapsed / trial.budget - 1
+        told = trial.reason or trial.values.get("refused", "")
+        told = told or ("" if trial.values.get("winner") else "no winner")
+        if over > ALLOWED or told:
+            found.append(
+                {
+                    "neighbour": trial.way,
+                    "function": trial.case.comparison.function,
+                    "overrun": over,
+                    "fault": told or "late",
+                }
+            )
+    return found
