@@ -18,6 +18,7 @@ from gradbench.store.studies import Trial, begin, find, read
 from gradbench.studies import budgets, corpus, evidence, gate
 from gradbench.studies.corpus import plants, process
 from gradbench.worker.loading import resolve
+from gradbench.worker.subject import Subject
 
 EXAMPLES = corpus.load()
 
@@ -75,6 +76,17 @@ def test_right_modes_pass_and_errors_in_results_do_not():
     assert len(found["planted"]) >= 9
     assert all(error["caught"] for error in found["planted"])
     assert all(error["size"] > 0 for error in found["planted"])
+
+
+def test_labels_stay_labels_in_fresh_inputs():
+    # Binary cross-entropy raises where a label leaves [0, 1].
+    subject = Subject(spec("item_response"))
+    drawn = subject.draw(None, torch.Generator().manual_seed(0))
+    same = [torch.equal(x, y) for x, y in zip(drawn, subject.values)]
+    assert dict(zip(subject.names, same)) == {
+        **dict.fromkeys(("skill", "hard", "steep"), False),
+        "right": True,
+    }
 
 
 def test_a_dtype_that_torch_lacks_is_unsupported():

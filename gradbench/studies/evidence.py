@@ -140,8 +140,8 @@ HEADINGS = {
     ),
     "budgets": (
         "Budgets: how long advice takes",
-        "Each answer is that of `gradbench advise` with this budget, alone or beside busy processes "
-        "that take every core. *Without content*: neither evidence nor costs nor times.",
+        "Each answer is that of `gradbench advise` with this budget, alone or beside busy "
+        "processes that take every core. *Without content*: neither evidence nor costs nor times.",
     ),
 }
 

@@ -164,7 +164,7 @@ def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
 
 
 def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
-    """Every function in every dtype at every point, then the errors inside some of them."""
+    """Every function in every dtype at every point, and the errors inside some of them."""
     steps: list[Step] = []
 
     def add(way: str, name: str, dtype: str, point: int, kind: str = "") -> None:
@@ -174,13 +174,14 @@ def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
             Step(way, case, process, 0, 0.0, name=name, dtype=dtype, point=point, kind=kind)
         )
 
-    for name in settings["functions"]:
-        for point in range(1, settings["points"] + 1):
+    # Interrupted, it has tried as many functions as there was time for, then more points of each.
+    for point in range(1, settings["points"] + 1):
+        for name in settings["functions"]:
             for dtype in settings["dtypes"]:
                 add(TRIED, name, dtype, point)
-    for name in settings["planted"]:
-        for kind in KINDS:
-            add(PLANTED, name, "float32", 1, kind)
+        for name in settings["planted"] if point == 1 else ():
+            for kind in KINDS:
+                add(PLANTED, name, "float32", 1, kind)
     return steps
 
 
@@ -303,14 +304,16 @@ def _counts(trials: Sequence[Trial]) -> dict[str, Any]:
         "called_wrong": sum(wrong),
         "cases_wrong": sum(bool(w) for w in wrong),
         "contradicted": sum(bool(t.values.get("contradicted")) for t in supported),
-        "unconfirmed": sum(
-            UNCONFIRMED in " ".join(t.values.get("evidence", ())) for t in supported
-        ),
+        "unconfirmed": sum(_unconfirmed(t) for t in supported),
         "named": named,
         "nameable": nameable.value,
         "nameable_low": nameable.low,
         "nameable_high": nameable.high,
     }
+
+
+def _unconfirmed(trial: Trial) -> bool:
+    return any(UNCONFIRMED in sentence for sentence in trial.values.get("evidence", ()))
 
 
 def _errors(study: Study) -> Iterable[tuple[str, str, str, dict[str, Any]]]:

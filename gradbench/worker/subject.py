@@ -222,13 +222,13 @@ class Subject:
         return call
 
     def draw(self, size: Any, generator: torch.Generator) -> Tensors:
-        """Inputs near the given ones, so that they stay in the function's domain."""
-        return tuple(
-            x * (1 + 0.01 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
-            if x.is_floating_point()
-            else x
-            for x in self.values
+        """Inputs near the given ones, so that they stay in the function's domain; those that are
+        not differentiated stay as they are, for a label or a mask has no values nearby."""
+        wrt = self.values[: self.differentiated]
+        moved = (
+            x * (1 + 0.01 * torch.randn(x.shape, generator=generator, dtype=x.dtype)) for x in wrt
         )
+        return (*moved, *self.values[self.differentiated :])
 
 
 def _one(value: Any) -> Tensor:
