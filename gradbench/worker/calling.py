@@ -20,6 +20,9 @@ from gradbench.worker.subject import Subject
 PASSED = "original"
 """The name of a function that was passed as an object, where the code wraps it."""
 
+COLUMNS = 100
+"""The longest line of a function's head."""
+
 BUNDLE = "modules"
 """The name of the module of which a function's modules are parts in the code."""
 
@@ -44,6 +47,10 @@ class Calling:
         self.taken = [*taken, *names]
         self.before: list[str] = []
         """Lines that precede the function."""
+        self.variables: dict[str, str] = {}
+        """The names of the user's variables in the code."""
+        self.inside: list[str] = []
+        """Lines in the function, before it returns."""
         self.target = target
         self.imported: dict[tuple[str, str], str] = {}
         self.function = ""
@@ -73,11 +80,13 @@ class Calling:
         if tree:
             self.written.imports.add("from torch.utils._pytree import tree_leaves")
             value = _flattened(value, subject)
-        lines = [*self._seeds(), f"    return {value}\n"]
-        return [
-            *self.before,
-            f"def {FUNCTION}({', '.join(self.names.values())}):\n{''.join(lines)}",
-        ]
+        lines = [*self._seeds(), *self.inside, f"    return {value}\n"]
+        parameters = list(self.names.values())
+        head = f"def {FUNCTION}({', '.join(parameters)}):\n"
+        if len(head) > COLUMNS:
+            listed = "".join(f"    {name},\n" for name in parameters)
+            head = f"def {FUNCTION}(\n{listed}):\n"
+        return [*self.before, head + "".join(lines)]
 
     def _import(self, as_it_is: bool) -> None:
         """Makes the user's function known to the code, under `self.function`."""
@@ -133,12 +142,10 @@ class Calling:
             return text
         if value is None and name in self.binding.plain and self.subject.inputs[name] is None:
             return "None"
-        variable = name if name not in self.taken else self._free(name)
-        if not any(
-            line.startswith((f"{variable} = ", f"# {variable} is ")) for line in self.before
-        ):
-            self.before.append(self._given(name, variable))
-        return variable
+        if name not in self.variables:
+            self.variables[name] = self._free(name)
+            self.before.append(self._given(name, self.variables[name]))
+        return self.variables[name]
 
     def _given(self, name: str, variable: str) -> str:
         """The line that says where an input comes from."""
@@ -159,12 +166,16 @@ class Calling:
             (f'"{_joined(prefixes[place], name)}"', self.names[binding.leaves[number].name])
             for place, name, number in binding.held
         ]
-        weights = "{" + ", ".join(f"{name}: {value}" for name, value in parts) + "}"
+        weights = self._free("weights")
+        each = "".join(f"        {name}: {value},\n" for name, value in parts)
+        inside = f"\n{each}    " if each else ""
+        self.inside.append(f"    {weights} = {{{inside}}}\n")
         for place in dict.fromkeys(place for place, _ in binding.copied):
             buffers = [name for at, name in binding.copied if at == place]
-            key = "{name}" if own else f"{prefixes[place]}.{{name}}"
-            copies = f'f"{key}": {places[place]}.get_buffer(name).clone()'
-            weights += f" | {{{copies} for name in {_tuple([repr(b) for b in buffers])}}}"
+            key = "name" if own else f'f"{prefixes[place]}.{{name}}"'
+            quoted = _tuple([f'"{name}"' for name in buffers])
+            copy = f"{weights}[{key}] = {places[place]}.get_buffer(name).clone()"
+            self.inside.append(f"    for name in {quoted}:\n        {copy}\n")
         passed = _tuple(args) if args else "()"
         by_name = "{" + ", ".join(f'"{n}": {v}' for n, v in named.items()) + "}" if named else ""
         called = self.function if own else BUNDLE
@@ -188,13 +199,45 @@ class Calling:
         )
         return parts
 
+    def usage(self) -> list[str]:
+        """What to pass for the flat tensors, as code; empty where they are the function's inputs.
+
+        To be called after `code`.
+        """
+        subject, binding = self.subject, self.binding
+        numbers = {leaf.name: number for number, leaf in enumerate(binding.leaves)}
+        held = {number: (place, name) for place, name, number in binding.held}
+        words: list[str] = []
+        whole: dict[str, list[str]] = {}
+        for leaf in subject.leaves:
+            if leaf.code:
+                real = f"torch.view_as_real({leaf.code})" if leaf.is_complex else leaf.code
+                words.append(real)
+                continue
+            place, name = held[numbers[leaf.name]]
+            whole.setdefault(place, []).append(name)
+            words.append(f'{self._module(place)}.get_parameter("{name}")')
+        for place, names in whole.items():
+            module = self._module(place)
+            at = words.index(f'{module}.get_parameter("{names[0]}")')
+            held_there = dict(binding.modules[place].named_parameters())
+            trained = [name for name, p in held_there.items() if p.requires_grad]
+            inside = [f'{module}.get_parameter("{name}")' for name in names]
+            if names == trained and words[at : at + len(names)] == inside:
+                every = f"{module}.parameters()"
+                trainable = f"*(p for p in {every} if p.requires_grad)"
+                words[at : at + len(names)] = [
+                    f"*{every}" if len(names) == len(held_there) else trainable
+                ]
+        return [] if words == [leaf.input for leaf in subject.leaves] else words
+
     def _module(self, place: str) -> str:
         """The code of a module that is an input, or in one, or that the function is a method of."""
         if not place:
-            whole = self.subject.target
-            return (
-                self.function if isinstance(whole, torch.nn.Module) else f"{self.function}.__self__"
-            )
+            if isinstance(self.subject.target, torch.nn.Module):
+                return self.function
+            owner, _, _ = self.function.rpartition(".")
+            return owner or f"{self.function}.__self__"
         name, *inside = place.split(".")
         if name not in self.subject.inputs:
             return self._outside(name)
@@ -209,9 +252,11 @@ class Calling:
         known, _, _ = self.target.rpartition(":")
         if known and hasattr(sys.modules.get(self.subject.target.__module__), name):
             return self._imported(known, name)
-        variable = self._free(name)
-        self.before.append(f"# {variable} is the {name} that the function reads\n")
-        return variable
+        if name not in self.variables:
+            self.variables[name] = self._free(name)
+            line = f"# {self.variables[name]} is the {name} that the function reads\n"
+            self.before.append(line)
+        return self.variables[name]
 
     def _seeds(self) -> list[str]:
         drawn = self.subject.manner.random
@@ -222,28 +267,6 @@ class Calling:
             self.written.imports |= {"import random", "import numpy"}
             lines += [f"    random.seed({SEED})\n", f"    numpy.random.seed({SEED})\n"]
         return lines
-
-
-def usage(subject: Subject) -> list[str]:
-    """What to pass for the flat tensors, as code; empty where they are the function's inputs."""
-    held = {number: (place, name) for place, name, number in subject.binding.held}
-    numbers = {leaf.name: number for number, leaf in enumerate(subject.binding.leaves)}
-    words: list[str] = []
-    whole: dict[str, list[str]] = {}
-    for leaf in subject.leaves:
-        if leaf.code:
-            words.append(f"torch.view_as_real({leaf.code})" if leaf.is_complex else leaf.code)
-            continue
-        place, name = held[numbers[leaf.name]]
-        whole.setdefault(place, []).append(name)
-        words.append(f"{place or 'module'}.get_parameter({name!r})")
-    for place, names in whole.items():
-        each = [f"{place or 'module'}.get_parameter({name!r})" for name in names]
-        at = words.index(each[0])
-        every = [name for name, _ in subject.binding.modules[place].named_parameters()]
-        if names == every and words[at : at + len(each)] == each:
-            words[at : at + len(each)] = [f"*{place or 'module'}.parameters()"]
-    return [] if words == [leaf.input for leaf in subject.leaves] else words
 
 
 def _keyword_only(subject: Subject) -> bool:

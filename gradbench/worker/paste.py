@@ -17,7 +17,7 @@ from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Mode
 from gradbench.problems.operators import Problem
 from gradbench.problems.written import NotWritable, Written, joined
-from gradbench.worker.calling import Calling, identifiers, usage
+from gradbench.worker.calling import Calling, identifiers
 from gradbench.worker.subject import Subject
 
 SEEDS = {"vjp": "v", "vjp_sum": "seeds", "jvp": "t", "hvp": "t"}
@@ -54,22 +54,22 @@ def code(
     call, functions = _mode(written, operator, pattern)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
-    function = Calling(written, subject, target, names, taken).code()
+    calling = Calling(written, subject, target, names, taken)
+    function = calling.code()
     # A bare result for one input: what is annotated as a tuple is one.
     bare = _annotation(timed) in ("Tensors", Tensors) and subject.differentiated == 1
     parts = [
         _header(written),
         *function,
         *functions,
-        _usage(operator, subject),
+        _usage(operator, calling.usage()),
         _adapter(operator, names, subject.differentiated, call, mode.leaves, bare),
     ]
     return "\n\n".join(filter(None, parts))
 
 
-def _usage(operator: str, subject: Subject) -> str:
+def _usage(operator: str, places: Sequence[str]) -> str:
     """A comment on the arguments, where they are parts of the function's own."""
-    places = usage(subject)
     if not places:
         return ""
     first = [SEEDS[operator]] if operator in SEEDS else []
