@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradbench.core.deadline import Deadline
+from gradbench.problems import registry
 from gradbench.problems.tracing import trace
 from gradbench.problems.tracing.sets import CoordinateSets, TooMany
 
@@ -211,20 +212,26 @@ def traced(f, inputs, constants=(), seconds=60):
     return trace(f, inputs, constants, Deadline(seconds))
 
 
+def nonzero(f, wrt, constants=()):
+    """The entries that the jacobian has at one point."""
+    blocks = torch.autograd.functional.jacobian(lambda *x: f(*x, *constants), tuple(wrt))
+    return torch.cat([block.reshape(-1, x.numel()) for block, x in zip(blocks, wrt)], 1) != 0
+
+
+def placed(pattern, like):
+    entries = torch.zeros_like(like)
+    entries[pattern.rows, pattern.columns] = True
+    return entries
+
+
 def both(f, shapes):
     """The entries that the trace has, and those that the jacobian has at some of four points."""
     pattern = traced(f, [draw(*shape) for shape in shapes])
     assert not pattern.failed
-    there = None
-    for _ in range(4):
-        inputs = tuple(draw(*shape) for shape in shapes)
-        blocks = torch.autograd.functional.jacobian(f, inputs)
-        parts = [block.reshape(-1, x.numel()) for block, x in zip(blocks, inputs)]
-        nonzero = torch.cat(parts, 1) != 0
-        there = nonzero if there is None else there | nonzero
-    entries = torch.zeros_like(there)
-    entries[pattern.rows, pattern.columns] = True
-    return pattern, entries, there
+    there = nonzero(f, [draw(*shape) for shape in shapes])
+    for _ in range(3):
+        there |= nonzero(f, [draw(*shape) for shape in shapes])
+    return pattern, placed(pattern, there), there
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -268,6 +275,37 @@ def test_a_function_that_looks_at_its_numbers_has_the_pattern_of_one_branch(f):
     pattern = traced(f, [torch.rand(6, dtype=DOUBLE) + 0.5])
     assert not pattern.failed
     assert pattern.branches == (0,)
+
+
+registry.load_builtin()
+
+
+@pytest.mark.parametrize("name", [n for n in registry.FUNCTIONS if not n.startswith("batched")])
+@pytest.mark.parametrize("second", [False, True])
+def test_every_function_of_the_catalogue_is_traced_exactly(name, second):
+    function = registry.FUNCTIONS[name]
+    n = function.differentiated
+    f = gradient_of(function.forward, n) if second else function.forward
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    drawn = [function.draw(function.example_size, generator) for generator in generators]
+    pattern = traced(f, drawn[0][:n], drawn[0][n:])
+    there = nonzero(f, drawn[0][:n], drawn[0][n:])
+    for inputs in drawn[1:]:
+        there |= nonzero(f, inputs[:n], inputs[n:])
+    assert torch.equal(placed(pattern, there), there)
+    # Two of them double a number until it is large enough.
+    assert bool(pattern.branches) == name.startswith("norm_doubling")
+
+
+def gradient_of(f, n):
+    def gradient(*inputs):
+        y = f(*inputs).sum()
+        grads = torch.autograd.grad(y, inputs[:n], create_graph=True, allow_unused=True)
+        return torch.cat(
+            [(torch.zeros_like(x) if g is None else g).reshape(-1) for g, x in zip(grads, inputs)]
+        )
+
+    return gradient
 
 
 def test_indices_that_are_inputs_are_named():
