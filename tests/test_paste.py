@@ -13,6 +13,7 @@ from gradbench.advise.advice import Refusal
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
 from gradbench.modes import structured
+from gradbench.modes.local import checked_jacobian
 from gradbench.problems import registry
 from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
@@ -125,6 +126,30 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
                 assert torch.allclose(a, b, rtol=1e-12, atol=1e-12), (operator, mode.name)
             tried += 1
     assert tried >= 4
+
+
+def test_code_that_relies_on_a_pattern_of_one_branch_raises_in_the_other(monkeypatch):
+    monkeypatch.syspath_prepend(str(SUBJECTS.parent))
+    monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
+    target = f"{SUBJECTS}:switching"
+    spec = {
+        "target": target, "inputs": [("x", "linspace(1, 3, 30)")], "wrt": (), "dtype": "float32",
+        "seed": 0, "passed": "", "maker": "", "also": (),
+    }  # fmt: skip
+    subject = Subject(spec)
+    found = structure(subject)
+    assert not found.is_global
+    problem = problem_of(subject, "jacobian")
+    names = structured.register("yours", found, suffix="")
+    x = subject.values[0]
+    for name in names:
+        mode = registry.MODES["jacobian", name]
+        written = patterns.code(found, "")[0]
+        code = paste.code(subject, target, mode, problem, written, check=checked_jacobian)
+        for call in (run(code, "jacobian"), lambda x, build=mode.build: build(problem)((x,))[0]):
+            assert torch.allclose(call(x), torch.autograd.functional.jacobian(subject.forward, x))
+            with pytest.raises(RuntimeError, match="near another input"):
+                call(-x)
 
 
 @pytest.mark.parametrize("operator", ADVISED)

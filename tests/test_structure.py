@@ -268,7 +268,7 @@ def test_structured_modes_pass_the_gate_in_the_layout_of_the_others(problem):
 def test_a_wrong_pattern_does_not_pass_the_gate(problem):
     problem, gate = problem
     right = found(problem.forward, *problem.inputs[0])
-    wrong = replace(right, rows=right.rows[1:], columns=right.columns[1:])
+    wrong = replace(right, rows=right.rows[1:], columns=right.columns[1:], is_global=True)
     name = structured.register(problem.function.name, wrong)[0]
     contestant = gate.enter(name, registry.MODES["jacobian", name].build(problem), False)
     assert not contestant.check([0], again=True).passed

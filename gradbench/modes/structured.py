@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradbench.modes.common import InDims, argnums, batched, bound, filled, per_sample
+from gradbench.modes.local import checked_jacobian
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Unsupported
 from gradbench.problems.operators import Problem
@@ -26,9 +27,10 @@ def register(function: str, structure: Structure, suffix: str | None = None) -> 
     """Registers the structured modes of a function's Jacobian and returns their names.
 
     A diagonal Jacobian takes one seed of ones, a batched one the seeds of one sample, a banded or
-    sparse one a seed per colour. Names end in `suffix`, by default the function's name, so several
-    functions can have structured modes. If the Jacobian is dense, nothing is registered. Raises
-    ValueError if the function already has structured modes.
+    sparse one a seed per colour. If the pattern was seen near one input only, every call checks its
+    result. Names end in `suffix`, by default the function's name, so several functions can have
+    structured modes. If the Jacobian is dense, nothing is registered. Raises ValueError if the
+    function already has structured modes.
     """
     if structure.kind == "dense":
         return ()
@@ -47,7 +49,8 @@ def register(function: str, structure: Structure, suffix: str | None = None) -> 
                 raise Unsupported(f"its structure is that of {function}")
             if problem.wrt != structure.inputs:
                 raise Unsupported("the structure was found at another size")
-            return builder(problem, structure)
+            call = builder(problem, structure)
+            return call if structure.is_global else checked_jacobian(problem, call)
 
         mode("jacobian", name=name)(build)
         names.append(name)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Mode
+from gradbench.problems.mode import Call, Mode
 from gradbench.problems.operators import Problem
 from gradbench.problems.written import NotWritable, Written, joined
 from gradbench.worker.calling import Calling, identifiers
@@ -30,6 +30,7 @@ def code(
     mode: Mode,
     problem: Problem,
     pattern: str = "",
+    check: Callable[[Problem, Call], Call] | None = None,
 ) -> str:
     """Python code that computes the problem's derivative in the way of the mode.
 
@@ -39,7 +40,7 @@ def code(
     one per pair of them, row by row), a bare one for one input.
 
     `target` is what the subject was loaded from. `pattern` is the code that defines the
-    `structure` of the modes that use one. A mode that cannot be
+    `structure` of the modes that use one; `check` wraps their calls. A mode that cannot be
     written out for one problem comes as it stands. Raises Unsupported where the mode does.
     """
     operator = problem.operator
@@ -51,7 +52,7 @@ def code(
             raise NotWritable(f"it has a helper called {operator}")
     except NotWritable as error:
         return f"# The mode as it is measured; {error}.\n{mode.source()}"
-    call, functions = _mode(written, operator, pattern)
+    call, functions = _mode(written, operator, pattern, check)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
     calling = Calling(written, subject, target, names, taken)
@@ -86,14 +87,25 @@ def _header(written: Written) -> str:
     return "\n\n".join("\n".join(lines) for lines in blocks) + "\n"
 
 
-def _mode(written: Written, operator: str, pattern: str) -> tuple[str, list[str]]:
+def _mode(
+    written: Written,
+    operator: str,
+    pattern: str,
+    check: Callable[[Problem, Call], Call] | None,
+) -> tuple[str, list[str]]:
     """The name of the callable that is timed, and the code that defines it."""
     *helpers, builder = written.functions.values()
     if written.name != operator and (whole := joined(builder)) is not None:
         return written.name, [*helpers, whole]
     if "structure" in inspect.signature(written.build).parameters:
         written.imports.add("from types import SimpleNamespace")
-        return "call", [pattern, *helpers, builder, f"call = {written.name}(structure)\n"]
+        made, more = f"{written.name}(structure)", []
+        if check is not None:
+            known = len(written.functions)
+            written.add(check.__name__, check)
+            more = list(written.functions.values())[known:]
+            made = f"{check.__name__}({made})"
+        return "call", [pattern, *helpers, builder, *more, f"call = {made}\n"]
     return "call", [*helpers, builder, f"call = {written.name}()\n"]
 
 

@@ -31,8 +31,9 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
+from gradbench.modes.local import checked_jacobian
 from gradbench.problems import registry
-from gradbench.problems.mode import Unsupported
+from gradbench.problems.mode import Call, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
@@ -135,7 +136,8 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
         shapes = tuple(tuple(x.shape) for x in inputs)
         device = torch.device(spec["device"])
         problem = Problem(function, operator, shapes, tuple(y.shape), subject.dtype, device)
-        code = _code(subject, spec["target"], problem, written)
+        check = None if found is None or found.is_global else checked_jacobian
+        code = _code(subject, spec["target"], problem, written, check)
     return {
         "code": code,
         "pattern": pattern,
@@ -153,14 +155,20 @@ def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _code(subject: Subject, target: str, problem: Problem, pattern: str) -> dict[str, str]:
+def _code(
+    subject: Subject,
+    target: str,
+    problem: Problem,
+    pattern: str,
+    check: Callable[[Problem, Call], Call] | None,
+) -> dict[str, str]:
     """The code to paste of every mode that can be measured."""
     code = {}
     for mode in registry.modes_of(problem.operator):
         if mode.opt_in or mode.by_hand or mode.name == FORWARD or mode.name in subject.ways:
             continue
         try:
-            code[mode.name] = paste.code(subject, target, mode, problem, pattern)
+            code[mode.name] = paste.code(subject, target, mode, problem, pattern, check)
         except Unsupported:
             continue
         except Exception:

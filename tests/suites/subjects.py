@@ -115,6 +115,11 @@ def branching(x):
     return x * 2 if float(x.detach().sum()) > -1e9 else x
 
 
+def switching(x):
+    """Two branches with jacobians of different patterns."""
+    return x * x.roll(1) if x[0] > 0 else x * x.sum()
+
+
 def late(x):
     """Kills the worker when a function transform calls it."""
     measuring = sys.argv[0].endswith("worker/__main__.py")
