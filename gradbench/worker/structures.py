@@ -108,7 +108,7 @@ def _structure(
         return known
     if seen.kind == "dense":
         return seen
-    evidence = f"{seen.evidence}. It holds near this input; {why}"
+    evidence = f"{seen.evidence}; {why}"
     return structure_of(shapes, output, rows, columns, evidence, is_global=False)
 
 
@@ -124,11 +124,10 @@ def _known(
         return None
     is_global = not traced.branches
     if is_global:
-        evidence = "traced through the operations, so it holds for every input"
+        evidence = "traced through the operations"
     else:
         names = ", ".join(subject.names[i] for i in traced.branches)
-        evidence = f"traced through the operations that ran, which the values of {names} decided, "
-        evidence += "so it holds near this input"
+        evidence = f"traced through the operations that ran, which the values of {names} decided"
     if traced.batched:
         return blocks(shapes, output, evidence, is_global=is_global)
     rows, columns = traced.rows, traced.columns
@@ -149,8 +148,7 @@ def _cheaper(known: Structure, nonzero: Tensor) -> Structure:
         rows, columns = known.rows[nonzero], known.columns[nonzero]
         seen = structure_of(
             known.inputs, known.output, rows, columns,
-            f"{evidence}, and these take {{}} passes instead of {min(known.passes)}. It holds near "
-            "this input",
+            f"{evidence}, and these take {{}} passes instead of {min(known.passes)}",
             is_global=False,
         )  # fmt: skip
         few = min(seen.passes)
