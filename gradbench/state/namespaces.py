@@ -82,7 +82,14 @@ def namespaces_unchanged(before: tuple[Namespace, ...]) -> bool:
 
 def gate_namespaces() -> list[Any]:
     """The modules of the gate and their classes."""
-    return _with_classes(("gradbench.worker.gate", "gradbench.problems.arguments"))
+    return _with_classes(
+        (
+            "gradbench.worker.gate",
+            "gradbench.worker.allowance",
+            "gradbench.worker.rounding",
+            "gradbench.problems.arguments",
+        )
+    )
 
 
 def shared_namespaces() -> list[Any]:

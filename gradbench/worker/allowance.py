@@ -1,0 +1,237 @@
+"""The errors that the gate allows: what rounding in the dtype does to the derivative.
+
+An entry may always be off by
+
+    ENTRY · (u · |exact| + the smallest positive number of the dtype)
+
+u is the unit in the last place of the dtype (`torch.finfo(dtype).eps`) or of TF32. Where that does
+not do, the derivative is evaluated again in Monte Carlo arithmetic (`gradbench.worker.rounding`),
+and an entry may be off by SPREAD times its largest deviation more. Most results pass without, and
+the more draws are only due before a result is called wrong: see `LEVELS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradbench.problems import registry
+from gradbench.problems.arguments import Arguments
+from gradbench.problems.function import Tensors, as_tuple, uniform
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.operators import Problem
+from gradbench.worker.failures import line_of
+from gradbench.worker.rounding import Rounding
+
+ENTRY = 32
+ROW = 16
+INPUT = 16
+SPREAD = 4
+
+SMALLEST_STEP = 2.0**-46
+"""The smallest relative move of a number: below it, float64 rounding of the exact derivative
+matters. The deviation is then scaled down to the unit of the dtype."""
+
+PATIENCE = 10.0
+"""Seconds from which on a level takes no further draws, if it has two."""
+
+Path = Callable[[Arguments], Tensors]
+"""One way of computing a result."""
+
+REVERSE = {
+    "derivative": "grad",
+    "gradient": "grad",
+    "jacobian": "grads_batched",
+    "batch_jacobian": "grads_batched",
+    "diagonal": "ones_grad",
+    "vjp": "grad",
+    "vjp_sum": "accumulated_grad",
+    "jvp": "func_jvp",
+    "hessian": "grad_twice",
+    "batch_hessian": "grad_twice",
+    "hvp": "grad_twice",
+    "training_step": "grad_step",
+}
+"""By operator, the mode that differentiates the function itself: it may round otherwise than a
+formula does."""
+
+FURTHER = {
+    "derivative": "jacfwd",
+    "gradient": "jacfwd",
+    "jacobian": "jacfwd",
+    "batch_jacobian": "vmap_jacfwd",
+    "diagonal": "ones_jvp",
+    "jvp": "double_backward",
+    "hessian": "func_hessian",
+    "batch_hessian": "vmap_hessian",
+    "hvp": "forward_over_reverse",
+}
+"""By operator, a mode that goes the other way: what is exactly zero there may be rounding here."""
+
+
+def computed_by(modes: Mapping[str, str], problem: Problem) -> Path:
+    """The way of a mode that computes in float64 on the CPU. Calling it raises what the mode
+    raises, and Unsupported where there is none."""
+    exact = problem.function.exact or problem.forward
+    wide = dataclasses.replace(
+        problem,
+        function=dataclasses.replace(problem.function, forward=exact),
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+        tf32=False,
+    )
+
+    def way(arguments: Arguments) -> Tensors:
+        mode = registry.MODES.get((problem.operator, modes.get(problem.operator, "")))
+        if mode is None or mode.opt_in:
+            raise Unsupported("there is no such mode")
+        call = mode.build(wide)
+        with torch.enable_grad():
+            result = call(*arguments.deliver(wide, mode.leaves))
+        return tuple(block.detach() for block in as_tuple(result))
+
+    return way
+
+
+@dataclass(frozen=True)
+class Level:
+    """How often each way is drawn."""
+
+    draws: int
+    last: bool = False
+    """Whether inputs move too, steps are not magnified, and further ways are drawn."""
+
+
+LEVELS = (Level(2), Level(8), Level(32, last=True))
+"""More draws show more of what flips where rounding decides: a unit that switches on, the nearest
+of two. Inputs move last, because that makes equal numbers unequal."""
+
+
+def _row_scale(block: Tensor, rows: int) -> Tensor:
+    """The largest magnitude in each row, broadcastable against the block."""
+    if block.dim() == rows or block.numel() == 0:
+        return block.abs()
+    return block.abs().amax(dim=tuple(range(rows, block.dim())), keepdim=True)
+
+
+def moved(arguments: Arguments, step: float, generator: torch.Generator) -> Arguments:
+    """The arguments, every number changed by a relative error of up to `step`."""
+    # Moves of random length: two moves of equal length would cancel half of the time.
+    return arguments.replaced(
+        tuple(
+            x * (1 + step * uniform(generator, *x.shape)) if x.is_floating_point() else x
+            for x in arguments.tensors()
+        )
+    )
+
+
+class Allowance:
+    """The exact result for one set of arguments, with the errors allowed, in float64.
+
+    `ways` compute the result; the first is exact. `further` are other ways, for the last level.
+    Levels are computed when asked for, and kept.
+    """
+
+    def __init__(
+        self,
+        ways: Sequence[Path],
+        further: Sequence[Path],
+        arguments: Arguments,
+        rows: Sequence[int],
+        unit: float,
+        dtype: torch.dtype,
+        entry_unit: float | None = None,
+    ) -> None:
+        self.ways = tuple(ways)
+        self.further = tuple(further)
+        self.arguments = arguments.cast(torch.float64)
+        self.rows = tuple(rows)
+        self.unit = unit
+        self.dtype = dtype
+        self.entry_unit = unit if entry_unit is None else entry_unit
+        self.blocks = self.ways[0](self.arguments)
+        self._spread: list[Tensors] = []
+        self._plain: dict[Path, Tensors] = {self.ways[0]: self.blocks}
+        self.trouble = ""
+        """Why rounding of intermediates is not known; empty where it is."""
+
+    @property
+    def levels(self) -> int:
+        return 2 if self.trouble else len(LEVELS) + 1
+
+    def known(self, level: int) -> bool:
+        """Whether the errors allowed at this level take no evaluation."""
+        return level <= len(self._spread)
+
+    def allowed(self, level: int) -> Tensors:
+        """The error allowed to each entry of each block; level 0 takes no evaluation."""
+        info = torch.finfo(self.dtype)
+        smallest = float(info.tiny * info.eps)
+        cheap = tuple(ENTRY * (self.entry_unit * b.abs() + smallest) for b in self.blocks)
+        if not level:
+            return cheap
+        return tuple(a + s for a, s in zip(cheap, self._spread_at(level)))
+
+    def _spread_at(self, level: int) -> Tensors:
+        while len(self._spread) < level:
+            self._spread.append(self._next_level())
+        return self._spread[level - 1]
+
+    def _next_level(self) -> Tensors:
+        number = len(self._spread)
+        level = LEVELS[number]
+        largest = self._spread[-1] if self._spread else tuple(b * 0.0 for b in self.blocks)
+        ways = self.ways + (self.further if level.last else ())
+        before = LEVELS[number - 1].draws if number and not level.last else 0
+        began, done, trouble = time.perf_counter(), 0, ""
+        for draw in range(before, level.draws):
+            for which, way in enumerate(ways):
+                try:
+                    deviation = self._deviation(way, 1000 * which + 100 * number + draw, level)
+                except Exception as error:
+                    trouble = trouble or line_of(error)
+                    continue
+                done += 1
+                largest = tuple(torch.maximum(a, SPREAD * d) for a, d in zip(largest, deviation))
+            if done >= 2 and time.perf_counter() - began > PATIENCE:
+                break
+        if not done:
+            self.trouble = trouble
+            return self._without_intermediates()
+        return largest
+
+    def _deviation(self, way: Path, seed: int, level: Level) -> Tensors:
+        """How far one draw of a way is off that way's own result, in the unit of the dtype."""
+        if way not in self._plain:
+            self._plain[way] = way(self.arguments)
+        plain = self._plain[way]
+        step = self.unit if level.last else max(self.unit, SMALLEST_STEP)
+        arguments = self.arguments
+        if level.last:
+            arguments = moved(arguments, step, torch.Generator().manual_seed(seed))
+        with Rounding(step, self.dtype, seed):
+            drawn = way(arguments)
+        return tuple(
+            # What is not finite says nothing about size.
+            ((d - p).abs() * (self.unit / step)).nan_to_num(nan=0.0, posinf=0.0)
+            for d, p in zip(drawn, plain)
+        )
+
+    def _without_intermediates(self) -> Tensors:
+        """The errors by cancellation in a row, and by rounding the inputs."""
+        changes = [torch.zeros_like(block) for block in self.blocks]
+        generator = torch.Generator().manual_seed(0)
+        step = max(self.unit, SMALLEST_STEP)
+        for _ in range(5):
+            other = self.ways[0](moved(self.arguments, step, generator))
+            for change, block, now in zip(changes, self.blocks, other):
+                torch.maximum(change, (now - block).abs() * (self.unit / step), out=change)
+        return tuple(
+            ROW * self.unit * _row_scale(block, leading) + INPUT * change
+            for block, leading, change in zip(self.blocks, self.rows, changes)
+        )

@@ -1,0 +1,293 @@
+"""Monte Carlo arithmetic: what rounding in a narrower dtype does to a float64 result.
+
+D. S. Parker, Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic (1997), as
+in Verificarlo (Denis, de Oliveira Castro, Petit, 2016). Under `Rounding` every operation's float64
+result is multiplied by 1 + u ξ, ξ uniform on [-1, 1], so that a result that cancels or amplifies
+differs from draw to draw by about its rounding error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+WIDE = (torch.float64, torch.complex128)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+EXACT = _names(
+    """
+    neg abs sign sgn conj_physical _conj_physical relu threshold threshold_backward hardtanh
+    hardtanh_backward clamp clamp_min clamp_max maximum minimum fmax fmin floor ceil round trunc
+    frac fmod remainder floor_divide heaviside nan_to_num copysign where masked_fill
+    masked_scatter masked_select clone copy lift lift_fresh cat stack _stack _chunk_cat block_diag
+    index _unsafe_index _unsafe_masked_index gather index_select take index_copy index_fill
+    scatter fill zero full full_like zeros zeros_like ones ones_like empty_like eye rand_like
+    randn_like new_zeros new_ones new_full new_empty new_empty_strided repeat flip roll rot90 tril
+    triu diag_embed constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d select_scatter slice_scatter
+    diagonal_scatter as_strided_scatter select_backward slice_backward diagonal_backward sort topk
+    kthvalue median nanmedian mode max min amax amin aminmax cummax cummin max_pool2d_with_indices
+    max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d max_unpool2d max_unpool3d
+    embedding im2col _unsafe_view view_copy pixel_shuffle pixel_unshuffle channel_shuffle complex
+    resize set unique_dim _unique2 unique_consecutive lu_unpack upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d hardshrink _foreach_neg _foreach_abs _foreach_sign
+    _foreach_floor _foreach_ceil _foreach_round _foreach_trunc _foreach_frac _foreach_clamp_max
+    _foreach_clamp_min _foreach_maximum _foreach_minimum _foreach_max _foreach_copy _foreach_zero
+    _foreach_clone _efficientzerotensor _reshape_alias _pack_padded_sequence
+    masked_scatter_backward unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy
+    """
+)
+"""Operations that move or choose numbers: nothing is rounded."""
+
+LINEAR = _names(
+    """
+    mm bmm addmm addmv addbmm baddbmm addr mv dot vdot sum mean nansum cumsum trace convolution
+    _convolution convolution_backward convolution_overrideable _slow_conv2d_forward
+    _slow_conv2d_backward slow_conv3d_forward slow_conv_dilated2d slow_conv_dilated3d
+    slow_conv_transpose2d slow_conv_transpose3d _conv_depthwise2d conv_depthwise3d conv_tbc
+    _trilinear linear linear_backward scatter_add index_add index_put _index_put_impl put
+    _unsafe_index_put _unsafe_masked_index_put_accumulate embedding_dense_backward
+    _embedding_bag_dense_backward avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d
+    _adaptive_avg_pool3d_backward col2im unfold_backward reflection_pad1d_backward
+    reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
+    replication_pad2d_backward replication_pad3d_backward max_pool2d_with_indices_backward
+    max_pool3d_with_indices_backward adaptive_max_pool2d_backward adaptive_max_pool3d_backward
+    upsample_bilinear2d upsample_linear1d upsample_trilinear3d upsample_bilinear2d_backward
+    upsample_linear1d_backward upsample_trilinear3d_backward upsample_nearest1d_backward
+    upsample_nearest2d_backward upsample_nearest3d_backward
+    """
+)
+"""Sums of products. A kernel may add in any order: its error is on the scale of the sum of the
+terms' magnitudes, which is the operation itself of the arguments' magnitudes."""
+
+BASIC = _names(
+    """
+    add sub rsub mul div sqrt rsqrt reciprocal square pow exp exp2 expm1 log1p tanh sigmoid atan
+    asinh sinh cosh erf leaky_relu leaky_relu_backward _prelu_kernel
+    """
+)
+"""Elementwise operations whose result is right to a few units, whatever the arguments."""
+
+COMPOSITE = _names(
+    """
+    tanh_backward logit logit_backward celu elu elu_backward logaddexp logaddexp2 logsumexp
+    log_sigmoid_forward log_sigmoid_backward sigmoid_backward std std_mean var var_mean
+    linalg_cross special_entr special_log_ndtr dist renorm glu glu_backward hardsigmoid hardswish
+    hardswish_backward addcmul addcdiv lerp _euclidean_dist sinc softplus softplus_backward gelu
+    gelu_backward silu silu_backward mish mish_backward _weight_norm_interface
+    _prelu_kernel_backward _scaled_dot_product_flash_attention_for_cpu
+    """
+)
+"""Operations of several, in which something may cancel: they run decomposed."""
+
+COMPOSITE_PARTS = ("softmax", "_norm_", "batch_norm", "loss", "cross_entropy")
+
+NORMWISE = (
+    "linalg_",
+    "_linalg_",
+    "fft_",
+    "_fft_",
+    "cholesky",
+    "_cholesky",
+    "lu_",
+    "geqrf",
+    "ormqr",
+)
+"""Beginnings of the names of operations that are right for a matrix close by in norm (backward
+stability: Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters 9, 10, 19, 24)."""
+
+
+class Kind(enum.Enum):
+    """How an operation is rounded."""
+
+    EXACT = enum.auto()
+    """Not at all."""
+    RESULT = enum.auto()
+    """Its result is."""
+    LINEAR = enum.auto()
+    """Its result is, on the scale of what it adds up."""
+    ARGUMENTS = enum.auto()
+    """Its arguments are too: nothing is known about its kernel."""
+    NORMWISE = enum.auto()
+    """Its arguments are too, on the scale of their largest entry."""
+    COMPOSITE = enum.auto()
+    """It is decomposed, and its parts are rounded."""
+
+
+@functools.cache
+def _decompositions() -> Any:
+    from torch._decomp import decomposition_table
+
+    return decomposition_table
+
+
+@functools.cache
+def kind_of(func: Any) -> Kind:
+    """How an operation of torch's dispatcher is rounded."""
+    schema = func._schema
+    namespace, _, name = schema.name.partition("::")
+    if namespace != "aten":
+        return Kind.RESULT
+    if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
+        return Kind.EXACT
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        return Kind.EXACT
+    if name != "_" and name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    if name in EXACT:
+        return Kind.EXACT
+    composite = name in COMPOSITE or any(part in f"{name}_" for part in COMPOSITE_PARTS)
+    if composite and func in _decompositions():
+        return Kind.COMPOSITE
+    if name in LINEAR:
+        return Kind.LINEAR
+    if name in BASIC or name.removeprefix("_foreach_") in BASIC or name == "_to_copy":
+        return Kind.RESULT
+    if name.startswith(NORMWISE) and "triangular" not in name and "vector_norm" not in name:
+        return Kind.NORMWISE
+    return Kind.ARGUMENTS
+
+
+class Rounding(TorchDispatchMode):
+    """Rounds the float64 results of operations at random, by up to `unit` of their size.
+
+    `dtype` is the dtype whose range they must fit: what overflows or underflows there does here.
+    Views and whatever only moves numbers stay exact. A kernel of several operations is decomposed,
+    so that what cancels inside it is rounded too.
+    """
+
+    def __init__(self, unit: float, dtype: torch.dtype, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.unit = unit
+        self.dtype = dtype
+        self.generator = torch.Generator().manual_seed(seed)
+        self.inside = 0
+        """How many decompositions are being executed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = kind_of(func)
+        if kind is Kind.EXACT:
+            args, kwargs = tree_map(self._constant, (args, kwargs))
+            return func(*args, **kwargs)
+        if kind is Kind.COMPOSITE:
+            with self, self._decomposing():
+                result = _decompositions()[func](*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            kind = Kind.ARGUMENTS
+        if func._schema.is_mutable:
+            return self._in_place(func, kind, args, kwargs)
+        magnitudes = None
+        if kind is Kind.LINEAR:
+            magnitudes = func(*tree_map(_magnitude, args), **tree_map(_magnitude, kwargs))
+        moved = self._moved if kind is Kind.ARGUMENTS else self._constant
+        if kind is Kind.NORMWISE:
+            moved = self._moved_by_norm
+        args, kwargs = tree_map(moved, (args, kwargs))
+        result = func(*args, **kwargs)
+        if magnitudes is None:
+            return tree_map(self._rounded, result)
+        if isinstance(result, tuple):
+            return tuple(self._added_up(r, m) for r, m in zip(result, magnitudes))
+        return self._added_up(result, magnitudes)
+
+    @contextlib.contextmanager
+    def _decomposing(self) -> Iterator[None]:
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def _in_place(self, func: Any, kind: Kind, args: Any, kwargs: Any) -> Any:
+        """The operation, which writes to some arguments; these are rounded where they are."""
+        written: list[Any] = []
+        for argument, value in _bound(func, args, kwargs):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written += value if isinstance(value, (list, tuple)) else [value]
+        kept = {id(tensor) for tensor in written}
+        moved = {Kind.RESULT: self._constant, Kind.NORMWISE: self._moved_by_norm}.get(
+            kind, self._moved
+        )
+        args, kwargs = tree_map(lambda a: a if id(a) in kept else moved(a), (args, kwargs))
+        result = func(*args, **kwargs)
+        for tensor in written:
+            if isinstance(tensor, Tensor) and tensor.dtype in WIDE:
+                tensor.copy_(self._rounded(tensor))
+        return result
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """Numbers between -unit and unit; complex ones where `like` is."""
+        shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
+        noise = torch.empty(shape, dtype=torch.float64, device=like.device)
+        noise.uniform_(-self.unit, self.unit, generator=self.generator)
+        return torch.view_as_complex(noise) if like.is_complex() else noise
+
+    def _rounded(self, value: Any) -> Any:
+        if not _wide(value):
+            return value
+        return self._narrowed(torch.addcmul(value, value, self._noise(value)))
+
+    def _added_up(self, value: Any, magnitude: Any) -> Any:
+        if not _wide(value):
+            return value
+        return self._narrowed(torch.addcmul(value, magnitude.to(value.dtype), self._noise(value)))
+
+    def _narrowed(self, value: Tensor) -> Tensor:
+        """The value in the range of the dtype; kernels compute in float32 at least inside."""
+        if value.is_complex() or self.dtype == torch.float64:
+            return value
+        return value.to(torch.float32 if self.inside else self.dtype).to(torch.float64)
+
+    def _moved(self, value: Any) -> Any:
+        if not _wide(value):
+            return self._constant(value)
+        return torch.addcmul(value, value, self._noise(value))
+
+    def _moved_by_norm(self, value: Any) -> Any:
+        if not _wide(value) or not value.numel():
+            return self._constant(value)
+        dims = tuple(range(max(0, value.dim() - 2), value.dim()))
+        scale = value.abs().amax(dims, keepdim=True) if dims else value.abs()
+        return value + scale * self._noise(value)
+
+    def _constant(self, value: Any) -> Any:
+        """A Python number as the dtype rounds it."""
+        if type(value) is not float or self.dtype == torch.float64 or value != value:
+            return value
+        if torch.tensor(value, dtype=self.dtype).item() == value or abs(value) == torch.inf:
+            return value
+        noise = torch.empty((), dtype=torch.float64)
+        noise.uniform_(-self.unit, self.unit, generator=self.generator)
+        return value * (1 + noise.item())
+
+
+def _wide(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in WIDE
+
+
+def _magnitude(value: Any) -> Any:
+    return value.abs() if _wide(value) else value
+
+
+def _bound(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
+    """The arguments of a call beside those of the schema."""
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            yield argument, args[position]
+        elif argument.name in kwargs:
+            yield argument, kwargs[argument.name]
