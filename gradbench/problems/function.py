@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,11 @@ class Function:
     large_sizes: tuple[Size, ...] = ()
     exact: Callable[..., Tensor] | None = None
     """Computes the value in float64 for the gate; None: `forward`."""
+    precise: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """The context in which `forward` may be evaluated, and differentiated, in float64."""
+    unit: float = 0.0
+    """The unit in the last place of the coarsest dtype inside, where that is coarser than the dtype
+    of the inputs."""
 
     def __post_init__(self) -> None:
         if self.constants and self.inputs[-len(self.constants) :] != self.constants:

@@ -41,8 +41,9 @@ class Problem:
 
     @property
     def unit(self) -> float:
-        """The unit in the last place of TF32 or of the dtype."""
-        return TF32_UNIT if self.tf32 else float(torch.finfo(self.dtype).eps)
+        """The unit in the last place of TF32 or of the dtype, or of a coarser one inside."""
+        own = TF32_UNIT if self.tf32 else float(torch.finfo(self.dtype).eps)
+        return max(own, self.function.unit)
 
     @property
     def smallest(self) -> float:

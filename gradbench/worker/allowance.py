@@ -91,7 +91,7 @@ def computed_by(modes: Mapping[str, str], problem: Problem) -> Path:
         if mode is None or mode.opt_in:
             raise Unsupported("there is no such mode")
         call = mode.build(wide)
-        with torch.enable_grad():
+        with torch.enable_grad(), problem.function.precise():
             result = call(*arguments.deliver(wide, mode.leaves))
         return tuple(block.detach() for block in as_tuple(result))
 

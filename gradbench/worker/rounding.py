@@ -19,8 +19,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-WIDE = (torch.float64, torch.complex128)
-
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -31,11 +29,11 @@ EXACT = _names(
     neg abs sign sgn conj_physical _conj_physical relu threshold threshold_backward hardtanh
     hardtanh_backward clamp clamp_min clamp_max maximum minimum fmax fmin floor ceil round trunc
     frac fmod remainder floor_divide heaviside nan_to_num copysign where masked_fill
-    masked_scatter masked_select clone copy lift lift_fresh cat stack _stack _chunk_cat block_diag
-    index _unsafe_index _unsafe_masked_index gather index_select take index_copy index_fill
-    scatter fill zero full full_like zeros zeros_like ones ones_like empty_like eye rand_like
-    randn_like new_zeros new_ones new_full new_empty new_empty_strided repeat flip roll rot90 tril
-    triu diag_embed constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    masked_scatter masked_select clone copy _to_copy lift lift_fresh cat stack _stack _chunk_cat
+    block_diag index _unsafe_index _unsafe_masked_index gather index_select take index_copy
+    index_fill scatter fill zero full full_like zeros zeros_like ones ones_like empty_like eye
+    rand_like randn_like new_zeros new_ones new_full new_empty new_empty_strided repeat flip roll
+    rot90 tril triu diag_embed constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
     replication_pad1d replication_pad2d replication_pad3d select_scatter slice_scatter
     diagonal_scatter as_strided_scatter select_backward slice_backward diagonal_backward sort topk
     kthvalue median nanmedian mode max min amax amin aminmax cummax cummin max_pool2d_with_indices
@@ -47,9 +45,12 @@ EXACT = _names(
     _foreach_clamp_min _foreach_maximum _foreach_minimum _foreach_max _foreach_copy _foreach_zero
     _foreach_clone _efficientzerotensor _reshape_alias _pack_padded_sequence
     masked_scatter_backward unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy
+    eq ne lt le gt ge equal isnan isinf isfinite isposinf isneginf isclose allclose isin signbit
+    logical_and logical_or logical_not logical_xor any all argmax argmin argsort nonzero
+    count_nonzero searchsorted bucketize is_nonzero _local_scalar_dense
     """
 )
-"""Operations that move or choose numbers: nothing is rounded."""
+"""Operations that move, choose or compare numbers: nothing is rounded."""
 
 LINEAR = _names(
     """
@@ -110,6 +111,21 @@ NORMWISE = (
 stability: Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters 9, 10, 19, 24)."""
 
 
+PUTS = (
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten._index_put_impl_.default,
+)
+"""Operations that write, or add, by indices."""
+
+NORMS = (
+    torch.ops.aten.linalg_vector_norm.default,
+    torch.ops.aten._cdist_forward.default,
+    torch.ops.aten._cdist_backward.default,
+)
+"""Operations that take the order of a norm."""
+
+
 class Kind(enum.Enum):
     """How an operation is rounded."""
 
@@ -154,7 +170,7 @@ def kind_of(func: Any) -> Kind:
         return Kind.COMPOSITE
     if name in LINEAR:
         return Kind.LINEAR
-    if name in BASIC or name.removeprefix("_foreach_") in BASIC or name == "_to_copy":
+    if name in BASIC or name.removeprefix("_foreach_") in BASIC:
         return Kind.RESULT
     if name.startswith(NORMWISE) and "triangular" not in name and "vector_norm" not in name:
         return Kind.NORMWISE
@@ -180,7 +196,7 @@ class Rounding(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind = kind_of(func)
-        if kind is Kind.EXACT:
+        if kind is Kind.EXACT or _only_moves(func, args, kwargs):
             args, kwargs = tree_map(self._constant, (args, kwargs))
             return func(*args, **kwargs)
         if kind is Kind.COMPOSITE:
@@ -226,62 +242,76 @@ class Rounding(TorchDispatchMode):
         args, kwargs = tree_map(lambda a: a if id(a) in kept else moved(a), (args, kwargs))
         result = func(*args, **kwargs)
         for tensor in written:
-            if isinstance(tensor, Tensor) and tensor.dtype in WIDE:
+            if _real(tensor):
                 tensor.copy_(self._rounded(tensor))
         return result
 
     def _noise(self, like: Tensor) -> Tensor:
-        """Numbers between -unit and unit; complex ones where `like` is."""
+        """Random numbers of up to `unit`, or up to that of the tensor's own dtype if it is coarser;
+        complex ones where `like` is."""
+        unit = max(self.unit, float(torch.finfo(like.dtype).eps))
         shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
         noise = torch.empty(shape, dtype=torch.float64, device=like.device)
-        noise.uniform_(-self.unit, self.unit, generator=self.generator)
-        return torch.view_as_complex(noise) if like.is_complex() else noise
+        noise.uniform_(-unit, unit, generator=self.generator)
+        return (torch.view_as_complex(noise) if like.is_complex() else noise).to(like.dtype)
 
     def _rounded(self, value: Any) -> Any:
-        if not _wide(value):
-            return value
-        return self._narrowed(torch.addcmul(value, value, self._noise(value)))
+        return self._narrowed(self._moved(value)) if _real(value) else value
 
     def _added_up(self, value: Any, magnitude: Any) -> Any:
-        if not _wide(value):
+        if not _real(value):
             return value
-        return self._narrowed(torch.addcmul(value, magnitude.to(value.dtype), self._noise(value)))
+        return self._narrowed(value + _finite(magnitude * self._noise(value)))
 
     def _narrowed(self, value: Tensor) -> Tensor:
         """The value in the range of the dtype; kernels compute in float32 at least inside."""
-        if value.is_complex() or self.dtype == torch.float64:
+        if value.dtype != torch.float64 or self.dtype == torch.float64:
             return value
         return value.to(torch.float32 if self.inside else self.dtype).to(torch.float64)
 
     def _moved(self, value: Any) -> Any:
-        if not _wide(value):
+        if not _real(value):
             return self._constant(value)
-        return torch.addcmul(value, value, self._noise(value))
+        # Times, not plus a product: infinity stays what it is.
+        return value * (1 + self._noise(value))
 
     def _moved_by_norm(self, value: Any) -> Any:
-        if not _wide(value) or not value.numel():
+        if not _real(value) or not value.numel():
             return self._constant(value)
         dims = tuple(range(max(0, value.dim() - 2), value.dim()))
         scale = value.abs().amax(dims, keepdim=True) if dims else value.abs()
-        return value + scale * self._noise(value)
+        return value + _finite(scale * self._noise(value))
 
     def _constant(self, value: Any) -> Any:
         """A Python number as the dtype rounds it."""
-        if type(value) is not float or self.dtype == torch.float64 or value != value:
+        if type(value) is not float or not abs(value) <= torch.finfo(self.dtype).max:
             return value
-        if torch.tensor(value, dtype=self.dtype).item() == value or abs(value) == torch.inf:
+        if torch.tensor(value, dtype=self.dtype).item() == value:
             return value
         noise = torch.empty((), dtype=torch.float64)
         noise.uniform_(-self.unit, self.unit, generator=self.generator)
         return value * (1 + noise.item())
 
 
-def _wide(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype in WIDE
+def _real(value: Any) -> bool:
+    """Whether it is a tensor of numbers that are rounded."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _only_moves(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call adds nothing up though the operation may: `index_put` unless it accumulates,
+    and norms of infinite order, which choose an entry."""
+    if func in PUTS:
+        return not (args[3] if len(args) > 3 else kwargs.get("accumulate", False))
+    return func in NORMS and any(type(a) is float and abs(a) == torch.inf for a in args)
+
+
+def _finite(value: Tensor) -> Tensor:
+    return value.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _magnitude(value: Any) -> Any:
-    return value.abs() if _wide(value) else value
+    return value.abs() if _real(value) else value
 
 
 def _bound(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:

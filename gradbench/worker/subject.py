@@ -418,6 +418,8 @@ def declare(
         draw=subject.draw,
         derivatives={name: within(subject, references[name]) for name in operators},
         exact=within(subject, subject.forward),
+        precise=lambda: subject.wide,
+        unit=subject.manner.unit,
         inputs=tuple(subject.names),
         constants=tuple(subject.names[subject.differentiated :]),
         dtype=str(subject.dtype).removeprefix("torch."),

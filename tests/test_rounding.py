@@ -1,0 +1,186 @@
+"""Monte Carlo arithmetic: what is rounded, what is not, and that anything runs under it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gradbench.worker import rounding
+from gradbench.worker.rounding import Kind, Rounding, kind_of
+
+UNIT = 2.0**-23
+aten = torch.ops.aten
+
+
+def draw(f, seed=0, unit=UNIT, dtype=torch.float32):
+    with Rounding(unit, dtype, seed):
+        return f()
+
+
+def deviation(f, draws=8):
+    exact = f()
+    return torch.stack([(draw(f, seed) - exact).abs() for seed in range(draws)]).amax(0)
+
+
+def numbers(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_every_operation_that_is_listed_exists():
+    listed = rounding.EXACT | rounding.LINEAR | rounding.BASIC | rounding.COMPOSITE
+    missing = [name for name in listed if not hasattr(aten, name) and not hasattr(aten, name + "_")]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("func", "kind"),
+    [
+        (aten.view.default, Kind.EXACT),
+        (aten.rand.default, Kind.EXACT),
+        (aten.native_dropout.default, Kind.EXACT),
+        (aten.relu_.default, Kind.EXACT),
+        (aten.mul_.Tensor, Kind.RESULT),
+        (aten._foreach_add.List, Kind.RESULT),
+        (aten.mm.default, Kind.LINEAR),
+        (aten._softmax.default, Kind.COMPOSITE),
+        (aten.native_layer_norm_backward.default, Kind.COMPOSITE),
+        (aten._linalg_svd.default, Kind.NORMWISE),
+        (aten.lgamma.default, Kind.ARGUMENTS),
+    ],
+)
+def test_how_an_operation_is_rounded(func, kind):
+    assert kind_of(func) is kind
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.T.reshape(-1)[::2].clone(),
+        lambda x: torch.relu(-x).amax(1),
+        lambda x: torch.where(x > 0, x, torch.zeros_like(x)).sort().values,
+        lambda x: torch.cat([x, x[torch.tensor([2, 0])]]).flip(0),
+        lambda x: F.max_pool2d(x[None, None], 2),
+        lambda x: x.index_put((torch.tensor([1]),), x[0]),
+    ],
+)
+def test_what_moves_or_chooses_numbers_is_not_rounded(f):
+    x = numbers(6, 6)
+    assert torch.equal(draw(lambda: f(x)), f(x))
+
+
+def test_a_product_is_rounded_by_up_to_a_unit_and_repeats_by_its_seed():
+    x, y = numbers(1000), numbers(1000).flip(0)
+    relative = ((draw(lambda: x * y) - x * y) / (x * y)).abs()
+    assert UNIT / 2 < relative.max() <= 1.6 * UNIT
+    assert torch.equal(draw(lambda: x * y, 3), draw(lambda: x * y, 3))
+    assert not torch.equal(draw(lambda: x * y, 3), draw(lambda: x * y, 4))
+
+
+def test_a_sum_is_rounded_on_the_scale_of_its_terms():
+    x = torch.tensor([1e6, 1.0, -1e6], dtype=torch.float64)
+    assert deviation(lambda: x.sum()) > 1e5 * UNIT
+    assert deviation(lambda: x[None] @ torch.ones_like(x)[:, None]) > 1e5 * UNIT
+
+
+def test_what_cancels_inside_a_kernel_is_seen():
+    x = torch.tensor([20.0, 0.0, 0.5], dtype=torch.float64, requires_grad=True)
+
+    def slope():
+        return torch.autograd.grad(torch.log_softmax(x, 0)[0], x)[0]
+
+    exact = slope()
+    # 1 - softmax is 3e-9, of which float32 keeps no digit.
+    assert deviation(slope)[0] > exact[0].abs()
+
+
+def test_infinity_stays_and_what_overflows_or_underflows_does():
+    mask = torch.tensor([0.0, -torch.inf], dtype=torch.float64)
+    for seed in range(4):
+        assert torch.equal(draw(lambda: mask + mask, seed), mask + mask)
+    big = torch.tensor([1e30, 1e-30], dtype=torch.float64)
+    assert draw(lambda: big * big).tolist() == [torch.inf, 0.0]
+    assert draw(lambda: big * 2, dtype=torch.float16).tolist() == [torch.inf, 0.0]
+
+
+def test_a_python_number_is_rounded_as_the_dtype_does():
+    x = torch.tensor([0.1], dtype=torch.float64)
+    assert deviation(lambda: x - 0.1) > UNIT / 100
+    y = torch.tensor([0.5], dtype=torch.float64)
+    assert deviation(lambda: y - 0.5) == 0
+
+
+def _lstm(x):
+    torch.manual_seed(0)
+    return nn.LSTM(3, 4).double()(x[None])[0].sum()
+
+
+class Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * g * ctx.saved_tensors[0] ** 2
+
+
+def _in_place(x):
+    out = torch.zeros(8, dtype=x.dtype)
+    out[:4] = x[0, :1] * x[:, 0]
+    out[2:6].mul_(1.3).add_(0.1)
+    torch.mul(x.detach(), x.detach(), out=torch.empty_like(x))
+    return (out.index_add_(0, torch.tensor([1, 1]), x[0, :2]) * out).sum()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        _lstm,
+        _in_place,
+        lambda x: Cubed.apply(x).sum(),
+        lambda x: torch.func.vmap(torch.func.grad(lambda row: (row**3).sum()))(x).sum(),
+        lambda x: torch.func.jvp(torch.sin, (x,), (x,))[1].sum(),
+        lambda x: sum(t.sum() for t in torch._foreach_mul([x, x], [x, 2 * x])),
+        lambda x: torch.linalg.svd(x)[1].sum() + torch.linalg.eigh(x @ x.T)[0].sum(),
+        lambda x: torch.linalg.solve(x @ x.T + torch.eye(4), x).sum(),
+        lambda x: torch.fft.rfft(x).abs().sum(),
+        lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None]).sum(),
+        lambda x: F.batch_norm(x, None, None, training=True).square().sum() + x.std(),
+        lambda x: F.cross_entropy(x, torch.tensor([0, 1, 2, 0])),
+        lambda x: F.grid_sample(x[None, None], x[None, :, :2, None].expand(1, 4, 2, 2)).sum(),
+        lambda x: (
+            x.norm(torch.inf) + x.topk(2).values.sum() + x.cummax(0)[0].sum() + x.cumprod(0).sum()
+        ),
+        lambda x: x.median() * x.prod() + torch.cdist(x, 2 * x).sum(),
+        lambda x: (F.dropout(x, 0.5) * x).sum(),
+    ],
+)
+def test_everything_runs_and_keeps_its_value_up_to_rounding(f):
+    x = numbers(4, 3).requires_grad_() + torch.eye(4, 3, dtype=torch.float64)
+
+    def both():
+        torch.manual_seed(1)
+        value = f(x)
+        return torch.cat([value.reshape(1), torch.autograd.grad(value, x)[0].reshape(-1)])
+
+    exact = both()
+    drawn = draw(both)
+    assert 0 < (drawn - exact).abs().max() < 1e-3 * exact.abs().max()
+
+
+def test_the_random_numbers_of_the_function_stay_the_same():
+    def f():
+        torch.manual_seed(1)
+        return torch.rand(5, dtype=torch.float64)
+
+    assert torch.equal(draw(f), f())
+
+
+def test_results_of_a_narrower_dtype_are_rounded_as_that():
+    x = SimpleNamespace(value=torch.ones(50))
+    moved = draw(lambda: x.value * 3, unit=2.0**-52, dtype=torch.float64)
+    assert moved.dtype == torch.float32
+    assert (moved != 3).any()
