@@ -119,13 +119,19 @@ def _row_scale(block: Tensor, rows: int) -> Tensor:
     return block.abs().amax(dim=tuple(range(rows, block.dim())), keepdim=True)
 
 
-def moved(arguments: Arguments, step: float, generator: torch.Generator) -> Arguments:
-    """The arguments, every number changed by a relative error of up to `step`."""
+def moved(
+    arguments: Arguments, differentiated: int, step: float, generator: torch.Generator
+) -> Arguments:
+    """The arguments, every number of a differentiated input and of the seed changed by a relative
+    error of up to `step`. The others stay: a label of 1 is no label if it is more."""
+    constants = range(differentiated, len(arguments.inputs))
     # Moves of random length: two moves of equal length would cancel half of the time.
     return arguments.replaced(
         tuple(
-            x * (1 + step * uniform(generator, *x.shape)) if x.is_floating_point() else x
-            for x in arguments.tensors()
+            x * (1 + step * uniform(generator, *x.shape))
+            if x.is_floating_point() and place not in constants
+            else x
+            for place, x in enumerate(arguments.tensors())
         )
     )
 
@@ -142,6 +148,7 @@ class Allowance:
         ways: Sequence[Path],
         further: Sequence[Path],
         arguments: Arguments,
+        differentiated: int,
         rows: Sequence[int],
         unit: float,
         dtype: torch.dtype,
@@ -150,6 +157,7 @@ class Allowance:
         self.ways = tuple(ways)
         self.further = tuple(further)
         self.arguments = arguments.cast(torch.float64)
+        self.differentiated = differentiated
         self.rows = tuple(rows)
         self.unit = unit
         self.dtype = dtype
@@ -213,7 +221,9 @@ class Allowance:
         step = self.unit if level.last else max(self.unit, SMALLEST_STEP)
         arguments = self.arguments
         if level.last:
-            arguments = moved(arguments, step, torch.Generator().manual_seed(seed))
+            arguments = moved(
+                arguments, self.differentiated, step, torch.Generator().manual_seed(seed)
+            )
         with Rounding(step, self.dtype, seed):
             drawn = way(arguments)
         return tuple(
@@ -228,7 +238,7 @@ class Allowance:
         generator = torch.Generator().manual_seed(0)
         step = max(self.unit, SMALLEST_STEP)
         for _ in range(5):
-            other = self.ways[0](moved(self.arguments, step, generator))
+            other = self.ways[0](moved(self.arguments, self.differentiated, step, generator))
             for change, block, now in zip(changes, self.blocks, other):
                 torch.maximum(change, (now - block).abs() * (self.unit / step), out=change)
         return tuple(

@@ -114,6 +114,7 @@ class Gate:
                     ways,
                     further,
                     self.argument_sets[index],
+                    problem.differentiated,
                     rows,
                     unit=float(torch.finfo(torch.float64).eps) if wide else problem.unit,
                     dtype=torch.float64 if wide else problem.dtype,
@@ -188,9 +189,11 @@ class Gate:
                 return Finding(f"{self._block_name(forward, number)}: {mismatch}")
             values.append(block.detach().to("cpu", torch.float64))
         finding = self._judged(mode, forward, index, values)
-        if finding.passed and any(block.dtype != self.problem.dtype for block in blocks):
+        if finding.passed and any(
+            block.dtype == torch.float64 != self.problem.dtype for block in blocks
+        ):
             # Forward mode does, of a Python number times a tensor of no dimensions.
-            raise Unsupported(f"torch returns float64 for {self.problem.dtype} here")
+            raise Unsupported(f"returns torch.float64 for {self.problem.dtype}")
         return finding
 
     def _judged(self, mode: str, forward: bool, index: int, values: Sequence[Tensor]) -> Finding:
@@ -278,7 +281,8 @@ def _mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device
         return f"is a {type(block).__name__}, not a tensor"
     if tuple(block.shape) != shape:
         return f"has shape {tuple(block.shape)} instead of {shape}"
-    if block.dtype not in (dtype, torch.float64):
+    # A function may compute in a wider dtype than that of its inputs.
+    if torch.promote_types(block.dtype, dtype) != block.dtype or not block.is_floating_point():
         return f"is {block.dtype} instead of {dtype}"
     if block.device.type != device.type:
         return f"is on {block.device} instead of {device}"
