@@ -5,6 +5,7 @@ from __future__ import annotations
 # Until `main` has begun Ctrl-C gives a traceback, so nothing is imported here that takes time.
 import os
 import signal
+import time
 from types import FrameType
 
 
@@ -17,6 +18,7 @@ def _leave_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
+    began = time.perf_counter()
     # The modules below take a while to import; Ctrl-C in it is not worth a traceback.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -24,6 +26,7 @@ def main() -> None:
             signal.signal(number, _leave_at_once)
     from gradbench.cli import cli, ending, streams
 
+    ending.began(began)
     streams.prepare()
     ending.listen()
     try:

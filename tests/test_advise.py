@@ -9,6 +9,7 @@ from in_process import gradbench
 
 from gradbench.advise.advice import Question, Refusal, examine
 from gradbench.advise.live import compare
+from gradbench.advise.theory import in_order, ruled_out
 from gradbench.worker.expressions import evaluate
 
 SUBJECTS = str(Path(__file__).parent / "suites" / "subjects.py")
@@ -219,19 +220,40 @@ def test_a_dtype_that_advice_is_not_given_in_is_named(dtype):
         compare(torch.sin, torch.ones(3), dtype=dtype)
 
 
-def test_a_budget_that_is_too_short_says_what_is_needed(tmp_path):
+def test_without_time_to_measure_the_answer_is_what_is_known(tmp_path):
     made = run(
-        f"{SUBJECTS}:loss", "--input", "x=rand(4)", "--input", "scale=2.0", "--budget", "0.5",
+        f"{SUBJECTS}:napping", "--input", "x=rand(4)", "--budget", "5",
         "--results", str(tmp_path),
     )  # fmt: skip
-    assert made.returncode == 1
-    assert "a budget of 0.5 s is too short" in made.stderr
+    assert "4 outputs by 4 inputs" in made.stdout
+    assert "(budget 5 s)" in made.stdout
+    assert not list(tmp_path.rglob("*.p*"))
+
+
+def test_what_is_found_before_the_process_hangs_or_dies_stays():
+    for name, said in (("hanging_nearby", "was not over"), ("dying_nearby", "exit code 3")):
+        target, maker = f"{SUBJECTS}:{name}", f"{SUBJECTS}:at_start"
+        found = examine(Question(target, (), maker=maker, budget=8.0))
+        assert found["operators"] == ["jacobian", "vjp", "jvp"]
+        assert said in found["evidence"][-1]
+        assert "def jacobian(x):" in found["code"]["jacrev"]
+
+
+def test_hopeless_modes_are_ruled_out_by_their_passes_before_a_call():
+    found = {"passes": {"jacfwd": (4000, True), "loop": (200, False)}, "seconds": 1e-3}
+    modes = ["forward", "backward", "jacfwd", "loop"]
+    said = ruled_out(found, modes, dict.fromkeys(modes, 0.1))
+    assert said == {
+        "jacfwd": "4000 passes where 1 will do",
+        "loop": "200 passes, each longer than the function's 1 ms: over 200 ms a call",
+    }
+    assert in_order(found, reversed(modes)) == ["forward", "backward", "jacfwd", "loop"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--device", "cuda:7", "--input", "x=rand(4)"), 1, "--device cuda:7: there are cpu"),
+        (("--device", "cuda:7", "--input", "x=rand(4)"), 1, "--device cuda:7: there "),
         ((), 2, "give the inputs"),
         (("--inputs", f"{SUBJECTS}:no_inputs"), 1, "it returns a int"),
         (("--input", "x=rand(4)", "--also", f"{SUBJECTS}:nothing"), 1, "has no 'nothing'"),

@@ -398,11 +398,11 @@ def test_a_refusal_takes_the_users_data_with_it(tmp_path, monkeypatch, error):
     passed = kept / "passed_1.pickle"
     passed.write_bytes(b"the user's function and inputs")
 
-    def examine(question, pattern):
-        Path(pattern).write_bytes(b"places")
+    def looked(question, files, *rest):
+        files.pattern.write_bytes(b"places")
         raise error
 
-    monkeypatch.setattr(advice, "examine", examine)
+    monkeypatch.setattr(advice, "_looked", looked)
     question = advice.Question(":f", (), passed=str(passed))
     with pytest.raises(type(error)):
         advice.advise(question, tmp_path, lambda progress: None, [])
@@ -411,7 +411,7 @@ def test_a_refusal_takes_the_users_data_with_it(tmp_path, monkeypatch, error):
 
 @pytest.mark.parametrize("fields", [{"dtype": "tf32"}, {"operator": "x"}, {"device": "gpu"}])
 def test_a_question_that_is_refused_unseen_leaves_nothing(tmp_path, monkeypatch, fields):
-    monkeypatch.setattr(advice, "examine", lambda *arguments: pytest.fail("looked at"))
+    monkeypatch.setattr(advice, "Look", lambda *arguments: pytest.fail("looked at"))
     passed = tmp_path / "advise" / "passed_1.pickle"
     passed.parent.mkdir()
     passed.write_bytes(b"")
@@ -444,7 +444,7 @@ def test_what_else_is_in_the_folder_of_advice_stays(tmp_path):
 def test_a_bad_question_is_refused_before_anything_is_looked_at(
     tmp_path, monkeypatch, arguments, says
 ):
-    monkeypatch.setattr(advice, "examine", lambda *arguments: pytest.fail("looked at"))
+    monkeypatch.setattr(advice, "Look", lambda *arguments: pytest.fail("looked at"))
     answer = advised(tmp_path, *arguments)
     assert says in answer.exception.format_message()
     assert not (tmp_path / "results").exists()

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import tempfile
+import glob
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradbench.advise import OPERATORS
+from gradbench.advise import theory
 from gradbench.advise.answer import PEAK, Advice
+from gradbench.advise.looking import IMPORTING, Look, examine
+from gradbench.advise.question import Question, Refusal
+from gradbench.advise.spares import Spares
 from gradbench.analysis.runs import judged
-from gradbench.core import text
-from gradbench.core.cases import (
-    TORCH_DTYPES,
-    YOURS,
-    Entry,
-    Place,
-    Selection,
-    expand,
-)
+from gradbench.core.cases import YOURS, Comparison, Entry, Place, Selection, expand
+from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
-from gradbench.core.suggest import hint
-from gradbench.runner.answers import cleaned
+from gradbench.core.units import counted
+from gradbench.runner import machine
 from gradbench.runner.plan import start
-from gradbench.runner.progress import Report
+from gradbench.runner.progress import Progress, Report
 from gradbench.runner.run import measure
-from gradbench.runner.settings import PROFILES, Settings
-from gradbench.runner.wire import Worker, WorkerOptions
-from gradbench.runner.workers import Discovery, discover
+from gradbench.runner.settings import BASELINE_PATIENCE, PROFILES, Settings
+from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import Discovery
 from gradbench.store.files import write_text
 from gradbench.store.lines import new_id
+
+__all__ = ["Advice", "Question", "Refusal", "advise", "examine"]
 
 SESSIONS = 8
 """Processes that measure, as far as the budget allows."""
@@ -50,258 +43,226 @@ FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
 """The baseline of operators that use structure: the usual choice without it."""
 
 PATIENCE = 0.003
-"""The share of the budget that one call of a mode may take."""
+"""The share of the budget that one call of a mode may take, or `PATIENT` times a call of the
+function where that is longer."""
+PATIENT = 10
 
-LAST = 0.5
+LAST = 0.4
 """Seconds kept for judging what was measured."""
 
+LEAST = 0.3
+"""Seconds below which measuring is not begun."""
 
-class Refusal(Exception):
-    """gradbench cannot advise on the function; the message says why, in one line."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A request for advice. `inputs` are pairs of a name and an expression; times in seconds.
-
-    `budget` is what the whole answer may take: looking at the function, starting processes,
-    checking and timing.
-    `passed` is the file that the function and its inputs were written to, where they are objects
-    of the caller's; `inputs` is empty then.
-    """
-
-    target: str
-    inputs: tuple[tuple[str, str], ...]
-    wrt: tuple[str, ...] = ()
-    operator: str = ""
-    dtype: str = "float32"
-    budget: float = 30.0
-    timeout: float = 60.0
-    memory_limit: int = 4 << 30
-    seed: int = 0
-    passed: str = ""
-    maker: str = ""
-    """A function, as ``module:function``, that returns further inputs."""
-    device: str = "cpu"
-    also: tuple[str, ...] = ()
-    """Derivatives of the user's own to measure beside, as ``module:function``."""
-    definition: str = "differences"
-    """What the derivative is where autograd and finite differences disagree: "differences" refuses
-    the function, "autograd" takes autograd's derivative as the definition."""
-
-    def spec(self, pattern: str = "") -> dict[str, Any]:
-        """The request, for the processes that load the function."""
-        return {
-            "target": self.target,
-            "inputs": list(self.inputs),
-            "wrt": list(self.wrt),
-            "dtype": self.dtype,
-            "memory_limit": self.memory_limit,
-            "seed": self.seed,
-            "passed": self.passed,
-            "maker": self.maker,
-            "also": list(self.also),
-            "device": self.device,
-            "pattern": pattern,
-            "operator": self.operator,
-            "definition": self.definition,
-        }
+STARTING_SHARE = 0.8
+"""The part of the time left after which the processes that measure must have started."""
 
 
-OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
-"""What ends a process from outside: it is tried once more."""
+def advise(
+    question: Question, results: Path, report: Report, command: list[str], spent: float = 0.0
+) -> Advice:
+    """Looks at the function, gates and measures; the run is stored in `results` like any other.
 
-FOUND = {
-    *("code", "pattern", "operators", "refusals", "wrt", "evidence", "structured", "per_sample"),
-    *("structure", "own", "cost", "manner", "hints"),
-}
-"""The keys of the probing process's answer."""
-
-
-def examine(question: Question, pattern: str = "") -> dict[str, Any]:
-    """The probing process's answer. Raises Refusal, also if that process dies or hangs.
-
-    `pattern` is the file to keep the places of a sparse jacobian's entries in.
-    """
-    out, err, code = _probed(question, pattern)
-    if -code in OUTSIDE:
-        out, err, code = _probed(question, pattern)
-    try:
-        answer = cleaned(json.loads(out))
-    except (ValueError, RecursionError):
-        with contextlib.suppress(ValueError):
-            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-            raise Refusal(f"it ends its process ({how}){_last_seen(err)}") from None
-        raise Refusal(f"it ends its process (signal {-code})") from None
-    if isinstance(answer, dict) and "refused" in answer:
-        raise Refusal(text.line(str(answer["refused"]), 600))
-    if not isinstance(answer, dict) or not answer.keys() >= FOUND:
-        raise Refusal("what its process answers cannot be read: does it write on descriptors?")
-    return answer
-
-
-def _probed(question: Question, pattern: str) -> tuple[bytes, bytes, int]:
-    """What one probing process writes, on standard output and error, and its exit code."""
-    with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
-        spec = Path(scratch) / "spec.json"
-        spec.write_text(json.dumps(question.spec(pattern)))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gradbench.worker.probe", str(spec), str(os.getpid())],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            out, err = process.communicate(timeout=min(question.timeout, question.budget))
-        except subprocess.TimeoutExpired:
-            if question.budget < question.timeout:
-                raise _too_short(question, f"more than {question.budget:g} s") from None
-            raise Refusal(f"it did not end within {question.timeout:g} s (--timeout)") from None
-        finally:
-            # The group may outlive the process that it is named after.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return out, err, process.returncode
-
-
-def _last_seen(written: bytes) -> str:
-    """Where the function was when its process died, if Python could still say so."""
-    _, _, frames = written.decode(errors="replace").rpartition("Fatal Python error")
-    ours = (str(Path(__file__).parents[1]), str(Path(sys.prefix) / "lib"))
-    for place, line in re.findall(r'File "([^"<]+)", line (\d+)', frames):
-        if not place.startswith(ours) and f"{os.sep}site-packages{os.sep}" not in place:
-            return f" at {place}:{line}"
-    return ""
-
-
-def advise(question: Question, results: Path, report: Report, command: list[str]) -> Advice:
-    """Probes, gates and measures; the run is stored in `results` like any other.
-
-    The whole ends within the question's budget where two processes can measure in that; where a
-    single call of the function outlasts it, it ends after the steps that cannot be left out.
+    The whole ends within the question's budget. Where that is short the answer has what is known
+    by then: docs/advise.md says what is left out first. `spent` are seconds of it that are gone.
 
     Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
     """
-    began = time.perf_counter()
-    # What the run needs stays beside the runs, so that an interrupted one can be resumed.
-    suites = results.resolve() / "advise"
-    suites.mkdir(parents=True, exist_ok=True)
-    name = new_id()
-    pattern = suites / f"pattern_{name}.pt"
-    suite = suites / f"suite_{name.replace('-', '_')}.py"
-    passed = [Path(question.passed)] if question.passed else []
-    try:
-        # With TF32 the code to paste would lack what switches it on.
-        if question.dtype not in TORCH_DTYPES:
-            raise Refusal(f"dtype {question.dtype!r} is none of {', '.join(TORCH_DTYPES)}")
-        if question.operator and question.operator not in OPERATORS:
-            near = hint(question.operator, OPERATORS)
-            raise Refusal(
-                f"--operator {question.operator}: it is none of {', '.join(OPERATORS)}"
-                + (f"; {near}" if near else "")
-            )
-        _require_device(question.device)
-        findings, prepared = _prepared(question, pattern, suite, began)
-        entries, settings, discovery, options = prepared
-        loaded = [str(file) for file in (*passed, pattern) if Path(file).exists()]
-        log, run = start(results, entries, settings, discovery, options.files, command, loaded)
-    except BaseException:
-        # Nothing was measured, so there is nothing to resume: the user's data go with the refusal.
-        _delete([pattern, suite, *passed])
-        raise
-    with log:
-        run = measure(log, run, settings, options, discovery, report)
-    if run.finished:
+    began = time.perf_counter() - spent
+    deadline = Deadline(question.budget - spent)
+    report = _in_seconds(report, question.budget, began)
+    files = _Files.of(question, results.resolve() / "advise")
+    with Spares(question) as spares:
+        try:
+            found = _looked(question, files, spares, deadline, report)
+            operator = _operator(question, found)
+            plan = _plan(question, found, operator, files, spares, deadline)
+            if plan is not None:
+                log, run = start(
+                    results,
+                    plan.entries,
+                    plan.settings,
+                    plan.discovery,
+                    plan.options.files,
+                    command,
+                    files.loaded(),
+                )
+        except BaseException:
+            # Nothing was measured, so there is nothing to resume: the user's data go too.
+            files.delete()
+            raise
+        answer, path = None, None
+        if plan is not None:
+            with log:
+                run = measure(
+                    log,
+                    run,
+                    plan.settings,
+                    plan.options,
+                    plan.discovery,
+                    report,
+                    spares.taken(),
+                    plan.ruled_out,
+                )
+            path, answer = run.path, judged(run.path)
+    if answer is None or run.finished:
         # A run that is over is not resumed; the code to paste may need the pattern.
-        _delete([suite, *passed, *([] if findings["pattern"] else [pattern])])
-    answer = judged(run.path)
+        files.delete(but_pattern=bool(found["pattern"]))
     seconds = time.perf_counter() - began
-    return Advice(question.target, findings, answer, run.path, seconds, question.budget)
+    first = plan.first if plan is not None else ""
+    environment = plan.discovery.environment if plan is not None else {}
+    facts = _facts(question, environment)
+    return Advice(question, found, operator, answer, path, seconds, first, facts)
 
 
-def _baseline(asked: str, findings: dict[str, Any]) -> str:
-    """The usual choice, where it is not that of the operator for every function."""
-    if findings["manner"]["forward_only"] and asked in ("gradient", "jacobian"):
-        return "functional_forward"
-    if asked == "hessian" and "gradient" not in findings["operators"]:
-        return "functional_jacobian_twice"
-    return FIRST_OF_ALL.get(asked, "")
+def _facts(question: Question, environment: Mapping[str, Any]) -> str:
+    """Under what conditions the answer was found, in one line."""
+    torch = f"torch {environment['torch']}" if environment else ""
+    here = machine.processor() if Place.parse(question.device).on_cpu else question.device
+    cores = f"{here}, {counted(len(machine.usable_cores()), 'core')}"
+    parts = [question.dtype, counted(question.threads, "thread"), torch, cores]
+    return f"{', '.join(filter(None, parts))}."
 
 
-def _delete(paths: Sequence[Path]) -> None:
-    """Deletes files, and their folder where nothing else is in it."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        paths[0].parent.rmdir()
+def _in_seconds(report: Report, budget: float, began: float) -> Report:
+    """Reports progress in seconds of the budget."""
+
+    def told(progress: Progress) -> None:
+        elapsed = time.perf_counter() - began
+        done = min(int(elapsed), math.ceil(budget))
+        report(Progress(done, math.ceil(budget), progress.label, elapsed, limit=budget))
+
+    return told
 
 
-def _require_device(device: str) -> None:
-    """Raises Refusal where nothing can be measured on a device here."""
-    try:
-        place = Place.parse(device)
-    except ValueError as error:
-        raise Refusal(f"--device: {error}") from error
-    if str(place) != place.device:
-        raise Refusal(f"--device {device}: advice is given on a device alone, as {place.device}")
-    if not place.on_cpu:
-        with Worker(WorkerOptions()) as worker:
-            there, torch = worker.environment["devices"], worker.environment["torch"]
-        if place.device not in there:
-            raise Refusal(f"--device {device}: there are {', '.join(there)} with torch {torch}")
+@dataclass(frozen=True)
+class _Files:
+    """What the measuring processes load, beside the runs, so that one can be resumed."""
 
+    suite: Path
+    pattern: Path
+    passed: Path | None
 
-def _too_short(question: Question, needed: str) -> Refusal:
-    return Refusal(
-        f"a budget of {question.budget:g} s is too short: looking at the function and starting "
-        f"processes take {needed} here (--budget)"
-    )
-
-
-Prepared = tuple[list[Entry], Settings, Discovery, WorkerOptions]
-
-
-def _prepared(
-    question: Question, pattern: Path, suite: Path, began: float
-) -> tuple[dict[str, Any], Prepared]:
-    """What was found of the function, and the run that is to be made of it.
-
-    Raises Refusal where there is none to be made.
-    """
-    findings = examine(question, str(pattern))
-    asked = question.operator or findings["operators"][0]
-    if asked in findings["refusals"]:
-        raise Refusal(findings["refusals"][asked])
-    if asked not in findings["operators"]:
-        there = [name for name in findings["operators"] if name not in findings["refusals"]]
-        raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
-    spec = question.spec(str(pattern)) | {
-        "operators": [asked],
-        **{k: findings[k] for k in ("structured", "per_sample", "manner")},
-    }
-    write_text(suite, f"from gradbench.worker.subject import register\n\nregister({spec!r})\n")
-    options = WorkerOptions(files=(str(suite),), memory_limit=question.memory_limit)
-    before = time.perf_counter()
-    discovery = discover(options)
-    start_up = time.perf_counter() - before
-    by_hand = set(discovery.by_hand)
-    entries = [
-        replace(entry, modes=tuple(m for m in entry.modes if m not in by_hand))
-        for entry in expand(
-            discovery.offers,
-            Selection(functions=(YOURS,), dtypes=(question.dtype,), devices=(question.device,)),
+    @classmethod
+    def of(cls, question: Question, folder: Path) -> _Files:
+        name = new_id()
+        return cls(
+            folder / f"suite_{name.replace('-', '_')}.py",
+            folder / f"pattern_{name}.pt",
+            Path(question.passed) if question.passed else None,
         )
-    ]
+
+    def loaded(self) -> list[str]:
+        return [str(path) for path in (self.passed, self.pattern) if path and path.exists()]
+
+    def delete(self, but_pattern: bool = False) -> None:
+        """Deletes them, and their folder where nothing else is in it."""
+        for path in (self.suite, self.passed, None if but_pattern else self.pattern):
+            if path is not None:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.suite.parent.rmdir()
+
+
+def _looked(
+    question: Question, files: _Files, spares: Spares, deadline: Deadline, report: Report
+) -> dict[str, Any]:
+    """The findings on the function; meanwhile processes start that are to measure."""
+    question.require_valid()
+    on_cpu = Place.parse(question.device).on_cpu
+    if not on_cpu and not any(map(glob.glob, DRIVERS)):
+        raise Refusal(f"--device {question.device}: there is no GPU here")
+    files.suite.parent.mkdir(parents=True, exist_ok=True)
+
+    def tick(doing: str) -> None:
+        if doing != IMPORTING:
+            spares.start_second()
+        report(Progress(0, 1, doing, 0.0))
+
+    spares.start()
+    with Look(question, str(files.pattern), deadline) as look:
+        if not on_cpu:
+            spares.require_device()
+        return look.findings(tick)
+
+
+DRIVERS = ("/dev/nvidia*", "/dev/kfd", "/dev/dxg")
+"""Files of the drivers of GPUs on Linux; without any of them there is none."""
+
+
+def _operator(question: Question, found: dict[str, Any]) -> str:
+    """The operator that is measured; empty where none is known. Raises Refusal."""
+    operators, refusals = found["operators"], found["refusals"]
+    asked: str = question.operator or next(iter(operators), "")
+    if asked in refusals:
+        raise Refusal(refusals[asked])
+    if operators and asked not in operators:
+        there = [name for name in operators if name not in refusals]
+        raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
+    return asked if operators else ""
+
+
+def _baseline(operator: str, found: dict[str, Any]) -> str:
+    """The usual choice, where it is not that of the operator for every function."""
+    if found["manner"]["forward_only"] and operator in ("gradient", "jacobian"):
+        return "functional_forward"
+    if operator == "hessian" and "gradient" not in found["operators"]:
+        return "functional_jacobian_twice"
+    return FIRST_OF_ALL.get(operator, "")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be measured and how."""
+
+    entries: list[Entry]
+    settings: Settings
+    discovery: Discovery
+    options: WorkerOptions
+    ruled_out: dict[Comparison, dict[str, str]]
+    first: str
+    """The usual choice."""
+
+
+def _plan(
+    question: Question,
+    found: dict[str, Any],
+    operator: str,
+    files: _Files,
+    spares: Spares,
+    deadline: Deadline,
+) -> _Plan | None:
+    """The run that is to be made; None where no time is left for one."""
+    if not operator or deadline.left < LAST + LEAST:
+        return None
+    spec = question.spec(str(files.pattern)) | {
+        "operators": [operator],
+        **{k: found[k] for k in ("structured", "per_sample", "manner")},
+    }
+    suite = f"from gradbench.worker.subject import register\n\nregister({spec!r})\n"
+    write_text(files.suite, suite)
+    options = WorkerOptions(files=(str(files.suite),), memory_limit=question.memory_limit)
+    discovery = spares.loaded(options.files, deadline.share(STARTING_SHARE))
+    if discovery is None or deadline.left < LAST + LEAST:
+        return None
+    baseline = _baseline(operator, found)
+    patience = max(PATIENCE * question.budget, PATIENT * found["seconds"])
+    entries, ruled_out = [], {}
+    for entry in expand(
+        discovery.offers,
+        Selection(
+            functions=(YOURS,),
+            dtypes=(question.dtype,),
+            devices=(question.device,),
+            threads=(question.threads,),
+        ),
+    ):
+        modes = theory.in_order(found, (m for m in entry.modes if m not in discovery.by_hand))
+        usual = baseline or discovery.first(operator)
+        limits = {m: patience * (BASELINE_PATIENCE if m == usual else 1) for m in modes}
+        entries.append(replace(entry, modes=tuple(modes)))
+        ruled_out[entry.comparison] = theory.ruled_out(found, modes, limits)
     base = PROFILES["quick"].settings
-    spent = time.perf_counter() - began + LAST
-    needed = spent + 3 * start_up
-    if question.budget < needed:
-        raise _too_short(question, f"{needed:.0f} s")
-    instruments: tuple[str, ...] = (WALL_TIME,)
-    if not discovery.unavailable.get(PEAK):
-        instruments += (PEAK,)
+    readings = () if discovery.unavailable.get(PEAK) else (PEAK,)
     settings = replace(
         base,
         sessions=SESSIONS,
@@ -309,9 +270,10 @@ def _prepared(
         timeout=question.timeout,
         memory_limit=question.memory_limit,
         seed=question.seed,
-        instruments=instruments,
-        baseline=_baseline(asked, findings),
-        total=question.budget - spent,
-        patience=PATIENCE * question.budget,
+        instruments=(WALL_TIME, *readings),
+        baseline=baseline,
+        total=max(deadline.left - LAST, LEAST),
+        patience=patience,
     )
-    return findings, (entries, settings, discovery, options)
+    first = baseline or discovery.first(operator)
+    return _Plan(entries, settings, discovery, options, ruled_out, first)

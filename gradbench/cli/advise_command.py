@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
-from gradbench.advise.answer import PEAK, Advice
-from gradbench.analysis.table import Row
-from gradbench.cli import options, parameters
-from gradbench.cli.cells import times
-from gradbench.cli.output import console, plain, say, stopped, warn
+from gradbench.advise.shown import as_document
+from gradbench.analysis.table import record
+from gradbench.cli import ending, options, parameters
+from gradbench.cli.output import stopped, warn
 from gradbench.cli.progress import progress
-from gradbench.cli.rendering import Answer, Column, Table, Terminal
+from gradbench.cli.rendering import Answer, Renderer
 from gradbench.core.cases import TORCH_DTYPES
-from gradbench.core.units import call_time, reading
 from gradbench.store.runs import paths
-
-COLUMNS = (
-    Column("mode", lambda row: row.mode),
-    Column("time", lambda row: call_time(row.seconds), right=True),
-    Column("× fastest", lambda row: times(row.to_fastest), right=True),
-    Column("peak memory", lambda row: _peak(row), right=True),
-    Column("verdict", lambda row: row.verdict),
-)
 
 
 @click.command()
@@ -96,6 +87,14 @@ COLUMNS = (
     default=60.0,
     help="Seconds that preparing one mode, or one visit, may take.",
 )
+@options.memory_limit_option
+@click.option(
+    "--threads",
+    type=parameters.Whole(1, parameters.MOST_THREADS),
+    default=1,
+    help="Threads that torch may use inside an operation.",
+)
+@options.format_option
 @options.results_option
 def command(
     target: str,
@@ -109,40 +108,35 @@ def command(
     budget: float,
     device: str,
     timeout: float,
+    memory_limit: int,
+    threads: int,
+    form: Renderer,
     results: Path,
 ) -> int:
     """Find the fastest correct way to differentiate a function of your own.
 
     MODULE:FUNCTION is imported from the current folder or as installed; FILE.py:FUNCTION works too.
-    Exit code 1 if no advice can be given, or no mode could be timed.
+    Exit code 1 if no advice can be given, or no mode could be timed within the budget.
     """
-    pairs: list[tuple[str, str]] = []
-    for given in inputs:
-        name, equals, text = given.partition("=")
-        if not (equals and name.isidentifier() and text.strip()):
-            raise click.UsageError(f"--input {given!r} is not of the form NAME=EXPR")
-        if name in dict(pairs):
-            raise click.UsageError(f"--input {name} is given twice")
-        pairs.append((name, text))
-    if not (pairs or maker):
-        raise click.UsageError("give the inputs: --input NAME=EXPR, or --inputs MODULE:FUNCTION")
     question = Question(
         target,
-        tuple(pairs),
+        _pairs(inputs, maker),
         wrt,
         operator or "",
         dtype,
         budget,
         timeout,
+        memory_limit,
         maker=maker or "",
         also=also,
         definition=definition,
         device="cuda:0" if device == "cuda" else device,
+        threads=threads,
     )
     before = set(paths(results))
     try:
-        with progress("measuring") as report:
-            advice = advise(question, results, report, options.given_command())
+        with progress("advising") as report:
+            advice = advise(question, results, report, options.given_command(), ending.spent())
     except Refusal as error:
         warn(f"gradbench: {target}: {error}")
         return 1
@@ -154,39 +148,30 @@ def command(
             f"Stopped. Everything measured so far is in {begun[-1]}.\n"
             f"Resume it with: gradbench run --resume {begun[-1].stem}"
         )
-    _show(target, advice)
-    return 0 if all(advice.winner(operator) for operator in advice.operators) else 1
+    judged = advice.judged
+    text = str(advice)
+    if advice.path:
+        text += f"\nStored in {advice.path}; 'gradbench show' shows all of it."
+    form.write(
+        Answer(
+            records=[record(row, judged) for row in advice.rows()] if judged else [],
+            text=text,
+            document=as_document(advice),
+        )
+    )
+    return 0 if advice.winner() else 1
 
 
-def _show(target: str, advice: Advice) -> None:
-    out = console()
-    for heading, lines in (
-        ("Evidence", advice.found["evidence"]),
-        ("Hints", advice.found["hints"]),
-        ("Structure", advice.found["structure"]),
-        ("Cost by theory", advice.found["cost"]),
-    ):
-        if lines:
-            out.print(plain(heading, "bold"))
-            for line in lines:
-                out.print(plain("  " + line))
-    for operator in advice.operators:
-        rows = advice.rows(operator)
-        timed = [row for row in rows if row.seconds is not None]
-        title = f"{operator} of {target}, by {', '.join(advice.found['wrt'])}"
-        failed = [f"  {r.mode}: {r.status}: {r.reason}" for r in rows if r.status != "ok"]
-        Terminal().write(Answer(details=[Table(COLUMNS, timed, title)], summary=failed))
-        winner = advice.winner(operator)
-        if not winner:
-            out.print(plain("No mode could be timed."))
-            continue
-        for said in advice.told(operator):
-            out.print(plain(said))
-        out.print(plain(f"The code of {winner}, to paste:", "bold"))
-        say(advice.code(operator))
-    out.print(plain(advice.took))
-    out.print(plain(f"Stored in {advice.path}; 'gradbench show' shows all of it."))
-
-
-def _peak(row: Row) -> str:
-    return reading(row.readings[PEAK], "bytes") if PEAK in row.readings else ""
+def _pairs(inputs: Sequence[str], maker: str | None) -> tuple[tuple[str, str], ...]:
+    """The inputs as pairs of a name and an expression. Raises UsageError."""
+    pairs: dict[str, str] = {}
+    for given in inputs:
+        name, equals, text = given.partition("=")
+        if not (equals and name.isidentifier() and text.strip()):
+            raise click.UsageError(f"--input {given!r} is not of the form NAME=EXPR")
+        if name in pairs:
+            raise click.UsageError(f"--input {name} is given twice")
+        pairs[name] = text
+    if not (pairs or maker):
+        raise click.UsageError("give the inputs: --input NAME=EXPR, or --inputs MODULE:FUNCTION")
+    return tuple(pairs.items())

@@ -48,6 +48,19 @@ class _Stop:
     at = 0.0
 
 
+_began: list[float] = []
+
+
+def began(at: float) -> None:
+    """Notes when the command began, by `time.perf_counter`."""
+    _began[:] = [at]
+
+
+def spent() -> float:
+    """Seconds since the command began; 0 where that is not known."""
+    return time.perf_counter() - _began[0] if _began else 0.0
+
+
 def listen() -> None:
     """Has the signals end the command. One that is ignored, as under `nohup`, stays ignored.
 

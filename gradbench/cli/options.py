@@ -409,6 +409,15 @@ def _in_bytes(context: click.Context, parameter: click.Parameter, gib: float) ->
     return int(gib * 2**30)
 
 
+memory_limit_option = click.option(
+    "--memory-limit",
+    type=parameters.gib(),
+    default=4.0,
+    callback=_in_bytes,
+    help="GiB that measured code may take; a case is refused at once where it needs more by an "
+    "estimate.",
+)
+
 limit_options = all_of(
     click.option(
         "--timeout",
@@ -416,13 +425,7 @@ limit_options = all_of(
         default=60.0,
         help="Seconds that preparing one case, or one visit, may take.",
     ),
-    click.option(
-        "--memory-limit",
-        type=parameters.gib(),
-        default=4.0,
-        callback=_in_bytes,
-        help="GiB above which a case is refused, by an estimate before anything is allocated.",
-    ),
+    memory_limit_option,
 )
 
 

@@ -103,6 +103,10 @@ class Answer:
     """In Markdown, each of the details has a heading of its own."""
     summary: Iterable[Cell] = ()
     notes: Iterable[Cell] = ()
+    text: str = ""
+    """With a text, a terminal shows that alone."""
+    document: dict[str, Any] | None = None
+    """With a document, JSON is that and not the records."""
 
 
 class Renderer(ABC):
@@ -116,6 +120,9 @@ class Terminal(Renderer):
     """Tables and lines for people. What matters most stands last, where the reader's eye is."""
 
     def write(self, answer: Answer) -> None:
+        if answer.text:
+            say(answer.text)
+            return
         out = console()
         for difference in answer.differences:
             out.print(plain(f"also differs: {difference}", "yellow"))
@@ -129,7 +136,8 @@ class Terminal(Renderer):
 
 class Json(Renderer):
     def write(self, answer: Answer) -> None:
-        say(text.json_text(list(answer.records), indent=2, only_ascii=not unicode()))
+        content = list(answer.records) if answer.document is None else answer.document
+        say(text.json_text(content, indent=2, only_ascii=not unicode()))
 
 
 class Csv(Renderer):

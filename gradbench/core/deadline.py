@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 
 class Deadline:
-    """The moment `seconds` from now, by a monotonic clock. Infinity is no deadline."""
+    """The moment `seconds` from now, by a monotonic clock. By default there is none."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, seconds: float = math.inf, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._clock = clock
         self._end = clock() + seconds
 
@@ -21,6 +24,10 @@ class Deadline:
     @property
     def over(self) -> bool:
         return self.left == 0.0
+
+    def within(self, seconds: float) -> float:
+        """These seconds, or what is left if that is less."""
+        return min(seconds, self.left)
 
     def share(self, part: float) -> Deadline:
         """An earlier deadline, after this part of what is left."""

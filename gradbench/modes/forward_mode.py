@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradbench.modes.common import bound, one_hot
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call, jacobian_by_columns
+from gradbench.problems.mode import Call, columns_in_turn, jacobian_by_columns
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
@@ -33,7 +33,7 @@ def beside(columns: list[Tensor], x: Tensor) -> Tensor:
     return torch.stack(columns, -1).reshape((*columns[0].shape, *x.shape))
 
 
-@mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns)
+@mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns, passes=columns_in_turn)
 def forward_loop(problem: Problem) -> Call:
     """Dual numbers in a loop over the coordinates, each with a one-hot tangent"""
     n = problem.differentiated
@@ -50,7 +50,7 @@ def forward_loop(problem: Problem) -> Call:
     return call
 
 
-@mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns)
+@mode("derivative", "gradient", "jacobian", memory=jacobian_by_columns, passes=columns_in_turn)
 def loop_jvp(problem: Problem) -> Call:
     """`torch.func.jvp` in a loop over the coordinates, each with a one-hot tangent"""
     n = problem.differentiated

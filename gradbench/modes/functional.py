@@ -12,10 +12,15 @@ from gradbench.problems.function import Tensors
 from gradbench.problems.mode import (
     Call,
     Unsupported,
+    all_rows_in_turn,
+    columns_at_once,
+    columns_in_turn,
     full_hessian,
     full_jacobian,
     jacobian_by_columns,
     jacobian_by_rows,
+    rows_at_once,
+    rows_in_turn,
 )
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
@@ -23,7 +28,7 @@ from gradbench.problems.registry import mode
 JACOBIANS = ("derivative", "gradient", "jacobian")
 
 
-@mode(*JACOBIANS, document="G")
+@mode(*JACOBIANS, document="G", passes=rows_in_turn)
 def functional_jacobian(problem: Problem) -> Call:
     """`functional.jacobian`: reverse mode in a loop over the outputs"""
 
@@ -34,7 +39,7 @@ def functional_jacobian(problem: Problem) -> Call:
     return call
 
 
-@mode(*JACOBIANS, memory=jacobian_by_rows)
+@mode(*JACOBIANS, memory=jacobian_by_rows, passes=rows_at_once)
 def functional_jacobian_vectorized(problem: Problem) -> Call:
     """`functional.jacobian` with `vectorize=True`: all outputs in one reverse pass"""
 
@@ -45,7 +50,7 @@ def functional_jacobian_vectorized(problem: Problem) -> Call:
     return call
 
 
-@mode(*JACOBIANS, memory=jacobian_by_columns)
+@mode(*JACOBIANS, memory=jacobian_by_columns, passes=columns_at_once)
 def functional_forward(problem: Problem) -> Call:
     """`functional.jacobian` in forward mode: all coordinates in one pass"""
 
@@ -69,7 +74,7 @@ def functional_of_sum(problem: Problem) -> Call:
     return call
 
 
-@mode("batch_jacobian", memory=full_jacobian)
+@mode("batch_jacobian", memory=full_jacobian, passes=all_rows_in_turn)
 def naive_full(problem: Problem) -> Call:
     """`functional.jacobian` of the whole batch, of which each sample's own block is kept"""
 
@@ -80,7 +85,7 @@ def naive_full(problem: Problem) -> Call:
     return call
 
 
-@mode("batch_jacobian")
+@mode("batch_jacobian", passes=all_rows_in_turn)
 def naive_loop(problem: Problem) -> Call:
     """`functional.jacobian` in a loop over the samples"""
     in_dims = batched(problem)
@@ -96,7 +101,7 @@ def naive_loop(problem: Problem) -> Call:
     return call
 
 
-@mode("diagonal", memory=full_jacobian)
+@mode("diagonal", memory=full_jacobian, passes=rows_in_turn)
 def dense_diagonal(problem: Problem) -> Call:
     """`functional.jacobian`, of which the diagonal is kept"""
 
@@ -151,7 +156,7 @@ def functional_vhp(problem: Problem) -> Call:
     return call
 
 
-@mode("hessian")
+@mode("hessian", passes=columns_in_turn)
 def functional_hessian(problem: Problem) -> Call:
     """`functional.hessian`: reverse mode twice, in a loop over the coordinates"""
     if problem.output:
@@ -164,7 +169,7 @@ def functional_hessian(problem: Problem) -> Call:
     return call
 
 
-@mode("hessian", memory=jacobian_by_columns)
+@mode("hessian", memory=jacobian_by_columns, passes=columns_at_once)
 def functional_hessian_vectorized(problem: Problem) -> Call:
     """`functional.hessian` with `vectorize=True`: all coordinates in one second pass"""
     if problem.output:
@@ -177,7 +182,7 @@ def functional_hessian_vectorized(problem: Problem) -> Call:
     return call
 
 
-@mode("hessian", memory=jacobian_by_columns)
+@mode("hessian", memory=jacobian_by_columns, passes=columns_at_once)
 def functional_hessian_forward(problem: Problem) -> Call:
     """`functional.hessian` with forward mode over reverse mode"""
     if problem.output:

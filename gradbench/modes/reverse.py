@@ -9,7 +9,13 @@ from torch import Tensor
 
 from gradbench.modes.common import block_shapes, filled, reshaped, row_seeds, stacked, taken
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call, Unsupported, jacobian_by_rows
+from gradbench.problems.mode import (
+    Call,
+    Unsupported,
+    jacobian_by_rows,
+    rows_at_once,
+    rows_in_turn,
+)
 from gradbench.problems.operators import ACCUMULATED_SEEDS, Problem
 from gradbench.problems.registry import mode
 
@@ -38,7 +44,14 @@ def grad(problem: Problem) -> Call:
     return call
 
 
-@mode("jacobian", "batch_jacobian", leaves=True, document="B", memory=jacobian_by_rows)
+@mode(
+    "jacobian",
+    "batch_jacobian",
+    leaves=True,
+    document="B",
+    memory=jacobian_by_rows,
+    passes=rows_in_turn,
+)
 def loop_grad(problem: Problem) -> Call:
     """`autograd.grad` in a loop over the outputs (of one sample), each with a one-hot seed"""
     f, n = problem.forward, problem.differentiated
@@ -55,7 +68,14 @@ def loop_grad(problem: Problem) -> Call:
     return call
 
 
-@mode("jacobian", "batch_jacobian", leaves=True, document="B", memory=jacobian_by_rows)
+@mode(
+    "jacobian",
+    "batch_jacobian",
+    leaves=True,
+    document="B",
+    memory=jacobian_by_rows,
+    passes=rows_in_turn,
+)
 def loop_backward(problem: Problem) -> Call:
     """`.backward()` in a loop over the outputs (of one sample), `.grad` reset for each row"""
     f, n = problem.forward, problem.differentiated
@@ -71,7 +91,7 @@ def loop_backward(problem: Problem) -> Call:
     return call
 
 
-@mode("jacobian", "batch_jacobian", leaves=True, memory=jacobian_by_rows)
+@mode("jacobian", "batch_jacobian", leaves=True, memory=jacobian_by_rows, passes=rows_at_once)
 def grads_batched(problem: Problem) -> Call:
     """`autograd.grad` once for all one-hot seeds, with `is_grads_batched`"""
     f, n = problem.forward, problem.differentiated

@@ -23,7 +23,15 @@ from gradbench.modes.common import (
 )
 from gradbench.modes.forward_mode import pushed
 from gradbench.problems.function import Tensors, as_tuple
-from gradbench.problems.mode import Call, Unsupported, jacobian_by_columns, tangents_of_tangents
+from gradbench.problems.mode import (
+    Call,
+    Unsupported,
+    columns_at_once,
+    columns_in_turn,
+    columns_of_columns,
+    jacobian_by_columns,
+    tangents_of_tangents,
+)
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
@@ -58,7 +66,14 @@ def differentiated_again(problem: Problem, jacobian: Callable[[Tensor, Tensors],
     return call
 
 
-@mode("hessian", "batch_hessian", leaves=True, document="B", memory=jacobian_by_columns)
+@mode(
+    "hessian",
+    "batch_hessian",
+    leaves=True,
+    document="B",
+    memory=jacobian_by_columns,
+    passes=columns_in_turn,
+)
 def grad_twice(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then again in a loop over the gradient's entries"""
     if problem.operator == "hessian" and problem.output:
@@ -75,7 +90,7 @@ def grad_twice(problem: Problem) -> Call:
     return differentiated_again(problem, jacobian)
 
 
-@mode("hessian", "batch_hessian", leaves=True, memory=jacobian_by_columns)
+@mode("hessian", "batch_hessian", leaves=True, memory=jacobian_by_columns, passes=columns_at_once)
 def grad_twice_batched(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then once more for all rows, with `is_grads_batched`"""
     if problem.operator == "hessian" and problem.output:
@@ -114,7 +129,7 @@ def nested_per_sample(problem: Problem, outer: Transform, inner: Transform) -> C
     return call
 
 
-@mode("hessian", needs=("torch.func.hessian",), memory=jacobian_by_columns)
+@mode("hessian", needs=("torch.func.hessian",), memory=jacobian_by_columns, passes=columns_at_once)
 def func_hessian(problem: Problem) -> Call:
     """`torch.func.hessian`: forward mode over reverse mode"""
     hessian = torch.func.hessian(problem.forward, argnums(problem))
@@ -125,19 +140,26 @@ def func_hessian(problem: Problem) -> Call:
     return call
 
 
-@mode("hessian", needs=("torch.func.jacrev",), memory=jacobian_by_columns)
+@mode("hessian", needs=("torch.func.jacrev",), memory=jacobian_by_columns, passes=columns_at_once)
 def jacrev_jacrev(problem: Problem) -> Call:
     """`jacrev(jacrev)`: reverse mode over reverse mode"""
     return nested(problem, torch.func.jacrev, torch.func.jacrev)
 
 
-@mode("hessian", needs=("torch.func.jacfwd",), memory=tangents_of_tangents)
+@mode(
+    "hessian", needs=("torch.func.jacfwd",), memory=tangents_of_tangents, passes=columns_of_columns
+)
 def jacfwd_jacfwd(problem: Problem) -> Call:
     """`jacfwd(jacfwd)`: forward mode over forward mode"""
     return nested(problem, torch.func.jacfwd, torch.func.jacfwd)
 
 
-@mode("hessian", needs=("torch.func.jacrev", "torch.func.jacfwd"), memory=tangents_of_tangents)
+@mode(
+    "hessian",
+    needs=("torch.func.jacrev", "torch.func.jacfwd"),
+    memory=tangents_of_tangents,
+    passes=columns_of_columns,
+)
 def jacrev_jacfwd(problem: Problem) -> Call:
     """`jacrev(jacfwd)`: reverse mode over forward mode"""
     return nested(problem, torch.func.jacrev, torch.func.jacfwd)

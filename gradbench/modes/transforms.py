@@ -10,7 +10,13 @@ from torch import Tensor
 from gradbench.modes.common import argnums, batched, bound, per_sample
 from gradbench.modes.reverse import every_seed
 from gradbench.problems.function import Tensors, as_tuple
-from gradbench.problems.mode import Call, jacobian_by_columns, jacobian_by_rows
+from gradbench.problems.mode import (
+    Call,
+    columns_at_once,
+    jacobian_by_columns,
+    jacobian_by_rows,
+    rows_at_once,
+)
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
@@ -34,7 +40,14 @@ def func_vjp(problem: Problem) -> Call:
     return call
 
 
-@mode("derivative", "gradient", "jacobian", needs=("torch.func.jacrev",), memory=jacobian_by_rows)
+@mode(
+    "derivative",
+    "gradient",
+    "jacobian",
+    needs=("torch.func.jacrev",),
+    memory=jacobian_by_rows,
+    passes=rows_at_once,
+)
 def jacrev(problem: Problem) -> Call:
     """`torch.func.jacrev`: all outputs in one reverse pass"""
     jacobian = torch.func.jacrev(problem.forward, argnums(problem))
@@ -51,7 +64,7 @@ def jacobian_by_chunks(problem: Problem) -> int:
     return 2 * problem.result_numel + chunk(problem) * (problem.outputs + problem.coordinates)
 
 
-@mode("jacobian", needs=("torch.func.jacrev",), memory=jacobian_by_chunks)
+@mode("jacobian", needs=("torch.func.jacrev",), memory=jacobian_by_chunks, passes=rows_at_once)
 def jacrev_chunked(problem: Problem) -> Call:
     """`torch.func.jacrev` in chunks of √m of the m outputs, for less memory"""
     jacobian = torch.func.jacrev(problem.forward, argnums(problem), chunk_size=chunk(problem))
@@ -59,7 +72,12 @@ def jacrev_chunked(problem: Problem) -> Call:
 
 
 @mode(
-    "derivative", "gradient", "jacobian", needs=("torch.func.jacfwd",), memory=jacobian_by_columns
+    "derivative",
+    "gradient",
+    "jacobian",
+    needs=("torch.func.jacfwd",),
+    memory=jacobian_by_columns,
+    passes=columns_at_once,
 )
 def jacfwd(problem: Problem) -> Call:
     """`torch.func.jacfwd`: all coordinates in one forward pass"""

@@ -21,6 +21,50 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
+class Passes:
+    """How often a mode goes through the function, forward or backward, in one call."""
+
+    number: int
+    batched: bool = False
+    """Whether all of them are one pass over a batch."""
+
+
+def rows_in_turn(problem: Problem) -> Passes:
+    """A pass for each output, of one sample where the problem is of a batch."""
+    return Passes(_of_a_sample(problem, problem.outputs))
+
+
+def rows_at_once(problem: Problem) -> Passes:
+    """One pass for all outputs, of one sample where the problem is of a batch."""
+    return Passes(_of_a_sample(problem, problem.outputs), batched=True)
+
+
+def all_rows_in_turn(problem: Problem) -> Passes:
+    """A pass for each output of every sample."""
+    return Passes(problem.outputs)
+
+
+def columns_in_turn(problem: Problem) -> Passes:
+    """A pass for each coordinate, of one sample where the problem is of a batch."""
+    return Passes(_of_a_sample(problem, problem.coordinates))
+
+
+def columns_at_once(problem: Problem) -> Passes:
+    """One pass for all coordinates, of one sample where the problem is of a batch."""
+    return Passes(_of_a_sample(problem, problem.coordinates), batched=True)
+
+
+def columns_of_columns(problem: Problem) -> Passes:
+    """One pass for all pairs of coordinates."""
+    return Passes(problem.coordinates**2, batched=True)
+
+
+def _of_a_sample(problem: Problem, number: int) -> int:
+    samples = problem.output[0] if problem.operator.startswith("batch") and problem.output else 1
+    return max(1, number // max(1, samples))
+
+
+@dataclass(frozen=True)
 class Mode:
     """One way of computing an operator.
 
@@ -47,6 +91,8 @@ class Mode:
     """Whether it works only on CUDA devices."""
     memory: Callable[[Problem], int] | None = None
     """Estimates how many numbers are alive at the peak; None: three times the result."""
+    passes: Callable[[Problem], Passes] | None = None
+    """Counts its passes; None: few, whatever the size of the problem."""
 
     def rank(self, operator: str) -> int:
         """Its position among the modes of an operator; ties keep the order of registration.

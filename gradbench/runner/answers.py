@@ -168,6 +168,7 @@ class LimitsMeasured(Answer):
 
 ANSWERS: dict[str, type[Answer]] = {
     "hello": Hello,
+    "load": Answer,
     "discover": Discovered,
     "open": Opened,
     "prepare": Prepared,

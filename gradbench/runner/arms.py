@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from gradbench.core.cases import Comparison
+from gradbench.core.deadline import Deadline
 from gradbench.core.verdicts import Status
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import (
@@ -86,15 +87,20 @@ class Arm:
 
 
 def open_comparison(
-    worker: Worker, comparison: Comparison, settings: Settings, session: int = 0
+    worker: Worker,
+    comparison: Comparison,
+    settings: Settings,
+    session: int = 0,
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """Has a worker pose a comparison; its answer.
 
-    Fresh inputs differ from session to session, so that each adds to the evidence.
+    Fresh inputs differ from session to session, so that each adds to the evidence. `timeout` is by
+    default that of the settings.
     """
     return worker.request(
         "open",
-        settings.timeout,
+        settings.timeout if timeout is None else timeout,
         comparison=comparison,
         salt=settings.seed,
         fresh=[1 + 2 * session, 2 + 2 * session],
@@ -143,15 +149,15 @@ def prepare(
     return Arm(worker, handle, entrant, visit) if visit else entrant
 
 
-def visit(arms: Sequence[Arm], timeout: float) -> tuple[list[list[int]], float]:
+def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list[list[int]], float]:
     """Visits arms of one worker in this order, by one request.
 
     Returns the nanoseconds of every visit's sub-blocks, and the seconds of all visits. `timeout` is
-    for the answer, beside what the visits are expected to take. Raises WorkerRefused, WorkerDied
-    or WorkerTimeout.
+    for the answer, beside what the visits are expected to take; it ends at the deadline. Raises
+    WorkerRefused, WorkerDied or WorkerTimeout.
     """
     worker = arms[0].worker
-    limit = timeout + 20 * sum(arm.cost for arm in arms)
+    limit = deadline.within(timeout + 20 * sum(arm.cost for arm in arms))
     try:
         answer = worker.request("visit", limit, handles=[arm.handle for arm in arms])
     except WorkerRefused as error:

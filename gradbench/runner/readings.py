@@ -23,12 +23,20 @@ from typing import Any
 import psutil
 
 from gradbench.core.cases import Case, Comparison, Entry
+from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import INSTRUMENTS, Instrument
 from gradbench.runner import callgrind, machine
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
 from gradbench.runner.session import Start
 from gradbench.runner.settings import BASELINE_PATIENCE, Settings
-from gradbench.runner.wire import Worker, WorkerDied, WorkerOptions, WorkerRefused, WorkerTimeout
+from gradbench.runner.wire import (
+    Worker,
+    WorkerDied,
+    WorkerLate,
+    WorkerOptions,
+    WorkerRefused,
+    WorkerTimeout,
+)
 from gradbench.store.runs import Entrant, Reading, WorkerStarted, now
 
 WARM = 0.001
@@ -105,6 +113,7 @@ class Readings:
     opt_in: frozenset[str]
     settled: Mapping[Comparison, Mapping[str, Entrant]]
     report: Report
+    deadline: Deadline = field(default_factory=Deadline)
     process: int = 0
     opened: Worker | None = None
 
@@ -141,12 +150,15 @@ class Readings:
             if settled is not None:
                 passed.reasons[mode] = _reason(settled)
                 continue
+            if self.deadline.over:
+                passed.reasons[mode] = "refused: no time left to read it"
+                continue
             try:
                 outcome = self._of_mode(task, mode, here)
             except WorkerRefused as error:
                 passed.reasons[mode] = f"failed: {error}"
                 continue
-            except (WorkerDied, WorkerTimeout) as error:
+            except (WorkerDied, WorkerTimeout, WorkerLate) as error:
                 passed.calls.pop(mode, None)
                 passed.reasons[mode] = _reason(failure(mode, error))
                 continue
@@ -182,12 +194,13 @@ class Readings:
     ) -> tuple[int, dict[str, list[float]], dict[str, str]] | str:
         worker, self.process = self.start()
         if worker is not self.opened:
-            open_comparison(worker, task.entry.comparison, self.settings, task.session)
+            timeout = self.deadline.within(self.settings.timeout)
+            open_comparison(worker, task.entry.comparison, self.settings, task.session, timeout)
             self.opened = worker
         arm = prepare(
             worker,
             mode,
-            self.settings.preparing(mode in self.opt_in),
+            self.deadline.within(self.settings.preparing(mode in self.opt_in)),
             handle=0,
             warm=WARM,
             patience=BASELINE_PATIENCE * self.settings.patience,
@@ -196,8 +209,8 @@ class Readings:
             return _reason(arm)
         if not here:
             return arm.plan["call"], {}, {}
-        read = read_by(worker, self.settings.timeout, here)
-        arm.check(self.settings.timeout)
+        read = read_by(worker, self.deadline.within(self.settings.timeout), here)
+        arm.check(self.deadline.within(self.settings.timeout))
         if arm.entrant.status != "ok":
             return _reason(arm.entrant)
         return arm.plan["call"], *read

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from gradbench.core.deadline import Deadline
 from gradbench.runner.arms import Arm, visit
 from gradbench.runner.wire import WorkerError
 from gradbench.statistics import Stop, Stopping, enough
@@ -48,18 +49,21 @@ def visit_in_rounds(
     *,
     careful: bool = False,
     failed: Failed = _raise,
+    deadline: Deadline | None = None,
 ) -> Rounds:
     """Visits arms until the stopping rule says so; each keeps its own samples.
 
     If `careful`, each visit is a request of its own, so that `failed` is called with the one arm
-    that failed, and the stopping rule is asked after each round. `timeout` is as for `visit`.
+    that failed, and the stopping rule is asked after each round. `timeout` is as for `visit`. No
+    request is sent after the `deadline`, nor waited for.
     """
+    deadline = deadline or Deadline()
     orders: list[list[int]] = []
     seconds = in_slow = 0.0
     while arms:
         rounds = min(1 if careful else stopping.every, stopping.max_rounds - len(orders))
         batch = _batch(arms, order, range(len(orders), len(orders) + rounds))
-        if not batch:
+        if not batch or deadline.over:
             return Rounds(orders, "budget", seconds)
         for arm in arms:
             arm.samples += [[] for _ in batch]
@@ -68,7 +72,7 @@ def visit_in_rounds(
         for request in [visits] if together else [[one] for one in visits]:
             visited = [arm for _, arm in request]
             try:
-                answers, spent = visit(visited, timeout)
+                answers, spent = visit(visited, timeout, deadline)
             except WorkerError as error:
                 failed(visited, error)
                 continue

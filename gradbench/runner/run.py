@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 import msgspec
 
 from gradbench.core.cases import Comparison, Entry
+from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.verdicts import Status
 from gradbench.runner.nvml import Nvml
@@ -18,7 +20,14 @@ from gradbench.runner.progress import Progress, Report, silent, stretch
 from gradbench.runner.readings import Readings, missing
 from gradbench.runner.session import FAR_SESSIONS, SLOW_SESSIONS, Measurement, slow
 from gradbench.runner.settings import Settings
-from gradbench.runner.wire import WorkerDied, WorkerOptions, WorkerRefused, WorkerTimeout
+from gradbench.runner.wire import (
+    Worker,
+    WorkerDied,
+    WorkerLate,
+    WorkerOptions,
+    WorkerRefused,
+    WorkerTimeout,
+)
 from gradbench.runner.workers import Discovery, Workers
 from gradbench.store.lines import LineLog, now
 from gradbench.store.runs import (
@@ -48,23 +57,31 @@ def measure(
     options: WorkerOptions,
     discovery: Discovery,
     report: Report = silent,
+    ready: Sequence[Worker] = (),
+    ruled_out: Mapping[Comparison, Mapping[str, str]] = {},
 ) -> Run:
     """Measures every session of the plan that the log lacks, and stores each at once.
 
     Sessions are outermost: each is one process that goes through all comparisons. The other
     instruments follow, so that they disturb no times. Whatever stops it, Ctrl-C included, the log
     holds all that was measured. A mode that crashed in an earlier stretch is tried again, in
-    further sessions if the plan has none left. Raises WorkerError where no worker can be started,
+    further sessions if the plan has none left. A run with a limit in time (`Settings.total`) ends
+    within it. `ready` are workers to use first; `ruled_out` are modes that are refused without a
+    call, by comparison, with the reason. Raises WorkerError where no worker can be started,
     StoreError where the disk is full or the build has changed.
     """
     began = time.perf_counter()
+    deadline = Deadline(settings.total or math.inf)
     entries = run.started.plan
     done = run.done()
     sessions = settings.sessions if WALL_TIME in settings.instruments else 0
     lacks = lacking(run, settings)
     steps = [(s, e) for s in range(sessions) for e in entries] + _further(run, lacks)
     nvml = Nvml()
-    settled: dict[Comparison, dict[str, Entrant]] = {}
+    settled = {
+        name: {mode: Entrant(mode, Status.REFUSED, reason) for mode, reason in modes.items()}
+        for name, modes in ruled_out.items()
+    }
     slow_modes: dict[Comparison, frozenset[str]] = {}
     for record in run.sessions:
         _settle(settled, record, but=RETRIED)
@@ -81,7 +98,7 @@ def measure(
         log.append(ended)
         run.ends.append(ended)
 
-    with stretch(log, end), Workers(options, log, run.workers) as workers:
+    with stretch(log, end), Workers(options, log, run.workers, ready, deadline) as workers:
         for position, (number, entry) in enumerate(steps):
             name = entry.comparison
             if (name, number) in done:
@@ -97,7 +114,7 @@ def measure(
                 session = number
                 if not pace.another(sessions - number):
                     break
-            record = Measurement(
+            measurement = Measurement(
                 entry,
                 number,
                 workers.current,
@@ -107,7 +124,12 @@ def measure(
                 settled.get(name, {}),
                 slow_modes.get(name, frozenset()) if number >= together else frozenset(),
                 nvml.state,
-            ).run()
+                deadline,
+            )
+            try:
+                record = measurement.run()
+            except WorkerLate:
+                break
             log.append(record)
             run.sessions.append(record)
             visiting += record.visiting
@@ -115,12 +137,14 @@ def measure(
             pace.visited += record.visiting
             if number == 0:
                 slow_modes[name] = slow(record, settings)
-        workers.end()
         if settings.total:
             for name, modes in slow_modes.items():
                 refused = {m: Entrant(m, Status.REFUSED, "is slower by far") for m in modes}
                 settled.setdefault(name, {}).update(refused)
-        _read(log, run, settings, workers, discovery, settled, report)
+        else:
+            # The processes that were timed may be read where time is short.
+            workers.end()
+        _read(log, run, settings, workers, discovery, settled, report, deadline)
         if sessions and not settings.total:
             _limits(log, run, settings, workers, report)
     report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
@@ -177,8 +201,9 @@ def _read(
     discovery: Discovery,
     settled: dict[Comparison, dict[str, Entrant]],
     report: Report,
+    deadline: Deadline,
 ) -> None:
-    """Reads what the log lacks, of all instruments but the clock."""
+    """Reads what the log lacks, of all instruments but the clock, until the deadline."""
     began = 0.0
 
     def progress(done: int, total: int, label: str) -> None:
@@ -193,10 +218,11 @@ def _read(
         settings,
         workers.options,
         workers.current,
-        workers.end,
+        (lambda: None) if settings.total else workers.end,
         discovery.opt_in,
         settled,
         progress,
+        deadline,
     )
     with contextlib.closing(readings.records()) as records:
         for record in records:

@@ -11,23 +11,27 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from gradbench.core.cases import FORWARD, Entry
+from gradbench.core.deadline import Deadline
+from gradbench.core.verdicts import Status
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
-from gradbench.runner.rounds import visit_in_rounds
+from gradbench.runner.rounds import Rounds, visit_in_rounds
 from gradbench.runner.settings import BASELINE_PATIENCE, Settings
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
     WorkerError,
+    WorkerLate,
     WorkerRefused,
     WorkerSpoiled,
     WorkerTimeout,
 )
+from gradbench.statistics import Stopping
 from gradbench.store.runs import DeviceState, Entrant, SessionMeasured, minima
 
 SLOW_SHARE = 0.4
@@ -45,6 +49,12 @@ FAR_SESSIONS = 3
 FAR = 3
 """Where the run has a limit in time, all modes that are FAR times slower stay out after so many
 sessions, however short their calls."""
+
+PREPARING_SHARE = 0.6
+"""The share of the time until a deadline after which no further mode is prepared."""
+
+NO_TIME = "no time left to try it"
+BUDGET_OVER = "the time was up before its first calls were checked"
 
 Start = Callable[[], tuple[Worker, int]]
 """Returns a running worker and its number in the log."""
@@ -65,7 +75,8 @@ class Measurement:
     tried once more, for the worker may have been killed from outside: first in a fresh process,
     so that it is not blamed for another mode's doing. `settled` holds the modes that earlier
     sessions found not to be measurable, with their records: they are not tried again. `resting`
-    modes sit this session out (see `slow`). `state` returns the state of the device.
+    modes sit this session out (see `slow`). `state` returns the state of the device. At the
+    `deadline` the session ends with what has been measured: see `_cut_short`.
     """
 
     entry: Entry
@@ -77,9 +88,13 @@ class Measurement:
     settled: Mapping[str, Entrant]
     resting: frozenset[str] = frozenset()
     state: State = lambda when, uuid: None
+    deadline: Deadline = field(default_factory=Deadline)
 
     def __post_init__(self) -> None:
         self.failed = dict(self.settled)
+        self.opened: dict[str, Any] = {}
+        self.arms: list[Arm] = []
+        """The modes that the current worker has prepared, and what their visits took."""
         self.suspects: list[str] = []
         """The modes in whose hands a worker has died once."""
         self.posing_died = False
@@ -88,28 +103,37 @@ class Measurement:
         self.random = random.Random(f"{self.settings.seed}/{self.entry.comparison}/{self.session}")
 
     def run(self) -> SessionMeasured:
-        """The session's record. Raises WorkerError where no worker can be started at all."""
+        """The session's record. Raises WorkerError where no worker can be started at all, and
+        WorkerLate where none starts before the deadline."""
         began = time.perf_counter()
+        process = 0
         while True:
-            worker, process = self.start()
             try:
+                worker, process = self.start()
                 arms, opened = self._prepare(worker)
                 before = self._look("warm", worker) if arms else []
                 rounds = visit_in_rounds(
                     arms,
                     self._shuffled,
-                    self.settings.stopping,
+                    self._stopping(arms),
                     self.settings.timeout,
                     careful=self.careful,
                     failed=self._failed,
+                    deadline=self.deadline,
                 )
                 after = self._look("timed", worker) if before else []
                 self._check(arms)
-            except (_Again, WorkerDied, WorkerTimeout):
-                continue
+            except (_Again, WorkerDied, WorkerTimeout, WorkerLate) as error:
+                if not self.deadline.over:
+                    continue
+                if not process:
+                    raise error from None
+                arms = [arm for arm in self.arms if arm.mode not in self.failed]
+                opened, before, after = self.opened, [], []
+                rounds = _cut_short(arms)
             break
         with contextlib.suppress(WorkerError):
-            worker.request("close", self.settings.timeout)
+            worker.request("close", self.deadline.within(self.settings.timeout))
         entrants = [arm.record(arm.samples) for arm in arms]
         entrants += [e for mode, e in self.failed.items() if mode in self.entry.modes]
         return SessionMeasured(
@@ -128,6 +152,14 @@ class Measurement:
             states=before + after,
         )
 
+    def _stopping(self, arms: Sequence[Arm]) -> Stopping:
+        """When to stop; with a deadline, asked after each round where rounds take long."""
+        stopping = self.settings.stopping
+        if not self.settings.total:
+            return stopping
+        long = stopping.every * sum(arm.cost for arm in arms) > stopping.budget
+        return replace(stopping, every=1) if long else stopping
+
     def _look(self, when: str, worker: Worker) -> list[DeviceState]:
         """The state of the device, where its driver tells."""
         device = self.entry.comparison.place.device
@@ -140,10 +172,15 @@ class Measurement:
         out = self.failed.keys() | self.resting
         modes = [mode for mode in self.entry.modes if mode not in out]
         modes.sort(key=lambda mode: mode not in self.suspects)
+        self.arms, self.opened = [], {}
         if not modes:
             return [], {}
+        until = self.deadline.share(PREPARING_SHARE)
+        timeout = self.deadline.within(self.settings.timeout)
         try:
-            opened = open_comparison(worker, self.entry.comparison, self.settings, self.session)
+            opened = self.opened = open_comparison(
+                worker, self.entry.comparison, self.settings, self.session, timeout
+            )
         except WorkerRefused as error:
             self._fail_all(modes, error)
             return [], {}
@@ -156,8 +193,11 @@ class Measurement:
                 self._fail_all(modes, error, "posing the problem: ")
             self.posing_died = True
             raise
-        arms: list[Arm] = []
+        arms = self.arms
         for mode in modes:
+            if until.over and any(arm.mode != FORWARD for arm in arms):
+                self.failed[mode] = Entrant(mode, Status.REFUSED, NO_TIME)
+                continue
             arm = self._enter(worker, mode, len(arms))
             if arm is not None:
                 arms.append(arm)
@@ -190,7 +230,7 @@ class Measurement:
             prepared = prepare(
                 worker,
                 mode,
-                settings.preparing(mode in self.opt_in),
+                self.deadline.within(settings.preparing(mode in self.opt_in)),
                 handle=handle,
                 warm=settings.warm,
                 patience=settings.patience * (BASELINE_PATIENCE if baseline else 1),
@@ -206,6 +246,9 @@ class Measurement:
     def _charge(self, mode: str, error: WorkerError) -> None:
         """Blames the mode in hand, unless it is the first death: then the mode is tried again."""
         by_chance = isinstance(error, WorkerDied) and not isinstance(error, WorkerSpoiled)
+        if self.deadline.over and isinstance(error, WorkerTimeout):
+            self.failed[mode] = Entrant(mode, Status.TIMED_OUT, BUDGET_OVER)
+            return
         if by_chance and mode not in self.suspects:
             self.suspects.append(mode)
         else:
@@ -221,6 +264,8 @@ class Measurement:
 
     def _failed(self, arms: Sequence[Arm], error: WorkerError) -> None:
         """Starts over: carefully, or, where that shows the culprit, without it."""
+        if self.deadline.over:
+            raise error
         if not self.careful:
             self.careful = True
         else:
@@ -229,11 +274,28 @@ class Measurement:
 
     def _check(self, arms: list[Arm]) -> None:
         for arm in arms:
+            if self.deadline.over:
+                # It passed before it was timed.
+                return
             try:
-                arm.check(self.settings.timeout)
+                arm.check(self.deadline.within(self.settings.timeout))
             except (WorkerDied, WorkerTimeout) as error:
                 self._charge(arm.mode, error)
                 raise
+
+
+def _cut_short(arms: Sequence[Arm]) -> Rounds:
+    """Gives arms whose worker was ended by the deadline what is known of them: the visits that
+    were answered, or else the time of a call in their first check."""
+    seconds = sum(arm.seconds(blocks) for arm in arms for blocks in arm.samples if blocks)
+    rounds = enumerate(zip(*(arm.samples for arm in arms)))
+    visited = [number for number, blocks in rounds if any(blocks)]
+    for arm in arms:
+        if visited:
+            arm.samples = [arm.samples[n] for n in visited]
+        else:
+            arm.samples = [[arm.plan["number"] * arm.plan["call"]]]
+    return Rounds([], "deadline", seconds)
 
 
 def slow(session: SessionMeasured, settings: Settings) -> frozenset[str]:

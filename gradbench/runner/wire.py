@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import selectors
@@ -65,6 +66,10 @@ class WorkerSpoiled(WorkerDied):
 
 class WorkerGarbled(WorkerDied):
     """The process sent something other than an answer, and has been killed."""
+
+
+class WorkerLate(WorkerError):
+    """A process was not started, or did not start, before the time was up."""
 
 
 class WorkerTimeout(WorkerError):
@@ -138,8 +143,10 @@ class Worker:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
-    def greet(self) -> None:
+    def greet(self, timeout: float = math.inf) -> None:
         """Waits until the process has started; one that ends before is started once more.
+
+        It waits `timeout` seconds at most, or as the options say.
 
         Raises WorkerError if it does not start. After any error no process is left.
         """
@@ -148,7 +155,7 @@ class Worker:
                 if attempt:
                     self._spawn()
                 try:
-                    hello = self.request("hello", self.options.start_timeout)
+                    hello = self.request("hello", min(timeout, self.options.start_timeout))
                     self.environment = hello["environment"]
                     return
                 except (WorkerDied, WorkerTimeout) as error:

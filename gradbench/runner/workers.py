@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from gradbench.core.cases import Offer
-from gradbench.runner.wire import Worker, WorkerOptions, ask
+from gradbench.core.deadline import Deadline
+from gradbench.runner.wire import Worker, WorkerError, WorkerLate, WorkerOptions, ask
 from gradbench.store.environment import RESUMED, WorkerEnvironment
 from gradbench.store.lines import LineLog, StoreError, now
 from gradbench.store.runs import WorkerStarted
@@ -43,7 +44,15 @@ class Discovery:
 
 def discover(options: WorkerOptions) -> Discovery:
     """Asks a fresh worker. Raises WorkerError where none starts."""
-    answer, environment = ask(options, "discover", options.start_timeout)
+    return _discovery(*ask(options, "discover", options.start_timeout))
+
+
+def discovered(worker: Worker, timeout: float) -> Discovery:
+    """Asks a worker that has started. Raises what `Worker.request` raises."""
+    return _discovery(worker.request("discover", timeout), worker.environment)
+
+
+def _discovery(answer: dict[str, Any], environment: dict[str, Any]) -> Discovery:
     return Discovery(
         msgspec.convert(answer["offers"], list[Offer]),
         answer["modes"],
@@ -56,7 +65,9 @@ def discover(options: WorkerOptions) -> Discovery:
 class Workers:
     """One worker at a time, its number, and a line in the log for each worker.
 
-    `started` are the run's workers so far: all must be of the first one's build.
+    `started` are the run's workers so far: all must be of the first one's build. `ready` are
+    workers that have started and loaded their files, to be used first. None is started after the
+    `deadline`.
     """
 
     def __init__(
@@ -64,18 +75,23 @@ class Workers:
         options: WorkerOptions,
         log: LineLog | None = None,
         started: Sequence[WorkerStarted] = (),
+        ready: Sequence[Worker] = (),
+        deadline: Deadline | None = None,
     ) -> None:
         self.options = options
         self.log = log
         self.number = max((worker.process for worker in started), default=0)
         self.worker: Worker | None = None
+        self._ready = list(ready)
+        self._deadline = deadline or Deadline()
         self._before = started[0].environment if started else None
 
     def current(self) -> tuple[Worker, int]:
-        """The worker and its number. Raises StoreError where its build has changed."""
+        """The worker and its number. Raises StoreError where its build has changed, WorkerLate
+        where the time is up."""
         if self.worker is None or self.worker.lost:
             self.end()
-            self.worker = Worker(self.options)
+            self.worker = self._ready.pop(0) if self._ready else self._started()
             self.number += 1
             environment = self.worker.environment
             if self.log is not None:
@@ -84,11 +100,23 @@ class Workers:
             require_same("this run", self._before, environment)
         return self.worker, self.number
 
+    def _started(self) -> Worker:
+        timeout = self._deadline.within(self.options.start_timeout)
+        try:
+            if timeout:
+                return Worker(replace(self.options, start_timeout=timeout))
+        except WorkerError:
+            if not self._deadline.over:
+                raise
+        raise WorkerLate("there is no time left to start a process")
+
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.end()
+        for worker in self._ready:
+            worker.__exit__()
 
     def end(self) -> None:
         if self.worker is not None:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from gradbench.problems.dispatch import DispatchMode
 
 PLAIN, FORCED, MEASURED = "float64", "forced float64", "measured"
 """How a function is evaluated for the evidence and the references."""
@@ -84,7 +85,7 @@ class Twins:
             self.versions = [] if written else versions
 
 
-class Draws(TorchDispatchMode):
+class Draws(DispatchMode):
     """Random numbers are those of the measured dtype: a seed gives others in float64."""
 
     factories = ("rand", "randn", "normal")
@@ -151,7 +152,7 @@ class Forced(TorchFunctionMode):
         return tree_map(widened, result) if isinstance(result, (Tensor, tuple, list)) else result
 
 
-class Narrow(TorchDispatchMode):
+class Narrow(DispatchMode):
     """Notices results of less than double precision."""
 
     def __init__(self) -> None:

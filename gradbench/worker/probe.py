@@ -1,8 +1,10 @@
 """Inspects a user's function before it is measured: side effects, derivatives, zeros.
 
 `python -m gradbench.worker.probe SPEC DRIVER`, with the number of the process that asks, answers
-with one JSON object on standard output; whatever the function prints goes to standard error. The
-key `refused` holds one line where no advice can be given.
+with JSON objects on standard output, a line for each, as soon as it knows something; whatever the
+function prints goes to standard error. The key `doing` names the step that begins, `found` holds
+findings, of which later ones replace earlier ones, `refused` one line where no advice can be given,
+and `done` stands in the last.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import dataclasses
 import faulthandler
 import inspect
 import json
-import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,7 +31,7 @@ import torch
 from torch import Tensor
 
 from gradbench import state
-from gradbench.core.cases import FORWARD
+from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
 from gradbench.modes.local import checked_jacobian
 from gradbench.problems import registry
@@ -40,9 +42,16 @@ from gradbench.worker import paste, patterns
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Refused, gather
 from gradbench.worker.loading import Unusable
+from gradbench.worker.memory import limit_memory
 from gradbench.worker.settling import settle
 from gradbench.worker.structures import hessian_structure, per_sample, structure
 from gradbench.worker.subject import Subject, declare
+
+LOOKING_SHARE = 0.5
+"""The part of the time left when the function has been called that evidence and structure take."""
+
+EVIDENCE_SHARE = 0.6
+"""The part of that after which no further evidence is gathered."""
 
 
 @contextlib.contextmanager
@@ -59,8 +68,9 @@ def _restoring() -> Iterator[None]:
         raise Refused(f"it changes {state.summarize(changes.harmful)} and does not put it back")
 
 
-def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The value, from calls that must not change the inputs and must agree."""
+def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> tuple[Tensor, float]:
+    """The value, from two calls that must not change the inputs and must agree, and the seconds of
+    the second."""
     copies = tuple(x.clone() for x in inputs)
     with _restoring():
         y = subject.forward(*copies)
@@ -79,80 +89,176 @@ def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> Tensor:
     if not bool(torch.isfinite(y).all()):
         bad = int((~torch.isfinite(y)).sum())
         raise Refused(f"it returns NaN or infinity in {bad} of {y.numel()} values at this input")
-    if not torch.equal(subject.forward(*(x.clone() for x in inputs)), y):
+    copies = tuple(x.clone() for x in inputs)
+    began = time.perf_counter()
+    again = subject.forward(*copies)
+    seconds = time.perf_counter() - began
+    if not torch.equal(again, y):
         raise Refused("two calls with the same input differ: it is random, or keeps state")
-    return y.detach()
+    return y.detach(), seconds
 
 
-def probe(spec: dict[str, Any]) -> dict[str, Any]:
-    """The findings on a function. Raises Refused, or whatever the function raises."""
-    with state.preserve(state.Changes(), loading=True):
-        subject = Subject(spec)
-    with _restoring():
-        settle(subject, spec["device"] == "cpu")
-    with subject.wide:
-        return _findings(subject, spec)
+class Look:
+    """The look at a function, step by step; each step tells what it found.
 
+    `tell` writes one line of the answer. The steps after the first take a part of the time that is
+    left of the budget (`until` in the spec, by the monotonic clock that all processes share).
+    """
 
-def _findings(subject: Subject, spec: dict[str, Any]) -> dict[str, Any]:
-    """What is found of the function in float64."""
-    inputs = subject.values
-    y = _manners(subject, inputs)
-    wrt = inputs[: subject.differentiated]
-    outputs, coordinates = y.numel(), sum(x.numel() for x in wrt)
-    asked = spec["operator"]
-    evidence = gather(subject, inputs, y, asked, Deadline(math.inf), spec["definition"])
-    found = None
-    if subject.manner.forward_only:
-        found = None
-    elif y.dim():
-        found = structure(subject)
-    elif asked == "hessian":
-        found = hessian_structure(subject)
-    width = torch.finfo(subject.dtype).bits // 8
-    limit = spec["memory_limit"]
-    operators, refusals = _operators(subject, y, found, width, limit)
-    samples = per_sample(subject)
-    said = []
-    if found:
-        extent = "for every input" if found.is_global else "near this input"
-        said = [f"{found.kind}, {extent}: {found.evidence}"]
-    said += [samples] * bool(samples)
-    structured = found is not None and found.kind != "dense"
-    pattern = written = ""
-    if found is not None and structured and spec["pattern"]:
-        # The measuring processes need not look again; the code to paste loads it where it is too
-        # long to be written down.
-        torch.save({"structure": dataclasses.asdict(found)}, spec["pattern"])
-        written, loaded = patterns.code(found, spec["pattern"])
-        pattern = spec["pattern"] if loaded else ""
-    operator = asked or operators[0]
-    code = {}
-    if operator in operators and operator not in refusals:
+    def __init__(self, spec: dict[str, Any], tell: Callable[..., None]) -> None:
+        self.spec = spec
+        self.tell = tell
+        self.deadline = Deadline()
+        self.structure: Structure | None = None
+        self.samples = ""
+        self.pattern = self.written = ""
+
+    def run(self) -> None:
+        """Takes every step. Raises Refused, or whatever the function raises."""
+        self._load()
+        with self.subject.wide:
+            self._look()
+
+    def _look(self) -> None:
+        self._call()
+        self.deadline = Deadline((self.spec["until"] - time.monotonic()) * LOOKING_SHARE)
+        self._tell_ways()
+        self.tell(doing="holding its derivatives against finite differences")
+        sentences, hints = self._evidence()
+        self.tell(found={"evidence": [*self.subject.notes, *sentences], "hints": hints})
+        self.tell(doing="looking for structure")
+        self.tell(found={"structure": self._structure()})
+        if self.structure is not None or self.samples:
+            self._tell_ways()
+
+    def _load(self) -> None:
         registry.load()
-        function = declare(
-            subject, spec["target"], [operator], found if structured else None, bool(samples)
+        self.tell(doing="loading the function")
+        with state.preserve(state.Changes(), loading=True):
+            self.subject = Subject(self.spec)
+        self.tell(doing="calling the function")
+        with _restoring():
+            settle(self.subject, self.spec["device"] == "cpu")
+
+    def _call(self) -> None:
+        self.inputs = self.subject.values
+        self.y, self.seconds = _manners(self.subject, self.inputs)
+        self._require_operator()
+
+    def _require_operator(self) -> None:
+        """Raises Refused where the operator asked for cannot be had, whatever the structure."""
+        asked, y = self.spec["operator"], self.y
+        operators, refusals = self._operators()
+        if asked in refusals:
+            raise Refused(refusals[asked])
+        structured = ("diagonal", "batch_jacobian") if y.dim() else ()
+        if asked and asked not in (*operators, *structured):
+            there = [name for name in operators if name not in refusals]
+            raise Refused(f"--operator {asked}: for this function there are {', '.join(there)}")
+
+    def _operators(self) -> tuple[list[str], dict[str, str]]:
+        width, limit = torch.finfo(self.subject.dtype).bits // 8, self.spec["memory_limit"]
+        return _operators(self.subject, self.y, self.structure, width, limit)
+
+    def _tell_ways(self) -> None:
+        """Tells the operators, and of one the cost, the passes and the code of its modes."""
+        subject, y = self.subject, self.y
+        operators, refusals = self._operators()
+        operator = self.spec["operator"] or operators[0]
+        outputs = y.numel()
+        coordinates = sum(x.numel() for x in self.inputs[: subject.differentiated])
+        width, limit = torch.finfo(subject.dtype).bits // 8, self.spec["memory_limit"]
+        code: dict[str, str] = {}
+        passes: dict[str, tuple[int, bool]] = {}
+        structured = self.structure is not None and self.structure.kind != "dense"
+        known = self.structure if y.dim() else None
+        if operator in operators and operator not in refusals:
+            before = dict(registry.MODES)
+            problem = self._problem(operator, structured)
+            local = self.structure is not None and not self.structure.is_global
+            check = checked_jacobian if local else None
+            code = _code(subject, self.spec["target"], problem, self.written, check)
+            passes = _passes(problem)
+            registry.MODES.clear()
+            registry.MODES.update(before)
+            registry.FUNCTIONS.pop(YOURS)
+        self.tell(
+            found={
+                "code": code,
+                "passes": passes,
+                "seconds": self.seconds,
+                "pattern": self.pattern,
+                "operators": operators,
+                "refusals": refusals,
+                "wrt": subject.names[: subject.differentiated],
+                "structured": structured,
+                "per_sample": bool(self.samples),
+                "own": {name: _source(way) for name, way in subject.ways.items()},
+                "manner": dataclasses.asdict(subject.manner),
+                "cost": list(explain(outputs, coordinates, width, limit, known)),
+            }
         )
-        shapes = tuple(tuple(x.shape) for x in inputs)
-        device = torch.device(spec["device"])
-        problem = Problem(function, operator, shapes, tuple(y.shape), subject.dtype, device)
-        check = None if found is None or found.is_global else checked_jacobian
-        code = _code(subject, spec["target"], problem, written, check)
-    return {
-        "code": code,
-        "pattern": pattern,
-        "operators": operators,
-        "refusals": refusals,
-        "wrt": subject.names[: subject.differentiated],
-        "evidence": [*subject.notes, *evidence.sentences],
-        "hints": evidence.hints,
-        "manner": dataclasses.asdict(subject.manner),
-        "structured": structured,
-        "per_sample": bool(samples),
-        "structure": said,
-        "own": {name: _source(way) for name, way in subject.ways.items()},
-        "cost": list(explain(outputs, coordinates, width, limit, found if y.dim() else None)),
-    }
+
+    def _problem(self, operator: str, structured: bool) -> Problem:
+        """The problem, whose function and modes join the registry."""
+        function = declare(
+            self.subject,
+            self.spec["target"],
+            [operator],
+            self.structure if structured else None,
+            bool(self.samples),
+        )
+        shapes = tuple(tuple(x.shape) for x in self.inputs)
+        device, dtype = torch.device(self.spec["device"]), self.subject.dtype
+        return Problem(function, operator, shapes, tuple(self.y.shape), dtype, device)
+
+    def _evidence(self) -> tuple[list[str], list[str]]:
+        """Sentences and hints. Raises Refused where autograd is contradicted."""
+        if self.deadline.over:
+            return ["no time was left to hold its derivatives against finite differences"], []
+        asked, deadline = self.spec["operator"], self.deadline.share(EVIDENCE_SHARE)
+        try:
+            found = gather(
+                self.subject, self.inputs, self.y, asked, deadline, self.spec["definition"]
+            )
+        except Refused:
+            raise
+        except Exception as error:
+            return [f"finite differences could not be taken near this input: {_line(error)}"], []
+        return found.sentences, found.hints
+
+    def _structure(self) -> list[str]:
+        scalar = not self.y.dim()
+        unasked = scalar and self.spec["operator"] != "hessian"
+        if unasked or self.subject.manner.forward_only:
+            return []
+        if self.deadline.over:
+            return ["no time was left to look for zeros in the jacobian"]
+        try:
+            found = (hessian_structure if scalar else structure)(self.subject, self.deadline)
+            self.samples = "" if self.deadline.over else per_sample(self.subject)
+        except Exception as error:
+            return [f"looking for zeros in the jacobian failed: {_line(error)}"]
+        self.structure = found
+        if found.kind != "dense" and self.spec["pattern"]:
+            # The measuring processes need not look again; the code to paste loads it where it is
+            # too long to be written down.
+            torch.save({"structure": dataclasses.asdict(found)}, self.spec["pattern"])
+            self.written, loaded = patterns.code(found, self.spec["pattern"])
+            self.pattern = self.spec["pattern"] if loaded else ""
+        extent = "for every input" if found.is_global else "near this input"
+        said = f"{found.kind}, {extent}: {found.evidence}"
+        return [said, *([self.samples] if self.samples else [])]
+
+
+def _passes(problem: Problem) -> dict[str, tuple[int, bool]]:
+    """How often the modes that count their passes go through the function, and whether at once."""
+    counts = {}
+    for mode in registry.modes_of(problem.operator):
+        if mode.passes is not None:
+            made = mode.passes(problem)
+            counts[mode.name] = made.number, made.batched
+    return counts
 
 
 def _code(
@@ -235,22 +341,22 @@ def main() -> None:
         spec = json.load(file)
     torch.set_num_threads(1)
     faulthandler.enable()
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
 
-        limit = spec["memory_limit"] + (4 << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    def tell(**fields: Any) -> None:
+        if os.getpid() != pid:
+            # The function forks, and this is the child.
+            os._exit(0)
+        out.write(json.dumps(fields) + "\n")
+        out.flush()
+
+    limit_memory(spec["memory_limit"])
     try:
-        answer = probe(spec)
+        Look(spec, tell).run()
     except (Refused, Unusable) as error:
-        answer = {"refused": str(error)}
+        tell(refused=str(error))
     except BaseException as error:
-        answer = {"refused": "it raises " + _line(error)}
-    if os.getpid() != pid:
-        # The function forks, and this is the child.
-        os._exit(0)
-    out.write(json.dumps(answer))
-    out.flush()
+        tell(refused="it raises " + _line(error))
+    tell(done=True)
 
 
 if __name__ == "__main__":

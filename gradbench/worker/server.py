@@ -43,18 +43,18 @@ def main(wire: Wire) -> None:
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     broken = registry.load()
+    session = Session(options.memory_limit, broken=broken, forked=wire.forked, enforced=True)
     path = ""
     try:
         for path in options.files:
             wire.require_driver()
-            broken += registry.load_file(path)
+            session.load([path])
     except BaseException as error:
         reason = {"ok": False, "reason": f"{path}: {line_of(error)}", "where": where(error)}
         for _ in wire.requests():
             wire.answer(reason)
         return
     wire.require_driver()
-    session = Session(options.memory_limit, broken=broken, forked=wire.forked)
     session.close()
     gc.disable()
     serve(wire, session)

@@ -32,6 +32,7 @@ from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
 from gradbench.worker.instruments import READERS
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
+from gradbench.worker.memory import limit_memory
 
 FORKED = "it forks, and the child comes back as if it were the measuring process"
 
@@ -104,8 +105,11 @@ class Session:
         clock: Any = time.perf_counter_ns,
         broken: Sequence[str] = (),
         forked: Callable[[], bool] = lambda: False,
+        enforced: bool = False,
     ) -> None:
         self.memory_limit = memory_limit
+        self.enforced = enforced
+        """Whether the system holds this process to the limit, which else is held by estimate."""
         self.broken = tuple(broken)
         self.forked = forked
         self.clock = clock
@@ -124,6 +128,13 @@ class Session:
     def ping(self) -> dict[str, Any]:
         """Does nothing: the driver sees that no other answer came before this one."""
         return {}
+
+    def load(self, files: list[str]) -> dict[str, Any]:
+        """Loads files of the user's, as at the start."""
+        for path in files:
+            self.broken = (*self.broken, *registry.load_file(path))
+        # What they leave in memory does not slow later collections.
+        return self.close()
 
     def discover(self) -> dict[str, Any]:
         offers = [
@@ -162,6 +173,8 @@ class Session:
             raise Refused("the processor has no tf32")
         size = None if wanted.size == DOCUMENTS else parse_size(wanted.size)
         torch.set_num_threads(wanted.threads)
+        if self.enforced:
+            limit_memory(self.memory_limit if place.on_cpu else None)
         changes = state.Changes()
         with state.preserve(changes):
             problem, timed = pose(
@@ -452,7 +465,7 @@ class Session:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
-        known = {"hello", "ping", "discover", "open", "prepare", "visit", "check", "close"}
+        known = {"hello", "ping", "load", "discover", "open", "prepare", "visit", "check", "close"}
         known |= {"trust", "read", "slow", "curve", "limits"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")

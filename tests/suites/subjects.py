@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import torch
 
@@ -69,6 +70,31 @@ def endless(x):
 
 def eating(x):
     return x + torch.ones(1 << 40)[0]
+
+
+def napping(x):
+    time.sleep(0.1)
+    return x.cumsum(0).sin()
+
+
+def hanging_nearby(x):
+    """Hangs at any input but that of `at_start`, where finite differences are taken."""
+    if float((x.detach() - START).abs().max()) > 1e-6:
+        time.sleep(1000)
+    return x.cumsum(0).sin()
+
+
+def dying_nearby(x):
+    if float((x.detach() - START).abs().max()) > 1e-6:
+        os._exit(3)
+    return x.cumsum(0).sin()
+
+
+START = torch.tensor([0.5, 0.25, 1.0])
+
+
+def at_start():
+    return (START,)
 
 
 def chatty(x):

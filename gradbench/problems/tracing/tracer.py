@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gradbench.core.deadline import Deadline
+from gradbench.problems.dispatch import DispatchMode
 from gradbench.problems.tracing.sets import CoordinateSets, TooMany
 
 LOOKS = {
@@ -73,7 +73,7 @@ Rule = Callable[[Operation], Any]
 """Returns the sets of each target, or of all where it is a single tensor; None for no set."""
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(DispatchMode):
     """Follows the sets of coordinates while it is on. Raises nothing: see `failed`."""
 
     def __init__(

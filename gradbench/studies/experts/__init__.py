@@ -73,7 +73,7 @@ def row(asked: Asked, advice: Advice) -> dict[str, Any]:
     operator = advice.operators[0]
     rows = {r.mode: r for r in advice.rows(operator)}
     expert = rows[f"{asked.name}_expert"]
-    usual = rows.get(advice.judged.baselines[expert.comparison])
+    usual = rows.get(advice.first)
     winner = rows.get(advice.winner(operator))
     made: dict[str, Any] = {
         "function": asked.name,
@@ -85,7 +85,7 @@ def row(asked: Asked, advice: Advice) -> dict[str, Any]:
         "expert_status": f"{expert.status}: {expert.reason}",
         "seconds": round(advice.seconds, 1),
         "budget": advice.budget,
-        "run": advice.judged.run,
+        "run": advice.run,
     }
     for name, other in (("usual", usual), ("expert", expert)):
         if other is not None and other.to_fastest is not None:

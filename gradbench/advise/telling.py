@@ -1,0 +1,232 @@
+"""What an answer says in sentences: the winner, by how much, at what cost, on what grounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gradbench.advise import theory
+from gradbench.analysis.table import Ratio, Row
+from gradbench.core.cases import FORWARD
+from gradbench.core.instruments import PEAK_MEMORY
+from gradbench.core.units import call_time, counted, reading
+from gradbench.core.verdicts import Status, Verdict
+
+if TYPE_CHECKING:
+    from gradbench.advise.answer import Advice
+
+PEAK = PEAK_MEMORY.name
+
+LEAN = 0.5
+"""Another mode's memory is worth a word below this share of the fastest's, where it takes no more
+than `NEARLY` times as long."""
+NEARLY = 1.5
+
+TELLING = 4.0
+"""How many times its low end the high end of a ratio's interval may be to say something."""
+
+MORE = 3
+"""How many times the budget is proposed where it was too short."""
+
+
+def number(value: float) -> str:
+    """A ratio with three digits and no exponent below a million."""
+    if value >= 1e6:
+        return f"{value:.2g}"
+    return (
+        f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}" if value >= 9.995 else f"{value:.2f}"
+    )
+
+
+def between(ratio: Ratio) -> str:
+    """The ratio with its interval, as ``58 (95 % interval 56 to 60)``; the low end alone where the
+    interval is wide."""
+    if ratio.high > TELLING * ratio.low:
+        return f"over {number(ratio.low)}" if ratio.low > 1 else f"about {number(ratio.value)}"
+    return f"{number(ratio.value)} (95 % interval {number(ratio.low)} to {number(ratio.high)})"
+
+
+def factor(ratio: Ratio | None) -> str:
+    """The ratio as a cell: with its interval where that says something."""
+    if ratio is None:
+        return ""
+    ends = (ratio.high / ratio.value, ratio.value / ratio.low if ratio.low else math.inf)
+    wide = max(ends) - 1
+    if wide < 0.3:
+        return f"{number(ratio.value)} ±{wide:.{1 if wide < 0.0995 else 0}%}"
+    if ratio.low and ratio.high <= TELLING * ratio.low:
+        return f"{number(ratio.value)} [{number(ratio.low)}, {number(ratio.high)}]"
+    return f"over {number(ratio.low)}" if ratio.low > 1.01 else f"~ {number(ratio.value)}"
+
+
+def spread(row: Row) -> str:
+    """A mode's time with how far the processes' medians lie from it."""
+    if row.seconds is None:
+        return ""
+    said = call_time(row.seconds)
+    if row.seconds_low is None or row.seconds_high is None or row.sessions < 2:
+        return said
+    wide = max(row.seconds_high - row.seconds, row.seconds - row.seconds_low) / row.seconds
+    return f"{said} ±{max(wide, 0.005):.0%}"
+
+
+def winner(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row.verdict == Verdict.FASTEST), None)
+
+
+def sentences(advice: Advice) -> list[str]:
+    """What is said of the winner, the user's own ways and memory, the most important first."""
+    if winner(advice.rows()) is None:
+        return recommendation(advice)
+    said = [gain(advice), *multiple(advice), *close(advice), *own(advice), memory(advice)]
+    return [sentence for sentence in said if sentence]
+
+
+def gain(advice: Advice) -> str:
+    """How much faster the fastest mode is than the usual choice."""
+    rows, first = advice.rows(), advice.first
+    best = winner(rows)
+    if best is None:
+        return ""
+    if best.mode == first:
+        return f"{best.mode}, the usual choice, is the fastest."
+    usual = next((row for row in rows if row.mode == first), None)
+    if usual is None or usual.to_fastest is None:
+        why = f": {usual.status}, {usual.reason}" if usual is not None and usual.reason else ""
+        return f"{best.mode} is the fastest. The usual choice, {first}, was not timed{why}."
+    ratio = usual.to_fastest
+    if usual.verdict != Verdict.SLOWER and (ratio.low <= 1 or usual.sessions > 1):
+        return (
+            f"{best.mode} is the fastest so far; against {first}, the usual choice, it is too "
+            f"close to call: {_more(advice)}."
+        )
+    rough = "" if usual.sessions > 1 else " Measured in one process, so this is rough."
+    said = f"{best.mode} is {_times(ratio)} faster than {first}, the usual choice{_ends(ratio)}."
+    return said + rough
+
+
+def _times(ratio: Ratio) -> str:
+    wide = ratio.high > TELLING * ratio.low
+    return f"more than {number(ratio.low)}×" if wide else f"{number(ratio.value)}×"
+
+
+def _ends(ratio: Ratio) -> str:
+    if ratio.high > TELLING * ratio.low or ratio.low == ratio.high:
+        return ""
+    return f" (95 % interval {number(ratio.low)} to {number(ratio.high)})"
+
+
+def multiple(advice: Advice) -> list[str]:
+    """What the derivative costs in evaluations of the function, the headline of every objective."""
+    best = winner(advice.rows())
+    if best is None or best.to_forward is None or best.to_forward.high > 1e300:
+        return []
+    ratio = best.to_forward
+    article = "An" if advice.operator in ("hvp",) else "The"
+    return [
+        f"{article} {advice.operator.replace('_', ' ')} costs {number(ratio.value)}× the function "
+        f"itself{_ends(ratio)}."
+    ]
+
+
+def close(advice: Advice) -> list[str]:
+    """The modes that may be as fast as the fastest."""
+    rows = advice.rows()
+    near = [
+        row.mode
+        for row in rows
+        if row.verdict == Verdict.UNDECIDED and row.to_fastest and row.to_fastest.low <= 1.01
+    ]
+    near = [mode for mode in near if mode != advice.first]
+    if not near:
+        return []
+    listed = ", ".join(near[:3]) + (f" and {len(near) - 3} more" if near[3:] else "")
+    verb = "is" if len(near) == 1 else "are"
+    return [f"{listed} {verb} too close to it to call: {_more(advice)}."]
+
+
+def _more(advice: Advice) -> str:
+    return f"more time is needed (--budget {MORE * advice.budget:g})"
+
+
+def own(advice: Advice) -> list[str]:
+    """A sentence for each derivative given with `also`."""
+    rows = advice.rows()
+    best, said = winner(rows), []
+    for row in rows:
+        if row.mode not in advice.found["own"] or row is best:
+            continue
+        if row.to_fastest is None or best is None:
+            said.append(f"Your {row.mode} was not timed: {row.status}, {row.reason}.")
+        elif row.verdict == Verdict.UNDECIDED:
+            said.append(f"Your {row.mode} against {best.mode}: too close to call.")
+        else:
+            said.append(f"Your {row.mode} takes {between(row.to_fastest)} times as long.")
+    return said
+
+
+def memory(advice: Advice) -> str:
+    """The mode that needs far less memory in nearly the same time as the fastest."""
+    rows = [row for row in advice.rows() if PEAK in row.readings and row.seconds]
+    best = winner(rows)
+    if best is None or best.seconds is None:
+        return ""
+    near = [row for row in rows if row.seconds and row.seconds <= NEARLY * best.seconds]
+    lean = min(near, key=lambda row: row.readings[PEAK])
+    if lean.readings[PEAK] > LEAN * best.readings[PEAK] or not lean.seconds:
+        return ""
+    return (
+        f"{lean.mode} needs {reading(lean.readings[PEAK], 'bytes')} of memory instead of "
+        f"{reading(best.readings[PEAK], 'bytes')}, in {lean.seconds / best.seconds:.2f}× the time."
+    )
+
+
+def recommendation(advice: Advice) -> list[str]:
+    """What to try where nothing was timed, by the count of passes."""
+    found, budget = advice.found, advice.budget
+    if not found["operators"]:
+        return [
+            f"Nothing was measured: {found['doing']} was not over when the time was up. "
+            f"{_more(advice)[:1].upper()}{_more(advice)[1:]}.",
+        ]
+    failed = {row.mode for row in advice.rows() if row.status not in (Status.OK, Status.REFUSED)}
+    ways = [m for m in theory.in_order(found, found["code"]) if m not in failed and m != FORWARD]
+    if not ways:
+        return ["No mode could be timed."]
+    reason = (
+        "Nothing was timed" if advice.rows() else f"No time was left to measure in {budget:g} s"
+    )
+    first, *others = ways
+    said = f"{reason}. By the count of passes, try {first} ({_passes(advice, first)})"
+    if others:
+        said += f", then {others[0]} ({_passes(advice, others[0])})"
+    return [f"{said}.", f"To measure them: --budget {MORE * budget:g}."]
+
+
+def recommended(advice: Advice) -> str:
+    """The mode whose code is shown: the fastest, or the most promising by the count of passes."""
+    best = winner(advice.rows())
+    if best is not None:
+        return best.mode
+    failed = {row.mode for row in advice.rows() if row.status not in (Status.OK, Status.REFUSED)}
+    ways = theory.in_order(advice.found, advice.found["code"])
+    return next((mode for mode in ways if mode not in failed), "")
+
+
+def _passes(advice: Advice, mode: str) -> str:
+    count, batched = theory.passes(advice.found, mode)
+    return f"{counted(count, 'pass')}{' in one batch' if batched and count > 1 else ''}"
+
+
+def statuses(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why modes were not timed, with the modes."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.seconds is None:
+            reason = row.reason or "no time was left to time it"
+            status = row.status if row.status != Status.OK else Status.REFUSED
+            by_reason.setdefault((status, reason), []).append(row.mode)
+    return [
+        f"{', '.join(modes)}: {status}: {reason}" for (status, reason), modes in by_reason.items()
+    ]

@@ -1,0 +1,56 @@
+"""What the count of passes says before anything is measured: an order, and what is hopeless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gradbench.core.cases import FORWARD
+from gradbench.core.units import call_time, counted
+
+HOPELESS = 1000
+"""A mode with so many times the passes of another is not tried, even if all are one batch."""
+
+
+def passes(found: Mapping[str, Any], mode: str) -> tuple[int, bool]:
+    """The passes of a mode over the function, and whether they are one pass over a batch."""
+    number, batched = found["passes"].get(mode, (1, False))
+    return max(1, number), batched
+
+
+def in_order(found: Mapping[str, Any], modes: Iterable[str]) -> list[str]:
+    """The modes, the forward pass first, then the most promising: by the passes in turn, then by
+    those at once. Ties keep their order."""
+
+    def key(mode: str) -> tuple[bool, int, int]:
+        number, batched = passes(found, mode)
+        return mode != FORWARD, 1 if batched else number, number
+
+    return sorted(modes, key=key)
+
+
+def ruled_out(
+    found: Mapping[str, Any], modes: Iterable[str], patience: Mapping[str, float]
+) -> dict[str, str]:
+    """The modes that need not be called to be seen to be hopeless, with the reason.
+
+    `patience` is how many seconds a call of each mode may take.
+    """
+    modes = [mode for mode in modes if mode != FORWARD]
+    fewest = min((passes(found, mode)[0] for mode in modes), default=1)
+    reasons = {}
+    for mode in modes:
+        number, batched = passes(found, mode)
+        seconds = number * found["seconds"]
+        if not batched and number > 1 and seconds > patience[mode]:
+            reasons[mode] = (
+                f"{counted(number, 'pass')}, each longer than the function's {_per_call(found)}: "
+                f"over {call_time(seconds)} a call"
+            )
+        elif number >= HOPELESS * fewest:
+            reasons[mode] = f"{counted(number, 'pass')} where {fewest} will do"
+    return reasons
+
+
+def _per_call(found: Mapping[str, Any]) -> str:
+    return call_time(found["seconds"])
