@@ -14,6 +14,7 @@ import dataclasses
 import faulthandler
 import inspect
 import json
+import math
 import os
 import sys
 import time
@@ -249,6 +250,17 @@ class Look:
         extent = "for every input" if found.is_global else "near this input"
         said = f"{found.kind}, {extent}: {found.evidence}"
         return [said, *([self.samples] if self.samples else [])]
+
+
+def probe(spec: dict[str, Any]) -> dict[str, Any]:
+    """All findings on a function, however long it takes. Raises what `Look.run` does."""
+    found: dict[str, Any] = {}
+
+    def tell(**fields: Any) -> None:
+        found.update(fields.get("found", {}))
+
+    Look({"until": math.inf} | spec, tell).run()
+    return found
 
 
 def _passes(problem: Problem) -> dict[str, tuple[int, bool]]:
