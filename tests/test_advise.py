@@ -234,7 +234,7 @@ def test_what_is_found_before_the_process_hangs_or_dies_stays():
     for name, said in (("hanging_nearby", "was not over"), ("dying_nearby", "exit code 3")):
         target, maker = f"{SUBJECTS}:{name}", f"{SUBJECTS}:at_start"
         found = examine(Question(target, (), maker=maker, budget=8.0))
-        assert found["operators"] == ["jacobian", "vjp", "jvp"]
+        assert found["operators"][0] == "jacobian"
         assert said in found["evidence"][-1]
         assert "def jacobian(x):" in found["code"]["jacrev"]
 
