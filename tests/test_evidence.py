@@ -2,6 +2,7 @@
 wrong ones are, and what differences cannot decide is said."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradbench.core.deadline import Deadline
-from gradbench.worker.evidence import CONFIRMED, Refused, gather
+from gradbench.worker.evidence import CONFIRMED, DEFINED, OPEN, Refused, gather
+from gradbench.worker.reference import formulas
 from gradbench.worker.settling import Manner
 
 
-def subject(function, *inputs, wrt=None):
+def subject(function, *inputs, wrt=None, forward_only=False):
     """A function with its inputs, as the inspection sees it."""
     wrt = len([x for x in inputs if x.is_floating_point()]) if wrt is None else wrt
     values = tuple(x.double() if x.is_floating_point() else x for x in inputs)
@@ -26,12 +28,12 @@ def subject(function, *inputs, wrt=None):
         differentiated=wrt,
         dtype=torch.float32,
         unit=2.0**-52,
-        manner=Manner(),
+        manner=Manner(forward_only=forward_only),
     )
 
 
 def evidence(function, *inputs, operator="", wrt=None, seconds=math.inf, **options):
-    one = subject(function, *inputs, wrt=wrt)
+    one = subject(function, *inputs, wrt=wrt, forward_only=function == ForwardOnly.apply)
     y = one.forward(*one.values).detach()
     return gather(one, one.values, y, operator, Deadline(seconds), **options)
 
@@ -212,3 +214,305 @@ def test_a_wrong_backward_is_contradicted(around, error):
         evidence(lambda x: function(x, wrong), x)
     assert "by x[" in str(refused.value)
     assert "Wrong" in str(refused.value) or "detach" in str(refused.value)
+
+
+def test_a_wrong_entry_among_many_is_found_along_directions():
+    def function(x):
+        # Small beside large, in one of many entries.
+        wrong = Wrong.apply(x, lambda g: torch.cat([g[:-1], 2 * g[-1:]]))
+        return 1e3 * (wrong[:-1] ** 2).sum() + torch.sin(wrong[-1])
+
+    with pytest.raises(Refused, match=r"the output by x\[5999\]"):
+        evidence(function, randn(6000))
+    right = evidence(lambda x: 1e3 * (x[:-1] ** 2).sum() + torch.sin(x[-1]), randn(6000))
+    assert "random directions" in right.sentences[0]
+
+
+def test_a_wrong_entry_of_many_outputs_is_found_along_directions():
+    weights = torch.logspace(-6, 6, 1200, dtype=torch.float64)
+
+    def function(x):
+        return weights * Wrong.apply(x, lambda g: _one(g, 1.01)) ** 2
+
+    with pytest.raises(Refused, match=r"output \[1199\] by x\[1199\]"):
+        evidence(function, randn(1200))
+
+
+def test_a_derivative_that_is_right_at_one_point_alone_is_contradicted():
+    first = []
+
+    class Stale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            first.append(x.detach().clone())
+            return x**2
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * first[0] * g
+
+    with pytest.raises(Refused, match="Stale"):
+        evidence(Stale.apply, randn(4))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kinks_jumps_and_noise_are_never_contradicted(seed):
+    def smooth_only_in_places(x):
+        return torch.where(x.sum() > 0.01, x.relu().sum(), x.abs().max()) + x.clamp(0, 1e-3).sum()
+
+    for function in (
+        smooth_only_in_places,
+        lambda x: torch.floor(5 * x) * x,
+        lambda x: x.sort().values.cumsum(0) * torch.sign(x),
+        lambda x: (x + 1e-6 * torch.sin(1e9 * x.detach())).sum(),
+        lambda x: ((x * 1e3).float().double() / 1e3).square(),
+    ):
+        evidence(function, randn(7, seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: x.abs().sum(), "at a kink"),
+        (torch.relu, "at a kink"),
+        (lambda x: x.max(), "at a kink"),
+        (lambda x: torch.relu(x) - torch.relu(-x), "not near it"),
+        (lambda x: (x.clamp(min=0) ** 1.5).sum() + x.sum(), ""),
+        (lambda x: torch.where(x >= 0, x + 1, x), "beside a jump"),
+    ],
+)
+def test_what_differences_cannot_decide_is_said_and_rests_on_the_other_mode(function, said):
+    found = evidence(function, torch.zeros(3))
+    if said:
+        assert found.verdict == OPEN
+        assert said in found.sentences[0]
+        assert found.sentences[-1].endswith("the agreement of forward and reverse mode")
+
+
+def test_a_wrong_backward_beside_kinks_is_contradicted():
+    x = torch.tensor([0.0, 0.0, 1.0, 2.0])
+    with pytest.raises(Refused, match=r"by x\[3\]"):
+        evidence(lambda x: torch.relu(Wrong.apply(x, lambda g: _one(g, 2.0))), x)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        randn(3, 4).T,
+        randn(6, 4)[::2, 1::2],
+        randn(3, 1).expand(3, 4),
+        randn(()),
+        randn(2, 3, 4).permute(2, 0, 1),
+        torch.zeros(0, 3),
+    ],
+    ids=["transposed", "strided", "expanded", "0-dim", "permuted", "empty"],
+)
+def test_inputs_of_every_layout(x):
+    z = randn(3)
+    found = evidence(lambda x, z: (x * x).sum() + z.prod(), x, z)
+    assert found.verdict == CONFIRMED
+    with pytest.raises(Refused, match="by z"):
+        evidence(lambda x, z: (x * x).sum() + Wrong.apply(z, lambda g: -g).prod(), x, z)
+
+
+def test_integers_and_constants_are_not_moved():
+    index, scale = torch.tensor([0, 2]), randn(2)
+    found = evidence(lambda x, i, s: x[i] * s.detach(), randn(4), index, scale, wrt=1)
+    assert found.verdict == CONFIRMED
+
+
+def test_a_derivative_of_zero_is_a_finding():
+    found = evidence(lambda x, z: (x**2).sum() + 0 * z.sum(), randn(3), randn(2))
+    assert "the derivative by z is zero everywhere near here" in found.sentences
+    found = evidence(lambda x: torch.softmax(x, 0).sum(), randn(4))
+    assert "the derivative by x is zero everywhere near here, but for rounding" in found.sentences
+    found = evidence(lambda x: (x**2).sum(), torch.zeros(3))
+    assert not any("zero" in said for said in found.sentences)
+    with pytest.raises(Refused, match="the derivative is zero, there is nothing to measure"):
+        evidence(lambda x: (x > 0).double(), randn(4))
+
+
+def test_what_is_detached_is_named_with_its_line():
+    def scaled(x):
+        with torch.no_grad():
+            scale = x.norm()
+        return x / scale
+
+    for function, how in (
+        (scaled, "no_grad"),
+        (lambda x: x * x.detach(), "detach"),
+        (lambda x: x * x.sum().item(), r"\.item\(\)"),
+        (lambda x: x * x.data, r"\.data"),
+        (lambda x: x + torch.from_numpy(x.detach().numpy() ** 2), "detach"),
+    ):
+        with pytest.raises(Refused, match=rf"{how} at test_evidence.py:\d+ hides a part"):
+            evidence(function, randn(3))
+
+
+def test_autograd_can_be_the_definition():
+    def straight_through(x):
+        return ((x + (torch.round(x) - x).detach()) ** 2).sum()
+
+    with pytest.raises(Refused, match=r"straight-through.*--definition autograd"):
+        evidence(straight_through, randn(4))
+    found = evidence(straight_through, randn(4), definition="autograd")
+    assert found.verdict == DEFINED
+    assert found.sentences[-1] == (
+        "by definition: it rests on the agreement of forward and reverse mode"
+    )
+
+
+def test_second_derivatives_are_held_against_differences_of_the_gradient():
+    def function(x, z):
+        return (torch.sin(x) * z.sum()).sum() + z.prod() * x[0]
+
+    found = evidence(function, randn(3), randn(2), operator="hessian")
+    assert any("reverse mode twice agrees" in said for said in found.sentences)
+
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return g * 3 * x * x.detach()
+
+    def wrong(x, z):
+        return (Half.apply(x) * z).sum()
+
+    assert evidence(wrong, randn(3), randn(3)).verdict == CONFIRMED
+    with pytest.raises(Refused, match=r"the gradient by x\[0\] by x\[0\]"):
+        evidence(wrong, randn(3), randn(3), operator="hessian")
+
+
+def test_a_wrong_forward_mode_is_said():
+    class WrongForward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            ctx.save_for_forward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * ctx.saved_tensors[0] * g
+
+        @staticmethod
+        def jvp(ctx, t):
+            return ctx.saved_tensors[0] * t
+
+    found = evidence(WrongForward.apply, randn(3))
+    assert any("forward mode DISAGREES" in said for said in found.sentences)
+
+
+class ForwardOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, t):
+        return 2 * ctx.saved_tensors[0] * t
+
+
+def test_a_function_with_forward_mode_alone():
+    x = randn(3)
+    found = evidence(ForwardOnly.apply, x)
+    assert found.sentences[0].startswith("forward mode agrees with float64 finite")
+    references = formulas(subject(ForwardOnly.apply, x, forward_only=True))
+    torch.testing.assert_close(references["jacobian"](x)[0], torch.diag(2 * x))
+    torch.testing.assert_close(references["vjp"](x, x)[0], 2 * x * x)
+
+
+def test_time_is_kept_and_what_is_left_out_is_said():
+    def slow(x):
+        time.sleep(0.02)
+        return torch.sin(x)
+
+    began = time.perf_counter()
+    found = evidence(slow, randn(40), seconds=1.0)
+    assert time.perf_counter() - began < 4
+    assert "random directions" in found.sentences[0]
+    assert "left out" in found.sentences[0]
+
+
+HINTS = {
+    "derivatives are subnormal in float32": (lambda x: 1e-39 * x, (3,)),
+    "values underflow to zero in float32": (lambda x: 1e-60 * x + 0 * x, (3,)),
+    "no batching rule for aten::unfold_backward": (lambda x: x.unfold(0, 2, 1) * 1.0, (4,)),
+}
+
+
+@pytest.mark.parametrize("said", HINTS)
+def test_hints(said):
+    function, shape = HINTS[said]
+    assert any(said in hint for hint in evidence(function, randn(*shape)).hints)
+    assert not evidence(torch.sin, randn(3)).hints
+
+
+def test_a_derivative_that_is_not_finite_is_refused_with_the_cure():
+    with pytest.raises(Refused, match=r"NaN or infinite in 1 of 3.*SqrtBackward0.*torch\.where\("):
+        evidence(lambda x: torch.where(x > 0, x.sqrt(), 0 * x), torch.tensor([1.0, 0.0, 4.0]))
+    with pytest.raises(Refused, match="by z is NaN or infinite"):
+        evidence(lambda x, z: x.sum() + z.sqrt().sum(), randn(2), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: torch.outer(torch.arange(1.0, 41).double(), x.sin()).reshape(-1), (4,)),
+        (lambda x: torch.softmax(x, 0), (6,)),
+        (lambda x: torch.stack([x.sum() if float(x.sum()) > 0 else -x.sum()] * 30), (2,)),
+        (lambda x: torch.ones(3).double() * x[0], (2,)),
+    ],
+    ids=["few columns", "square", "branch", "unused"],
+)
+def test_references_are_exact_by_rows_and_by_columns(function, shape):
+    x, t = randn(*shape), randn(*shape, seed=1)
+    wanted = torch.autograd.functional.jacobian(function, x)
+    references = formulas(subject(function, x))
+    torch.testing.assert_close(references["jacobian"](x)[0], wanted)
+    torch.testing.assert_close(references["jvp"]((t,), x), wanted @ t)
+
+
+def test_a_wrong_forward_mode_is_not_the_reference():
+    class Doubled(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.expand(40, *x.shape).clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, g):
+            return g.sum(0)
+
+        @staticmethod
+        def jvp(ctx, t):
+            return 2 * t.expand(40, *t.shape).clone()
+
+    x = randn(3)
+    references = formulas(subject(Doubled.apply, x))
+    wanted = torch.eye(3).double().expand(40, 3, 3)
+    torch.testing.assert_close(references["jacobian"](x)[0], wanted)
+    torch.testing.assert_close(references["jvp"]((x,), x), x.expand(40, 3))
+
+
+def test_hessians_in_batches_are_exact():
+    def function(x):
+        return (x.prod() * torch.sin(x)).sum()
+
+    x = randn(5)
+    found = formulas(subject(function, x))["hessian"](x)[0]
+    torch.testing.assert_close(found, torch.autograd.functional.hessian(function, x))

@@ -35,7 +35,7 @@ BEYOND = 20.0
 """A claim disagrees where it is further from the estimate than so many times the error."""
 
 IN_A_ROW = 9
-FINE, COARSER, COARSE = 2.0**-38, (2.0**-20, 2.0**-23), 2.0**-17
+FINE, COARSER, COARSE = 2.0**-38, (2.0**-20, 2.0**-21), 2.0**-17
 """The noise is measured of so many values at these spacings, relative to the coordinates' sizes."""
 
 Line = Callable[[float], tuple[float, Tensor]]
@@ -48,18 +48,20 @@ def noise(line_of: Callable[[], Line], here: Tensor, coarse: bool = True) -> tup
 
     `line_of()` is a random line through the point, of tangents of the size of the coordinates.
     Rounding shows at any spacing of the values; what is computed in a lower precision inside, or in
-    steps, shows at a larger one alone, where a kink may lie too: two spacings should show it.
+    steps, shows at a larger one alone.
     """
     fine = _level(line_of(), FINE)
     if not coarse:
         return fine, fine
-    steps = torch.minimum(*(_level(line_of(), spacing) for spacing in COARSER))
-    return fine, torch.maximum(fine, steps)
+    return fine, torch.maximum(fine, torch.maximum(*(_level(line_of(), s) for s in COARSER)))
 
 
 def _level(line: Line, spacing: float) -> Tensor:
-    """Three times the standard deviation of the noise of values in a row."""
-    row = torch.stack([line(spacing * (k - IN_A_ROW // 2))[1] for k in range(IN_A_ROW)])
+    """Three times the standard deviation of the noise of values in a row.
+
+    They begin beside the point, which is the likeliest place of a kink or a jump.
+    """
+    row = torch.stack([line(spacing * (k + 1))[1] for k in range(IN_A_ROW)])
     levels = []
     for order in range(1, 7):
         row = row[1:] - row[:-1]
@@ -118,6 +120,10 @@ class Scale:
     size: Tensor | float
     reach: Tensor | float
 
+    def level(self, steps: Tensor) -> Tensor:
+        """The noise at steps of shape (steps, 1) or (steps, outputs)."""
+        return torch.where(steps < COARSE * self.size, self.noise, self.coarse)
+
 
 def verdict(
     slopes: Slopes,
@@ -146,7 +152,7 @@ def verdict(
             values = torch.where(lacking, one, values)
             errors = torch.where(lacking, its_error, errors)
     smallest = torch.cat([steps[1:], steps[2:]])
-    floor = torch.where(smallest < COARSE * scale.size, scale.noise, scale.coarse) / smallest
+    floor = scale.level(smallest) / smallest
     errors = (errors + floor).nan_to_num(nan=torch.inf)
     gap = (values - claimed).abs().nan_to_num(nan=torch.inf)
     larger = torch.maximum(claimed.abs(), values.abs().nan_to_num(nan=0.0))
@@ -161,17 +167,20 @@ def verdict(
     agrees = resolved & (gap <= allowed + 2 * errors)
     differs = (gap > allowed + BEYOND * errors) & torch.isfinite(errors)
     # Below the last place of a lower precision inside, a value does not change at all.
-    differs &= ~((errors == floor) & (values == 0) & (smallest < COARSE * scale.size))
+    still = (errors == floor) & (values == 0) & (smallest < COARSE * scale.size)
+    differs &= ~still
     least = torch.where(differs, smallest, torch.inf).amin(0)
     contradicted = (differs.sum(0) >= 3) & ~agrees.any(0)
     if bool(contradicted.any()):
-        contradicted &= _down_to_noise(gap, floor, smallest, differs, least)
+        contradicted &= _down_to_noise(gap, floor, smallest, differs, least, still)
         contradicted &= _outside(claimed, slopes, scale.coarse, least)
     confirmed = (agrees & (smallest <= least)).any(0)
     if last:
         hidden = errors * scale.reach <= RESOLVED_NOISE * scale.noise
         nearly = ((errors <= RESOLVED_LAST * larger) | hidden) & (gap <= allowed + 2 * errors)
         confirmed |= nearly.any(0) & ~differs.any(0)
+    bends = (slopes.right - slopes.left).abs()
+    confirmed &= ~_lasting(bends, steps, BEYOND * scale.level(steps))
     best = errors.argmin(0, keepdim=True)
     value, error = values.gather(0, best)[0], errors.gather(0, best)[0]
     return Judged(confirmed, contradicted, value, error)
@@ -191,11 +200,12 @@ def _extrapolated(steps: Tensor, slopes: Tensor, power: int) -> tuple[Tensor, Te
 
 
 def _down_to_noise(
-    gap: Tensor, floor: Tensor, smallest: Tensor, differs: Tensor, least: Tensor
+    gap: Tensor, floor: Tensor, smallest: Tensor, differs: Tensor, least: Tensor, still: Tensor
 ) -> Tensor:
-    """Whether noise alone keeps the smaller steps from showing the same disagreement."""
+    """Whether only noise, or a value that stands `still`, keeps smaller steps from showing the same
+    disagreement."""
     shown = torch.where(differs & (smallest == least), gap, torch.inf).amin(0)
-    silent = (smallest < least) & (BEYOND * floor < shown / 2)
+    silent = (smallest < least) & (BEYOND * floor < shown / 2) & ~still
     return ~silent.any(0)
 
 
@@ -269,21 +279,26 @@ class Ladder:
             return ["noise"] * len(self.here)
         jumps, bends = ((right + left) * steps / 2).abs(), (right - left).abs()
         lacking = (~torch.isfinite(jumps)).sum(0) > len(steps) - 3
-        level = BEYOND * self.scale.coarse
-        jumps = _lasting(jumps, jumps > level)
-        bends = _lasting(bends, bends * steps > level)
+        level = BEYOND * self.scale.level(steps)
+        bends = _lasting(bends, steps, level)
+        # A jump that lasts is a slope that grows as the step shrinks.
+        jumps = _lasting(jumps, torch.ones_like(steps), level)
         kinds = torch.where(bends, 2, 3)
         kinds = torch.where(jumps, 1, kinds)
         return [("domain", "jump", "kink", "noise")[k] for k in torch.where(lacking, 0, kinds)]
 
 
-def _lasting(sizes: Tensor, clear: Tensor) -> Tensor:
-    """Whether what shrinks with the step where a function is smooth lasts to the smallest steps at
-    which it is clear of the noise; of shape (outputs,)."""
+def _lasting(sizes: Tensor, steps: Tensor, level: Tensor) -> Tensor:
+    """Whether what shrinks with the step where a function is smooth, and of which `sizes · steps`
+    shows above `level`, lasts to the smallest steps at which it would show; of shape (outputs,)."""
+    if len(sizes) < 2:
+        return torch.zeros(sizes.shape[1], dtype=torch.bool)
     numbers = torch.arange(len(sizes))[:, None]
-    last = torch.where(clear, numbers, -1).amax(0, keepdim=True)
-    before = (last - 2).clamp(min=0)
-    return ((last >= 2) & (sizes.gather(0, last.clamp(min=0)) > 0.5 * sizes.gather(0, before)))[0]
+    last = torch.where(sizes * steps > level, numbers, -1).amax(0, keepdim=True)
+    here = sizes.gather(0, last.clamp(min=0))
+    before = sizes.gather(0, (last - 1).clamp(min=0))
+    gone = ((numbers > last) & (here * steps > level)).any(0)
+    return (last >= 1)[0] & (here > before / 2)[0] & ~gone
 
 
 REASONS = {

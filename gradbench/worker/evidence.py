@@ -19,12 +19,19 @@ from gradbench.worker.judging import (
     Map,
     Tally,
     by_directions,
+    elsewhere,
     entry_by_entry,
     nearby,
     normal,
     unravelled,
 )
-from gradbench.worker.reference import hessian, hessian_product, pullback, pushforward, rows
+from gradbench.worker.reference import (
+    hessian,
+    hessian_product,
+    pullback,
+    pushforward,
+    rows,
+)
 from gradbench.worker.subject import Subject
 
 CONFIRMED, OPEN, DEFINED = "confirmed", "not confirmed", "by definition"
@@ -202,6 +209,8 @@ def _hold(
     needed = CALLS * coordinates * map.seconds
     blocks: list[Tensor] = []
     try:
+        if not len(map.here) * coordinates:
+            return blocks
         if (
             len(map.here) * coordinates <= ENTRIES
             and coordinates <= COORDINATES
@@ -212,6 +221,7 @@ def _hold(
         else:
             directions = SECOND if isinstance(map, Gradient) else DIRECTIONS
             tally = by_directions(map, deadline, directions)
+        elsewhere(map, deadline)
     except Contradiction as found:
         if definition != "autograd":
             cause = hints.cause(subject, map.inputs, found.got, found.wanted, found.error)
@@ -292,7 +302,7 @@ def _forward_mode(evidence: Evidence, subject: Subject, map: Map) -> bool:
             products = [p * t for p, t in zip(map.pull(seed), flat)]
             there = sum(float(p.sum()) for p in products)
             scale = sum(float(p.abs().sum()) for p in products)
-            noise = float((seed.abs() * torch.maximum(NOISE * map.noise, 32 * map.coarse)).sum())
+            noise = float((seed.abs() * torch.maximum(NOISE * map.noise, 1e3 * map.coarse)).sum())
             gap = abs(float((pushed * seed).sum()) - there)
             if not gap <= max(AGREEMENT, 1e4 * map.unit) * scale + noise:
                 evidence.sentences.append(

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradbench.worker.reference import pullback
+from gradbench.worker.reference import nodes, pullback
 from gradbench.worker.subject import Subject
-
-NODES = 100_000
-"""The most nodes of a graph that are looked at."""
 
 MEANT = (
     "if that is meant, --definition autograd (from Python definition='autograd') takes autograd's "
@@ -81,23 +78,9 @@ def _traced(subject: Subject, inputs: Sequence[Tensor]) -> tuple[Tensor, list[st
     return y, list(dict.fromkeys(detaching.places))
 
 
-def _nodes(y: Tensor) -> Iterator[Any]:
-    """The nodes of the graph above a value."""
-    waiting, seen = [y.grad_fn], {y.grad_fn}
-    while waiting and len(seen) < NODES:
-        node = waiting.pop()
-        if node is None:
-            continue
-        yield node
-        for before, _ in node.next_functions:
-            if before not in seen:
-                seen.add(before)
-                waiting.append(before)
-
-
 def _custom(y: Tensor) -> list[str]:
     """The names of the user's own autograd functions in a graph."""
-    classes = [getattr(node, "_forward_cls", None) for node in _nodes(y)]
+    classes = [getattr(node, "_forward_cls", None) for node in nodes(y)]
     own = [c for c in classes if c is not None and not c.__module__.startswith("torch.")]
     return list(dict.fromkeys(c.__name__ for c in own))
 
@@ -134,7 +117,7 @@ def not_finite(subject: Subject, inputs: Sequence[Tensor], number: int, pulled: 
         f"{int(bad.sum())} of {pulled.numel()} entries at this input ({value:g} in entry {flat})"
     )
     y, _ = _traced(subject, inputs)
-    names = {type(node).__name__ for node in _nodes(y)}
+    names = {type(node).__name__ for node in nodes(y)}
     culprit = _anomaly(subject, inputs)
     if culprit:
         said += f", first in {culprit}"

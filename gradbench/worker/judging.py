@@ -33,6 +33,8 @@ CLASSES = (1e-2, 1e-5)
 own: errors of small entries do not drown in large ones."""
 SHARP = 1e-3
 """How much more precise differences along a direction should be, where one entry may be wrong."""
+MUTED = 1e9
+"""Outputs whose slope is below so many times its noise have a smaller part in a product."""
 CANDIDATES = 8
 """Entries by one input that are tried at other points before differences contradict."""
 NEARBY, MOVE, TRIALS = 2, 0.01, 5
@@ -94,10 +96,13 @@ class Map:
 
     def value(self, *inputs: Tensor) -> Tensor:
         """The values, NaN where the function fails."""
+        began = time.perf_counter()
         try:
             found = self._value(*inputs).detach().reshape(-1).double()
         except Exception:
             found = self.here.new_zeros(0)
+        # The first calls load code.
+        self.seconds = min(self.seconds, time.perf_counter() - began)
         if found.shape != self.here.shape:
             return torch.full_like(self.here, torch.nan)
         return torch.where(torch.isfinite(found), found, torch.nan)
@@ -364,6 +369,16 @@ def by_directions(map: Map, deadline: Deadline, directions: int = DIRECTIONS) ->
     return tally
 
 
+def elsewhere(map: Map, deadline: Deadline) -> None:
+    """Holds a product at each of two points nearby against differences: a derivative can be right
+    at one point alone. Raises Contradiction."""
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(NEARBY):
+        there = map.at(nearby(map, generator))
+        if not deadline.over and bool(torch.isfinite(there.here).all()):
+            by_directions(there, deadline, 1)
+
+
 def _classes(parts: Sequence[Tensor]) -> list[list[Tensor]]:
     """Masks of coordinates whose parts of a product are of similar size."""
     largest = max((float(p.max()) for p in parts if p.numel()), default=0.0)
@@ -386,7 +401,7 @@ class Product:
         self.line = map.direction(tangents)
         step = differences.START
         self.slopes = (self.line(step)[1] - self.line(-step)[1]) / (2 * step)
-        sizes = self.slopes.abs().nan_to_num(nan=0.0) + 1e3 * map.noise / step
+        sizes = self.slopes.abs().nan_to_num(nan=0.0) + MUTED * map.noise / step
         sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
         self.seed = seed / sizes
         self.ladder = self._ladder(self.line)

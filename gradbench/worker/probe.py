@@ -325,9 +325,7 @@ def _operators(
         operators = [name for name in operators if name in ("gradient", "jacobian", "jvp")]
     refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):
-        # The reference of a pushforward is the dense jacobian.
-        dense = ("hessian",) if y.dim() == 0 else ("jacobian", "jvp")
-        refusals = dict.fromkeys(dense, reason)
+        refusals["hessian" if y.dim() == 0 else "jacobian"] = reason
     hessians = refuse(y.numel() * coordinates, coordinates, width, limit)
     if y.dim() and hessians:
         refusals["hessian"] = hessians

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import _python_dispatch as python_dispatch
 
 from gradbench.problems.function import Formula, Tensors
 
@@ -19,6 +22,37 @@ AGREEMENT = 1e-9
 """How far a structured derivative's product may be from the pullback, in float64, relative to its
 largest number."""
 
+NUMBERS = 1 << 21
+"""The most numbers of one intermediate result that passes in a batch may take."""
+
+FORWARD = 3
+"""A dense jacobian is computed by columns where there are so many times fewer of them than rows."""
+
+
+class Trust:
+    """Remembers whether what is only tried, such as a structure or forward mode, agreed with
+    reverse mode.
+
+    Under Monte Carlo arithmetic (`gradbench.worker.rounding`) nothing agrees to the last places:
+    what was found before, in plain arithmetic, holds there.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, bool] = {}
+
+    def agrees(self, name: str, check: Callable[[], bool]) -> bool:
+        modes = python_dispatch._get_current_dispatch_mode_stack()
+        if name not in self.found or not any(hasattr(mode, "unit") for mode in modes):
+            self.found[name] = check()
+        return self.found[name]
+
+
+def _leaves(subject: Subject, inputs: Sequence[Tensor]) -> tuple[Tensors, Tensor]:
+    """Leaves of a graph in place of the differentiated inputs, and the value with its graph."""
+    n = subject.differentiated
+    wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[:n])
+    return wrt, subject.forward(*wrt, *inputs[n:])
+
 
 def pullback(subject: Subject, seed: Tensor, *inputs: Tensor) -> Tensors:
     """The seed, of the value's shape, times the jacobian, by one pass in reverse mode.
@@ -27,15 +61,13 @@ def pullback(subject: Subject, seed: Tensor, *inputs: Tensor) -> Tensors:
     """
     if subject.manner.forward_only:
         wrt = inputs[: subject.differentiated]
-        blocks = _columns(subject, *inputs)[1]
+        blocks = _columns(subject, inputs, NUMBERS)
         return tuple((seed.reshape(-1) @ b).reshape(x.shape) for b, x in zip(blocks, wrt))
     with torch.enable_grad():
-        wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
-        y = subject.forward(*wrt, *inputs[subject.differentiated :])
+        wrt, y = _leaves(subject, inputs)
         if not y.requires_grad:
             return tuple(torch.zeros_like(x) for x in wrt)
-        pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
-    return _filled(pulled, wrt)
+        return _filled(torch.autograd.grad(y, wrt, seed, allow_unused=True), wrt)
 
 
 def pushforward(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensor:
@@ -51,25 +83,9 @@ def pushforward(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensor:
         return torch.zeros_like(y) if pushed is None else pushed.detach().clone()
 
 
-def _columns(subject: Subject, *inputs: Tensor) -> tuple[Tensor, Tensors]:
-    """The value y, and dense jacobian blocks of shape (y.numel(), x.numel()), by forward mode."""
-    y = subject.forward(*inputs)
-    wrt = inputs[: subject.differentiated]
-    blocks = []
-    for number, x in enumerate(wrt):
-        columns = []
-        for one in torch.eye(x.numel(), dtype=x.dtype):
-            tangents = [torch.zeros_like(z) for z in wrt]
-            tangents[number] = one.reshape(x.shape)
-            columns.append(pushforward(subject, tuple(tangents), *inputs).reshape(-1))
-        blocks.append(torch.stack(columns, 1) if columns else x.new_zeros(y.numel(), 0))
-    return y.detach(), tuple(blocks)
-
-
 def _gradients(subject: Subject, seed: Tensor | None, *inputs: Tensor) -> tuple[Tensors, Tensors]:
     """Leaves, and the gradient of the value times the seed with its graph."""
-    wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
-    y = subject.forward(*wrt, *inputs[subject.differentiated :])
+    wrt, y = _leaves(subject, inputs)
     grads = torch.autograd.grad(y, wrt, seed, create_graph=True, allow_unused=True)
     return wrt, _filled(grads, wrt)
 
@@ -93,8 +109,7 @@ def hessian_product(
 def hessian(subject: Subject, *inputs: Tensor) -> Tensors:
     """The blocks of the value's hessians, row by row, of shape (y.shape + x.shape + z.shape)."""
     with torch.enable_grad():
-        wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
-        y = subject.forward(*wrt, *inputs[subject.differentiated :])
+        wrt, y = _leaves(subject, inputs)
         each = [_hessian_of_one(one, wrt) for one in y.reshape(-1)]
     return tuple(torch.stack(b).reshape(y.shape + b[0].shape) for b in zip(*each))
 
@@ -105,49 +120,155 @@ def _hessian_of_one(y: Tensor, wrt: Tensors) -> Tensors:
     if y.requires_grad:
         grads = _filled(torch.autograd.grad(y, wrt, create_graph=True, allow_unused=True), wrt)
     for g in grads:
-        if not g.requires_grad:
-            blocks += (g.new_zeros(g.shape + x.shape) for x in wrt)
-            continue
-        seeds = torch.eye(g.numel(), dtype=g.dtype).reshape(-1, *g.shape)
-        pulled = [
-            _filled(torch.autograd.grad(g, wrt, seed, retain_graph=True, allow_unused=True), wrt)
-            for seed in seeds
-        ]
-        blocks += (torch.stack(c).reshape(g.shape + x.shape) for c, x in zip(zip(*pulled), wrt))
-    return tuple(b.detach() for b in blocks)
+        blocks += (b.reshape(g.shape + x.shape) for b, x in zip(_dense_rows(g, wrt), wrt))
+    return tuple(blocks)
 
 
-def rows(subject: Subject, *inputs: Tensor) -> tuple[Tensor, Tensors]:
-    """The value y, and dense jacobian blocks of shape (y.numel(), x.numel()), by reverse mode.
+def rows(subject: Subject, *inputs: Tensor, trust: Trust | None = None) -> tuple[Tensor, Tensors]:
+    """The value y, and dense jacobian blocks of shape (y.numel(), x.numel()).
 
-    Rounding apart they are exact where every backward formula is right.
+    By reverse mode, or by forward mode where that takes far fewer passes and a random seed shows
+    that it agrees with reverse mode. Rounding apart they are exact where every formula is right.
     """
     if subject.manner.forward_only:
-        return _columns(subject, *inputs)
+        return subject.forward(*inputs).detach(), _columns(subject, inputs, NUMBERS)
+    trust = trust or Trust()
     with torch.enable_grad():
-        wrt = tuple(x.detach().clone().requires_grad_() for x in inputs[: subject.differentiated])
-        y = subject.forward(*wrt, *inputs[subject.differentiated :])
-        blocks = tuple(x.new_zeros(y.numel(), x.numel()) for x in wrt)
-        if not y.requires_grad:
-            return y, blocks
-        seeds = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
-        try:
-            # Far faster than one by one, where vmap can.
-            pulled: Any = torch.autograd.grad(
-                y, wrt, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True
-            )
-        except RuntimeError:
-            columns = zip(
-                *(
-                    torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
-                    for seed in seeds
+        wrt, y = _leaves(subject, inputs)
+        largest = _largest(y)
+        if FORWARD * sum(x.numel() for x in wrt) < y.numel() and trust.found.get("columns", True):
+            blocks = _tried(lambda: _columns(subject, inputs, largest))
+            if blocks and trust.agrees("columns", lambda: _explains(blocks, y, wrt)):
+                return y.detach(), blocks
+        return y.detach(), _dense_rows(y, wrt)
+
+
+def _tried(call: Callable[[], Tensors]) -> Tensors:
+    try:
+        return call()
+    except Exception:
+        return ()
+
+
+def _explains(blocks: Tensors, y: Tensor, wrt: Tensors) -> bool:
+    """Whether a random seed pulls back through a graph what dense blocks say."""
+    seed = _seed(y)
+    try:
+        pulled = torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return False
+    flat = seed.reshape(-1)
+    return all(
+        bool(((flat @ b - w.reshape(-1)).abs() <= AGREEMENT * (flat.abs() @ b.abs())).all())
+        for b, w in zip(blocks, _filled(pulled, wrt))
+    )
+
+
+def _seed(y: Tensor) -> Tensor:
+    return torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+
+
+def _chunks(total: int, numbers: int) -> Iterator[tuple[int, int]]:
+    """The first and the last of the passes in each batch, where a pass takes so many numbers."""
+    size = max(1, NUMBERS // max(1, numbers))
+    yield from ((start, min(total, start + size)) for start in range(0, total, size))
+
+
+def _units(start: int, end: int, like: Tensor) -> Tensor:
+    """Seeds, or tangents, of a one each, of shape (end - start, *like.shape)."""
+    units = like.new_zeros(end - start, like.numel())
+    units[torch.arange(end - start), torch.arange(start, end)] = 1.0
+    return units.reshape(-1, *like.shape)
+
+
+def _dense_rows(y: Tensor, wrt: Tensors) -> Tensors:
+    """The derivative of a value with a graph, blocks of shape (y.numel(), x.numel())."""
+    blocks = tuple(x.new_zeros(y.numel(), x.numel()) for x in wrt)
+    for start, end, pulled in _row_batches(y, wrt):
+        for block, g in zip(blocks, pulled):
+            block[start:end] = g.detach().reshape(end - start, -1)
+    return blocks
+
+
+def _row_batches(y: Tensor, wrt: Tensors) -> Iterator[tuple[int, int, Tensors]]:
+    """Rows of the derivative of a value with a graph, of shape (rows, *x.shape), by batches."""
+    if not y.requires_grad:
+        return
+    batched = True
+    for start, end in _chunks(y.numel(), _largest(y)):
+        seeds = _units(start, end, y)
+        like = tuple(x.expand(end - start, *x.shape) for x in wrt)
+        if batched:
+            try:
+                # Far faster than one by one, where vmap can.
+                pulled = torch.autograd.grad(
+                    y, wrt, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True
                 )
-            )
-            pulled = [None if c[0] is None else torch.stack(c) for c in columns]
-        blocks = tuple(
-            block if g is None else g.reshape(block.shape) for g, block in zip(pulled, blocks)
-        )
-    return y.detach(), tuple(block.detach() for block in blocks)
+                yield start, end, _filled(pulled, like)
+                continue
+            except RuntimeError:
+                batched = False
+        single = [
+            _filled(torch.autograd.grad(y, wrt, s, retain_graph=True, allow_unused=True), wrt)
+            for s in seeds
+        ]
+        yield start, end, tuple(torch.stack(c) for c in zip(*single))
+
+
+def _columns(subject: Subject, inputs: Sequence[Tensor], numbers: int) -> Tensors:
+    """The jacobian by forward mode, blocks of shape (outputs, x.numel()).
+
+    `numbers` are the most of an intermediate result. Raises what the function raises there.
+    """
+    n = subject.differentiated
+    wrt, rest = tuple(x.detach() for x in inputs[:n]), inputs[n:]
+
+    def push(*tangents: Tensor) -> Tensor:
+        found: Tensor = torch.func.jvp(lambda *w: subject.forward(*w, *rest), wrt, tangents)[1]
+        return found
+
+    blocks = []
+    for number, x in enumerate(wrt):
+        parts = []
+        for start, end in _chunks(x.numel(), numbers):
+            tangents = [z.new_zeros(end - start, *z.shape) for z in wrt]
+            tangents[number] = _units(start, end, x)
+            try:
+                pushed = torch.func.vmap(push)(*tangents)
+            except Exception:
+                each = zip(*tangents)
+                pushed = torch.stack([pushforward(subject, t, *inputs) for t in each])
+            parts.append(pushed.detach().reshape(end - start, -1))
+        if not parts:
+            outputs = subject.forward(*inputs).numel()
+            parts.append(x.new_zeros(0, outputs))
+        blocks.append(torch.cat(parts).T.contiguous())
+    return tuple(blocks)
+
+
+def nodes(y: Tensor, most: int = 100_000) -> Iterator[Any]:
+    """The nodes of the graph above a value."""
+    waiting, seen = [y.grad_fn], {y.grad_fn}
+    while waiting and len(seen) < most:
+        node = waiting.pop()
+        if node is None:
+            continue
+        yield node
+        for before, _ in node.next_functions:
+            if before not in seen:
+                seen.add(before)
+                waiting.append(before)
+
+
+def _largest(y: Tensor) -> int:
+    """The most numbers of an intermediate result of a value with a graph."""
+    largest = y.numel()
+    for node in nodes(y):
+        # Not on nodes of functions of the user's own, and not before torch 2.1.
+        for result in getattr(node, "_input_metadata", ()):
+            with contextlib.suppress(RuntimeError):
+                largest = max(largest, math.prod(result.shape))
+    return largest
 
 
 def _filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
@@ -162,19 +283,33 @@ def _agrees(product: Tensors, wanted: Tensors) -> bool:
     )
 
 
+def _matches(subject: Subject, pushed: Tensor, tangents: Tensors, inputs: Sequence[Tensor]) -> bool:
+    """Whether forward mode is the transpose of reverse mode, by a random seed."""
+    seed = _seed(pushed)
+    products = [p * t for p, t in zip(pullback(subject, seed, *inputs), tangents)]
+    there = torch.stack([p.sum() for p in products]).sum()
+    scale = (seed * pushed).abs().sum() + torch.stack([p.abs().sum() for p in products]).sum()
+    return bool(((seed * pushed).sum() - there).abs() <= AGREEMENT * scale)
+
+
 def formulas(subject: Subject) -> dict[str, Formula]:
     """The reference derivative of each operator."""
 
+    trust = Trust()
+
     def jacobian(*inputs: Tensor) -> Tensors:
-        y, blocks = rows(subject, *inputs)
+        y, blocks = rows(subject, *inputs, trust=trust)
         return tuple(b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
 
     # The next two take few passes where a random seed shows that the structure holds here too.
     def diagonal(*inputs: Tensor) -> Tensors:
         y = subject.forward(*inputs)
         slopes = pullback(subject, torch.ones_like(y), *inputs)
-        v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
-        if _agrees(tuple(d * v for d in slopes), pullback(subject, v, *inputs)):
+        v = _seed(y)
+        if trust.agrees(
+            "diagonal",
+            lambda: _agrees(tuple(d * v for d in slopes), pullback(subject, v, *inputs)),
+        ):
             return slopes
         return tuple(
             b.diagonal().reshape(x.shape) for b, x in zip(rows(subject, *inputs)[1], inputs)
@@ -187,13 +322,13 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         pulled = [pullback(subject, seed.expand_as(y), *inputs) for seed in seeds]
         columns = zip(*pulled)
         own_blocks = tuple(torch.stack(c, 1).reshape(y.shape + c[0].shape[1:]) for c in columns)
-        v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+        v = _seed(y)
         seeded = v.reshape(len(y), samples, 1)
         product = tuple(
             (b.reshape(len(y), samples, -1) * seeded).sum(1).reshape(x.shape)
             for b, x in zip(own_blocks, inputs)
         )
-        if _agrees(product, pullback(subject, v, *inputs)):
+        if trust.agrees("batched", lambda: _agrees(product, pullback(subject, v, *inputs))):
             return own_blocks
         y, blocks = rows(subject, *inputs)
         dense = (b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
@@ -206,9 +341,19 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         return hessian_product(subject, t, *inputs)
 
     def jvp(t: Tensors, *inputs: Tensor) -> Tensor:
-        y, blocks = rows(subject, *inputs)
-        parts = [b @ s.reshape(-1) for b, s in zip(blocks, t)]
-        return torch.stack(parts).sum(0).reshape(y.shape)
+        (pushed,) = _tried(lambda: (pushforward(subject, t, *inputs),)) or (None,)
+        if pushed is not None and (
+            subject.manner.forward_only
+            or trust.agrees("jvp", lambda: _matches(subject, pushed, t, inputs))
+        ):
+            return pushed
+        with torch.enable_grad():
+            wrt, y = _leaves(subject, inputs)
+            product = torch.zeros_like(y).reshape(-1)
+            for start, end, blocks in _row_batches(y, wrt):
+                parts = [b.reshape(end - start, -1) @ s.reshape(-1) for b, s in zip(blocks, t)]
+                product[start:end] = torch.stack(parts).sum(0)
+        return product.reshape(y.shape).detach()
 
     return {
         "gradient": jacobian,
