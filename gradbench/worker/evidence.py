@@ -39,9 +39,9 @@ CONFIRMED, OPEN, DEFINED = "confirmed", "not confirmed", "by definition"
 ENTRIES, COORDINATES = 1_000_000, 5_000
 """Jacobians of so many entries and of so few coordinates are held against differences entry by
 entry where time allows, others along random directions."""
-CALLS = 6
+CALLS = 10
 """Calls of the function that the differences of a coordinate take, about."""
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds that the evidence may take without a deadline."""
 ENTRYWISE = 0.5
 """The share of the time that is left which entry by entry may take."""
