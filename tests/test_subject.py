@@ -79,6 +79,15 @@ def test_evidence_in_double_precision_does_what_the_function_does(name, precisio
     )
 
 
+def test_a_function_that_is_measured_in_double_precision_is_its_own_reference():
+    made = subject("with_constants", X, dtype="float64")
+    with made.wide:
+        exact = made.forward(*made.values)
+    assert torch.equal(exact, made.measured(*made.values))
+    assert made.unit == torch.finfo(torch.float64).eps
+    assert not made.notes
+
+
 def test_a_graph_through_torch_func_inside_is_kept():
     made = subject("with_vjp_inside", ("v", "tensor([1.0, -0.5, 2.0, 0.1])"))
     with made.wide:

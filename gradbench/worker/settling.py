@@ -111,7 +111,11 @@ def settle(subject: Subject, on_cpu: bool = True) -> None:
                 if _same(first, measured()):
                     manner.random = generators
                     break
-        manner.precision = _precision(subject, manner, narrow, first)
+        if subject.dtype == torch.float64:
+            # It is measured in float64, with whatever else it computes in.
+            manner.precision, manner.unit = MEASURED, torch.finfo(torch.float64).eps
+        else:
+            manner.precision = _precision(subject, manner, narrow, first)
     subject.settle(manner)
     manner.forward_only = _forward_only(subject)
     subject.notes += _said(subject, manner)

@@ -63,6 +63,10 @@ def of_numpy(x):
     return x @ table
 
 
+def with_constants(x):
+    return x * torch.tensor([1.0, 0.1, 0.3]).to(x) + torch.linspace(0, 1, 3)
+
+
 def only_single(x):
     if x.dtype != torch.float32:
         raise TypeError("single precision only")
