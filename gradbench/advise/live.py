@@ -16,6 +16,8 @@ from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
 from gradbench.core import arguments
+from gradbench.core.cases import MOST_THREADS
+from gradbench.runner.progress import Progress, Report, silent
 from gradbench.store.lines import new_id
 
 
@@ -30,6 +32,8 @@ def compare(
     timeout: float = 60.0,
     memory_limit: int = 4 << 30,
     seed: int = 0,
+    threads: int = 1,
+    progress: bool | Report | None = None,
     also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
     results: str | Path = "results",
     **named: Any,
@@ -46,7 +50,9 @@ def compare(
     derivatives of your own to measure too: they take the function's arguments and return a tensor
     for each differentiated input. `definition` "autograd" takes autograd's derivative as it is,
     where it differs from finite differences on purpose. `budget` and `timeout` are in seconds,
-    `memory_limit` in bytes: see `gradbench advise`. The run is stored in the folder `results`.
+    `memory_limit` in bytes, `threads` those that torch may use: see `gradbench advise`. `progress`
+    is a function that is called with each step, or whether a line on standard error shows it; by
+    default it does on a terminal. The run is stored in the folder `results`.
 
     Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
     cannot be stored, WorkerError if no process can be started.
@@ -60,6 +66,7 @@ def compare(
     arguments.number("timeout", timeout, 0, 1e7, low_open=True)
     arguments.number("memory_limit", memory_limit, 1, 2.0**60)
     arguments.number("seed", seed, 0, 2**32 - 1)
+    arguments.number("threads", threads, 1, MOST_THREADS)
     if operator:
         arguments.choice("operator", operator, OPERATORS)
     arguments.choice("definition", definition, DEFINITIONS)
@@ -105,8 +112,25 @@ def compare(
         str(path),
         definition=definition,
         device=device,
+        threads=threads,
     )
-    return advise(question, place, lambda progress: None, [])
+    return advise(question, place, _report(progress), [])
+
+
+def _report(progress: bool | Report | None) -> Report:
+    if callable(progress):
+        return progress
+    if progress is None:
+        progress = sys.stderr.isatty()
+    return _line if progress else silent
+
+
+def _line(progress: Progress) -> None:
+    """A line on standard error that is written over, also in a notebook; empty at the end."""
+    said = f"advising: {progress.elapsed:.0f} of {progress.limit:g} s {progress.label}"[:78]
+    over = progress.elapsed >= progress.limit or not progress.label
+    sys.stderr.write("\r" + (" " * 79 + "\r" if over else f"{said:<79}"))
+    sys.stderr.flush()
 
 
 def _by_name(

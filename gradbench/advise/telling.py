@@ -187,8 +187,9 @@ def recommendation(advice: Advice) -> list[str]:
     found, budget = advice.found, advice.budget
     if not found["operators"]:
         return [
-            f"Nothing was measured: {found['doing']} was not over when the time was up. "
-            f"{_more(advice)[:1].upper()}{_more(advice)[1:]}.",
+            f"Nothing was measured: {found['doing']} was not over when the time was up, as the "
+            f"machine is busy: {_more(advice)}.",
+            *_by_rule(advice),
         ]
     failed = {row.mode for row in advice.rows() if row.status not in (Status.OK, Status.REFUSED)}
     ways = [m for m in theory.in_order(found, found["code"]) if m not in failed and m != FORWARD]
@@ -202,6 +203,22 @@ def recommendation(advice: Advice) -> list[str]:
     if others:
         said += f", then {others[0]} ({_passes(advice, others[0])})"
     return [f"{said}.", f"To measure them: --budget {MORE * budget:g}."]
+
+
+def _by_rule(advice: Advice) -> list[str]:
+    """What is true of every function, where nothing is known of this one."""
+    operator = advice.question.operator
+    first = {"vjp": "torch.func.vjp", "jvp": "torch.func.jvp", "hvp": "jvp of grad"}
+    if operator in first:
+        return [f"By theory: one pass of {first[operator]} computes it."]
+    if operator == "hessian":
+        return ["By theory, for one number: torch.func.hessian takes a pass for each input number."]
+    return [
+        f"By theory: if {advice.name} returns one number, take torch.func.grad (one pass); if it "
+        "returns fewer numbers than it is differentiated by, take torch.func.jacrev (a pass for "
+        "each number that it returns); if more, take torch.func.jacfwd (a pass for each input "
+        "number)."
+    ]
 
 
 def recommended(advice: Advice) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Mode
 from gradbench.problems.operators import Problem
-from gradbench.problems.written import NotWritable, Written, joined
+from gradbench.problems.written import FUNCTION, NotWritable, Written, joined
 from gradbench.worker.calling import Calling, identifiers
 from gradbench.worker.subject import Subject
 
@@ -66,7 +67,18 @@ def code(
         _usage(operator, calling.usage()),
         _adapter(operator, names, subject.differentiated, call, mode.leaves, bare),
     ]
-    return "\n\n".join(filter(None, parts))
+    return named("\n\n".join(filter(None, parts)), target)
+
+
+def named(code: str, target: str) -> str:
+    """The code with the function under its own name, where nothing else in the code has that."""
+    name = target.rpartition(":")[2].rpartition(".")[2]
+    alias = f"import {name} as {FUNCTION}"
+    own = code.replace(alias, f"import {name}")
+    rest = own.replace(f"import {name}\n", "")
+    if name.isidentifier() and not re.search(rf"\b{name}\b", rest):
+        return own.replace(FUNCTION, name)
+    return code.replace(FUNCTION, "the_function")
 
 
 def _usage(operator: str, places: Sequence[str]) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+
+from gradbench.problems.dispatch import DispatchMode
 
 
 def _names(text: str) -> frozenset[str]:
@@ -178,7 +179,7 @@ def kind_of(func: Any) -> Kind:
     return Kind.ARGUMENTS
 
 
-class Rounding(TorchDispatchMode):
+class Rounding(DispatchMode):
     """Rounds the float64 results of operations at random, by up to `unit` of their size.
 
     `dtype` is the dtype whose range they must fit: what overflows or underflows there does here.
