@@ -107,6 +107,7 @@ def advise(
     if answer is None or run.finished:
         # A run that is over is not resumed; the code to paste may need the pattern.
         files.delete(but_pattern=bool(found["pattern"]))
+    report(Progress(1, 1, "", 0.0))
     seconds = time.perf_counter() - began
     first = plan.first if plan is not None else ""
     environment = plan.discovery.environment if plan is not None else {}
