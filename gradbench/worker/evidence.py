@@ -41,6 +41,8 @@ ENTRIES, COORDINATES = 1_000_000, 5_000
 entry where time allows, others along random directions."""
 CALLS = 10
 """Calls of the function that the differences of a coordinate take, about."""
+NOISE_CALLS = 27
+"""Calls that measuring the noise takes at all spacings."""
 PATIENCE = 10.0
 """Seconds that the evidence may take without a deadline."""
 ENTRYWISE = 0.5
@@ -96,21 +98,27 @@ def gather(
     if not len(first.here):
         raise Refused("its value is empty: there is nothing to differentiate")
     _require_finite(subject, first)
-    first.measure_noise()
+    first.measure_noise(_affordable(first, until))
     twice = operator in ("hessian", "hvp")
     mode = "forward mode" if subject.manner.forward_only else "reverse mode"
     blocks = _hold(evidence, subject, first, mode, definition, until.share(1 - twice / 2))
     _require_graph(subject, inputs)
     evidence.sentences += _zeros(first)
-    agreed = not subject.manner.forward_only and _forward_mode(evidence, subject, first)
+    agreed = not subject.manner.forward_only and _forward_mode(evidence, subject, first, until)
     if twice:
         second = Gradient(subject, inputs, _weights(y))
-        second.measure_noise()
+        second.measure_noise(_affordable(second, until))
         _hold(evidence, subject, second, "reverse mode twice", definition, until)
     if evidence.verdict != CONFIRMED:
         evidence.sentences.append(_ground(evidence.verdict, agreed))
-    evidence.hints += hints.gather(subject, inputs, y, blocks)
+    if not until.over:
+        evidence.hints += hints.gather(subject, inputs, y, blocks)
     return evidence
+
+
+def _affordable(map: Map, deadline: Deadline) -> bool:
+    """Whether there is time to measure the noise at several spacings."""
+    return NOISE_CALLS * map.seconds <= deadline.share(0.2).left
 
 
 def _require_finite(subject: Subject, map: Map) -> None:
@@ -283,11 +291,13 @@ def _zeros(map: Map) -> list[str]:
     ]
 
 
-def _forward_mode(evidence: Evidence, subject: Subject, map: Map) -> bool:
+def _forward_mode(evidence: Evidence, subject: Subject, map: Map, deadline: Deadline) -> bool:
     """Adds what forward mode says beside reverse mode; whether they agree."""
+    tried = 0
     generator = torch.Generator().manual_seed(1)
     wrt = map.inputs[: map.differentiated]
-    for _ in range(TANGENTS):
+    while tried < TANGENTS and not (tried and deadline.over):
+        tried += 1
         flat = map.random(generator)
         tangents = tuple(t.reshape(x.shape).to(x.dtype) for t, x in zip(flat, wrt))
         try:
@@ -311,6 +321,6 @@ def _forward_mode(evidence: Evidence, subject: Subject, map: Map) -> bool:
                 )
                 return False
     evidence.sentences.append(
-        f"forward mode agrees with reverse mode along {TANGENTS} random tangents"
+        f"forward mode agrees with reverse mode along {tried} random tangents"
     )
     return True

@@ -349,11 +349,14 @@ def by_directions(map: Map, deadline: Deadline, directions: int = DIRECTIONS) ->
     tally = Tally("products")
     generator = torch.Generator().manual_seed(0)
     tries = CANDIDATES
-    for number in range(directions):
+    for _ in range(directions):
+        if deadline.over and tally.tried:
+            tally.skipped += 1
+            continue
         seed = normal(len(map.here), generator)
         parts = [b.abs() * size for b, size in zip(map.pull(seed), map.sizes)]
         for mask in _classes(parts):
-            if deadline.over and number:
+            if deadline.over and tally.tried:
                 tally.skipped += 1
                 continue
             tangents = [t * m for t, m in zip(map.random(generator), mask)]
