@@ -87,7 +87,7 @@ def kalman_matrix(a: Tensor, seen: Tensor) -> Tensor:
     return lost
 
 
-@example("optimal control, cart and pole", lambda: (randn(15), randn(4) / 5), ("forces",))
+@example("optimal control, cart and pole", lambda: (randn(8), randn(4) / 5), ("forces",))
 def cart_pole(forces: Tensor, start: Tensor) -> Tensor:
     x, speed, angle, spin = start
     cost = forces.new_zeros(())

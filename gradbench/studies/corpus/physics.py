@@ -69,7 +69,7 @@ def lotka_volterra(start: Tensor, rates: Tensor) -> Tensor:
         return torch.stack([a * prey - b * prey * hunters, c * prey * hunters - d * hunters])
 
     state, h = start, 0.1
-    for _ in range(10):
+    for _ in range(4):
         k1 = slope(state)
         k2 = slope(state + h / 2 * k1)
         k3 = slope(state + h / 2 * k2)
