@@ -241,9 +241,9 @@ def test_resuming_tries_what_is_left(tmp_path):
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_functions_for_budgets_come_from_all_parts_of_the_list():
-    assert budgets.some(list("abcdefgh"), 4) == list("aceg")
-    assert budgets.some(list("abc"), 4) == list("abc")
+def test_some_functions_come_from_all_parts_of_the_list():
+    assert gate.some(list("abcdefgh"), 4) == list("aceg")
+    assert gate.some(list("abc"), 4) == list("abc")
 
 
 def test_each_function_is_asked_about_alone_and_beside_busy_processes():

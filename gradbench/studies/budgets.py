@@ -60,13 +60,6 @@ def settings(functions: Sequence[str], budget: float, busy: int, seed: int) -> d
     }
 
 
-def some(functions: Sequence[str], number: int) -> list[str]:
-    """So many of the functions, from all parts of the list."""
-    if number >= len(functions):
-        return list(functions)
-    return [functions[i * len(functions) // number] for i in range(number)]
-
-
 def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
     """The cases are functions here: the settings have them."""
     return []

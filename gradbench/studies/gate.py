@@ -44,8 +44,11 @@ KINDS = (
 )
 """The kinds of planted error, as `corpus.plants.KINDS`, which this side cannot import."""
 
-PLANTED_EVERY = 5
-"""One of so many functions has errors planted inside."""
+PLANTED_IN = 24
+"""So many functions have errors planted inside."""
+
+QUICK = 6
+"""The same in a quick study."""
 
 NARROW = "bfloat16"
 """Its rounding hides errors of 1e-3, so none are planted in it."""
@@ -158,6 +161,13 @@ def chosen(functions: Iterable[str], names: Sequence[str]) -> list[str]:
     return [name for name in known if not names or name in names]
 
 
+def some(functions: Sequence[str], number: int) -> list[str]:
+    """So many of the functions, from all parts of the list."""
+    if number >= len(functions):
+        return list(functions)
+    return [functions[i * len(functions) // number] for i in range(number)]
+
+
 def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
     """The cases are functions here: the settings have them."""
     return []
@@ -191,15 +201,12 @@ def settings(
     points: int,
     seed: int,
     quick: bool = False,
-    everywhere: bool = False,
 ) -> dict[str, Any]:
-    """The settings of a study of these functions. Errors are planted inside some of them, or
-    `everywhere`."""
-    every = 1 if everywhere else 4 * PLANTED_EVERY if quick else PLANTED_EVERY
+    """The settings of a study of these functions. Errors are planted inside some of them."""
     return {
         "cases": [],
         "functions": list(functions),
-        "planted": list(functions[::every]),
+        "planted": some(functions, QUICK if quick else PLANTED_IN),
         "dtypes": list(dtypes),
         "points": points,
         "seed": seed,

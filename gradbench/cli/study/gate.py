@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ from gradbench.cli.study.stored import answer
 from gradbench.core.units import counted, duration
 from gradbench.store.studies import Study
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _functions_option = click.option(
     "-f",
     "--function",
@@ -26,8 +28,19 @@ _functions_option = click.option(
 )
 
 
+def _number_option(default: int) -> Callable[[F], F]:
+    return click.option(
+        "--functions",
+        "number",
+        type=parameters.Whole(1, 1000),
+        default=default,
+        help="Number of functions, from all parts of the corpus; without --function.",
+    )
+
+
 @click.command()
 @_functions_option
+@_number_option(1000)
 @click.option(
     "--dtype",
     "dtypes",
@@ -39,7 +52,7 @@ _functions_option = click.option(
     "--points", type=parameters.Whole(1, 1000), default=5, help="Random points per function."
 )
 @click.option(
-    "--quick", is_flag=True, help="One point, and errors planted inside a quarter of the functions."
+    "--quick", is_flag=True, help="One point, and errors planted inside six functions only."
 )
 @options.seed_option
 @options.results_option
@@ -47,6 +60,7 @@ _functions_option = click.option(
 @options.format_option
 def gate(
     names: tuple[str, ...],
+    number: int,
     dtypes: tuple[str, ...],
     points: int,
     quick: bool,
@@ -64,9 +78,9 @@ def gate(
     from gradbench.studies import gate as study
 
     def settings() -> dict[str, Any]:
-        chosen = _chosen(names)
+        chosen = _chosen(names, number)
         kinds = dtypes or study.DTYPES
-        return study.settings(chosen, kinds, 1 if quick else points, seed, quick, bool(names))
+        return study.settings(chosen, kinds, 1 if quick else points, seed, quick)
 
     def expect(stored: Study) -> None:
         left = study.left(stored)
@@ -79,13 +93,7 @@ def gate(
 
 @click.command()
 @_functions_option
-@click.option(
-    "--functions",
-    "number",
-    type=parameters.Whole(1, 1000),
-    default=30,
-    help="Number of functions, without --function.",
-)
+@_number_option(30)
 @click.option("--budget", type=parameters.seconds(), default=30.0, help="Seconds for each answer.")
 @click.option(
     "--busy",
@@ -115,8 +123,7 @@ def budgets(
     from gradbench.studies import budgets as study
 
     def settings() -> dict[str, Any]:
-        chosen = _chosen(names)
-        return study.settings(chosen if names else study.some(chosen, number), budget, busy, seed)
+        return study.settings(_chosen(names, number), budget, busy, seed)
 
     def expect(stored: Study) -> None:
         left = study.left(stored)
@@ -128,11 +135,12 @@ def budgets(
     return int(any(row["late"] or row["empty"] for row in study.rows(done)))
 
 
-def _chosen(names: tuple[str, ...]) -> list[str]:
+def _chosen(names: tuple[str, ...], number: int) -> list[str]:
     from gradbench.studies import gate as study
 
     try:
-        return study.chosen(study.listed(), names)
+        chosen = study.chosen(study.listed(), names)
+        return chosen if names else study.some(chosen, number)
     except ValueError as error:
         raise click.UsageError(f"-f {error}") from error
 
