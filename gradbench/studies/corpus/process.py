@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradbench.core import process
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from gradbench.core.arguments import argument_names
 from gradbench.core.cases import YOURS
 from gradbench.problems import registry
 from gradbench.problems.function import as_tuple
@@ -246,7 +247,7 @@ def planted(spec: dict[str, Any], kind: str) -> dict[str, Any]:
     inputs = function.inputs()
     places = plants.sites(function, inputs)
     for site in [*places[:-1][:TRIES], places[-1]]:
-        size = effect(function, inputs, kind, site)
+        size = effect(function, inputs, kind, site, spec["wrt"])
         if size >= EFFECT:
             break
     else:
@@ -258,14 +259,16 @@ def planted(spec: dict[str, Any], kind: str) -> dict[str, Any]:
     return {"kind": kind, "site": site, "size": size, "caught": caught, "detail": detail}
 
 
-def effect(function: Any, inputs: Any, kind: str, site: int) -> float:
-    """The size of a planted error in a pullback, at the inputs and at others nearby."""
+def effect(function: Any, inputs: Any, kind: str, site: int, wrt: Sequence[str] = ()) -> float:
+    """The size of a planted error in a pullback by the inputs `wrt` (default: all), there and at a
+    point nearby."""
     wrong = plants.planted(function, kind, site)
     size = 0.0
     for step in (0.0, 0.05):
         moved = leaves(inputs, torch.float64, step)
+        by = differentiated(function, moved, wrt)
         try:
-            pulled = [_pulled(each, moved) for each in (wrong, function)]
+            pulled = [_pulled(each, moved, by) for each in (wrong, function)]
         except RuntimeError:
             return 0.0
         size = max(size, plants.deviation(*pulled))
@@ -283,9 +286,19 @@ def leaves(inputs: Any, dtype: torch.dtype, step: float = 0.0) -> Any:
     return tree_map(leaf, inputs)
 
 
-def _pulled(function: Any, inputs: Any) -> list[Tensor]:
-    """The pullback of a fixed seed by all floating-point inputs."""
-    wrt = [x for x in tree_flatten(inputs)[0] if isinstance(x, Tensor) and x.requires_grad]
+def differentiated(function: Any, inputs: Any, wrt: Sequence[str]) -> list[Tensor]:
+    """The leaves that belong to the inputs of these names, or all."""
+    named = inputs
+    if wrt and not isinstance(inputs, dict):
+        each = inputs if isinstance(inputs, tuple) else (inputs,)
+        named = dict(zip(argument_names(function, len(each)), each))
+    if wrt:
+        named = [named[name] for name in wrt]
+    return [x for x in tree_flatten(named)[0] if isinstance(x, Tensor) and x.requires_grad]
+
+
+def _pulled(function: Any, inputs: Any, wrt: Sequence[Tensor]) -> list[Tensor]:
+    """The pullback of a fixed seed by these leaves."""
     values = tree_flatten(plants.call(function, inputs))[0]
     flat = torch.cat([v.double().reshape(-1) for v in values])
     seed = torch.linspace(0.5, 1.5, flat.numel(), dtype=torch.float64)
