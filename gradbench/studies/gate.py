@@ -45,7 +45,7 @@ KINDS = (
 """The kinds of planted error, as `corpus.plants.KINDS`, which this side cannot import."""
 
 PLANTED_IN = 24
-"""So many functions have errors planted inside."""
+"""So many functions have errors planted in them."""
 
 QUICK = 6
 """The same in a quick study."""
@@ -59,7 +59,7 @@ TIMEOUT = 120.0
 PER_PROCESS = 200
 """Cases before a new process starts."""
 
-SECONDS = 0.8
+SECONDS = 2.0
 """What a case takes, for the estimate at the start; progress then says better."""
 
 UNCONFIRMED = "not confirmed"
@@ -202,7 +202,7 @@ def settings(
     seed: int,
     quick: bool = False,
 ) -> dict[str, Any]:
-    """The settings of a study of these functions. Errors are planted inside some of them."""
+    """The settings of a study of these functions. Errors are planted in some of them."""
     return {
         "cases": [],
         "functions": list(functions),
@@ -232,7 +232,8 @@ def carry_out(
             values: dict[str, Any] = {}
             reason = ""
             try:
-                values = process.ask(**request(step, functions[step.name], study.settings["seed"]))
+                asked = request(step, functions[step.name], study.settings)
+                values = process.ask(**asked)
                 reason = values.pop("failed", "")
             except (WorkerDied, WorkerTimeout) as error:
                 reason = str(error)
@@ -247,12 +248,13 @@ def carry_out(
         return engine.loop(log, study, steps, report, one, process.end)
 
 
-def request(step: Step, function: dict[str, Any], seed: int) -> dict[str, Any]:
+def request(step: Step, function: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What the process is asked for a step."""
-    asked = question(function, step.dtype, seed + step.point - 1)
+    asked = question(function, step.dtype, settings["seed"] + step.point - 1)
     if step.way == PLANTED:
         return {"op": PLANTED, "spec": asked.spec(), "kind": step.kind}
-    plant = step.point == 1 and step.dtype != NARROW
+    here = step.name in settings["planted"] and step.dtype != NARROW
+    plant = here and step.point == 1
     return {"op": TRIED, "spec": asked.spec(), "plant": plant}
 
 

@@ -51,9 +51,7 @@ def _number_option(default: int) -> Callable[[F], F]:
 @click.option(
     "--points", type=parameters.Whole(1, 1000), default=5, help="Random points per function."
 )
-@click.option(
-    "--quick", is_flag=True, help="One point, and errors planted inside six functions only."
-)
+@click.option("--quick", is_flag=True, help="One point, and errors planted in six functions only.")
 @options.seed_option
 @options.results_option
 @options.resume_option("study")
