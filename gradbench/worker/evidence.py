@@ -48,10 +48,7 @@ PATIENCE = 10.0
 ENTRYWISE = 0.5
 """The share of the time that is left which entry by entry may take."""
 SECOND = 4
-"""Directions along which the hessian is tried where it is not tried entry by entry, and along which
-the derivative is tried at a point nearby."""
-NEARBY = 0.2
-"""The share of the time that is left which the point nearby may take."""
+"""Directions along which the hessian is tried where it is not tried entry by entry."""
 TANGENTS = 3
 FLOAT64 = 2.0**-52
 AGREEMENT = 1e-8
@@ -105,7 +102,6 @@ def gather(
     twice = operator in ("hessian", "hvp")
     mode = "forward mode" if subject.manner.forward_only else "reverse mode"
     blocks = _hold(evidence, subject, first, mode, definition, until.share(1 - twice / 2))
-    _hold_nearby(subject, first, definition, until)
     _require_graph(subject, inputs)
     evidence.sentences += _zeros(first)
     agreed = not subject.manner.forward_only and _forward_mode(evidence, subject, first, until)
@@ -245,20 +241,6 @@ def _hold(
         evidence.verdict = OPEN
     evidence.sentences.append(_said(tally, mode, what))
     return blocks
-
-
-def _hold_nearby(subject: Subject, map: Map, definition: str, deadline: Deadline) -> None:
-    """Holds a few products against differences at a point nearby: a backward that uses what an
-    earlier call has left is right at the inputs, and nowhere else. Raises Refused."""
-    there = map.at(nearby(map, torch.Generator().manual_seed(7)))
-    if definition == "autograd" or not bool(torch.isfinite(there.here).all()):
-        return
-    there.measure_noise()
-    try:
-        by_directions(there, deadline.share(NEARBY), SECOND)
-    except Contradiction as found:
-        cause = hints.cause(subject, there.inputs, found.got, found.wanted, found.error)
-        raise Refused(f"at a point nearby, {found}: {cause}") from found
 
 
 def _said(tally: Tally, mode: str, what: str) -> str:
