@@ -183,6 +183,6 @@ def per_sample(subject: Subject) -> str:
                 return ""
     names = ", ".join(name for name, row in zip(subject.names[n:], rows) if row)
     return (
-        f"per sample: outputs {', '.join(map(str, places))} came out the same from their own rows "
-        f"of {names} alone, at {POINTS} random points"
+        f"per sample, near this input: outputs {', '.join(map(str, places))} came out the same "
+        f"from their own rows of {names} alone, at {POINTS} random points"
     )
