@@ -62,7 +62,7 @@ def test_an_expert_that_was_not_timed_is_no_evidence():
 def test_each_expert_gives_the_derivative_of_its_function(asked):
     subject = Subject(question(asked, 30.0).spec() | {"dtype": "float64"})
     (way,) = subject.ways.values()
-    got = subject.called(way, subject.values)
+    got = subject.called(way)(subject.values)
     got = got if isinstance(got, tuple) else (got,)
     y, blocks = rows(subject, *subject.values)
     for found, block, x in zip(got, blocks, subject.values):
