@@ -220,13 +220,13 @@ def test_a_dtype_that_advice_is_not_given_in_is_named(dtype):
         compare(torch.sin, torch.ones(3), dtype=dtype)
 
 
-def test_without_time_to_measure_the_answer_is_what_is_known(tmp_path):
+def test_a_slow_function_is_answered_within_the_budget_by_what_is_known(tmp_path):
     made = run(
-        f"{SUBJECTS}:napping", "--input", "x=rand(4)", "--budget", "5",
+        f"{SUBJECTS}:napping", "--input", "x=rand(4)", "--budget", "15",
         "--results", str(tmp_path),
     )  # fmt: skip
     assert "4 outputs by 4 inputs" in made.stdout
-    assert "(budget 5 s)" in made.stdout
+    assert "(budget 15 s)" in made.stdout
     assert not list(tmp_path.rglob("*.p*"))
 
 

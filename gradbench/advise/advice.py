@@ -261,7 +261,8 @@ def _plan(
         usual = baseline or discovery.first(operator)
         limits = {m: patience * (BASELINE_PATIENCE if m == usual else 1) for m in modes}
         entries.append(replace(entry, modes=tuple(modes)))
-        ruled_out[entry.comparison] = theory.ruled_out(found, modes, limits)
+        reasons = ruled_out[entry.comparison] = theory.ruled_out(found, modes, limits)
+        found["ruled_out"] = list(reasons)
     base = PROFILES["quick"].settings
     readings = () if discovery.unavailable.get(PEAK) else (PEAK,)
     settings = replace(

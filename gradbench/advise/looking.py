@@ -35,6 +35,7 @@ NOTHING: dict[str, Any] = {
     "code": {},
     "own": {},
     "passes": {},
+    "ruled_out": [],
     "seconds": 0.0,
     "pattern": "",
     "structured": False,
@@ -42,7 +43,7 @@ NOTHING: dict[str, Any] = {
 }
 """The findings before anything is found."""
 
-LOOKING_SHARE = 0.6
+LOOKING_SHARE = 0.5
 """The part of the time left when the function has been called after which the look has to end."""
 
 LATEST = 0.95

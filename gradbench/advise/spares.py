@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from gradbench.advise.question import Question, Refusal
 from gradbench.core.deadline import Deadline
 from gradbench.runner import machine
@@ -20,6 +22,13 @@ TWO = 8.0
 """The budget in seconds from which on a second process is started."""
 
 
+QUICK = 0.15
+"""The part of the budget that starting the first may take for a second to be started."""
+
+WAIT = 0.2
+"""The part of the time left that the second is waited for."""
+
+
 class Spares:
     """Up to two processes without files, which load theirs when it is known what to measure. Use it
     as a context manager."""
@@ -28,6 +37,7 @@ class Spares:
         self.question = question
         self.workers: list[Worker] = []
         self._greeted: list[Worker] = []
+        self._began = time.perf_counter()
 
     def start(self) -> None:
         question = self.question
@@ -38,7 +48,10 @@ class Spares:
 
     def start_second(self) -> None:
         """Starts another where that takes nothing from the first, and there is time to use it."""
+        elapsed = time.perf_counter() - self._began
         enough = self.question.budget >= TWO and len(machine.usable_cores()) > 1
+        # On a busy machine the first would wait for the second.
+        enough = enough and elapsed < QUICK * self.question.budget
         if enough and len(self.workers) == 1:
             self.start()
 
@@ -56,10 +69,11 @@ class Spares:
 
         Raises Refusal where the files cannot be loaded, WorkerError where no process starts.
         """
-        ready, discovery = [], None
+        ready: list[Worker] = []
+        discovery = None
         for worker in self.workers:
             try:
-                self._greet(worker, deadline)
+                self._greet(worker, deadline.share(WAIT) if ready else deadline)
                 worker.request("load", deadline.within(worker.options.start_timeout), files=files)
                 discovery = discovery or discovered(worker, deadline.within(self.question.timeout))
                 ready.append(worker)

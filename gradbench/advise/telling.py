@@ -26,6 +26,15 @@ NEARLY = 1.5
 TELLING = 4.0
 """How many times its low end the high end of a ratio's interval may be to say something."""
 
+FAILED = (
+    Status.UNSUPPORTED,
+    Status.WRONG,
+    Status.FAILED,
+    Status.CRASHED,
+    Status.OUT_OF_MEMORY,
+)
+"""What no further time changes."""
+
 MORE = 3
 """How many times the budget is proposed where it was too short."""
 
@@ -191,8 +200,7 @@ def recommendation(advice: Advice) -> list[str]:
             f"machine is busy: {_more(advice)}.",
             *_by_rule(advice),
         ]
-    failed = {row.mode for row in advice.rows() if row.status not in (Status.OK, Status.REFUSED)}
-    ways = [m for m in theory.in_order(found, found["code"]) if m not in failed and m != FORWARD]
+    ways = _left(advice)
     if not ways:
         return ["No mode could be timed."]
     reason = (
@@ -226,9 +234,14 @@ def recommended(advice: Advice) -> str:
     best = winner(advice.rows())
     if best is not None:
         return best.mode
-    failed = {row.mode for row in advice.rows() if row.status not in (Status.OK, Status.REFUSED)}
-    ways = theory.in_order(advice.found, advice.found["code"])
-    return next((mode for mode in ways if mode not in failed), "")
+    return next(iter(_left(advice)), "")
+
+
+def _left(advice: Advice) -> list[str]:
+    """The modes that may be the best for all that is known, the most promising first."""
+    out = {row.mode for row in advice.rows() if row.status in FAILED}
+    out |= {FORWARD, *advice.found["ruled_out"]}
+    return [mode for mode in theory.in_order(advice.found, advice.found["code"]) if mode not in out]
 
 
 def _passes(advice: Advice, mode: str) -> str:

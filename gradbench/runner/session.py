@@ -186,6 +186,8 @@ class Measurement:
             return [], {}
         except WorkerTimeout as error:
             self._fail_all(modes, error, "posing the problem: ")
+            if self.deadline.over:
+                self.failed |= {mode: Entrant(mode, Status.REFUSED, NO_TIME) for mode in modes}
             raise
         except WorkerDied as error:
             # A worker that was killed from outside costs nothing: the problem is posed once more.

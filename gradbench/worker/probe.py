@@ -48,7 +48,7 @@ from gradbench.worker.settling import settle
 from gradbench.worker.structures import hessian_structure, per_sample, structure
 from gradbench.worker.subject import Subject, declare
 
-LOOKING_SHARE = 0.5
+LOOKING_SHARE = 0.4
 """The part of the time left when the function has been called that evidence and structure take."""
 
 EVIDENCE_SHARE = 0.6
