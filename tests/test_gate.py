@@ -162,3 +162,70 @@ def test_compiled_vjp_zeros_would_be_caught(session):
         lambda problem: lambda inputs, seed: torch.zeros_like(inputs[0])
     )
     assert prepare(session, "vjp", "wide_map", "zeros")["status"] == "wrong"
+
+
+@pytest.fixture
+def saturated(session):
+    """tanh where 1 - y², of autograd's own formula, cancels: the slope at 8 is 4.5e-7."""
+    from gradbench.problems.function import Function, elementwise, normal, vector
+
+    registry.FUNCTIONS.pop("saturated", None)
+    registry.function(
+        Function(
+            name="saturated",
+            document="",
+            formula="tanh",
+            derivative="1 / cosh²",
+            forward=torch.tanh,
+            example=lambda: (vector(0.5, 4.5, 5.0, 8.0),),
+            example_size={"n": 4},
+            draw=lambda size, g: (8 + normal(g, size["n"]).clamp(-3, 1),),
+            derivatives=elementwise(lambda x: torch.cosh(x) ** -2),
+        )
+    )
+    return session
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("operator", "mode"),
+    [("diagonal", "ones_grad"), ("jacobian", "jacrev"), ("jvp", "dual"), ("vjp", "func_vjp")],
+)
+def test_what_cancels_inside_is_allowed_for(saturated, operator, mode, dtype):
+    answer = prepare(saturated, operator, "saturated", mode, dtype)
+    assert answer["status"] == "ok"
+    assert 0 < answer["error"] <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_error_that_rounding_could_hide_is_found_by_the_modes_own_float64(saturated, dtype):
+    registry.MODES.pop(("diagonal", "off"), None)
+
+    @registry.mode("diagonal", name="off")
+    def off(problem):
+        """autograd's slope, with a factor of 1.01 in the last entry"""
+
+        def call(inputs):
+            x = inputs[0].clone().requires_grad_()
+            slope = torch.autograd.grad(torch.tanh(x).sum(), x)[0]
+            return slope * torch.tensor([1, 1, 1, 1.01], dtype=slope.dtype)
+
+        return call
+
+    answer = prepare(saturated, "diagonal", "saturated", "off", dtype)
+    assert answer["status"] == "wrong"
+    assert "by x[3]" in answer["reason"]
+    assert ("in float64 too" in answer["reason"]) == (dtype == "float32")
+
+
+def test_a_small_entry_is_not_hidden_by_a_large_one_in_its_row(session):
+    registry.MODES.pop(("jacobian", "doubled"), None)
+
+    @registry.mode("jacobian", name="doubled")
+    def doubled(problem):
+        """the smallest entry of a row is doubled: 1e-6 of the largest"""
+        factor = torch.tensor([1, 1, 2])
+        return lambda inputs: problem.function.derivatives["jacobian"](*inputs) * factor
+
+    for dtype in ("float32", "float64"):
+        assert prepare(session, "jacobian", "wide_map", "doubled", dtype)["status"] == "wrong"
