@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -186,11 +185,6 @@ class Rounding(DispatchMode):
     Views and whatever only moves numbers stay exact. A kernel of several operations is decomposed,
     so that what cancels inside it is rounded too.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Wrapped for torch.compile, its first call would import torch._dynamo: seconds.
-        return "torch._dynamo" in sys.modules
 
     def __init__(self, unit: float, dtype: torch.dtype, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
