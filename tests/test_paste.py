@@ -13,7 +13,6 @@ from gradbench.advise.advice import Refusal
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
 from gradbench.modes import structured
-from gradbench.modes.local import checked_jacobian
 from gradbench.problems import registry
 from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
@@ -23,6 +22,7 @@ from gradbench.problems.structure import structure_of
 from gradbench.problems.tracing import trace
 from gradbench.problems.written import Written
 from gradbench.worker import paste, patterns
+from gradbench.worker.known import Known, known
 from gradbench.worker.structures import per_sample, structure
 from gradbench.worker.subject import Subject
 
@@ -53,6 +53,8 @@ CASES = {
     ),
     "scaled": ((("x", "randn(4)"), ("index", "tensor([0, 2])")), (), ("jacobian", "jvp")),
     "module": ((("input", "randn(2, 3)"),), (), ("jacobian",)),
+    "distances": ((("places", "randn(4, 2)"), ("size", "rand(3)")), (), ("jacobian",)),
+    "arrow": ((("x", "randn(30)"),), (), ("jacobian",)),
 }
 
 
@@ -64,9 +66,11 @@ def posed(name, tmp_path):
         "maker": "", "also": (),
     }  # fmt: skip
     subject = Subject(spec)
-    found = structure(subject) if "jacobian" in operators else None
-    pattern = patterns.code(found, "")[0] if found else ""
-    return subject, found, pattern, operators
+    found = known(subject, structure(subject), Deadline(60)) if "jacobian" in operators else Known()
+    file = str(tmp_path / "pattern.pt")
+    found.save(file)
+    written, _ = patterns.codes(found, file)
+    return subject, found, written, operators
 
 
 def run(code, operator):
@@ -92,12 +96,12 @@ def problem_of(subject, operator):
 def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SUBJECTS.parent))
     monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
-    subject, found, pattern, operators = posed(name, tmp_path)
+    subject, found, written, operators = posed(name, tmp_path)
+    monkeypatch.chdir(tmp_path)
     tried = 0
     for operator in operators:
         problem = problem_of(subject, operator)
-        if operator == "jacobian" and found:
-            structured.register("yours", found, suffix="")
+        found.register(operator)
         if operator == "jacobian" and per_sample(subject):
             structured.register_samples()
         seed = OPERATORS[operator].seed
@@ -114,7 +118,7 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
             except Unsupported:
                 continue
             # A mode of which there is no code would be offered without one.
-            code = paste.code(subject, f"{SUBJECTS}:{name}", mode, problem, pattern)
+            code = paste.code(subject, f"{SUBJECTS}:{name}", mode, problem, written, found.local)
             first = extra
             if operator in ("jvp", "hvp") and subject.differentiated == 1:
                 first = (extra[0][0],)
@@ -144,9 +148,13 @@ def test_code_that_relies_on_a_pattern_of_one_branch_raises_in_the_other(monkeyp
     x = subject.values[0]
     for name in names:
         mode = registry.MODES["jacobian", name]
-        written = patterns.code(found, "")[0]
-        code = paste.code(subject, target, mode, problem, written, check=checked_jacobian)
-        for call in (run(code, "jacobian"), lambda x, build=mode.build: build(problem)((x,))[0]):
+        written = {"structure": patterns.code(found, "")[0]}
+        code = paste.code(subject, target, mode, problem, written, ["structure"])
+
+        def timed(x, mode=mode):
+            return mode.build(problem)((x.detach().requires_grad_(mode.leaves),))[0]
+
+        for call in (run(code, "jacobian"), timed):
             assert torch.allclose(call(x), torch.autograd.functional.jacobian(subject.forward, x))
             with pytest.raises(RuntimeError, match="near another input"):
                 call(-x)

@@ -229,7 +229,9 @@ def test_structured_modes_of_several_inputs_place_every_entry(monkeypatch):
     problem, _ = pose(function, "jacobian", {}, "float64", "cpu", 3)
     structure = found_jointly(f, *problem.inputs)
     for name in structured.register("two", structure):
-        blocks = registry.MODES["jacobian", name].build(problem)(inputs)
+        mode = registry.MODES["jacobian", name]
+        leaves = tuple(x.clone().requires_grad_(mode.leaves) for x in inputs)
+        blocks = mode.build(problem)(leaves)
         for block, wanted in zip(blocks, function.derivatives["jacobian"](*inputs)):
             assert torch.allclose(block, wanted), name
 
@@ -257,10 +259,10 @@ def test_structured_modes_pass_the_gate_in_the_layout_of_the_others(problem):
     problem, gate = problem
     structure = found(problem.forward, *problem.inputs[0])
     names = structured.register(problem.function.name, structure)
-    assert len(names) == 4
+    assert len(names) == 5
     for name in names:
-        build = registry.MODES["jacobian", name].build
-        contestant = gate.enter(name, build(problem), False)
+        mode = registry.MODES["jacobian", name]
+        contestant = gate.enter(name, mode.build(problem), mode.leaves)
         finding = contestant.check([0], again=True)
         assert finding.passed, finding.reason
 

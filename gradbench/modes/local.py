@@ -75,3 +75,7 @@ def checked_hessian(problem: Problem, call: Call) -> Call:
         return blocks
 
     return checked
+
+
+CHECKS = {"jacobian": checked_jacobian, "hessian": checked_hessian}
+"""By operator."""

@@ -7,15 +7,17 @@ Builders read the fields of `Structure` alone: the code to paste has those and n
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.autograd.forward_ad as dual
 from torch import Tensor
 
 from gradbench.modes.common import InDims, argnums, batched, bound, filled, per_sample
-from gradbench.modes.local import checked_jacobian
+from gradbench.modes.forward_mode import pushed
+from gradbench.modes.placing import block_places, colour_seeds, parts, placing, register_for
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Unsupported
 from gradbench.problems.operators import Problem
@@ -34,128 +36,115 @@ def register(function: str, structure: Structure, suffix: str | None = None) -> 
     """
     if structure.kind == "dense":
         return ()
-    names = []
-    for compressed in (
-        compressed_rows,
-        compressed_rows_loop,
-        compressed_columns,
-        compressed_columns_loop,
-    ):
-        name = compressed.__name__ + (f"_of_{function}" if suffix is None else suffix)
-
-        @functools.wraps(compressed)
-        def build(problem: Problem, builder: Callable[..., Call] = compressed) -> Call:
-            if problem.function.name != function:
-                raise Unsupported(f"its structure is that of {function}")
-            if problem.wrt != structure.inputs:
-                raise Unsupported("the structure was found at another size")
-            call = builder(problem, structure)
-            return call if structure.is_global else checked_jacobian(problem, call)
-
-        mode("jacobian", name=name)(build)
-        names.append(name)
-    return tuple(names)
+    builders = [
+        (compressed_rows, False),
+        (compressed_rows_loop, True),
+        (compressed_columns, False),
+        (compressed_columns_functional, False),
+        (compressed_columns_loop, False),
+    ]
+    return register_for(function, "jacobian", builders, structure, suffix)
 
 
-def seeds_of(problem: Problem, colours: Tensor) -> Tensor:
-    """One flat seed per colour, with ones in its places: (colours, coordinates or outputs)."""
-    seeds = torch.zeros(int(colours.max()) + 1, colours.numel(), dtype=problem.dtype)
-    seeds[colours, torch.arange(colours.numel())] = 1
-    return seeds.to(problem.device)
-
-
-def placing(problem: Problem, structure: Structure, by_rows: bool) -> list[Callable[..., Tensor]]:
-    """For each input, the function that puts compressed rows (colours, coordinates of the input) or
-    columns (colours, outputs) in place."""
-    m, begin = math.prod(structure.output), 0
-    placings = []
-    for shape in structure.inputs:
-        n = math.prod(shape)
-        own = (structure.columns >= begin) & (structure.columns < begin + n)
-        rows, columns = structure.rows[own], structure.columns[own] - begin
-        if by_rows:
-            source = structure.row_colours[rows] * n + columns
-        else:
-            source = structure.column_colours[begin + columns] * m + rows
-        source, places = source.to(problem.device), (rows * n + columns).to(problem.device)
-        begin += n
-
-        def place(
-            compressed: Tensor,
-            source: Tensor = source,
-            places: Tensor = places,
-            shape: tuple[int, ...] = shape,
-        ) -> Tensor:
-            block = compressed.new_zeros(m * math.prod(shape))
-            block[places] = compressed.reshape(-1)[source]
-            return block.reshape(structure.output + shape)
-
-        placings.append(place)
-    return placings
+def compressed_placing(
+    problem: Problem, structure: Structure, by_rows: bool
+) -> Callable[[Tensor], Tensors]:
+    """The function that puts the values of all passes in place: of those by rows, each pass has
+    the coordinates of all inputs, of those by columns the outputs."""
+    rows, columns = structure.rows, structure.columns
+    sizes = [math.prod(shape) for shape in structure.inputs]
+    outputs = math.prod(structure.output)
+    if by_rows:
+        sources = structure.row_colours[rows] * sum(sizes) + columns
+    else:
+        sources = structure.column_colours[columns] * outputs + rows
+    places = block_places(rows, columns, outputs, sizes)
+    shapes = [structure.output + shape for shape in structure.inputs]
+    return placing(problem, shapes, places, sources)
 
 
 def compressed_rows(problem: Problem, structure: Structure) -> Call:
     """one batched pullback of a seed per colour of rows"""
-    seeds = seeds_of(problem, structure.row_colours).reshape(-1, *structure.output)
-    placings = placing(problem, structure, by_rows=True)
+    seeds = colour_seeds(problem, structure.row_colours).reshape(-1, *structure.output)
+    place = compressed_placing(problem, structure, by_rows=True)
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
-        y, pullback = torch.func.vjp(f, *wrt)[:2]
-        rows = torch.func.vmap(pullback)(seeds.to(y))
-        return tuple(place(row) for place, row in zip(placings, rows))
+        pullback = torch.func.vjp(f, *wrt)[1]
+        rows = [row.reshape(len(seeds), -1) for row in torch.func.vmap(pullback)(seeds)]
+        return place(torch.cat(rows, 1).reshape(-1))
 
     return call
 
 
 def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
     """a pullback per colour of rows"""
-    seeds = seeds_of(problem, structure.row_colours).reshape(-1, *structure.output)
-    placings = placing(problem, structure, by_rows=True)
+    f, n = problem.forward, problem.differentiated
+    seeds = colour_seeds(problem, structure.row_colours).reshape(-1, *structure.output)
+    place = compressed_placing(problem, structure, by_rows=True)
 
     def call(inputs: Tensors) -> Tensors:
-        f, leaves = bound(problem, inputs)
-        wrt = tuple(x.detach().requires_grad_() for x in leaves)
-        y = f(*wrt)
-        rows = [
-            filled(torch.autograd.grad(y, wrt, v, retain_graph=True, allow_unused=True), wrt)
-            for v in seeds.to(y)
-        ]
-        return tuple(place(torch.stack(row)) for place, row in zip(placings, zip(*rows)))
+        y, wrt = f(*inputs), inputs[:n]
+        rows: list[Tensor] = []
+        for k, seed in enumerate(seeds, 1):
+            # The last pass frees the graph, whose memory the next allocations take.
+            again = k < len(seeds)
+            row = torch.autograd.grad(y, wrt, seed, retain_graph=again, allow_unused=True)
+            rows += filled(row, wrt)
+        return place(torch.cat([row.reshape(-1) for row in rows]))
 
     return call
 
 
 def compressed_columns(problem: Problem, structure: Structure) -> Call:
     """one batched pushforward of a tangent per colour of columns"""
-    tangents = seeds_of(problem, structure.column_colours)
-    placings = placing(problem, structure, by_rows=False)
+    tangents = colour_seeds(problem, structure.column_colours)
+    place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
-        columns = torch.func.vmap(lambda *t: torch.func.jvp(f, wrt, t)[1])(*like(tangents, wrt))
-        return tuple(place(columns) for place in placings)
+        push = torch.func.vmap(lambda *tangent: torch.func.jvp(f, wrt, tangent)[1])
+        return place(push(*parts(tangents, wrt)).reshape(-1))
+
+    return call
+
+
+def compressed_columns_functional(problem: Problem, structure: Structure) -> Call:
+    """`functional.jacobian` in forward mode by a step along the columns of each colour"""
+    tangents = colour_seeds(problem, structure.column_colours)
+    place = compressed_placing(problem, structure, by_rows=False)
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+
+        def along(steps: Tensor) -> Tensor:
+            return f(*(x + (steps @ t.flatten(1)).view_as(x) for x, t in zip(wrt, directions)))
+
+        directions = parts(tangents, wrt)
+        steps = tangents.new_zeros(len(tangents))
+        columns: Any = torch.autograd.functional.jacobian(
+            along, steps, strategy="forward-mode", vectorize=True
+        )
+        return place(columns.reshape(-1, len(steps)).T.reshape(-1))
 
     return call
 
 
 def compressed_columns_loop(problem: Problem, structure: Structure) -> Call:
-    """a pushforward per colour of columns"""
-    tangents = seeds_of(problem, structure.column_colours)
-    placings = placing(problem, structure, by_rows=False)
+    """dual numbers per colour of columns"""
+    f, n = problem.forward, problem.differentiated
+    tangents = colour_seeds(problem, structure.column_colours)
+    place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
-        f, wrt = bound(problem, inputs)
-        columns = [torch.func.jvp(f, wrt, t)[1] for t in zip(*like(tangents, wrt))]
-        return tuple(place(torch.stack(columns)) for place in placings)
+        wrt, columns = inputs[:n], []
+        with dual.dual_level():
+            for tangent in zip(*parts(tangents, wrt)):
+                duals = (dual.make_dual(x, t) for x, t in zip(wrt, tangent))
+                columns.append(pushed(f(*duals, *inputs[n:])))
+        return place(torch.cat([column.reshape(-1) for column in columns]))
 
     return call
-
-
-def like(tangents: Tensor, wrt: Tensors) -> Tensors:
-    """Flat tangents of all inputs, (k, coordinates), as a tensor of each: (k, *x.shape)."""
-    parts = tangents.to(wrt[0]).split([x.numel() for x in wrt], 1)
-    return tuple(part.reshape(-1, *x.shape) for part, x in zip(parts, wrt))
 
 
 def register_samples() -> tuple[str, ...]:

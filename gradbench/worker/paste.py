@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from gradbench.modes.local import CHECKS
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call, Mode
+from gradbench.problems.mode import Mode
 from gradbench.problems.operators import Problem
 from gradbench.problems.written import FUNCTION, NotWritable, Written, joined
 from gradbench.worker.calling import Calling, identifiers
@@ -30,8 +31,8 @@ def code(
     target: str,
     mode: Mode,
     problem: Problem,
-    pattern: str = "",
-    check: Callable[[Problem, Call], Call] | None = None,
+    patterns: Mapping[str, str] = {},
+    local: Collection[str] = (),
 ) -> str:
     """Python code that computes the problem's derivative in the way of the mode.
 
@@ -40,9 +41,9 @@ def code(
     (a tuple of them for several inputs). It returns one tensor per differentiated input (a hessian
     one per pair of them, row by row), a bare one for one input.
 
-    `target` is what the subject was loaded from. `pattern` is the code that defines the
-    `structure` of the modes that use one; `check` wraps their calls. A mode that cannot be
-    written out for one problem comes as it stands. Raises Unsupported where the mode does.
+    `target` is what the subject was loaded from. `patterns` has the code of what modes know of the
+    zeros, by the name of their argument; calls of modes that use a `local` one are checked.
+    A mode that cannot be written out for one problem comes as it stands. Raises Unsupported where the mode does.
     """
     operator = problem.operator
     # On the CPU, as this process may not be able to use another device.
@@ -53,7 +54,7 @@ def code(
             raise NotWritable(f"it has a helper called {operator}")
     except NotWritable as error:
         return f"# The mode as it is measured; {error}.\n{mode.source()}"
-    call, functions = _mode(written, operator, pattern, check)
+    call, functions = _mode(written, operator, patterns, local)
     taken = {operator, "call", *written.known}
     names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
     calling = Calling(written, subject, target, names, taken)
@@ -100,24 +101,22 @@ def _header(written: Written) -> str:
 
 
 def _mode(
-    written: Written,
-    operator: str,
-    pattern: str,
-    check: Callable[[Problem, Call], Call] | None,
+    written: Written, operator: str, patterns: Mapping[str, str], local: Collection[str]
 ) -> tuple[str, list[str]]:
     """The name of the callable that is timed, and the code that defines it."""
     *helpers, builder = written.functions.values()
     if written.name != operator and (whole := joined(builder)) is not None:
         return written.name, [*helpers, whole]
-    if "structure" in inspect.signature(written.build).parameters:
-        written.imports.add("from types import SimpleNamespace")
-        made, more = f"{written.name}(structure)", []
-        if check is not None:
-            known = len(written.functions)
-            written.add(check.__name__, check)
-            more = list(written.functions.values())[known:]
-            made = f"{check.__name__}({made})"
-        return "call", [pattern, *helpers, builder, *more, f"call = {made}\n"]
+    for name in inspect.signature(written.build).parameters:
+        if name in patterns:
+            written.imports.add("from types import SimpleNamespace")
+            made, more = f"{written.name}({name})", []
+            if name in local:
+                check, copied = CHECKS[operator], len(written.functions)
+                written.add(check.__name__, check)
+                more = list(written.functions.values())[copied:]
+                made = f"{check.__name__}({made})"
+            return "call", [patterns[name], *helpers, builder, *more, f"call = {made}\n"]
     return "call", [*helpers, builder, f"call = {written.name}()\n"]
 
 

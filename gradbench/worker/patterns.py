@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gradbench.problems.structure import Structure
+
+if TYPE_CHECKING:
+    from gradbench.worker.known import Known
 
 MOST_LISTED = 300
 """Numbers that are written one by one."""
@@ -42,6 +47,46 @@ def code(structure: Structure, file: str) -> tuple[str, bool]:
         f"# The rows and columns of the entries, and their colours: keep {name} beside this code.\n"
     )
     return f"{said}structure = SimpleNamespace(**torch.load({name!r})['structure'])\n", True
+
+
+def codes(known: Known, file: str) -> tuple[dict[str, str], bool]:
+    """The code of all that is known of the zeros, by name, and whether any of it needs the file
+    that has it, which should lie where the code runs."""
+    found, any_loaded = {}, False
+    if known.structure is not None and known.structure.kind != "dense":
+        found["structure"], any_loaded = code(known.structure, file)
+    for name in ("mixed", "gathered"):
+        if getattr(known, name) is not None:
+            found[name], loaded = _other(name, getattr(known, name), file)
+            any_loaded = any_loaded or loaded
+    return found, any_loaded
+
+
+def _other(name: str, value: Any, file: str) -> tuple[str, bool]:
+    """The code of a dataclass under a name, and whether it needs the file."""
+    arguments, size = [], 0
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name)
+        if isinstance(part, Tensor):
+            as_numbers = (
+                None if part.numel() > MOST_ENTRIES else _code(part.long(), MOST_CHARACTERS)
+            )
+            if as_numbers is None:
+                break
+            part_code = as_numbers + (".bool()" if part.dtype == torch.bool else "")
+        elif field.name == "evidence":
+            continue
+        else:
+            part_code = repr(part)
+        size += len(part_code)
+        arguments.append(f"    {field.name}={part_code},\n")
+    else:
+        if size <= MOST_CHARACTERS:
+            said = "# In which pass each entry is, and where it belongs.\n"
+            return f"{said}{name} = SimpleNamespace(\n{''.join(arguments)})\n", False
+    beside = file.replace("\\", "/").rpartition("/")[2]
+    said = f"# In which pass each entry is, and where it belongs: keep {beside} beside this code.\n"
+    return f"{said}{name} = SimpleNamespace(**torch.load({beside!r})[{name!r}])\n", True
 
 
 def written(structure: Structure) -> str | None:

@@ -34,14 +34,14 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
-from gradbench.modes.local import checked_jacobian
 from gradbench.problems import registry
-from gradbench.problems.mode import Call, Unsupported
+from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Refused, gather
+from gradbench.worker.known import Known, known
 from gradbench.worker.loading import Unusable
 from gradbench.worker.memory import limit_memory
 from gradbench.worker.settling import settle
@@ -111,8 +111,9 @@ class Look:
         self.tell = tell
         self.deadline = Deadline()
         self.structure: Structure | None = None
-        self.samples = ""
-        self.pattern = self.written = ""
+        self.zeros = Known()
+        self.samples = self.pattern = ""
+        self.written: dict[str, str] = {}
 
     def run(self) -> None:
         """Takes every step. Raises Refused, or whatever the function raises."""
@@ -171,14 +172,11 @@ class Look:
         width, limit = torch.finfo(subject.dtype).bits // 8, self.spec["memory_limit"]
         code: dict[str, str] = {}
         passes: dict[str, tuple[int, bool]] = {}
-        structured = self.structure is not None and self.structure.kind != "dense"
-        known = self.structure if y.dim() else None
+        of_value = self.structure if y.dim() else None
         if operator in operators and operator not in refusals:
             before = dict(registry.MODES)
-            problem = self._problem(operator, structured)
-            local = self.structure is not None and not self.structure.is_global
-            check = checked_jacobian if local else None
-            code = _code(subject, self.spec["target"], problem, self.written, check)
+            problem = self._problem(operator)
+            code = _code(subject, self.spec["target"], problem, self.written, self.zeros.local)
             passes = _passes(problem)
             registry.MODES.clear()
             registry.MODES.update(before)
@@ -192,21 +190,21 @@ class Look:
                 "operators": operators,
                 "refusals": refusals,
                 "wrt": subject.names[: subject.differentiated],
-                "structured": structured,
+                "structured": bool(self.zeros),
                 "per_sample": bool(self.samples),
                 "own": {name: _source(way) for name, way in subject.ways.items()},
                 "manner": dataclasses.asdict(subject.manner),
-                "cost": list(explain(outputs, coordinates, width, limit, known)),
+                "cost": list(explain(outputs, coordinates, width, limit, of_value)),
             }
         )
 
-    def _problem(self, operator: str, structured: bool) -> Problem:
+    def _problem(self, operator: str) -> Problem:
         """The problem, whose function and modes join the registry."""
         function = declare(
             self.subject,
             self.spec["target"],
             [operator],
-            self.structure if structured else None,
+            self.zeros,
             bool(self.samples),
         )
         shapes = tuple(tuple(x.shape) for x in self.inputs)
@@ -241,15 +239,16 @@ class Look:
         except Exception as error:
             return [f"looking for zeros in the jacobian failed: {_line(error)}"]
         self.structure = found
-        if found.kind != "dense" and self.spec["pattern"]:
+        self.zeros = Known(found, of_gradient=scalar)
+        if not scalar:
+            self.zeros = known(self.subject, found, self.deadline)
+        if self.zeros and self.spec["pattern"]:
             # The measuring processes need not look again; the code to paste loads it where it is
             # too long to be written down.
-            torch.save({"structure": dataclasses.asdict(found)}, self.spec["pattern"])
-            self.written, loaded = patterns.code(found, self.spec["pattern"])
+            self.zeros.save(self.spec["pattern"])
+            self.written, loaded = patterns.codes(self.zeros, self.spec["pattern"])
             self.pattern = self.spec["pattern"] if loaded else ""
-        extent = "for every input" if found.is_global else "near this input"
-        said = f"{found.kind}, {extent}: {found.evidence}"
-        return [said, *([self.samples] if self.samples else [])]
+        return [*self.zeros.sentences, *([self.samples] if self.samples else [])]
 
 
 def probe(spec: dict[str, Any]) -> dict[str, Any]:
@@ -277,8 +276,8 @@ def _code(
     subject: Subject,
     target: str,
     problem: Problem,
-    pattern: str,
-    check: Callable[[Problem, Call], Call] | None,
+    written: dict[str, str],
+    local: list[str],
 ) -> dict[str, str]:
     """The code to paste of every mode that can be measured."""
     code = {}
@@ -286,7 +285,7 @@ def _code(
         if mode.opt_in or mode.by_hand or mode.name == FORWARD or mode.name in subject.ways:
             continue
         try:
-            code[mode.name] = paste.code(subject, target, mode, problem, pattern, check)
+            code[mode.name] = paste.code(subject, target, mode, problem, written, local)
         except Unsupported:
             continue
         except Exception:

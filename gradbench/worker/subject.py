@@ -20,10 +20,10 @@ from gradbench.problems import registry
 from gradbench.problems.function import Function, Tensors
 from gradbench.problems.mode import Call
 from gradbench.problems.operators import Problem
-from gradbench.problems.structure import Structure
 from gradbench.worker import loading
 from gradbench.worker.binding import Binding, Leaf, is_container, module_of
 from gradbench.worker.expressions import evaluate
+from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, inputs_from, resolve
 from gradbench.worker.owned import reached, variable
 from gradbench.worker.precision import MEASURED, Wide
@@ -378,10 +378,8 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
 
 def register(spec: dict[str, Any]) -> None:
     """Makes the user's function, and the modes that use its structure, part of the registry."""
-    structure = None
-    if spec["structured"]:
-        structure = Structure(**torch.load(spec["pattern"], weights_only=True)["structure"])
-    declare(Subject(spec), spec["target"], spec["operators"], structure, spec["per_sample"])
+    known = Known.load(spec["pattern"]) if spec["structured"] else Known()
+    declare(Subject(spec), spec["target"], spec["operators"], known, spec["per_sample"])
 
 
 def within(subject: Subject, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -398,13 +396,13 @@ def declare(
     subject: Subject,
     target: str,
     operators: Sequence[str],
-    structure: Structure | None,
+    known: Known,
     per_sample: bool,
 ) -> Function:
     """Registers a subject as the function `yours`, and the modes of its own.
 
-    These are the user's own derivatives and, for a jacobian, the modes that use `structure` or
-    that its outputs are those of independent samples.
+    These are the user's own derivatives and the modes that use what is known of the zeros or, for a
+    jacobian, that its outputs are those of independent samples.
     """
     references = formulas(subject)
     function = Function(
@@ -425,11 +423,10 @@ def declare(
         dtype=str(subject.dtype).removeprefix("torch."),
     )
     registry.function(function)
-    if "jacobian" in operators:
-        if structure:
-            structured.register(YOURS, structure, suffix="")
-        if per_sample:
-            structured.register_samples()
+    for operator in operators:
+        known.register(operator)
+    if "jacobian" in operators and per_sample:
+        structured.register_samples()
     if "hessian" in operators and subject.is_several:
         second_order.register_several()
     for name, way in subject.ways.items():

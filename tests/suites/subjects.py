@@ -198,3 +198,17 @@ def holding(x):
 def by_module(x):
     """Has a module in float32, and is differentiated with respect to the points."""
     return network(x).squeeze(-1)
+
+
+_FIRST, _SECOND = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([1, 2, 3, 0, 2, 3])
+
+
+def distances(places, size):
+    "Each value depends on two places and one size, which are gathered."
+    apart = places[_FIRST] - places[_SECOND]
+    return torch.cat([(apart**2).sum(1) * size[_FIRST % 3], size**2])
+
+
+def arrow(x):
+    "The first row and the first column of the jacobian are full."
+    return torch.cat([(x * x).sum()[None], x[1:] ** 3 + x[0] * x[1:]])

@@ -18,16 +18,22 @@ from gradbench.runner.progress import Report
 FLOOR = 0.02
 """A winner is behind the expert where the whole interval lies above one by more than this."""
 
-PLACE = "gradbench.studies.experts.functions"
+PLACE = "gradbench.studies.experts"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A function of `functions`, its field in words, and by which inputs it is differentiated."""
+    """A function, its field in words, and by which inputs it is differentiated.
+
+    `module` is that of the function and of its expert; `operator` the derivative that is asked
+    for, empty for the one that advice measures by itself.
+    """
 
     name: str
     field: str
     wrt: tuple[str, ...] = ()
+    module: str = "functions"
+    operator: str = ""
 
 
 FUNCTIONS = (
@@ -37,18 +43,46 @@ FUNCTIONS = (
     Asked("mixture", "Gaussian mixture, by its parameters", ("logits", "means", "log_scales")),
     Asked("burgers", "finite-difference stencil, by the grid", ("u",)),
     Asked("losses", "per-sample gradients of a network", ("w1", "w2")),
+    Asked("bundle", "bundle adjustment", ("cameras", "points"), "residuals"),
+    Asked(
+        "stacked",
+        "bundle adjustment with weights, stacked",
+        ("cameras", "points", "weights"),
+        "residuals",
+    ),
+    Asked("arrow", "arrow matrix", (), "residuals"),
+    Asked("ode_step", "Runge-Kutta step of an ODE", (), "residuals"),
+    Asked("hand", "hand tracking, by the pose", ("pose",), "residuals"),
+    Asked("kernels", "sum of kernels, 2000 × 201", ("w",), "models"),
+    Asked("process", "Gaussian process likelihood", ("theta",), "models"),
+    Asked("clusters", "k-means, hessian", ("centres",), "models", "hessian"),
+    Asked("field", "network over a batch, hessian", ("points",), "models", "hessian"),
+    Asked(
+        "images",
+        "per-sample gradients of a CNN",
+        ("kernel1", "kernel2", "weight"),
+        "models",
+    ),
+    Asked(
+        "sequences",
+        "per-sample gradients of a recurrent network",
+        ("w_in", "w_state", "w_out"),
+        "models",
+    ),
 )
 
 
 def question(asked: Asked, budget: float) -> Question:
     """What advice is asked about a function."""
+    place = f"{PLACE}.{asked.module}:{asked.name}"
     return Question(
-        f"{PLACE}:{asked.name}",
+        place,
         (),
         asked.wrt,
+        asked.operator,
         budget=budget,
-        maker=f"{PLACE}:{asked.name}_inputs",
-        also=(f"{PLACE}:{asked.name}_expert",),
+        maker=f"{place}_inputs",
+        also=(f"{place}_expert",),
     )
 
 

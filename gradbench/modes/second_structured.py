@@ -1,0 +1,136 @@
+"""Hessians whose zeros are known: the products of few tangents, put in their places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.autograd.forward_ad as dual
+from torch import Tensor
+
+from gradbench.modes.common import bound, filled
+from gradbench.modes.forward_mode import pushed
+from gradbench.modes.placing import colour_seeds, parts, placing, register_for
+from gradbench.modes.second_order import gradients
+from gradbench.problems.function import Tensors
+from gradbench.problems.mode import Call
+from gradbench.problems.operators import Problem
+from gradbench.problems.structure import Structure
+
+
+def register(function: str, structure: Structure, suffix: str | None = None) -> tuple[str, ...]:
+    """Registers the structured modes of a function's Hessian and returns their names.
+
+    `structure` is that of its gradient: all inputs by all coordinates. Names end in `suffix`, by
+    default the function's name. If the Hessian is dense, nothing is registered. Raises ValueError
+    if the function has such modes already.
+    """
+    if structure.kind == "dense":
+        return ()
+    builders = [
+        (compressed_grad_twice, True),
+        (compressed_grad_twice_batched, True),
+        (compressed_dual_over_grad, True),
+        (compressed_hessian, False),
+    ]
+    return register_for(function, "hessian", builders, structure, suffix)
+
+
+def hessian_placing(
+    problem: Problem, structure: Structure, batched: bool
+) -> Callable[[Tensor], Tensors]:
+    """The function that puts products with the tangents of all colours in place.
+
+    Their values lie one after another: for each colour those of each input, or, where they are
+    batched, for each input those of each colour.
+    """
+    rows, columns = structure.rows, structure.columns
+    sizes = torch.tensor([math.prod(shape) for shape in structure.inputs])
+    first = sizes.cumsum(0) - sizes
+    input_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    i, j, n = input_of[rows], input_of[columns], int(sizes.sum())
+    colours = structure.column_colours[columns]
+    passes = int(structure.column_colours.max()) + 1
+    if batched:
+        sources = first[i] * passes + colours * sizes[i] + rows - first[i]
+    else:
+        sources = colours * n + rows
+    # Blocks lie one after another, by the first input, then by the second.
+    begin = first[i] * n + sizes[i] * first[j]
+    places = begin + (rows - first[i]) * sizes[j] + columns - first[j]
+    shapes = [a + b for a in structure.inputs for b in structure.inputs]
+    return placing(problem, shapes, places, sources)
+
+
+def compressed_grad_twice(problem: Problem, structure: Structure) -> Call:
+    """`autograd.grad` with `create_graph`, then again once per colour of rows"""
+    n = problem.differentiated
+    seeds = colour_seeds(problem, structure.column_colours)
+    place = hessian_placing(problem, structure, batched=False)
+
+    def call(inputs: Tensors) -> Tensors:
+        wrt = inputs[:n]
+        grads = gradients(problem, inputs)
+        varying = [i for i, g in enumerate(grads) if g.requires_grad]
+        first = [grads[i] for i in varying]
+        products: list[Tensor] = []
+        for k, seed in enumerate(zip(*parts(seeds, wrt)), 1):
+            second = [seed[i] for i in varying]
+            again = k < len(seeds)
+            row = torch.autograd.grad(first, wrt, second, retain_graph=again, allow_unused=True)
+            products += filled(row, wrt)
+        return place(torch.cat([product.reshape(-1) for product in products]))
+
+    return call
+
+
+def compressed_grad_twice_batched(problem: Problem, structure: Structure) -> Call:
+    """`autograd.grad` with `create_graph`, then once more for all colours of rows"""
+    n = problem.differentiated
+    seeds = colour_seeds(problem, structure.column_colours)
+    place = hessian_placing(problem, structure, batched=True)
+
+    def call(inputs: Tensors) -> Tensors:
+        wrt = inputs[:n]
+        grads, batches = gradients(problem, inputs), parts(seeds, wrt)
+        varying = [i for i, g in enumerate(grads) if g.requires_grad]
+        first, second = [grads[i] for i in varying], [batches[i] for i in varying]
+        again = torch.autograd.grad(first, wrt, second, is_grads_batched=True, allow_unused=True)
+        return place(torch.cat([product.reshape(-1) for product in filled(again, batches)]))
+
+    return call
+
+
+def compressed_dual_over_grad(problem: Problem, structure: Structure) -> Call:
+    """`autograd.grad` of dual numbers, once per colour of columns"""
+    f, n = problem.forward, problem.differentiated
+    seeds = colour_seeds(problem, structure.column_colours)
+    place = hessian_placing(problem, structure, batched=False)
+
+    def call(inputs: Tensors) -> Tensors:
+        wrt = inputs[:n]
+        products: list[Tensor] = []
+        with dual.dual_level():
+            for tangent in zip(*parts(seeds, wrt)):
+                duals = tuple(dual.make_dual(x, t) for x, t in zip(wrt, tangent))
+                grads = torch.autograd.grad(f(*duals, *inputs[n:]), duals, allow_unused=True)
+                products += [pushed(g) for g in filled(grads, wrt)]
+        return place(torch.cat([product.reshape(-1) for product in products]))
+
+    return call
+
+
+def compressed_hessian(problem: Problem, structure: Structure) -> Call:
+    """`jvp(grad)`, all colours of columns in one batched pass"""
+    seeds = colour_seeds(problem, structure.column_colours)
+    place = hessian_placing(problem, structure, batched=True)
+
+    def call(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        gradient = torch.func.grad(f, tuple(range(len(wrt))))
+        push = torch.func.vmap(lambda *t: torch.func.jvp(gradient, wrt, t)[1])
+        products = push(*parts(seeds, wrt))
+        return place(torch.cat([product.reshape(-1) for product in products]))
+
+    return call
