@@ -43,7 +43,8 @@ def code(
 
     `target` is what the subject was loaded from. `patterns` has the code of what modes know of the
     zeros, by the name of their argument; calls of modes that use a `local` one are checked.
-    A mode that cannot be written out for one problem comes as it stands. Raises Unsupported where the mode does.
+    A mode that cannot be written out for one problem comes as it stands. Raises Unsupported where
+    the mode does.
     """
     operator = problem.operator
     # On the CPU, as this process may not be able to use another device.
