@@ -40,7 +40,7 @@ COLUMNS = (
 @options.results_option
 @options.format_option
 def experts(names: tuple[str, ...], budget: float, results: Path, form: Renderer) -> int:
-    """Compare advice on six functions with code written by an expert."""
+    """Compare advice on 17 functions with code written by an expert."""
     from gradbench.studies import experts as study
 
     known = [asked.name for asked in study.FUNCTIONS]
