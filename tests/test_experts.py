@@ -29,7 +29,8 @@ def advice(*rows, seconds=20.0):
         operators=["jacobian"],
         rows=lambda operator: list(rows),
         winner=lambda operator: rows[0].mode,
-        judged=SimpleNamespace(baselines={"c": "usual"}, run="r"),
+        first="usual",
+        run="r",
         seconds=seconds,
         budget=30.0,
     )

@@ -257,8 +257,9 @@ def _plan(
             threads=(question.threads,),
         ),
     ):
-        modes = theory.in_order(found, (m for m in entry.modes if m not in discovery.by_hand))
         usual = baseline or discovery.first(operator)
+        there = (m for m in entry.modes if m not in discovery.by_hand)
+        modes = theory.in_order(found, there, usual)
         limits = {m: patience * (BASELINE_PATIENCE if m == usual else 1) for m in modes}
         entries.append(replace(entry, modes=tuple(modes)))
         reasons = ruled_out[entry.comparison] = theory.ruled_out(found, modes, limits)

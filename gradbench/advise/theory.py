@@ -8,6 +8,9 @@ from typing import Any
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time, counted
 
+EARLY = 3
+"""The usual choice is tried after so many others at most, the forward pass among them."""
+
 HOPELESS = 1000
 """A mode with so many times the passes of another is not tried, even if all are one batch."""
 
@@ -18,15 +21,20 @@ def passes(found: Mapping[str, Any], mode: str) -> tuple[int, bool]:
     return max(1, number), batched
 
 
-def in_order(found: Mapping[str, Any], modes: Iterable[str]) -> list[str]:
+def in_order(found: Mapping[str, Any], modes: Iterable[str], usual: str = "") -> list[str]:
     """The modes, the forward pass first, then the most promising: by the passes in turn, then by
-    those at once. Ties keep their order."""
+    those at once. Ties keep their order. The usual choice comes third at the latest, for it is what
+    the others are compared with."""
 
     def key(mode: str) -> tuple[bool, int, int]:
         number, batched = passes(found, mode)
         return mode != FORWARD, 1 if batched else number, number
 
-    return sorted(modes, key=key)
+    ordered = sorted(modes, key=key)
+    if usual in ordered[EARLY:]:
+        ordered.remove(usual)
+        ordered.insert(EARLY, usual)
+    return ordered
 
 
 def ruled_out(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradbench.modes.placing import colour_seeds, placing, register_for
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call
+from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
 
 NEEDS = ("torch.autograd.graph.GradientEdge",)
@@ -59,7 +59,10 @@ def register(function: str, gathered: Gathered, suffix: str | None = None) -> tu
     Names end in `suffix`, by default the function's name. Raises ValueError if the function has
     such modes already.
     """
-    builders = [(gathered_rows, True), (gathered_rows_loop, True)]
+    builders = [
+        (gathered_rows, True, Passes(gathered.passes, batched=True)),
+        (gathered_rows_loop, True, Passes(gathered.passes)),
+    ]
     return register_for(function, "jacobian", builders, gathered, suffix, NEEDS)
 
 

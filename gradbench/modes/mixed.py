@@ -14,7 +14,7 @@ from gradbench.modes.forward_mode import pushed
 from gradbench.modes.placing import block_places, colour_seeds, parts, placing, register_for
 from gradbench.problems.function import Tensors
 from gradbench.problems.mixing import Mixed
-from gradbench.problems.mode import Call
+from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
 
 
@@ -24,7 +24,11 @@ def register(function: str, mixed: Mixed, suffix: str | None = None) -> tuple[st
     Names end in `suffix`, by default the function's name. Raises ValueError if the function has
     such modes already.
     """
-    builders = [(mixed_passes, False), (mixed_passes_loop, True)]
+    number = sum(mixed.passes)
+    builders = [
+        (mixed_passes, False, Passes(number, batched=True)),
+        (mixed_passes_loop, True, Passes(number)),
+    ]
     return register_for(function, "jacobian", builders, mixed, suffix)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradbench.modes.local import CHECKS
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call, Unsupported
+from gradbench.problems.mode import Call, Passes, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
@@ -23,7 +23,7 @@ from gradbench.problems.registry import mode
 def register_for(
     function: str,
     operator: str,
-    builders: Sequence[tuple[Callable[[Problem, Any], Call], bool]],
+    builders: Sequence[tuple[Callable[[Problem, Any], Call], bool, Passes]],
     known: Any,
     suffix: str | None,
     needs: tuple[str, ...] = (),
@@ -31,13 +31,13 @@ def register_for(
     """Registers modes of an operator that hold for one function alone, and returns their names.
 
     Builders take the problem and what is known of the function, at inputs of the shapes
-    `known.inputs`; beside each stands whether the inputs arrive as leaves. Names end in `suffix`,
-    by default the function's name, so several functions can have such modes. Where
-    `known.is_global` is false, each call checks its result. Raises ValueError if
-    the function has modes of these names already.
+    `known.inputs`; beside each stand whether the inputs arrive as leaves, and its passes. Names
+    end in `suffix`, by default the function's name, so several functions can have such modes.
+    Where `known.is_global` is false, each call checks its result. Raises ValueError if the
+    function has modes of these names already.
     """
     names = []
-    for builder, leaves in builders:
+    for builder, leaves, passes in builders:
 
         @functools.wraps(builder)
         def build(problem: Problem, builder: Callable[..., Call] = builder) -> Call:
@@ -49,7 +49,9 @@ def register_for(
             return call if known.is_global else CHECKS[operator](problem, call)
 
         name = builder.__name__ + (f"_of_{function}" if suffix is None else suffix)
-        mode(operator, name=name, leaves=leaves, needs=needs)(build)
+        mode(
+            operator, name=name, leaves=leaves, needs=needs, passes=lambda _, passes=passes: passes
+        )(build)
         names.append(name)
     return tuple(names)
 

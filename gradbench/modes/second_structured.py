@@ -14,7 +14,7 @@ from gradbench.modes.forward_mode import pushed
 from gradbench.modes.placing import colour_seeds, parts, placing, register_for
 from gradbench.modes.second_order import gradients
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call
+from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 
@@ -28,11 +28,12 @@ def register(function: str, structure: Structure, suffix: str | None = None) -> 
     """
     if structure.kind == "dense":
         return ()
+    number = structure.passes[0]
     builders = [
-        (compressed_grad_twice, True),
-        (compressed_grad_twice_batched, True),
-        (compressed_dual_over_grad, True),
-        (compressed_hessian, False),
+        (compressed_grad_twice, True, Passes(number)),
+        (compressed_grad_twice_batched, True, Passes(number, batched=True)),
+        (compressed_dual_over_grad, True, Passes(number)),
+        (compressed_hessian, False, Passes(number, batched=True)),
     ]
     return register_for(function, "hessian", builders, structure, suffix)
 

@@ -19,7 +19,7 @@ from gradbench.modes.common import InDims, argnums, batched, bound, filled, per_
 from gradbench.modes.forward_mode import pushed
 from gradbench.modes.placing import block_places, colour_seeds, parts, placing, register_for
 from gradbench.problems.function import Tensors
-from gradbench.problems.mode import Call, Unsupported
+from gradbench.problems.mode import Call, Passes, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 from gradbench.problems.structure import Structure
@@ -36,12 +36,13 @@ def register(function: str, structure: Structure, suffix: str | None = None) -> 
     """
     if structure.kind == "dense":
         return ()
+    forward, reverse = structure.passes
     builders = [
-        (compressed_rows, False),
-        (compressed_rows_loop, True),
-        (compressed_columns, False),
-        (compressed_columns_functional, False),
-        (compressed_columns_loop, False),
+        (compressed_rows, False, Passes(reverse, batched=True)),
+        (compressed_rows_loop, True, Passes(reverse)),
+        (compressed_columns, False, Passes(forward, batched=True)),
+        (compressed_columns_functional, False, Passes(forward, batched=True)),
+        (compressed_columns_loop, False, Passes(forward)),
     ]
     return register_for(function, "jacobian", builders, structure, suffix)
 
