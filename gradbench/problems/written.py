@@ -12,6 +12,7 @@ import ast
 import builtins
 import inspect
 import math
+import re
 import symtable
 import sys
 import textwrap
@@ -111,6 +112,18 @@ def import_line(target: str, name: str, module: str = "") -> str:
     return line if target == name else f"{line} as {name}"
 
 
+SIGNATURE = re.compile(r"^( *def \w+\()\n\s+([^()\n]+?),?\n\s*(\).*)$", re.MULTILINE)
+"""A signature whose parameters stand on a line of their own."""
+
+WIDTH = 100
+
+
+def _on_one_line(signature: re.Match[str]) -> str:
+    """The signature on one line where it fits there, now that its annotations are gone."""
+    line = "".join(signature.groups())
+    return line if len(line) <= WIDTH else signature.group()
+
+
 class _Source(ast.NodeVisitor):
     """The source of one function, changed at its places; `text` is the result."""
 
@@ -148,7 +161,7 @@ class _Source(ast.NodeVisitor):
         for begin, stop, code in sorted(self.edits):
             text += self.bytes[end:begin] + code
             end = stop
-        return (text + self.bytes[end:]).decode()
+        return SIGNATURE.sub(_on_one_line, (text + self.bytes[end:]).decode())
 
     def begin(self, node: Any) -> int:
         return int(self.lines[node.lineno - 1] + node.col_offset)
