@@ -13,7 +13,7 @@ from gradbench.problems.mixing import mix
 from gradbench.worker.gate import Gate
 from gradbench.worker.gathers import gathers
 
-LATER = Deadline(60)
+LATER = Deadline()
 CAMERA, POINT = torch.tensor([0, 1, 2, 0, 1, 2, 0, 2]), torch.tensor([4, 3, 2, 1, 0, 4, 2, 1])
 
 

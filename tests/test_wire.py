@@ -520,6 +520,7 @@ EXP = Comparison("vjp", "exp", "documents", "float32")
 
 def asked(mode, *, timeout=60.0):
     """What becomes of a hostile mode in one process: the status, and the reason."""
+    from gradbench.core.deadline import Deadline
     from gradbench.runner.arms import Arm, prepare, visit
 
     with Worker(WorkerOptions(files=(HOSTILE,), start_timeout=300)) as worker:
@@ -528,7 +529,7 @@ def asked(mode, *, timeout=60.0):
             prepared = prepare(worker, mode, timeout, handle=0, warm=0.001)
             entrant = prepared.entrant if isinstance(prepared, Arm) else prepared
             if isinstance(prepared, Arm):
-                visit([prepared] * 10, timeout)
+                visit([prepared] * 10, timeout, Deadline())
                 worker.request("check", timeout, handle=0, fresh=[])
         except WorkerTimeout as error:
             return "timed out", str(error)

@@ -15,7 +15,7 @@ from typing import Any
 from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
-from gradbench.core import arguments
+from gradbench.core import arguments, text
 from gradbench.core.cases import MOST_THREADS
 from gradbench.runner.progress import Progress, Report, silent
 from gradbench.store.lines import new_id
@@ -121,13 +121,14 @@ def _report(progress: bool | Report | None) -> Report:
     if callable(progress):
         return progress
     if progress is None:
-        progress = sys.stderr.isatty()
+        progress = sys.stderr is not None and sys.stderr.isatty()
     return _line if progress else silent
 
 
 def _line(progress: Progress) -> None:
     """A line on standard error that is written over, also in a notebook; empty at the end."""
-    said = f"advising: {progress.elapsed:.0f} of {progress.limit:g} s {progress.label}"[:78]
+    label = text.line(progress.label)
+    said = f"advising: {progress.elapsed:.0f} of {progress.limit:g} s {label}"[:78]
     over = progress.elapsed >= progress.limit or not progress.label
     sys.stderr.write("\r" + (" " * 79 + "\r" if over else f"{said:<79}"))
     sys.stderr.flush()

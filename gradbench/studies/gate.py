@@ -119,15 +119,18 @@ class Process:
     def _start(self) -> subprocess.Popen[str]:
         home = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH", "")) if p)
-        self.process = subprocess.Popen(
-            [self.python, "-m", "gradbench.studies.corpus.process", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                [self.python, "-m", "gradbench.studies.corpus.process", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorkerError(f"no process can be started: {error}") from error
         return self.process
 
     def end(self) -> None:
