@@ -139,8 +139,8 @@ def moved(
 class Allowance:
     """The exact result for one set of arguments, with the errors allowed, in float64.
 
-    `ways` compute the result; the first is exact. `further` are other ways, for the last level.
-    Levels are computed when asked for, and kept.
+    `ways` compute the result; the first is exact (`blocks`, where that is known). `further` are
+    other ways, for the last level. Levels are computed when asked for, and kept.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class Allowance:
         unit: float,
         dtype: torch.dtype,
         entry_unit: float | None = None,
+        blocks: Tensors | None = None,
     ) -> None:
         self.ways = tuple(ways)
         self.further = tuple(further)
@@ -162,7 +163,7 @@ class Allowance:
         self.unit = unit
         self.dtype = dtype
         self.entry_unit = unit if entry_unit is None else entry_unit
-        self.blocks = self.ways[0](self.arguments)
+        self.blocks = self.ways[0](self.arguments) if blocks is None else blocks
         self._spread: list[Tensors] = []
         self._plain: dict[Path, Tensors] = {self.ways[0]: self.blocks}
         self.trouble = ""
@@ -184,6 +185,14 @@ class Allowance:
         if not level:
             return cheap
         return tuple(a + s for a, s in zip(cheap, self._spread_at(level)))
+
+    def in_a_row(self) -> Tensors:
+        """The error allowed to each entry where the mode is right in float64: that of a sum, which
+        is rounded on the scale of its row."""
+        return tuple(
+            a + ROW * self.unit * _row_scale(block, leading)
+            for a, block, leading in zip(self.allowed(0), self.blocks, self.rows)
+        )
 
     def _spread_at(self, level: int) -> Tensors:
         while len(self._spread) < level:
