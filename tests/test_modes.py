@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from gradbench.modes.capability import not_recordable, unsupported_reason
 from gradbench.problems import registry
@@ -646,7 +647,16 @@ def of_jacrev(f):
     return torch.func.jacrev(f)(torch.ones(3))
 
 
+def at_once(f):
+    way = torch.autograd.functional.jacobian
+    return way(f, torch.ones(3), strategy="forward-mode", vectorize=True)
+
+
 outside = torch.zeros(3)
+
+
+def kernel(v):
+    return torch.func.vjp(torch.sin, torch.ones(4))[1](v)[0]
 
 
 @pytest.mark.parametrize(
@@ -661,6 +671,9 @@ outside = torch.zeros(3)
         (of_jacrev, lambda x: outside.copy_(x) * 2, "in place"),
         (of_jacrev, lambda x: torch.from_numpy(x.detach().numpy()), "data out of a tensor"),
         (of_jacrev, Square.apply, "setup_context"),
+        (of_jacrev, lambda x: checkpoint(torch.sin, x, use_reentrant=False), "by hooks"),
+        (of_many, lambda x: torch.func.grad(kernel)(x[0]), "takes its input whole"),
+        (at_once, lambda x: (x / x.norm()) @ (torch.ones(3, 3) * x) @ x, "scalar product"),
         (of_dual_numbers, Square.apply, "forward mode is not implemented"),
         (of_dual_numbers, lambda x: torch.cdist(x[:, None], x[:, None], p=3), "_cdist_forward"),
         (twice, lambda x: Square.apply(x) ** 2, "once only"),

@@ -33,6 +33,18 @@ REASONS = tuple(
             "the function differentiates inside by torch.autograd: torch.func cannot",
         ),
         (
+            r"don't yet support saved tensor hooks",
+            "the function saves tensors by hooks (checkpointing does): torch.func cannot",
+        ),
+        (
+            r"dot\(self, other\): Shape mismatch",
+            "torch's vmap cannot batch this scalar product in forward mode",
+        ),
+        (
+            r"Mismatch in shape: grad_output\[\d+\] has a shape of torch\.Size\(\[\]\)",
+            "the function takes its input whole, not number by number",
+        ),
+        (
             r"Batch norm got a batched tensor as input while the running_mean",
             "batch normalization updates its statistics: vmap cannot",
         ),

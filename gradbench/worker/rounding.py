@@ -295,8 +295,13 @@ class Rounding(DispatchMode):
 
 
 def _real(value: Any) -> bool:
-    """Whether it is a tensor of numbers that are rounded."""
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    """Whether it is a tensor of numbers that are rounded. A zero tensor, which forward mode makes
+    for what depends on nothing, has no memory that could be read here."""
+    return (
+        isinstance(value, Tensor)
+        and (value.is_floating_point() or value.is_complex())
+        and not value._is_zerotensor()
+    )
 
 
 def _only_moves(func: Any, args: Any, kwargs: Any) -> bool:
