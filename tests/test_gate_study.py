@@ -238,6 +238,29 @@ def test_resuming_tries_what_is_left(tmp_path):
     assert [t.case.comparison.dtype for t in stored.trials] == ["float32", "float64"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"ok": ["grad"], "failed": {"jacfwd": "RuntimeError: no"}}, "jacfwd failed: RuntimeError"),
+        ({"ok": ["grad"], "wrong": {"jacfwd": "by x"}}, "jacfwd wrong: by x"),
+        ({"broken": "ValueError: it broke"}, "ValueError: it broke"),
+    ],
+)
+def test_whatever_a_process_answers_is_stored_and_read_again(tmp_path, monkeypatch, answer, fault):
+    settings = gate.settings(["pinball"], ["float32"], 1, 0) | {"planted": []}
+    environment = discover(WorkerOptions()).environment
+    log, study = begin(tmp_path, "gate", settings, {}, environment, ["gradbench"])
+    monkeypatch.setattr(gate, "listed", lambda: {"pinball": {}})
+    monkeypatch.setattr(gate, "request", lambda *asked: {})
+    monkeypatch.setattr(gate.Process, "ask", lambda self, **asked: dict(answer))
+    with log:
+        gate.carry_out(log, study, gate.plan(settings, ()), lambda said: None, WorkerOptions())
+    stored = read(study.path)
+    assert not stored.problems
+    (row,) = gate.faults(stored)
+    assert row["fault"].startswith(fault)
+
+
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────
 
 

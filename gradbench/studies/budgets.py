@@ -178,7 +178,7 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
                 "trials": len(trials),
                 "late": int(sum(shares > 1 + ALLOWED)),
                 "longest": float(shares.max() - 1),
-                "median": float(np.median(shares) - 1),
+                "overrun_median": float(np.median(shares) - 1),
                 "empty": sum(not t.values.get("told") for t in trials),
                 "winners": sum(bool(t.values.get("winner")) for t in trials),
                 **conditions(study),

@@ -58,7 +58,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "size": ("relative size", _as(lambda v: f"{v:.2g}", "size")),
     "share": ("share of the tolerance", _as(lambda v: f"{v:.2g}", "share")),
     "late": ("over by 10 %", lambda row: str(row["late"])),
-    "median": ("overrun, median", _as(_percent, "median")),
+    "overrun_median": ("overrun, median", _as(_percent, "overrun_median")),
     "longest": ("largest", _as(_percent, "longest")),
     "overrun": ("overrun", _as(_percent, "overrun")),
     "empty": ("without content", lambda row: str(row["empty"])),

@@ -237,7 +237,7 @@ def carry_out(
             try:
                 asked = request(step, functions[step.name], study.settings)
                 values = process.ask(**asked)
-                reason = values.pop("failed", "")
+                reason = values.pop("broken", "")
             except (WorkerDied, WorkerTimeout) as error:
                 reason = str(error)
             trial: Trial = step.trial(

@@ -323,7 +323,7 @@ def main() -> None:
         try:
             found = answer(json.loads(line))
         except Exception as error:
-            found = {"failed": _line(error)}
+            found = {"broken": _line(error)}
         answers.write(json.dumps(found) + "\n")
         answers.flush()
 
