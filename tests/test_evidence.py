@@ -119,6 +119,21 @@ def _iterated(x):
     return y
 
 
+FLAT = {
+    "confident logits": lambda x: F.cross_entropy(
+        30 * torch.eye(3, dtype=x.dtype) + x, torch.arange(3)
+    ),
+    "a large constant": lambda x: (1e8 + 1e-9 * x).square().sum() - 9e16,
+    "far in the tail": lambda x: torch.logsumexp(torch.stack([x * 0 + 40, x]), 0).sum() - 360,
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_value_that_rounding_keeps_from_changing_contradicts_nothing(name, seed):
+    evidence(FLAT[name], randn(3, 3, seed=seed))
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_derivative_is_never_contradicted(name):
     function, shape = RIGHT[name]

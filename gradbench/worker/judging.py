@@ -26,6 +26,7 @@ from gradbench.worker.differences import (
     Slopes,
     verdict,
 )
+from gradbench.worker.rounding import Rounding
 
 DIRECTIONS = 8
 CLASSES = (1e-2, 1e-5)
@@ -56,6 +57,10 @@ class Contradiction(Exception):
             f"autograd gives {self.got:.6g} for {self.place}, finite differences "
             f"{self.wanted:.6g} ± {self.error:.1g}, and they disagree at {NEARBY} points nearby too"
         )
+
+
+MAGNIFIED = 2.0**-40
+"""The rounding that is tried, relative: it shows beside that of float64, and is scaled down."""
 
 
 class Map:
@@ -140,13 +145,30 @@ class Map:
         return [normal(size.numel(), generator) * size for size in self.sizes]
 
     def measure_noise(self, coarse: bool = True) -> None:
-        """Measures the noise of the values, in 9 calls, or in 27."""
+        """Measures the noise of the values, in 9 calls, or in 27, and in 3 of Monte Carlo
+        arithmetic: where what is rounded inside is large beside the value, the value may not change
+        at all over the steps, and shows no noise."""
+        self.noise = torch.maximum(self._rounding(), self.noise)
         generator = torch.Generator().manual_seed(3)
         measured = differences.noise(
             lambda: self.direction(self.random(generator)), self.here, coarse
         )
         self.noise = torch.maximum(measured[0], self.noise)
         self.coarse = torch.maximum(measured[1], self.noise)
+
+    def _rounding(self) -> Tensor:
+        """How far rounding of what is computed inside moves the values, absolute."""
+        largest = torch.zeros_like(self.here)
+        for seed in range(3):
+            try:
+                with Rounding(MAGNIFIED, torch.float64, seed):
+                    drawn = self._value(*self.inputs).detach().reshape(-1).double()
+            except Exception:
+                break
+            if drawn.shape == self.here.shape:
+                off = (drawn - self.here).abs().nan_to_num(nan=0.0, posinf=0.0)
+                largest = torch.maximum(largest, off)
+        return largest * (self.unit / MAGNIFIED)
 
     def entry(self, number: int, i: int, j: int) -> tuple[float, Judged]:
         """What autograd claims of output i by coordinate j of an input, and what differences say
