@@ -481,7 +481,7 @@ def resume_option(what: str, **more: Any) -> Callable[[F], F]:
         type=parameters.Text(),
         metavar=what.upper(),
         help=f"Resume an interrupted {what}: 'latest', its name or the beginning of it. It keeps "
-        f"its own selection and settings.",
+        "its own selection and settings.",
         **more,
     )
 
@@ -494,8 +494,6 @@ def reject_beside_resume(what: str, *allowed: str) -> None:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         if source is click.core.ParameterSource.COMMANDLINE and name not in allowed:
-            if isinstance(parameter, click.Option):
-                name = parameter.opts[0]
-            else:
-                name = str(parameter.metavar).strip("[].")
+            argument = str(parameter.metavar).strip("[].")
+            name = parameter.opts[0] if isinstance(parameter, click.Option) else argument
             raise SelectionError(f"--resume continues the {what}'s own plan: remove {name}")
