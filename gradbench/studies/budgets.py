@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine
 from gradbench.studies.engine import Step
 from gradbench.studies.gate import listed, question
+from gradbench.studies.neighbour import beside
 from gradbench.studies.tally import conditions
 
 CASES = ()
@@ -85,29 +84,9 @@ def left(study: Study) -> list[Step]:
     return [step for step in plan(study.settings, ()) if step.key not in done]
 
 
-@contextlib.contextmanager
-def load(number: int) -> Iterator[list[int]]:
+def load(number: int) -> contextlib.AbstractContextManager[list[int]]:
     """Runs so many busy processes, and yields their process ids."""
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for _ in range(number):
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", LOAD],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    # Ctrl-C is the driver's to handle.
-                    start_new_session=True,
-                )
-            )
-        yield [process.pid for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+    return beside([("-c", LOAD)] * number)
 
 
 def carry_out(

@@ -12,7 +12,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import psutil
@@ -52,21 +52,22 @@ def places(where: Where) -> tuple[int | None, list[int]]:
 
 
 @contextlib.contextmanager
-def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
-    """Runs a load on each core, and yields their process ids."""
+def beside(commands: Iterable[Sequence[str]]) -> Iterator[list[int]]:
+    """Runs Python with each of these arguments, and yields the process ids. They are killed at
+    the end; a program that reads its standard input also sees it close if this process dies."""
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for core in cores:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "gradbench.studies.neighbour", str(seed + core)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                # Ctrl-C is the driver's to handle.
-                start_new_session=True,
+        for command in commands:
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    # Ctrl-C is the driver's to handle.
+                    start_new_session=True,
+                )
             )
-            running.append(process)
-            pin(process.pid, core)
         yield [process.pid for process in running]
     finally:
         for process in running:
@@ -74,6 +75,15 @@ def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
             process.wait()
             if process.stdin is not None:
                 process.stdin.close()
+
+
+@contextlib.contextmanager
+def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
+    """Runs a load on each core, and yields their process ids."""
+    with beside(("-m", "gradbench.studies.neighbour", str(seed + core)) for core in cores) as pids:
+        for pid, core in zip(pids, cores):
+            pin(pid, core)
+        yield pids
 
 
 def burst(seed: int) -> None:
