@@ -34,7 +34,7 @@ ORPHANED = 73
 UNWIRED = 72
 """Exit code of a process whose measured code has closed the wire."""
 
-FORK_WAITS = 50
+FORK_WAITS = 150
 """How many times to wait 20 ms for a forked child, which may return to the wire."""
 
 FIRST_DESCRIPTOR = 200
@@ -115,8 +115,8 @@ class Wire:
     """The worker's end of the wire: reads requests and writes one answer each, as JSON lines.
 
     It takes over standard input and output: measured code then prints to standard error and reads
-    an empty input. A child that measured code forks ends when it returns to the wire, and `forked`
-    reports that to this process.
+    an empty input. A child that measured code forks ends when it returns to the wire, or to
+    whoever calls `end_child`, and `forked` reports that to this process.
 
     The process ends with its driver. On Linux the kernel kills it; elsewhere a thread watches the
     input, whose other end only the driver has. `require_driver` checks whether the driver was gone
@@ -136,6 +136,7 @@ class Wire:
         self._id = ""
         self._forks = Forks()
         self.forked = self._forks.returned
+        self.end_child = self._forks.end_child
         os.register_at_fork(after_in_child=self._unwire)
         if sys.platform != "linux":
             threading.Thread(target=self._watch, daemon=True).start()

@@ -93,6 +93,9 @@ class Gate:
         """The state of the process that each mode starts from."""
         self.changes = state.Changes()
         """Changes of the state by the function's own formula."""
+        self.after_call: Callable[[], None] = lambda: None
+        """Called after each call of a mode that is checked. A process that the call has forked ends
+        there: were it to go on, it would fork again, and come back when nobody waits for it."""
 
     def _expect(self, forward: bool, index: int, wide: bool = False) -> Allowance:
         """The exact result for an argument set, with the errors allowed in the dtype; with `wide`,
@@ -402,6 +405,7 @@ class Contestant:
                 self.synchronize()
             spent = CLOCK() - start
         finally:
+            self.gate.after_call()
             # Before the result is compared; `check` restores the slower items after all calls.
             self.changes.add(state.restore(self.gate.snapshot[: len(state.PER_CALL)]))
         self.fastest = min(self.fastest or spent, spent)

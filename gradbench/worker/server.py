@@ -43,7 +43,7 @@ def main(wire: Wire) -> None:
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     broken = registry.load()
-    session = Session(options.memory_limit, broken=broken, forked=wire.forked, enforced=True)
+    session = Session(options.memory_limit, broken=broken, wire=wire, enforced=True)
     path = ""
     try:
         for path in options.files:

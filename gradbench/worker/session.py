@@ -17,7 +17,7 @@ import torch
 
 from gradbench import state
 from gradbench.core.cases import DOCUMENTS, TF32, Comparison, Offer, parse_size, size_label
-from gradbench.core.process import PROTOCOL
+from gradbench.core.process import PROTOCOL, Wire
 from gradbench.core.units import size
 from gradbench.modes.capability import message_of, unsupported_reason
 from gradbench.problems import registry
@@ -104,14 +104,15 @@ class Session:
         memory_limit: int,
         clock: Any = time.perf_counter_ns,
         broken: Sequence[str] = (),
-        forked: Callable[[], bool] = lambda: False,
+        wire: Wire | None = None,
         enforced: bool = False,
     ) -> None:
         self.memory_limit = memory_limit
         self.enforced = enforced
         """Whether the system holds this process to the limit, which else is held by estimate."""
         self.broken = tuple(broken)
-        self.forked = forked
+        self.forked: Callable[[], bool] = (lambda: False) if wire is None else wire.forked
+        self.end_child: Callable[[], None] = (lambda: None) if wire is None else wire.end_child
         self.clock = clock
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
@@ -186,6 +187,7 @@ class Session:
             more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
         self.gate = Gate(problem, timed, others, place.transfer, more)
         self.gate.changes.add(changes)
+        self.gate.after_call = self.end_child
         set_tf32(problem.device, problem.tf32)
         flush = flusher(problem.device) if place.cold else None
         self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
@@ -274,6 +276,7 @@ class Session:
         try:
             return declared.build(self.gate.problem)
         finally:
+            self.end_child()
             changes.build.add(state.restore(self.gate.snapshot))
 
     @contextlib.contextmanager
