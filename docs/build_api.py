@@ -10,6 +10,7 @@ from typing import Any
 
 import gradbench
 from gradbench.advise import advice, answer
+from gradbench.analysis import recommend
 from gradbench.modes import structured
 from gradbench.problems import colouring, detection, structure, tracing
 from gradbench.problems import function as functions
@@ -46,6 +47,10 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
             ("gradbench.load", gradbench.load),
             ("gradbench.samples", gradbench.samples),
             ("gradbench.verdicts", gradbench.verdicts),
+            ("gradbench.recommend", gradbench.recommend),
+            ("gradbench.analysis.recommend.Recommendation", recommend.Recommendation),
+            ("gradbench.analysis.recommend.Standing", recommend.Standing),
+            ("gradbench.analysis.recommend.Where", recommend.Where),
         ),
     ),
     (

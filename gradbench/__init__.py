@@ -1,8 +1,9 @@
 """Measuring derivatives in PyTorch.
 
-The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`), registers
-functions and modes (`function`, `mode`) and advises on a function of yours (`compare`). Importing
-this package imports neither torch nor pandas; each name is loaded when it is first used.
+The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`), says which
+mode to try first by a run (`recommend`), registers functions and modes (`function`, `mode`) and
+advises on a function of yours (`compare`). Importing this package imports neither torch nor pandas;
+each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 
     from gradbench.advise.live import compare
     from gradbench.analysis.frames import load, samples, verdicts
+    from gradbench.analysis.recommend import recommend
     from gradbench.problems.registry import function, mode
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compare", "function", "load", "mode", "samples", "verdicts"]
+__all__ = ["__version__", "compare", "function", "load", "mode", "recommend", "samples", "verdicts"]
 
 
 _HOMES = {
@@ -26,6 +28,7 @@ _HOMES = {
     "function": "problems.registry",
     "load": "analysis.frames",
     "mode": "problems.registry",
+    "recommend": "analysis.recommend",
     "samples": "analysis.frames",
     "verdicts": "analysis.frames",
 }

@@ -38,7 +38,9 @@ def test_runs_that_name_none_are_refused(tmp_path, read, runs):
 
 
 @pytest.mark.parametrize(
-    "read", [*READERS, gradbench.verdicts, timeline], ids=lambda read: read.__name__
+    "read",
+    [*READERS, gradbench.verdicts, gradbench.recommend, timeline],
+    ids=lambda read: read.__name__,
 )
 def test_a_folder_is_a_path(read):
     for results in (3, None, ["results"], b"results"):
@@ -48,7 +50,7 @@ def test_a_folder_is_a_path(read):
         read("")
 
 
-@pytest.mark.parametrize("read", [gradbench.verdicts, timeline, table])
+@pytest.mark.parametrize("read", [gradbench.verdicts, gradbench.recommend, timeline, table])
 def test_thresholds_are_finite_and_in_range(tmp_path, read):
     for floor in (math.nan, math.inf, -0.1, 1, 5, "0.1", True, None):
         with pytest.raises((TypeError, ValueError), match="floor"):
@@ -58,7 +60,7 @@ def test_thresholds_are_finite_and_in_range(tmp_path, read):
             read(tmp_path, confidence=confidence)
 
 
-@pytest.mark.parametrize("read", [gradbench.verdicts, table])
+@pytest.mark.parametrize("read", [gradbench.verdicts, gradbench.recommend, table])
 def test_a_method_that_is_none_gets_the_nearest(tmp_path, read):
     with pytest.raises(ValueError, match="did you mean holm"):
         read(tmp_path, method="holms")

@@ -158,6 +158,8 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "device": c.device,
         "threads": c.threads,
         "mode": row.mode,
+        "by_hand": row.mode in found.by_hand,
+        "baseline": row.mode == found.baselines.get(c),
         "status": str(row.status),
         "reason": row.reason,
         "note": row.note,
