@@ -17,7 +17,7 @@ from gradbench.worker.reference import formulas
 from gradbench.worker.settling import Manner
 
 
-def subject(function, *inputs, wrt=None, forward_only=False):
+def subject(function, *inputs, wrt=None, forward_only=""):
     """A function with its inputs, as the inspection sees it."""
     wrt = len([x for x in inputs if x.is_floating_point()]) if wrt is None else wrt
     values = tuple(x.double() if x.is_floating_point() else x for x in inputs)
@@ -34,7 +34,12 @@ def subject(function, *inputs, wrt=None, forward_only=False):
 
 
 def evidence(function, *inputs, operator="", wrt=None, seconds=math.inf, **options):
-    one = subject(function, *inputs, wrt=wrt, forward_only=function == ForwardOnly.apply)
+    one = subject(
+        function,
+        *inputs,
+        wrt=wrt,
+        forward_only="reverse mode fails" * (function == ForwardOnly.apply),
+    )
     y = one.forward(*one.values).detach()
     return gather(one, one.values, y, operator, Deadline(seconds), **options)
 
@@ -183,6 +188,8 @@ ERRORS = {
     "factor in one entry": lambda g: _one(g, 2.0),
     "off by 1e-3 in one entry": lambda g: _one(g, 1.001),
     "off by 1e-3": lambda g: g * 1.001,
+    "off by 2e-5": lambda g: g * 1.00002,
+    "off by 2e-5 in one entry": lambda g: _one(g, 1.00002),
     "sign": lambda g: -g,
     "sign of one entry": lambda g: _one(g, -1.0),
     "zero in one entry": lambda g: _one(g, 0.0),
@@ -252,6 +259,21 @@ def test_a_wrong_entry_of_many_outputs_is_found_along_directions():
 
     with pytest.raises(Refused, match=r"output \[1199\] by x\[1199\]"):
         evidence(function, randn(1200))
+
+
+def test_a_derivative_that_drifts_from_the_first_point_is_contradicted():
+    state = []
+
+    def drifting(x):
+        state.append(float(x.detach().square().mean()))
+        return Wrong.apply(x, lambda g: g * (1 + state[0]) / (1 + state[-1]))
+
+    def positions(x):
+        turned = drifting(x.cumsum(0))
+        return torch.stack([turned.cos().sum(), turned.sin().sum()])
+
+    with pytest.raises(Refused, match="finite differences"):
+        evidence(positions, 3 * randn(6))
 
 
 def test_a_derivative_that_is_right_at_one_point_alone_is_contradicted():
@@ -442,7 +464,7 @@ def test_a_function_with_forward_mode_alone():
     x = randn(3)
     found = evidence(ForwardOnly.apply, x)
     assert found.sentences[0].startswith("forward mode agrees with float64 finite")
-    references = formulas(subject(ForwardOnly.apply, x, forward_only=True))
+    references = formulas(subject(ForwardOnly.apply, x, forward_only="reverse mode fails"))
     torch.testing.assert_close(references["jacobian"](x)[0], torch.diag(2 * x))
     torch.testing.assert_close(references["vjp"](x, x)[0], 2 * x * x)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -686,6 +687,73 @@ def test_what_torch_cannot_do_is_told_in_one_line(way, f, reason):
     told = unsupported_reason(caught.value)
     assert reason in told
     assert "\n" not in told
+
+
+def _left_to_be_done(_):
+    raise NotImplementedError("left to be done")
+
+
+class LeftOut(torch.autograd.Function):
+    """The sine, whose rules say that they are none, one of them by a helper."""
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return _left_to_be_done(g)
+
+    @staticmethod
+    def jvp(ctx, t):
+        raise NotImplementedError
+
+    @staticmethod
+    def vmap(info, dims, x):
+        raise NotImplementedError("no batches")
+
+
+class Broken(LeftOut):
+    """The same, whose rules have mistakes."""
+
+    @staticmethod
+    def backward(ctx, g):
+        return g @ torch.ones(4, 4)
+
+    @staticmethod
+    def jvp(ctx, t):
+        raise ValueError("no")
+
+    @staticmethod
+    def vmap(info, dims, x):
+        return x.no_such_name
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        (twice, r"backward raises NotImplementedError: left to be done"),
+        (of_dual_numbers, r"jvp raises NotImplementedError$"),
+        (of_many, r"vmap raises NotImplementedError: no batches"),
+    ],
+)
+def test_a_rule_that_says_it_is_none_is_unsupported_and_a_mistake_in_it_a_failure(way, reason):
+    with pytest.raises(NotImplementedError) as caught:
+        way(LeftOut.apply)
+    assert re.search(reason, unsupported_reason(caught.value))
+    with pytest.raises((RuntimeError, ValueError, AttributeError)) as caught:
+        way(Broken.apply)
+    assert unsupported_reason(caught.value) is None
+
+
+def test_a_function_that_is_not_implemented_is_a_failure():
+    with pytest.raises(NotImplementedError) as caught:
+        twice(_left_to_be_done)
+    assert unsupported_reason(caught.value) is None
 
 
 @pytest.mark.parametrize("way", [twice, of_dual_numbers, of_many, of_jacrev])

@@ -23,7 +23,7 @@ from gradbench.problems.tracing import trace
 from gradbench.problems.written import Written
 from gradbench.worker import paste, patterns
 from gradbench.worker.known import Known, known
-from gradbench.worker.structures import per_sample, structure
+from gradbench.worker.structures import hessian_structure, per_sample, structure
 from gradbench.worker.subject import Subject
 
 SUBJECTS = Path(__file__).parent / "suites" / "subjects.py"
@@ -132,30 +132,40 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
     assert tried >= 4
 
 
-def test_code_that_relies_on_a_pattern_of_one_branch_raises_in_the_other(monkeypatch):
+@pytest.mark.parametrize(
+    ("operator", "name"), [("jacobian", "switching"), ("hessian", "switching_energy")]
+)
+def test_code_that_relies_on_a_pattern_of_one_branch_raises_in_the_other(
+    operator, name, monkeypatch
+):
     monkeypatch.syspath_prepend(str(SUBJECTS.parent))
     monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
-    target = f"{SUBJECTS}:switching"
+    target = f"{SUBJECTS}:{name}"
     spec = {
         "target": target, "inputs": [("x", "linspace(1, 3, 30)")], "wrt": (), "dtype": "float32",
         "seed": 0, "passed": "", "maker": "", "also": (),
     }  # fmt: skip
     subject = Subject(spec)
-    found = structure(subject)
-    assert not found.is_global
-    problem = problem_of(subject, "jacobian")
-    names = structured.register("yours", found, suffix="")
+    look = structure if operator == "jacobian" else hessian_structure
+    found = Known(look(subject), of_gradient=operator == "hessian")
+    assert found.local == ["structure"]
+    problem = problem_of(subject, operator)
+    before = set(registry.MODES)
+    found.register(operator)
+    written, _ = patterns.codes(found, "")
     x = subject.values[0]
-    for name in names:
-        mode = registry.MODES["jacobian", name]
-        written = {"structure": patterns.code(found, "")[0]}
-        code = paste.code(subject, target, mode, problem, written, ["structure"])
+    whole = getattr(torch.autograd.functional, operator)
+    made = sorted(set(registry.MODES) - before)
+    assert len(made) >= 4
+    for key in made:
+        mode = registry.MODES[key]
+        code = paste.code(subject, target, mode, problem, written, found.local)
 
         def timed(x, mode=mode):
             return mode.build(problem)((x.detach().requires_grad_(mode.leaves),))[0]
 
-        for call in (run(code, "jacobian"), timed):
-            assert torch.allclose(call(x), torch.autograd.functional.jacobian(subject.forward, x))
+        for call in (run(code, operator), timed):
+            assert torch.allclose(call(x), whole(subject.forward, x))
             with pytest.raises(RuntimeError, match="near another input"):
                 call(-x)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dis
+import os
 import re
+import traceback
+
+import torch
 
 # What torch's message contains, and the reason as a user reads it; {0} is what the group matched.
 REASONS = tuple(
@@ -152,7 +157,35 @@ def unsupported_reason(error: BaseException) -> str | None:
         match = pattern.search(message)
         if match:
             return reason.format(*match.groups())
-    return None
+    return _left_out(error)
+
+
+METHODS = re.compile(r"backward|vjp|jvp|vmap")
+"""What the methods of an `autograd.Function` that differentiate are called."""
+
+
+def _left_out(error: BaseException) -> str | None:
+    """Which of the function's own rules says by NotImplementedError that it is none, or None.
+
+    The rule has to raise it itself: whatever else goes wrong in it is a failure of the function.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not isinstance(error, NotImplementedError):
+        return None
+    code = last.tb_frame.f_code
+    if dis.opname[code.co_code[last.tb_lasti]] != "RAISE_VARARGS":
+        return None
+    beside = os.path.dirname(os.path.abspath(torch.__file__))
+    own = [frame.f_code for frame, _ in frames if not frame.f_code.co_filename.startswith(beside)]
+    rules = [rule for rule in own if METHODS.search(rule.co_name)]
+    if code not in own or not rules:
+        return None
+    name = getattr(rules[-1], "co_qualname", rules[-1].co_name)
+    said = " ".join(message_of(error).split())[:200]
+    return f"the function's own {name} raises NotImplementedError" + (f": {said}" if said else "")
 
 
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B|\d+ bytes)")

@@ -164,23 +164,26 @@ def verdict(
         | hidden
         | ((errors == floor) & (values == claimed))
     )
-    agrees = resolved & (gap <= allowed + 2 * errors)
+    # The error estimate of the first steps is large beside the error that a smooth function has
+    # there: a claim within that estimate alone is held against smaller steps.
+    agrees = resolved & (gap <= allowed + 2 * (errors if last else floor[:1]))
     differs = (gap > allowed + BEYOND * errors) & torch.isfinite(errors)
     # Below the last place of a lower precision inside, a value does not change at all.
     still = (errors == floor) & (values == 0) & (smallest < COARSE * scale.size)
     differs &= ~still
     least = torch.where(differs, smallest, torch.inf).amin(0)
+    agrees &= ~_cannot_tell(values, allowed + 2 * errors, errors, differs)
     contradicted = (differs.sum(0) >= 3) & ~agrees.any(0)
+    bends = _lasting((slopes.right - slopes.left).abs(), steps, BEYOND * scale.level(steps))
     if bool(contradicted.any()):
         contradicted &= _down_to_noise(gap, floor, smallest, differs, least, still)
-        contradicted &= _outside(claimed, slopes, scale.coarse, least)
+        contradicted &= _outside(claimed, slopes, bends, scale.coarse, least)
     confirmed = (agrees & (smallest <= least)).any(0)
     if last:
         hidden = errors * scale.reach <= RESOLVED_NOISE * scale.noise
         nearly = ((errors <= RESOLVED_LAST * larger) | hidden) & (gap <= allowed + 2 * errors)
         confirmed |= nearly.any(0) & ~differs.any(0)
-    bends = (slopes.right - slopes.left).abs()
-    confirmed &= ~_lasting(bends, steps, BEYOND * scale.level(steps))
+    confirmed &= ~bends
     best = errors.argmin(0, keepdim=True)
     value, error = values.gather(0, best)[0], errors.gather(0, best)[0]
     return Judged(confirmed, contradicted, value, error)
@@ -199,6 +202,15 @@ def _extrapolated(steps: Tensor, slopes: Tensor, power: int) -> tuple[Tensor, Te
     return torch.cat([pairs, triples]), torch.cat([pair_errors, moves])
 
 
+def _cannot_tell(values: Tensor, reach: Tensor, errors: Tensor, differs: Tensor) -> Tensor:
+    """Whether an estimate is compatible with the most precise of those that differ from the claim,
+    so that its agreement with the claim says nothing."""
+    precise = torch.where(differs, errors, torch.inf)
+    best = precise.argmin(0, keepdim=True)
+    apart = (values - values.gather(0, best)).abs()
+    return differs.any(0) & (apart <= reach + 2 * precise.gather(0, best))
+
+
 def _down_to_noise(
     gap: Tensor, floor: Tensor, smallest: Tensor, differs: Tensor, least: Tensor, still: Tensor
 ) -> Tensor:
@@ -209,13 +221,19 @@ def _down_to_noise(
     return ~silent.any(0)
 
 
-def _outside(claimed: Tensor, slopes: Slopes, noise: Tensor, least: Tensor) -> Tensor:
-    """Whether the claim is not between the slopes of both sides, at the step `least`."""
+def _outside(
+    claimed: Tensor, slopes: Slopes, bends: Tensor, noise: Tensor, least: Tensor
+) -> Tensor:
+    """Whether noise at the step `least` cannot explain the claim, nor a kink, where the value
+    `bends`: there any slope between those of both sides may be claimed."""
     number = (slopes.steps - least).abs().argmin(0, keepdim=True)
     if number.shape[1] == 1:
         number = number.expand(1, len(claimed))
     sides = torch.cat([slopes.right.gather(0, number), slopes.left.gather(0, number)])
     low, high = sides.nan_to_num(nan=torch.inf).amin(0), sides.nan_to_num(nan=-torch.inf).amax(0)
+    central = slopes.central.gather(0, number)[0]
+    smooth = ~bends & torch.isfinite(central)
+    low, high = torch.where(smooth, central, low), torch.where(smooth, central, high)
     margin = BEYOND / 2 * noise / least
     return (claimed < low - margin) | (claimed > high + margin)
 

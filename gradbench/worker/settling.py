@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradbench.worker.loading import seed_everything
+from gradbench.modes.capability import unsupported_reason
+from gradbench.worker.failures import line_of, where
+from gradbench.worker.loading import Unusable, seed_everything
 from gradbench.worker.owned import reached
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN, WIDE, Narrow, agree, quietly
 from gradbench.worker.reference import pullback, pushforward
@@ -39,8 +41,8 @@ class Manner:
     buffers: list[list[str]] = field(default_factory=list)
     """The buffers that a call updates: the module's place among the inputs, and the name in it."""
     precision: str = PLAIN
-    forward_only: bool = False
-    """Whether reverse mode fails where forward mode does not."""
+    forward_only: str = ""
+    """Why reverse mode fails where forward mode does not; empty for most functions."""
     unit: float = 2.0**-52
     """The unit in the last place of the coarsest dtype that a measured call computes in."""
 
@@ -148,20 +150,29 @@ def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measu
     return MEASURED
 
 
-def _forward_only(subject: Subject) -> bool:
-    """Whether the function has a derivative in forward mode, and none in reverse mode."""
+def _forward_only(subject: Subject) -> str:
+    """Why the function has a derivative in forward mode alone; empty if it has one in reverse mode.
+
+    Raises Unusable where it has neither.
+    """
     inputs = subject.values
     with subject.wide:
         seed = torch.ones_like(subject.forward(*inputs))
         try:
             pullback(subject, seed, *inputs)
-        except Exception:
+        except Exception as error:
+            place = where(error)
+            why = unsupported_reason(error) or line_of(error) + f" at {place}" * bool(place)
             tangents = tuple(torch.ones_like(x) for x in inputs[: subject.differentiated])
-            with contextlib.suppress(Exception):
+            try:
                 pushforward(subject, tangents, *inputs)
-                return True
-            raise
-    return False
+            except Exception as forward:
+                other = unsupported_reason(forward) or line_of(forward)
+                raise Unusable(
+                    f"no derivative: in reverse mode, {why}; in forward mode, {other}"
+                ) from error
+            return why
+    return ""
 
 
 def _said(subject: Subject, manner: Manner) -> list[str]:
@@ -174,7 +185,9 @@ def _said(subject: Subject, manner: Manner) -> list[str]:
         full = f"{place}.{name}" if place else name
         said.append(f"its forward pass updates buffers ({full}{more}): every call works on copies")
     if manner.forward_only:
-        said.append("reverse mode fails: its derivatives are those of forward mode")
+        said.append(
+            f"reverse mode fails ({manner.forward_only}): its derivatives are those of forward mode"
+        )
     if manner.precision == MEASURED and subject.dtype in WIDE:
         kind = str(subject.dtype).removeprefix("torch.")
         said.append(

@@ -146,6 +146,11 @@ def switching(x):
     return x * x.roll(1) if x[0] > 0 else x * x.sum()
 
 
+def switching_energy(x):
+    """Two branches with hessians of different patterns."""
+    return (x**3).sum() if x[0] > 0 else (x * x.roll(1)).pow(2).sum()
+
+
 def late(x):
     """Kills the worker when a function transform calls it."""
     measuring = sys.argv[0].endswith("worker/__main__.py")

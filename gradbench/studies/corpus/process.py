@@ -37,8 +37,8 @@ from gradbench.studies import corpus
 from gradbench.studies.corpus import plants
 from gradbench.worker.evidence import Refused
 from gradbench.worker.gate import Gate
-from gradbench.worker.judging import Contradiction
-from gradbench.worker.loading import Unusable, resolve
+from gradbench.worker.judging import MOVE, Contradiction
+from gradbench.worker.loading import resolve
 from gradbench.worker.probe import probe
 from gradbench.worker.session import Session
 from gradbench.worker.subject import register
@@ -91,7 +91,7 @@ def tried(spec: dict[str, Any], plant: bool = False) -> dict[str, Any]:
         try:
             with registered():
                 findings = probe(spec)
-        except (Refused, Unusable) as error:
+        except Refused as error:
             contradicted = isinstance(error.__cause__, Contradiction)
             return {"refused": str(error), "contradicted": contradicted}
         except Exception as error:
@@ -264,7 +264,7 @@ def effect(function: Any, inputs: Any, kind: str, site: int, wrt: Sequence[str] 
     point nearby."""
     wrong = plants.planted(function, kind, site)
     size = 0.0
-    for step in (0.0, 0.05):
+    for step in (0.0, MOVE):
         moved = leaves(inputs, torch.float64, step)
         by = differentiated(function, moved, wrt)
         try:
