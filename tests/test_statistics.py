@@ -598,6 +598,44 @@ def test_the_expected_false_alarms_of_a_table() -> None:
     assert st.judge([single]).expected_false_alarms == 0
 
 
+@pytest.mark.parametrize("method", get_args(st.Method))
+def test_a_row_that_is_not_called_has_the_odds_that_it_would_be_called_with(
+    method: st.Method,
+) -> None:
+    rng = np.random.default_rng(5)
+    centres = np.concatenate([np.zeros(12), np.full(6, 0.012), np.full(8, 0.05)])
+    logs = centres[:, None] + rng.normal(0, 0.002, (26, 5))
+    table = [st.between_sessions(known(row)) for row in logs.tolist()]
+    judged = st.judge(table, method=method)
+    own = np.array([st.verdict(e) in ("faster", "slower") for e in table])
+    for number, estimate in enumerate(table):
+        as_if = [e.p_beyond if own[i] or i == number else 1.0 for i, e in enumerate(table)]
+        expected = st.adjust(as_if, method)[number]
+        assert judged.adjusted[number] == pytest.approx(expected), (number, estimate)
+    assert 0 < own.sum() < len(own)
+
+
+def test_false_calls_are_estimated_from_the_calls_that_were_made() -> None:
+    """Of a table of clear differences next to none is false, though the bound allows many; where
+    half of the rows are right at the floor, the estimate is near what happens, and no less."""
+    clear = st.between_sessions(known([1.00, 1.001, 0.999, 1.0005, 0.9995]))
+    judged = st.judge([clear] * 900)
+    assert judged.expected_false < 0.1 < 40 < judged.expected_false_alarms
+    rng = np.random.default_rng(7)
+    made, said, bound = [], [], []
+    for _ in range(120):
+        centres = np.array([math.log(1.01)] * 30 + [0.03] * 30)
+        logs = centres[:, None] + rng.normal(0, 0.004, (60, 5))
+        judged = st.judge([st.between_sessions(known(row)) for row in logs.tolist()])
+        made.append(sum(v in ("faster", "slower") for v in judged.verdicts[:30]))
+        said.append(judged.expected_false)
+        bound.append(judged.expected_false_alarms)
+    assert np.mean(made) <= np.mean(said) + 3 * np.std(made) / math.sqrt(120)
+    assert np.mean(said) <= np.mean(bound)
+    nothing = st.judge([])
+    assert nothing.expected_false == 0
+
+
 def test_an_estimate_for_another_floor_is_not_judged() -> None:
     estimate = st.between_sessions(known([0.1, 0.1]), floor=0.02)
     with pytest.raises(ValueError, match=r"estimate 0 was made for floor 0.02 and confidence 0.95"):

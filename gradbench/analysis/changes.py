@@ -62,16 +62,17 @@ def compare(
         statistics.compare_runs(times_new[case], times_old[case], floor, confidence)
         for case in shared
     ]
-    verdicts, expected = table.judge(estimates, floor, confidence, method)
+    verdicts, judging = table.judge(estimates, floor, confidence, method)
     changes = [
         Change(
             case=case,
             estimate=estimate,
             verdict=verdict,
+            q=q,
             old=_seconds(times_old[case]),
             new=_seconds(times_new[case]),
         )
-        for case, estimate, verdict in zip(shared, estimates, verdicts)
+        for case, estimate, (verdict, q) in zip(shared, estimates, verdicts)
     ]
     only = []
     for run, mine, other in ((old, times_old, times_new), (new, times_new, times_old)):
@@ -80,10 +81,7 @@ def compare(
             only.append(f"{lone} cases were timed in {run.name} alone")
     return Compared(
         changes=changes,
-        floor=floor,
-        confidence=confidence,
-        method=method,
-        expected_false_alarms=expected,
+        **judging,
         old=old.name,
         new=new.name,
         differences=_differences(old, new),

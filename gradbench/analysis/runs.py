@@ -44,16 +44,13 @@ def judge_run(
             baselines[name] = next((s.baseline for s in sessions if s.baseline), "")
             contests.append(_contest(name, sessions, baselines[name], floor))
         drafts += _judge_contests(contests, run.started.by_hand, floor, confidence)
-    verdicts, expected = judge([draft.estimate for draft in drafts], floor, confidence, method)
-    rows = [draft.judged(verdict) for draft, verdict in zip(drafts, verdicts)]
+    verdicts, judging = judge([draft.estimate for draft in drafts], floor, confidence, method)
+    rows = [draft.judged(*verdict) for draft, verdict in zip(drafts, verdicts)]
     return Judged(
         run=run.name,
         rows=with_limits(with_readings(rows, run), run),
         baselines=baselines,
-        floor=floor,
-        confidence=confidence,
-        method=method,
-        expected_false_alarms=expected,
+        **judging,
         calls=sum(row.verdict in CALLED for row in rows),
         finished=run.finished,
         sessions=1 + max((s.session for s in run.sessions), default=-1),
@@ -115,13 +112,13 @@ class _Draft:
     tied: bool = False
     """The choice of the fastest leaves open whether this one is: see `fastest_of_each`."""
 
-    def judged(self, verdict: Verdict) -> Row:
+    def judged(self, verdict: Verdict, q: float | None) -> Row:
         """The row with the verdict that the whole table gives it."""
         if self.estimate is None:
             return self.row
         if self.tied and verdict in CALLED:
             verdict = Verdict.UNDECIDED
-        return msgspec.structs.replace(self.row, verdict=verdict)
+        return msgspec.structs.replace(self.row, verdict=verdict, q=q)
 
 
 @dataclass(frozen=True)

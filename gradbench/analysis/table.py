@@ -5,6 +5,7 @@ The rows are the cases of one run, or the changes of each case from one run or b
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     floor: float
     confidence: float
     method: str
+    expected_false: float
+    """About how many of the calls are false."""
     expected_false_alarms: float
-    """See `statistics.judge`."""
+    """At most how many, in the worst case. See `statistics.judge` for both."""
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -59,6 +62,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds_high: float | None = None
     """The sessions' lowest and highest median."""
     verdict: Verdict = Verdict.NONE
+    q: float | None = None
+    """The p-value of `verdict`, adjusted for the table: see `statistics.Judgement.adjusted`."""
     to_fastest: Ratio | None = None
     to_forward: Ratio | None = None
     to_manual: Ratio | None = None
@@ -117,6 +122,8 @@ class Change:
     case: Case
     estimate: Estimate
     verdict: Verdict
+    q: float | None
+    """See `Row.q`."""
 
 
 C = TypeVar("C", bound=Change)
@@ -134,16 +141,25 @@ class Changes(Table, Generic[C], frozen=True, kw_only=True):
 
 def judge(
     estimates: Sequence[Estimate | None], floor: float, confidence: float, method: str
-) -> tuple[list[Verdict], float]:
-    """A verdict for each row of a table, none for a row without an estimate; and the number of
-    false calls to expect."""
+) -> tuple[list[tuple[Verdict, float | None]], dict[str, Any]]:
+    """A verdict and its q-value for each row of a table, none for a row without an estimate; and
+    the fields of `Table`."""
     from gradbench import statistics
 
     known = [estimate for estimate in estimates if estimate is not None]
     judgement = statistics.judge(known, floor, confidence, method)
-    verdicts = iter(judgement.verdicts)
-    judged = [Verdict.NONE if e is None else next(verdicts) for e in estimates]
-    return judged, judgement.expected_false_alarms
+    found = iter(zip(judgement.verdicts, judgement.adjusted))
+    judged = []
+    for estimate in estimates:
+        verdict, q = (Verdict.NONE, math.nan) if estimate is None else next(found)
+        judged.append((verdict, None if math.isnan(q) else q))
+    return judged, {
+        "floor": floor,
+        "confidence": confidence,
+        "method": method,
+        "expected_false": judgement.expected_false,
+        "expected_false_alarms": judgement.expected_false_alarms,
+    }
 
 
 def record(row: Row, found: Judged) -> dict[str, Any]:
@@ -167,6 +183,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "seconds_low": row.seconds_low,
         "seconds_high": row.seconds_high,
         "verdict": str(row.verdict),
+        "q": row.q,
     }
     for name in ("to_fastest", "to_forward", "to_manual", "to_baseline"):
         ratio: Ratio | None = getattr(row, name)

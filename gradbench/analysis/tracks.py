@@ -314,9 +314,9 @@ class History:
             for case, ratios in zip(self.cases, self.ratios(self.cases, steps, floor, confidence))
             for step, (estimate, paired) in ratios.items()
         ]
-        verdicts, expected = table.judge([draft[2] for draft in drafts], floor, confidence, method)
+        verdicts, judging = table.judge([draft[2] for draft in drafts], floor, confidence, method)
         changes = []
-        for (case, step, estimate, paired), verdict in zip(drafts, verdicts):
+        for (case, step, estimate, paired), (verdict, q) in zip(drafts, verdicts):
             old, new = (self.point(build, case) for build in step)
             assert old is not None
             assert new is not None
@@ -325,6 +325,7 @@ class History:
                     case=case,
                     estimate=estimate,
                     verdict=verdict,
+                    q=q,
                     before=step[0],
                     after=step[1],
                     old=old,
@@ -335,10 +336,7 @@ class History:
             )
         return Changes(
             changes=changes,
-            floor=floor,
-            confidence=confidence,
-            method=method,
-            expected_false_alarms=expected,
+            **judging,
         )
 
     def unlike(self, steps: Sequence[Step]) -> dict[tuple[Build, str, str], int]:

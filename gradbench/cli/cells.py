@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradbench.cli.rendering import Styled
+from gradbench.core import units
+from gradbench.core.verdicts import CALLED
 
 if TYPE_CHECKING:
-    from gradbench.analysis.table import Ratio
+    from gradbench.analysis.table import Changes, Ratio
     from gradbench.core.cases import Case
     from gradbench.statistics import Estimate
 
@@ -18,6 +20,19 @@ CHANGES = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 def change(verdict: str) -> Styled:
     """The verdict on a change from one run, or release, to another."""
     return Styled(verdict, CHANGES.get(verdict, ""))
+
+
+def odds(q: float | None) -> str:
+    """A p-value adjusted for its table; empty where there is none."""
+    if q is None:
+        return ""
+    return "< 1e-9" if q < 1e-9 else f"{q:.2g}" if q < 0.995 else "1"
+
+
+def false_positives(judged: Changes[Any]) -> str:
+    """How many of a table's calls are false."""
+    calls = sum(number for verdict, number in judged.counts().items() if verdict in CALLED)
+    return units.false_positives(calls, judged.expected_false, judged.expected_false_alarms)
 
 
 def with_interval(estimate: Estimate) -> str:

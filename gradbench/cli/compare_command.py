@@ -23,6 +23,7 @@ COLUMNS = (
     Column("new", lambda change: call_time(change.new), right=True),
     Column("new / old", lambda change: cells.with_interval(change.estimate), right=True),
     Column("verdict", lambda change: cells.change(change.verdict)),
+    Column("q", lambda change: cells.odds(change.q), right=True),
     Column("note", lambda change: cells.disagreement(change.estimate)),
 )
 
@@ -69,8 +70,8 @@ def _answer(compared: Compared, everything: bool) -> Answer:
         summary=[
             f"{counted(len(compared.changes), 'case')} in both: "
             + ", ".join(f"{number} {verdict}" for verdict, number in compared.counts().items())
-            + f" (threshold {compared.floor:.3g}; at most {compared.expected_false_alarms:.1f} "
-            "false positives expected)"
+            + f". Threshold {compared.floor:.3g}, {compared.method}: "
+            f"{cells.false_positives(compared)}."
         ],
         notes=compared.only,
     )
@@ -80,6 +81,7 @@ def _record(change: Change) -> dict[str, Any]:
     return {
         "case": str(change.case),
         "verdict": change.verdict,
+        "q": change.q,
         "ratio": change.estimate.ratio,
         "low": change.estimate.low,
         "high": min(change.estimate.high, 1e308),

@@ -17,12 +17,12 @@ from gradbench.analysis.readings import launch_bound
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged, Row, record
 from gradbench.cli import options, parameters
-from gradbench.cli.cells import number, times
+from gradbench.cli.cells import number, odds, times
 from gradbench.cli.output import notes, warn
 from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table, Terminal, fields
 from gradbench.core.cases import FORWARD, Comparison
 from gradbench.core.instruments import INSTRUMENTS
-from gradbench.core.units import call_time, counted, reading
+from gradbench.core.units import call_time, counted, false_positives, reading
 from gradbench.core.verdicts import CALLED, Verdict
 from gradbench.store import runs as log
 
@@ -275,6 +275,7 @@ CLOCK = (
         right=True,
     ),
     Column("verdict", lambda row: _verdict(row)),
+    Column("q", lambda row: odds(row.q), right=True),
     Column("× forward", lambda row: times(row.to_forward), right=True),
     Column("× by hand", lambda row: times(row.to_manual), right=True),
     Column("× baseline", lambda row: times(row.to_baseline), right=True),
@@ -337,9 +338,8 @@ def _summary(shown: Judged) -> Iterator[str]:
             "(never a hand-written mode): "
             + ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
             + f".\nThreshold {shown.floor:.3g}, {shown.confidence:.0%} intervals between "
-            f"{counted(shown.sessions, 'process')}, {shown.method}: at most "
-            f"{shown.expected_false_alarms:.1f} false positives expected in "
-            f"{counted(shown.calls, 'verdict')}."
+            f"{counted(shown.sessions, 'process')}, {shown.method}: "
+            f"{false_positives(shown.calls, shown.expected_false, shown.expected_false_alarms)}."
         )
     yield "Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
     for name in _instruments(shown.rows):

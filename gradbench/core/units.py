@@ -10,6 +10,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def false_positives(calls: int, expected: float, bound: float) -> str:
+    """How many of the faster and slower verdicts of a table are false, in words."""
+    if not calls:
+        return "no verdict of slower or faster"
+    about = f"about {expected:.2g}" if expected >= 0.005 else "fewer than 0.01"
+    return (
+        f"{about} false positives expected in {counted(calls, 'verdict')} of slower or faster "
+        f"(at most {bound:.2g} in the worst case)"
+    )
+
+
 def grouped(number: int) -> str:
     """The number with its digits in groups of three from 10 000 on: ``16 777 216``."""
     return str(number) if number < 10_000 else f"{number:,}".replace(",", "\N{THIN SPACE}")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
-from gradbench.core.units import counted, reading
+from gradbench.core.units import counted, false_positives, reading
 from gradbench.core.verdicts import CALLED
 from gradbench.report import pareto, places, sizes
 from gradbench.report.data import Stored
@@ -90,14 +90,14 @@ def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
     if len(judged):
         counts = judged["verdict"].value_counts()
         each = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("slower", "faster", "same"))
-        expected = sum(run.judged.expected_false_alarms for run in stored)
+        expected = sum(run.judged.expected_false for run in stored)
+        bound = sum(run.judged.expected_false_alarms for run in stored)
         calls = sum(run.judged.calls for run in stored)
         made.append(
             Note(
                 f"{counted(len(judged), 'mode')} against the fastest of their comparison: {each}, "
-                f"{counts.get('undecided', 0)} too close to call. At most {expected:.1f} false "
-                f"positives are expected in {counted(calls, 'verdict')} of "
-                f"{counted(len(stored), 'run')}.",
+                f"{counts.get('undecided', 0)} too close to call; {counted(len(stored), 'run')}, "
+                f"{false_positives(calls, expected, bound)}.",
                 "cases",
             )
         )

@@ -26,6 +26,7 @@ CHANGES = (
     Column("after", lambda change: call_time(change.new.seconds), right=True),
     Column("after / before", lambda change: cells.with_interval(change.estimate), right=True),
     Column("verdict", lambda change: cells.change(change.verdict)),
+    Column("q", lambda change: cells.odds(change.q), right=True),
     Column("instructions", lambda change: _times(_instructions(change)), right=True, optional=True),
     Column("note", lambda change: "; ".join(_notes(change))),
 )
@@ -174,7 +175,7 @@ def _summary(judged: Judged) -> str:
     return (
         f"{counted(len(judged.changes), 'case')} compared: {counts}. Threshold "
         f"{judged.floor:.3g}, {judged.confidence:.0%} intervals between sessions, "
-        f"{judged.method}: at most {judged.expected_false_alarms:.1f} false positives expected."
+        f"{judged.method}: {cells.false_positives(judged)}."
     )
 
 
@@ -185,6 +186,7 @@ def record(change: Change) -> dict[str, Any]:
         "before": str(change.before),
         "after": str(change.after),
         "verdict": change.verdict,
+        "q": change.q,
         "ratio": change.estimate.ratio,
         "low": change.estimate.low,
         "high": min(change.estimate.high, 1e308),
