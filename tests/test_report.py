@@ -1,202 +1,20 @@
 """Reports and figures: from made-up runs with holes, odd names and known answers."""
 
 import itertools
-import json
-import os
 import re
 
 import click
 import numpy as np
 import pandas as pd
 import pytest
+from made_runs import NAME, PLAIN, jacobian, stored
 
 from gradbench import report
 from gradbench.analysis.readings import launch_bound
 from gradbench.cli import cli
-from gradbench.core.cases import Comparison, Entry
 from gradbench.core.units import reading
 from gradbench.report import data, findings, history, pareto, places, sizes, style
 from gradbench.report.style import NothingToDraw
-from gradbench.store import runs as log
-
-NAME = "20260101-000000-00000{}"
-
-
-def entrant(mode, microseconds, rng, status="ok", reason="", rounds=8):
-    if status != "ok":
-        return log.Entrant(mode, status, reason)
-    times = 1e3 * microseconds * rng.lognormal(0, 0.004) * rng.lognormal(0, 0.003, rounds)
-    samples = [[int(t)] for t in times]
-    return log.Entrant(mode, "ok", number=1, samples=samples, error=0.1, ulps=0.5)
-
-
-def stored(results, comparisons, number=0, sessions=5, finished=True, schema=1, **identity):
-    """A run: comparisons map a name to modes, those to µs or to a status and a reason."""
-    rng = np.random.default_rng(number)
-    name = NAME.format(number)
-    plan = [Entry(c, tuple(modes)) for c, modes in comparisons.items()]
-    machine = {"cpu": "test", "usable_cores": 2, "load": 0.1}
-    header = log.RunStarted(schema, name, "2026-01-01T00:00:00Z", {}, machine, plan)
-    facts = {"torch": "2.9.0+cpu", "cpu_capability": "AVX2", "python": "3.11", "numpy": "2.0"}
-    with log.KIND.create(log.folder(results), header) as opened:
-        opened.append(log.WorkerStarted(1, facts | {"gradbench": "0.1.0"} | identity, "now"))
-        for session in range(sessions):
-            for comparison, modes in comparisons.items():
-                entrants = [
-                    entrant(mode, 0, rng, *said)
-                    if isinstance(said, tuple)
-                    else entrant(mode, said, rng)
-                    for mode, said in modes.items()
-                ]
-                order = [list(range(len(entrants)))] * 8
-                opened.append(
-                    log.SessionMeasured(
-                        comparison, session, 1, "loop_grad", entrants, order, "rounds", 1, 2, 0.1
-                    )
-                )
-        if finished:
-            opened.append(log.RunEnded("2026-01-01T00:01:00Z", True, 60, 50))
-    return opened.path
-
-
-def jacobian(function="exp", size="documents", dtype="float32"):
-    return Comparison("jacobian", function, size, dtype)
-
-
-PLAIN = {
-    jacobian(): {
-        "forward": 2.0,
-        "loop_grad": 100.0,
-        "jacrev": 50.0,
-        "jacfwd": 50.1,
-        "vmapped": ("unsupported", "no such thing in torch"),
-        "dying": ("crashed", "ended by SIGSEGV"),
-    }
-}
-
-
-def page_of(results, *words):
-    """The report of a folder, as its reader's browser gets it."""
-    words = ["report", "--results", str(results), "--no-code", *words]
-    cli.main(words, standalone_mode=False)
-    return (results / "report" / "report.html").read_text(encoding="utf-8")
-
-
-def rows_of(page):
-    """The rows of the page's table, unpacked as its script does."""
-    text = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)[1]
-    packed = json.loads(text)
-    columns = {
-        name: c if isinstance(c, list) else [c["texts"][i] for i in c["at"]]
-        for name, c in packed.items()
-    }
-    return pd.DataFrame(columns)
-
-
-def test_the_page_says_first_what_was_found_with_its_odds_and_evidence(tmp_path, capsys):
-    stored(tmp_path, PLAIN)
-    page = page_of(tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("report.html")
-    assert page.index('id="findings"') < page.index("<svg")
-    said = re.search(r'<section id="findings">(.*?)</section>', page, re.S)[1]
-    assert "1 too close to call" in said
-    assert "false positives are expected" in said
-    assert "2.0× faster [" in said
-    anchors = set(re.findall(r'href="#([^"]+)"', said))
-    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
-    rows = rows_of(page).set_index("mode")
-    assert rows.loc["dying", "status"] == "crashed"
-    assert rows.loc["vmapped", "reason"] == "no such thing in torch"
-    assert rows.loc["jacrev", "verdict"] == "fastest"
-
-
-def test_the_page_needs_no_network_and_has_text_for_its_figures(tmp_path):
-    stored(tmp_path, PLAIN)
-    page = page_of(tmp_path)
-    loaded = re.findall(r'(?:src|href)="(?!#|data:)([^"]+)"', page)
-    assert not [address for address in loaded if not address.startswith("#")]
-    assert "@import" not in page
-    figures = page.count("<svg")
-    assert figures >= 4
-    assert page.count('role="img" aria-label="') == figures
-
-
-def test_a_reader_without_scripts_gets_a_table_of_what_is_not_slower(tmp_path):
-    comparison = jacobian()
-    stored(tmp_path, {comparison: {**PLAIN[comparison], "<i>odd</i>": ("failed", "a | <b>b</b>")}})
-    table = re.search(r"<noscript><p>(.*?)</noscript>", page_of(tmp_path), re.S)[1]
-    assert "5 of 7 rows" in table
-    for said in ("jacrev", "fastest", "ended by SIGSEGV", "&lt;i&gt;odd", "a | &lt;b&gt;b"):
-        assert said in table
-    assert "loop_grad" not in table
-
-
-def test_names_and_messages_with_markup_are_shown_as_text(tmp_path):
-    evil = "<script>alert(1)</script>"
-    stored(
-        tmp_path,
-        {
-            jacobian("f<script><b>"): {
-                "loop_grad": 10.0,
-                f'{evil}"quoted"': 20.0,
-                "微分": 30.0,
-                "m" * 300: 40.0,
-                "dying": ("failed", f"{evil} & \u2028 'quotes' | `ticks`"),
-            }
-        },
-    )
-    page = page_of(tmp_path, "--format", "html", "--format", "md")
-    assert evil not in page
-    rows = rows_of(page)
-    assert f'{evil}"quoted"' in set(rows["mode"])
-    assert "微分" in set(rows["mode"])
-    assert page.count("<script") == page.count("</script>") == 2
-    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "<script>" not in markdown
-    table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
-
-
-@pytest.mark.parametrize(
-    ("comparisons", "sessions", "said"),
-    [
-        ({jacobian(): {"jacrev": 5.0}}, 5, "1 case: 1 ok"),
-        (PLAIN, 1, "has one session: too few for a verdict"),
-        ({jacobian(): {"jacrev": ("failed", "x"), "jacfwd": ("refused", "y")}}, 2, "1 failed"),
-    ],
-)
-def test_runs_with_holes_give_a_page_that_says_so(tmp_path, comparisons, sessions, said):
-    stored(tmp_path, comparisons, sessions=sessions)
-    assert said in page_of(tmp_path)
-
-
-def test_what_a_careful_reader_must_know_is_said(tmp_path):
-    stored(tmp_path, PLAIN)
-    stored(tmp_path, PLAIN, 1, finished=False, torch="2.10.0+cpu", cpu_capability="AVX512")
-    page = page_of(tmp_path)
-    assert "This report has several torch builds (2.10.0+cpu, 2.9.0+cpu)" in page
-    assert "is not finished" in page
-
-
-def test_a_run_of_a_newer_gradbench_is_left_out_and_named(tmp_path):
-    stored(tmp_path, PLAIN)
-    stored(tmp_path, PLAIN, 1, schema=99)
-    assert "written by a newer gradbench" in page_of(tmp_path)
-
-
-def test_no_results_at_all_are_one_line(tmp_path):
-    with pytest.raises(click.UsageError, match="there are no runs in"):
-        page_of(tmp_path)
-
-
-def test_the_markdown_report_stands_on_its_own(tmp_path):
-    stored(tmp_path, PLAIN)
-    page_of(tmp_path, "--format", "md", "--format", "html")
-    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    for name in re.findall(r"\]\((figures/[^)]+)\)", text):
-        assert (tmp_path / "report" / name).stat().st_size > 1000
-        assert (tmp_path / "report" / name).with_suffix(".svg").is_file()
-
 
 # ── figures ───────────────────────────────────────────────────────────────────────────────────
 
@@ -275,7 +93,7 @@ def scaled(seconds):
         for mode, s in modes.items():
             rows.append(
                 {
-                    **dict.fromkeys(("cpu", "torch", "run", "device_name"), "x"),
+                    **dict.fromkeys(("machine", "torch", "run", "device_name"), "x"),
                     "operator": "jacobian",
                     "function": "exp",
                     "size": f"n={n}",
@@ -518,40 +336,6 @@ def test_the_documents_curves_lie_on_each_other(tmp_path):
     text = (tmp_path / "sine.svg").read_text()
     differ = re.search(r"differ by at most ([\d.e+-]+)", text)
     assert float(differ[1]) < 1e-12 if differ else "are equal at every point" in text
-
-
-def test_the_code_of_the_modes_is_in_the_page(tmp_path):
-    stored(tmp_path, PLAIN)
-    cli.main(["report", "--results", str(tmp_path)], standalone_mode=False)
-    page = (tmp_path / "report" / "report.html").read_text()
-    assert "torch.func.jacrev" in page or "jacrev(" in page
-    assert "As installed when this report was made" in page
-
-
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    stored(tmp_path, PLAIN)
-    before = page_of(tmp_path)
-
-    def full(*_, **__):
-        raise OSError(28, "No space left")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(click.UsageError, match="No space left"):
-        page_of(tmp_path)
-    monkeypatch.undo()
-    assert (tmp_path / "report" / "report.html").read_text(encoding="utf-8") == before
-
-
-def test_a_gain_that_was_not_called_is_no_finding(tmp_path):
-    stored(tmp_path, {jacobian(): {"forward": 2.0, "loop_grad": 100.2, "jacrev": 100.0}})
-    assert "write first" not in page_of(tmp_path)
-
-
-def test_a_gain_over_the_baseline_is_told_with_its_factor_and_interval(tmp_path):
-    stored(tmp_path, {jacobian(): {"forward": 2.0, "loop_grad": 100.0, "jacrev": 50.0}})
-    said = r"The usual choice .loop_grad. is slower in 1 of 1 for exp .documents., "
-    said += "where jacrev is 2.0× faster"
-    assert re.search(said + r" \[\S+×, \S+×\] at 95%", page_of(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_a_report_runs_no_script_but_its_own(results, capsys):
     for name, value in parser.attributes:
         assert not name.startswith("on"), name
         assert not (value or "").lower().strip().startswith("javascript:")
-    rows = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)[1]
+    rows = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
     json.loads(rows, parse_constant=pytest.fail)
     told = (results / "report" / "report.md").read_text(encoding="utf-8")
     assert_harmless(told)

@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": "Compare two stored runs, case by case.",
     "releases": "Install, measure, compare and bisect torch releases.",
     "import": "Import what 'pytest benchmarks/' measured.",
-    "report": "Write a report of stored runs: findings, figures, all cases, each mode's code.",
+    "report": "Write a report of stored runs: what to try first, every comparison, the code.",
     "plot": "Draw one figure of stored runs to a file.",
     "export": "Write stored runs as CSV, Parquet or JSON.",
     "study": "Validate the verdicts: false positives, power, coverage, other tools.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from gradbench.cli.progress import progress
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
-    from gradbench.report.page import Report
+    from matplotlib.figure import Figure
+
+    from gradbench.report.content import Report
 
 Steps = Callable[[int, int, str], None]
 Code = tuple[tuple[list[dict[str, Any]], str], list[Any]]
@@ -39,7 +41,15 @@ NO_CODE: Code = ([], ""), []
     default=("html",),
     help="One HTML file, or Markdown with a folder of figures; may be repeated.",
 )
-@click.option("--no-code", is_flag=True, help="Leave out what needs torch: code and curves.")
+@click.option(
+    "--with",
+    "wanted",
+    multiple=True,
+    type=parameters.Choice(["devices", "memory", "correctness", "notebooks", "studies", "all"]),
+    help="Add sections: devices compared over size, memory against time, errors, plots of the "
+    "source notebooks, or studies; may be repeated.",
+)
+@click.option("--no-code", is_flag=True, help="Leave out the code of the modes, which needs torch.")
 @options.filter_options
 @options.files_option
 @options.judging_options
@@ -48,6 +58,7 @@ def command(
     runs: tuple[str, ...],
     target: Path | None,
     forms: tuple[str, ...],
+    wanted: tuple[str, ...],
     no_code: bool,
     filters: options.Filters,
     files: tuple[str, ...],
@@ -56,17 +67,19 @@ def command(
 ) -> int:
     """Write a report of stored RUNS (names, beginnings of names or 'latest'; default: all).
 
-    The HTML page is one file that needs no network. Figures show the newest run of each comparison
-    on each machine and build; the table has all runs.
+    The HTML page is one file that needs no network. It begins with the runs of this machine; those
+    of others can be chosen in it, and are never averaged with them.
     """
     from gradbench.report import page
+    from gradbench.report.sections import EXTRAS
 
     target = target or results / "report"
     writers = {"html": page.write_html, "md": page.write_markdown}
     hint = "Stopped. A page is written whole or not at all: run the command again."
     with on_stop(hint), progress("reporting") as told:
-        code = NO_CODE if no_code else _code(files)
-        report = _assembled(results, runs, judging, filters, code, _steps(told))
+        extras = EXTRAS if "all" in wanted else wanted
+        code = NO_CODE if no_code else _code(files, "notebooks" in extras)
+        report = _assembled(results, runs, judging, filters, code, extras, _steps(told))
         written = []
         for form in dict.fromkeys(forms):
             written.append(target / f"report.{form}")
@@ -90,37 +103,47 @@ def _assembled(
     judging: options.Judging,
     filters: options.Filters,
     code: Code,
+    extras: Collection[str],
     told: Steps,
 ) -> Report:
-    from gradbench.report import data, page
-    from gradbench.store import studies
-    from gradbench.studies import evidence, figures
+    from gradbench.report import content, data
 
     stored, problems = data.read(results, runs, *judging, told)
-    changes = None if runs else page.releases(results)
-    measured, damaged = studies.read_all(results)
+    changes, damaged = ({}, []) if runs else content.releases(results)
     notes(damaged)
-    if not stored and (changes is None or changes.empty):
+    if not stored and not changes:
         raise StoreError(
             f"there are no runs in {results / 'runs'}; 'gradbench run' makes one"
             + "".join(f" ({problem})" for problem in problems[:3])
         )
-    return page.assemble(
+    modes, drawn = code
+    return content.assemble(
         stored,
         problems,
         lambda frame: data.selected(frame, **filters),
         changes,
-        list(figures.figures(evidence.newest(measured))),
-        *code,
+        modes,
+        extras,
+        drawn,
+        _studies(results) if "studies" in extras else [],
     )
 
 
-def _code(files: tuple[str, ...]) -> Code:
+def _studies(results: Path) -> list[tuple[str, Figure]]:
+    from gradbench.store import studies
+    from gradbench.studies import evidence, figures
+
+    measured, damaged = studies.read_all(results)
+    notes(damaged)
+    return list(figures.figures(evidence.newest(measured)))
+
+
+def _code(files: tuple[str, ...], curves: bool) -> Code:
     from gradbench.report.sources import told_by_worker
     from gradbench.runner.wire import WorkerError
 
     try:
-        return told_by_worker(files)
+        return told_by_worker(files, curves)
     except WorkerError as error:
-        warn(f"note: the report is without code and curves: {error}")
+        warn(f"note: the report is without code: {error}")
         return NO_CODE

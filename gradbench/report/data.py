@@ -19,11 +19,12 @@ from gradbench.analysis.table import Judged, record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison, nothing_fits
 from gradbench.core.instruments import INSTRUMENTS
+from gradbench.report import machines
 from gradbench.runner.machine import usable_cores
 from gradbench.store import runs as log
 from gradbench.store.environment import LIBRARIES
 
-MACHINE = ("cpu", "torch", *LIBRARIES, "gradbench")
+MACHINE = ("cpu", "machine", "torch", *LIBRARIES, "gradbench")
 """Of the run, in each of its rows."""
 
 
@@ -39,11 +40,16 @@ class Stored:
         return self.judged.run
 
     @property
+    def machine(self) -> str:
+        return machines.named(self.header.started.machine)
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Where it was measured, by the names a reader looks for."""
         machine, worker = self.header.started.machine, self.header.environment
         return {
             "cpu": str(machine.get("cpu") or "unknown"),
+            "machine": self.machine,
             "cores": machine.get("usable_cores") or machine.get("cores"),
             "system": machine.get("system", ""),
             "load at start": machine.get("load"),
@@ -107,22 +113,20 @@ def _leave_signals() -> None:
 def rows(stored: Iterable[Stored]) -> pd.DataFrame:
     """A row per case and run, as `gradbench.verdicts` has them, with the run's machine and build.
 
-    `comparison` is the comparison's name, `newest` whether no later run on the same machine, build
-    and device has the comparison, `by_hand` whether the mode needs a derivative written by hand,
-    `device_name` what the CUDA device is called, empty on the processor.
+    `comparison` is the comparison's name, `machine` the machine's (`machines.named`), `newest`
+    whether no later run on the same machine, build and device has the comparison; `device_name` is
+    what the CUDA device is called, empty on the processor.
     """
     made: list[dict[str, Any]] = []
     for run in stored:
         environment = run.environment
         extra = {name: environment[name] for name in MACHINE}
-        by_hand = set(run.judged.by_hand)
         for row in run.judged.rows:
             made.append(
                 record(row, run.judged)
                 | extra
                 | {
                     "comparison": str(row.comparison),
-                    "by_hand": row.mode in by_hand,
                     "device_name": row.comparison.place.name(run.header.environment),
                 }
             )
@@ -132,10 +136,10 @@ def rows(stored: Iterable[Stored]) -> pd.DataFrame:
     numbers = [
         str(c)
         for c in frame
-        if str(c).startswith(("to_", "of_", "seconds")) or c in (*INSTRUMENTS, "ulps")
+        if str(c).startswith(("to_", "of_", "seconds")) or c in (*INSTRUMENTS, "ulps", "q")
     ]
     frame[numbers] = frame[numbers].astype(float)
-    place = ["comparison", "cpu", "device_name", "torch"]
+    place = ["comparison", "machine", "device_name", "torch"]
     last = frame.groupby(place, dropna=False)["run"].transform("max")
     frame["newest"] = frame["run"] == last
     return frame

@@ -1,11 +1,10 @@
-"""The findings and caveats of a report, as sentences with a link to their figure or table."""
+"""How far a report can be trusted: its caveats, and what its verdicts rest on, in sentences."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,11 @@ import pandas as pd
 
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
-from gradbench.core.units import counted, false_positives, reading
+from gradbench.core.units import counted, false_positives
 from gradbench.core.verdicts import CALLED
-from gradbench.report import pareto, places, sizes
+from gradbench.report import sizes
 from gradbench.report.data import Stored
 from gradbench.report.ratios import multiple
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence, and the id of the part of the page that shows the evidence."""
-
-    text: str
-    evidence: str
-
 
 LONGEST_ANCHOR = 180
 """Characters; a file system allows some 250 for a name with its ending."""
@@ -48,43 +38,15 @@ def scaling_anchor(row: Mapping[Any, Any]) -> str:
     return anchor("scaling", *(str(row[name]) for name in sizes.FAMILY))
 
 
-def _ratio(low: float, high: float, confidence: str) -> str:
-    end = "more" if high > 1e300 else f"{multiple(high)}×"
-    return f"[{multiple(low)}×, {end}] at {confidence}"
-
-
-def findings(frame: pd.DataFrame, stored: Sequence[Stored], changes: pd.DataFrame) -> list[Note]:
-    """The main results of the newest run of each comparison."""
+def trust(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[str]:
+    """How far the verdicts of one machine can be trusted, in sentences."""
     if frame.empty:
         return []
     frame = frame[frame["newest"]]
-    made = _odds(frame, stored)
-    for operator, rows in frame.groupby("operator", sort=False):
-        made += _operator(str(operator), rows, f"{stored[-1].judged.confidence:.0%}")
-    for rows in sizes.families(frame):
-        first: dict[Any, Any] = rows.iloc[0].to_dict()
-        _, name = sizes.sized(rows)
-        at = scaling_anchor(first)
-        where = "{operator} of {function} ({dtype}, {device})".format(**first)
-        for cross in sizes.crossovers(rows):
-            text = (
-                f"{where}: above {name} ≈ {cross.about}, {cross.after} is faster than "
-                f"{cross.before} (clear at {cross.low} and {cross.high}, interpolated between)."
-            )
-            made.append(Note(text, at))
-    for rows in places.families(frame):
-        own: dict[Any, Any] = rows.iloc[0].to_dict()
-        at = anchor("devices", *(str(own[column]) for column in places.PROBLEM))
-        where = "{operator} of {function} ({dtype})".format(**own)
-        made += [Note(f"{where}: {said}", at) for said in places.told(rows)]
-    made += _launches(frame) + _limits(frame)
-    for rows in pareto.readable(frame)[:6]:
-        made += _memory(rows)
-    made += _changes(changes)
-    return made
+    return [*_odds(frame, stored), *_checked(frame), *_launches(frame), *_limits(frame)]
 
 
-def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
+def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[str]:
     judged = frame[~frame["verdict"].isin(("", "fastest"))]
     made = []
     if len(judged):
@@ -93,13 +55,12 @@ def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
         expected = sum(run.judged.expected_false for run in stored)
         bound = sum(run.judged.expected_false_alarms for run in stored)
         calls = sum(run.judged.calls for run in stored)
+        one = stored[-1].judged
         made.append(
-            Note(
-                f"{counted(len(judged), 'mode')} against the fastest of their comparison: {each}, "
-                f"{counts.get('undecided', 0)} too close to call; {counted(len(stored), 'run')}, "
-                f"{false_positives(calls, expected, bound)}.",
-                "cases",
-            )
+            f"{counted(len(judged), 'mode')} against the fastest of their comparison: {each}, "
+            f"{counts.get('undecided', 0)} too close to call; {counted(len(stored), 'run')}, "
+            f"{false_positives(calls, expected, bound)}. Intervals are at {one.confidence:.0%}; "
+            f"differences below {one.floor:.0%} count as none."
         )
     bad = frame[~frame["status"].isin(("ok", "unsupported"))]
     counts = frame["status"].value_counts()
@@ -108,54 +69,23 @@ def _odds(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[Note]:
     if len(bad):
         names = list(dict.fromkeys(bad["mode"]))
         text += f" Not measurable: {', '.join(names[:6])}{'…' if len(names) > 6 else ''}."
-    made.append(Note(text, "cases"))
-    return made
+    return [*made, text]
 
 
-def _operator(operator: str, rows: pd.DataFrame, confidence: str) -> list[Note]:
-    at = anchor("operator", operator)
-    best = rows[(rows["verdict"] == "fastest") & ~rows["by_hand"]]
-    if best.empty:
+def _checked(frame: pd.DataFrame) -> list[str]:
+    """The largest error of what was timed: every mode is checked before it is."""
+    checked = frame[frame["status"].eq("ok") & frame["mode"].ne(FORWARD) & frame["ulps"].notna()]
+    if checked.empty:
         return []
-    comparisons = len(best)
-    counts = best["mode"].value_counts()
-    mode, times = str(counts.index[0]), int(counts.iloc[0])
-    ties = rows[(rows["mode"] == mode) & rows["verdict"].isin(("undecided", "same"))]
-    text = f"{operator}: {mode} is the fastest automatic mode in {times} of "
-    text += counted(comparisons, "comparison")
-    if len(ties):
-        text += f", and too close to call in {len(ties)} more"
-    # Significant gains only.
-    own = np.isclose(rows["to_baseline_low"], 1) & np.isclose(rows["to_baseline_high"], 1)
-    beaten = rows[own & (rows["verdict"] == "slower")]
-    gain = best.merge(beaten[["comparison", "run"]], on=["comparison", "run"])
-    if len(gain):
-        top = gain.sort_values("to_baseline").iloc[0]
-        text += (
-            f". The usual choice ({_names(beaten['mode'])}) is slower in {len(gain)} of "
-            f"{comparisons}"
-        )
-        if len(gain) > 1:
-            factor = multiple(float(np.median(1 / gain["to_baseline"])))
-            text += f", by {factor}× in the median; most"
-        text += (
-            f" for {top['function']} ({top['size']}), where {top['mode']} is "
-            f"{multiple(1 / top['to_baseline'])}× faster"
-        )
-        if top["sessions"] > 1:
-            low, high = 1 / top["to_baseline_high"], 1 / max(top["to_baseline_low"], 1e-300)
-            text += " " + _ratio(low, high, confidence)
-    if best["to_forward"].notna().any():
-        costs = multiple(float(best["to_forward"].median()))
-        text += f". In the median, the fastest mode costs {costs} evaluations of the function"
-    return [Note(text + ".", at)]
+    worst = checked.sort_values("ulps").iloc[-1]
+    return [
+        "Every mode is compared with the analytic derivative before and after it is timed. The "
+        f"largest error is {worst['ulps']:.2g} units in the last place of the block's largest "
+        f"entry ({worst['mode']}, {worst['operator']} of {worst['function']})."
+    ]
 
 
-def _names(modes: pd.Series[str]) -> str:
-    return ", ".join(dict.fromkeys(modes))
-
-
-def _launches(frame: pd.DataFrame) -> list[Note]:
+def _launches(frame: pd.DataFrame) -> list[str]:
     """How many cases are bound by launch overhead, where the time on the device was measured."""
     if "device_time" not in frame:
         return []
@@ -164,16 +94,13 @@ def _launches(frame: pd.DataFrame) -> list[Note]:
     if not bound:
         return []
     return [
-        Note(
-            f"Launch overhead dominates in {len(bound)} of {counted(len(read), 'case')}: the "
-            f"device works for less than {LAUNCH_BOUND:.0%} of the time. '--compiled' adds modes "
-            "that launch all operations at once, as a graph.",
-            "cases",
-        )
+        f"Launch overhead dominates in {len(bound)} of {counted(len(read), 'case')}: the "
+        f"device works for less than {LAUNCH_BOUND:.0%} of the time. '--compiled' adds modes "
+        "that launch all operations at once, as a graph."
     ]
 
 
-def _limits(frame: pd.DataFrame) -> list[Note]:
+def _limits(frame: pd.DataFrame) -> list[str]:
     """The share of the device's limits that the fastest modes of large cases reach."""
     made = []
     fastest = frame[frame["verdict"] == "fastest"]
@@ -186,48 +113,22 @@ def _limits(frame: pd.DataFrame) -> list[Note]:
             low, high = rows[column].min(), rows[column].max()
             reach = f"{low:.0%}" if len(rows) == 1 else f"{low:.0%} to {high:.0%}"
             on = f"{device}, {counted(int(str(threads)), 'thread')}" if device == "cpu" else device
-            text = (
+            made.append(
                 f"Large cases on {on}: the fastest modes of {counted(len(rows), 'comparison')} "
                 f"reach {reach} {what}."
             )
-            made.append(Note(text, "cases"))
     return made
 
 
-def _memory(rows: pd.DataFrame) -> list[Note]:
-    timed = rows[(rows["mode"] != FORWARD) & ~rows["by_hand"]]
-    if timed.empty:
-        return []
-    fast = timed.sort_values("seconds").iloc[0]
-    lean = timed.sort_values(["peak_memory", "seconds"]).iloc[0]
-    first = rows.iloc[0]
-    where = f"{first.operator} of {first.function} at {first['size']}"
-    if fast["peak_memory"] <= lean["peak_memory"]:
-        text = f"{where}: the fastest mode, {fast['mode']}, also needs the least memory"
-        text += f" ({reading(fast['peak_memory'], 'bytes')})."
-    else:
-        text = (
-            f"{where}: the fastest mode, {fast['mode']}, peaks at "
-            f"{reading(fast['peak_memory'], 'bytes')}; {lean['mode']} at "
-            f"{reading(lean['peak_memory'], 'bytes')} takes "
-            f"{multiple(lean['seconds'] / fast['seconds'])}× its time."
-        )
-    return [Note(text, anchor("memory", first.comparison, first.run))]
-
-
-def _changes(changes: pd.DataFrame) -> list[Note]:
-    if changes.empty:
-        return []
+def over_releases(changes: pd.DataFrame) -> str:
+    """What changed over the tracked builds of one machine, in a sentence."""
     counts = changes["verdict"].value_counts()
     names = list(dict.fromkeys(changes["release"]))
-    return [
-        Note(
-            f"Over {len(names)} torch builds ({names[0]} to {names[-1]}): "
-            f"{counts.get('slower', 0)} changes are slower, {counts.get('faster', 0)} faster, "
-            f"{counts.get('undecided', 0)} too close to call. {_largest(changes)}",
-            "releases",
-        )
-    ]
+    return (
+        f"Over {len(names)} torch builds ({names[0]} to {names[-1]}): "
+        f"{counts.get('slower', 0)} changes are slower, {counts.get('faster', 0)} faster, "
+        f"{counts.get('undecided', 0)} too close to call. {_largest(changes)}"
+    )
 
 
 def _largest(changes: pd.DataFrame) -> str:
@@ -249,28 +150,30 @@ def _largest(changes: pd.DataFrame) -> str:
     )
 
 
-def warnings(frame: pd.DataFrame, stored: Sequence[Stored], problems: Sequence[str]) -> list[str]:
-    """The caveats of the report."""
-    said = list(problems)
-    for run in stored:
-        found, environment = run.judged, run.environment
-        said += found.problems + [f"Run {run.name}: {line}" for line in found.cautions]
-        if not found.finished:
-            said.append(f"Run {run.name} is not finished; resume it with 'gradbench run --resume'.")
-        if found.sessions == 1:
-            said.append(f"Run {run.name} has one session: too few for a verdict.")
-        voided = sum(row.voided > 0 for row in found.rows)
-        if voided:
-            said.append(
-                f"Run {run.name}: sessions of {counted(voided, 'case')} are left out: their "
-                "control differed."
-            )
-        load, cores = environment["load at start"], environment["cores"]
-        if load is not None and cores and load > 0.5 * cores:
-            said.append(
-                f"Run {run.name}: the machine was busy at the start (load {load:.1f} on {cores} "
-                "cores). Times are inflated, intervals wider."
-            )
+def run_caveats(run: Stored) -> list[str]:
+    """The caveats of one run, a busy machine first."""
+    found, environment = run.judged, run.environment
+    said = []
+    load, cores = environment["load at start"], environment["cores"]
+    if load is not None and cores and load > 0.5 * cores:
+        said.append(
+            f"The machine was busy at the start (load {load:.1f} on {counted(cores, 'core')}). "
+            "Times are inflated, intervals wider."
+        )
+    said += found.cautions
+    if not found.finished:
+        said.append("The run is not finished; resume it with 'gradbench run --resume'.")
+    if found.sessions == 1:
+        said.append("The run has one session: too few for a verdict.")
+    voided = sum(row.voided > 0 for row in found.rows)
+    if voided:
+        said.append(f"Sessions of {counted(voided, 'case')} are left out: their control differed.")
+    return said + found.problems
+
+
+def warnings(frame: pd.DataFrame, stored: Sequence[Stored]) -> list[str]:
+    """The caveats of the runs of one machine."""
+    said = [f"{run.name}: {line}" for run in stored for line in run_caveats(run)]
     if frame.empty:
         return said
     apart = frame[frame["groups"].map(bool)]

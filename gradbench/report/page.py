@@ -1,13 +1,11 @@
-"""The report as one HTML page or as Markdown: findings, figures and the table of all cases."""
+"""A report written as one HTML page, or as Markdown with figures."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -15,102 +13,14 @@ from gradbench import __version__
 from gradbench.core import text
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time
-from gradbench.report import sections, style
-from gradbench.report.data import Stored, rows
-from gradbench.report.findings import Note, findings, warnings
+from gradbench.report import answers, style
+from gradbench.report.block import block
+from gradbench.report.content import Report
 from gradbench.store.files import NotOurs, require_free, require_ours, write_text
 from gradbench.store.runs import StoreError, now
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST_PLAIN = 500
 """Rows of the table that is shown without scripts."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The content of a report, before it is written as HTML or Markdown."""
-
-    stored: Sequence[Stored]
-    frame: pd.DataFrame
-    findings: list[Note]
-    warnings: list[str]
-    sections: list[sections.Section]
-    sources: list[dict[str, Any]]
-    sources_of: str
-    changes: pd.DataFrame
-    """The tracked builds: a `releases.timeline`, perhaps empty."""
-
-
-def releases(results: Path) -> pd.DataFrame:
-    """The tracked releases of a results folder; empty where there are none."""
-    from gradbench.releases import timeline
-
-    return timeline(results)
-
-
-def assemble(
-    stored: Sequence[Stored],
-    problems: Sequence[str],
-    keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
-    changes: pd.DataFrame | None = None,
-    studies: Sequence[tuple[str, Figure]] = (),
-    code: tuple[list[dict[str, Any]], str] = ([], ""),
-    drawn: Sequence[pd.DataFrame] = (),
-) -> Report:
-    """The report of runs.
-
-    `keep` selects rows; `changes` is a `releases.timeline`; `studies` holds each study's kind and
-    figure; `code` the modes as a worker lists them, and a sentence with their version; `drawn`
-    frames of `curves.computed`. Raises StoreError if no row is left.
-    """
-    every = rows(stored)
-    frame = keep(every) if len(every) else every
-    changes = pd.DataFrame() if changes is None else changes
-    if frame.empty and (changes.empty or len(every)):
-        raise StoreError("nothing to report: no stored case is selected")
-    newest = frame[frame["newest"]] if len(frame) else frame
-    timed = set() if frame.empty else set(zip(frame["operator"], frame["mode"]))
-    return Report(
-        stored,
-        frame,
-        findings(frame, stored, changes),
-        warnings(frame, stored, problems),
-        sections.of(newest, changes, drawn, studies),
-        [m for m in code[0] if (m["operator"], m["mode"]) in timed and m["mode"] != FORWARD],
-        code[1],
-        changes,
-    )
-
-
-_COLUMNS = (
-    *("operator", "function", "size", "dtype", "device", "threads", "mode", "seconds"),
-    *("to_fastest", "to_fastest_low", "to_fastest_high", "verdict", "to_forward", "to_baseline"),
-    *("peak_memory", "ulps", "sessions", "status", "reason", "note", "torch"),
-    "run",
-)
-
-
-def packed(frame: pd.DataFrame) -> str:
-    """The table of cases as JSON for the page's script: columns; texts once each, then numbers.
-
-    Numbers have 4 digits. Nothing in it can end a script element.
-    """
-    columns: dict[str, Any] = {}
-    for name in _COLUMNS:
-        if frame.empty:
-            columns[name] = {"texts": [], "at": []}
-        elif frame[name].dtype.kind == "f":
-            columns[name] = [
-                None if math.isnan(v) else float(f"{max(-1e308, min(v, 1e308)):.4g}")
-                for v in frame[name].tolist()
-            ]
-        else:
-            codes, texts = pd.factorize(frame[name].astype(str))
-            columns[name] = {"texts": [text.shown(t) for t in texts], "at": codes.tolist()}
-    packed = json.dumps(columns, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return packed.replace("<", "\\u003c")
 
 
 def _template() -> Any:
@@ -128,7 +38,11 @@ def _template() -> Any:
 
 
 def _text(path: str) -> str:
-    return Path(__file__).with_name(path).read_text(encoding="utf-8")
+    return (Path(__file__).parent / path).read_text(encoding="utf-8")
+
+
+SCRIPTS = ("state.js", "answer.js", "tables.js", "charts.js", "cases.js", "page.js")
+"""The page's script, in the order in which its parts need each other."""
 
 
 def write_html(
@@ -138,23 +52,33 @@ def write_html(
     from markupsafe import Markup
 
     _require_ours(path)
-    total, done = sum(len(s.figures) for s in report.sections), 0
+    total, done = sum(len(s.figures) for s in report.extras), 0
     drawings: dict[str, Any] = {}
-    for section in report.sections:
+    for section in report.extras:
         for shown in section.figures:
             told(done, total, shown.id)
             drawings[shown.id] = Markup(style.inline(shown.make(), shown.id, shown.described))
             done += 1
+    first = answers.default_view(report.answered)
+    cases = report.newest(report.machine)
+    script = "\n".join(_text(f"script/{name}") for name in SCRIPTS)
     page = (
         _template()
         .get_template("page.html.jinja")
         .render(
             report=report,
+            first=first,
+            sentence=answers.sentence(first.found) if first else [],
+            bars=answers.bars(first.found) if first else [],
+            meaning=answers.MEANINGS.get(first.operator, "") if first else "",
+            summary=answers.summary(report.answered),
+            run=report.run,
+            caveats=report.caveats.get(report.machine, []),
             drawings=drawings,
-            environments=environments(report),
-            rows=Markup(packed(report.frame)),
-            plain=plain(report.frame),
-            script=Markup(_text("page.js")),
+            data=Markup(block(report)),
+            plain=plain(cases),
+            cases=len(cases),
+            script=Markup(f'"use strict";\n(() => {{\n{script}}})();\n'),
             looks=Markup(_text("page.css")),
             version=__version__,
             made=now(),
@@ -171,15 +95,16 @@ def write_markdown(
     Raises StoreError where it cannot be written.
     """
     folder = path.with_name("figures")
-    total, done = sum(len(s.figures) for s in report.sections), 0
+    parts = [*report.figures, *report.extras]
+    total, done = sum(len(s.figures) for s in parts), 0
     written_before = _require_ours(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not written_before:
-            for shown in (shown for section in report.sections for shown in section.figures):
+            for shown in (shown for section in parts for shown in section.figures):
                 for ending in _ENDINGS:
                     require_free(folder / f"{shown.id}{ending}")
-        for section in report.sections:
+        for section in parts:
             for shown in section.figures:
                 told(done, total, shown.id)
                 figure = shown.make()
@@ -190,13 +115,17 @@ def write_markdown(
         raise StoreError(f"{error}; --to names another folder") from error
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
-    cases = plain(report.frame)
+    frame = report.newest(report.machine)
+    cases = plain(frame)
     template = _template().get_template("page.md.jinja")
     page = template.render(
         report=report,
-        environments=environments(report),
+        parts=parts,
+        run=report.run,
+        summary=answers.summary(report.answered),
+        sentences=[str(view) for view in report.answered if not view.size],
         plain=cases,
-        left_out=len(report.frame) - len(cases),
+        left_out=len(frame) - len(cases),
         version=__version__,
         made=now(),
     )
@@ -226,34 +155,6 @@ def _cells(frame: pd.DataFrame) -> Iterator[list[str]]:
                 held += f" [{row['to_fastest_low']:.3g}, {row['to_fastest_high']:.3g}]"
         reason = "; ".join(filter(None, (str(row["reason"]), str(row["note"]))))
         yield [*cells, held, str(row["verdict"]), str(row["status"]), reason]
-
-
-def environments(report: Report) -> list[dict[str, str]]:
-    """Machine, versions and time of each run, and of each build of the tracks."""
-    runs = [
-        {
-            "run": run.name,
-            "started": run.header.started.started,
-            "command": "gradbench " + " ".join(run.header.started.command),
-            "sessions": str(run.judged.sessions),
-            "cases": str(len(run.judged.rows)),
-            "finished": "yes" if run.judged.finished else "no",
-            **{k: "" if v is None else str(v) for k, v in run.environment.items()},
-        }
-        for run in report.stored
-    ]
-    if report.changes.empty:
-        return runs
-    told = ["release", "date", "track", "torch", "torch_git", "cpu_capability", "python", "numpy"]
-    builds = report.changes[[*told, "note"]].drop_duplicates(["track", "release"])
-    return runs + [
-        {
-            "run": f"torch {build['release']}, tracked",
-            **{name: "" if build[name] is None else str(build[name]) for name in told[1:]},
-            "other differences from the previous build": str(build["note"]),
-        }
-        for build in builds.to_dict("records")
-    ]
 
 
 _ENDINGS = (".svg", ".png")

@@ -25,7 +25,7 @@ from gradbench.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PROBLEM = ["operator", "function", "dtype", "threads", "cpu", "torch"]
+PROBLEM = ["operator", "function", "dtype", "threads", "machine", "torch"]
 """What the points of one figure have in common: one machine, one build."""
 
 CHANCE = 0.05

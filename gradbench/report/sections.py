@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,11 @@ from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time, reading
 from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes
 from gradbench.report.findings import anchor, scaling_anchor
-from gradbench.report.ratios import multiple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_DOTS, MOST_SCALING, MOST_MEMORY = 24, 12, 6
+MOST_SCALING, MOST_MEMORY = 12, 6
 """Figures of a kind in one page; `gradbench plot` draws any other."""
 
 
@@ -29,7 +27,6 @@ class Shown:
     id: str
     described: str
     make: Callable[[], Figure]
-    folded: bool = False
 
 
 @dataclass
@@ -40,24 +37,35 @@ class Section:
     figures: list[Shown] = field(default_factory=list)
 
 
-def of(
+EXTRAS = ("devices", "memory", "correctness", "notebooks", "studies")
+"""Sections that a report has only on request (`--with`)."""
+
+
+def figures(frame: pd.DataFrame, changes: pd.DataFrame) -> list[Section]:
+    """The sections of figures of a report without scripts: the HTML page draws its own.
+
+    `frame` has the newest row of each case of one machine, `changes` its tracked builds.
+    """
+    sections = [*_operators(frame), _scaling(frame), _releases(changes)]
+    return [section for section in sections if section.figures]
+
+
+def extras(
     frame: pd.DataFrame,
-    changes: pd.DataFrame,
-    drawn: Sequence[pd.DataFrame],
-    studies: Sequence[tuple[str, Figure]],
+    wanted: Collection[str],
+    drawn: Sequence[pd.DataFrame] = (),
+    studies: Sequence[tuple[str, Figure]] = (),
 ) -> list[Section]:
-    """The sections that have figures. `frame` has the newest row of each case; for the others see
-    `page.assemble`."""
-    sections = [
-        *_operators(frame),
-        _scaling(frame),
-        _places(frame),
-        _memory(frame),
-        _releases(changes),
-        _correctness(frame),
-        _curves(drawn),
-        _studies(studies),
-    ]
+    """Those of `EXTRAS` that are wanted and have figures. `drawn` holds frames of
+    `curves.computed`, `studies` each study's kind and figure."""
+    made = {
+        "devices": lambda: _places(frame),
+        "memory": lambda: _memory(frame),
+        "correctness": lambda: _correctness(frame),
+        "notebooks": lambda: _curves(drawn),
+        "studies": lambda: _studies(studies),
+    }
+    sections = [made[name]() for name in EXTRAS if name in wanted]
     return [section for section in sections if section.figures]
 
 
@@ -67,15 +75,6 @@ def _figure(draw: Callable[..., Any], frame: pd.DataFrame) -> Callable[[], Figur
         return made
 
     return make
-
-
-def _leading(frame: pd.DataFrame) -> str:
-    """The mode that is the fastest most often."""
-    fastest = frame[(frame["verdict"] == "fastest") & ~frame["by_hand"]]
-    if fastest.empty:
-        return "no mode was timed"
-    mode, times = Counter(fastest["mode"]).most_common(1)[0]
-    return f"{mode} is the fastest in {times} of {len(fastest)} rows"
 
 
 def _ends(frame: pd.DataFrame, column: str, written: Callable[[float], str]) -> str:
@@ -91,66 +90,27 @@ def _operators(frame: pd.DataFrame) -> list[Section]:
     found: list[Section] = []
     if frame.empty:
         return found
-    timed = frame[frame["to_fastest"].notna()]
-    operators = list(dict.fromkeys(timed["operator"]))
-    each = max(1, MOST_DOTS // max(1, len(operators)))
-    for operator in operators:
+    for operator in dict.fromkeys(frame[frame["to_fastest"].notna()]["operator"]):
         own = frame[frame["operator"] == operator]
         section = Section(
-            anchor("operator", operator),
+            anchor("operator", str(operator)),
             str(operator),
             "Time of each mode, divided by the time of the fastest automatic mode.",
         )
-        # A machine or build more is a table of its own; a table has a page's height at most.
-        for (cpu, torch), part in own.groupby(["cpu", "torch"], dropna=False, sort=False):
-            names = list(dict.fromkeys(part["comparison"]))
-            for start in range(0, len(names), 45):
-                some = part[part["comparison"].isin(names[start : start + 45])]
-                if some["to_fastest"].notna().any():
-                    section.figures.append(
-                        Shown(
-                            anchor("heat", operator, str(cpu), str(torch), str(start)),
-                            f"{operator}: multiple of the fastest by function and mode, on {cpu} "
-                            f"with torch {torch}. {_leading(some)}; all numbers are in the table "
-                            "of cases",
-                            _figure(ratios.heat_map, some),
-                        )
+        names = list(dict.fromkeys(own["comparison"]))
+        # A figure has a page's height at most.
+        for start in range(0, len(names), 45):
+            some = own[own["comparison"].isin(names[start : start + 45])]
+            if some["to_fastest"].notna().any():
+                section.figures.append(
+                    Shown(
+                        anchor("heat", str(operator), str(start)),
+                        f"{operator}: multiple of the fastest by function and mode",
+                        _figure(ratios.heat_map, some),
                     )
-        with_forward = own[(own["verdict"] == "fastest") & own["to_forward"].notna()]
-        if len(with_forward):
-            section.figures.append(
-                Shown(
-                    anchor("forward", operator),
-                    f"{operator}: the fastest mode as a multiple of the forward pass, "
-                    f"{multiple(with_forward['to_forward'].min())}× to "
-                    f"{multiple(with_forward['to_forward'].max())}×",
-                    _figure(ratios.forward, own),
-                    folded=True,
                 )
-            )
-        for (name, run), part in _telling(own, each):
-            section.figures.append(
-                Shown(
-                    anchor("dots", name, run),
-                    f"{name}: each mode's ratio to the fastest with its interval. "
-                    f"{_ends(part, 'to_fastest', lambda v: multiple(v) + '×')}",
-                    _figure(ratios.dots, part),
-                    folded=True,
-                )
-            )
         found.append(section)
     return found
-
-
-def _telling(frame: pd.DataFrame, most: int) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """Comparisons to draw: those with most undecided modes first, then those with most modes."""
-    groups: list[Any] = [
-        (key, part)
-        for key, part in frame.groupby(["comparison", "run"], sort=False)
-        if part["to_fastest"].notna().sum() > 1
-    ]
-    groups.sort(key=lambda g: (-(g[1]["verdict"] == "undecided").sum(), -len(g[1]), g[0]))
-    return groups[:most]
 
 
 def _scaling(frame: pd.DataFrame) -> Section:

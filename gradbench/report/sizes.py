@@ -27,7 +27,7 @@ from gradbench.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FAMILY = ["operator", "function", "dtype", "device", "device_name", "threads", "cpu", "torch"]
+FAMILY = ["operator", "function", "dtype", "device", "device_name", "threads", "machine", "torch"]
 """What the points of one figure have in common."""
 
 
