@@ -1,6 +1,8 @@
 """Run logs: whole lines or none, and damage that is named instead of believed."""
 
 import errno
+import gzip
+import lzma
 import os
 
 import pytest
@@ -192,3 +194,63 @@ def test_visit_minima_per_call_in_seconds():
     assert times[0] == pytest.approx(9e-8)
     assert times[1] != times[1]
     assert times[2] == pytest.approx(5e-8)
+
+
+# ── compressed logs ───────────────────────────────────────────────────────────────────────────
+
+PACKINGS = {".gz": gzip.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_compressed_log_is_read_like_a_plain_one(written, packing):
+    results, path = written
+    plain = log.read(path)
+    packed = path.with_name(path.name + packing)
+    packed.write_bytes(PACKINGS[packing](path.read_bytes()))
+    # Beside the plain one it is a copy, and the plain one is what a name means.
+    assert log.find(results, path.stem).path == path
+    runs, problems = log.read_all(results)
+    assert [run.path for run in runs] == [path]
+    assert problems == [f"{packed.name}: the same run log as {path.name}, skipped"]
+    path.unlink()
+    for name in (path.stem, path.stem[:8], "latest", str(packed)):
+        found = log.find(results, name)
+        assert (found.path, found.name) == (packed, plain.name)
+        assert (found.sessions, found.problems) == (plain.sessions, [])
+    with pytest.raises(log.StoreError, match=r"jsonl\.\w+ is compressed; decompress it to go on"):
+        log.KIND.reopen(found)
+
+
+def test_of_a_compressed_log_that_was_cut_off_the_lines_before_count(written):
+    results, path = written
+    whole = gzip.compress(path.read_bytes())
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(whole[:-4])
+    path.unlink()
+    run = log.find(results, "latest")
+    assert len(run.sessions) == 2
+    (problem,) = run.problems
+    assert problem.startswith(f"{packed.name}: its compressed data are cut off")
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "plain", "empty"])
+def test_a_damaged_compressed_log_is_one_line_and_hides_no_other(written, packing, damage):
+    results, path = written
+    whole = PACKINGS[packing](path.read_bytes())
+    content = {
+        "cut": whole[: len(whole) // 2],
+        "overwritten": whole[:30] + b"no such data" + whole[42:],
+        "plain": path.read_bytes(),
+        "empty": b"",
+    }[damage]
+    packed = path.with_name("20250101-000000-aaaaaa.jsonl" + packing)
+    packed.write_bytes(content)
+    runs, problems = log.read_all(results)
+    assert [run.path for run in runs] == [path]
+    (problem,) = problems
+    assert problem.startswith(f"{packed.name}: ")
+    assert problem.endswith(", skipped")
+    assert "\n" not in problem
+    why = {"cut": "cut off", "overwritten": "damaged", "plain": "damaged", "empty": ""}[damage]
+    assert why in problem

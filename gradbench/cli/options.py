@@ -95,9 +95,10 @@ def _items(names: Iterable[str], begun: str) -> list[CompletionItem]:
 
 def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
     from gradbench.store import runs as log
+    from gradbench.store.lines import stem
 
     try:
-        names = [path.stem for path in log.paths(Path(ctx.params.get("results") or "results"))]
+        names = [stem(path) for path in log.paths(Path(ctx.params.get("results") or "results"))]
     except (OSError, ValueError, log.StoreError):
         names = []
     return _items(("latest", *names[::-1]), begun)

@@ -92,7 +92,7 @@ def read(
         rows = pool.map(judge, paths) if pool else map(judge, paths)
         try:
             for number, header in enumerate(headers):
-                told(number, len(headers), header.path.stem)
+                told(number, len(headers), header.name)
                 found.append(Stored(header, next(rows)))
         except BaseException:
             if pool:

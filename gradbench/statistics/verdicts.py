@@ -100,7 +100,7 @@ def _expected_false(p_values: Array, calls: int, alpha: float, method: str) -> f
     m = len(p_values)
     if not calls:
         return 0.0
-    n0 = min(2.0 * (1 + np.count_nonzero(p_values > 0.5)), float(m))
+    n0 = min(2 * (1 + int(np.count_nonzero(p_values > 0.5))), m)
     threshold = alpha / max(m - calls, 1) if method == "holm" else alpha * calls / m
     return min(n0 * min(threshold, alpha / 2), float(calls))
 

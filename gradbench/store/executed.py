@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradbench.store.lines import StoreError, digest
+from gradbench.store.lines import StoreError, digest, stem
 from gradbench.store.logs import Kind, Log
 
 
@@ -38,13 +38,13 @@ def executed(
         for file in given:
             if file in stated and digest(Path(file)) != stated[file]:
                 say(
-                    f"note: {file} has changed since {log.stem} began; "
+                    f"note: {file} has changed since {stem(log)} began; "
                     "what is measured from now on is of the changed file"
                 )
         return tuple(given)
     if not named:
         return ()
-    words = [*kind.resume(stored.started).split(), log.stem, *(f"--from={file}" for file in named)]
+    words = [*kind.resume(stored.started).split(), stem(log), *(f"--from={file}" for file in named)]
     if results != Path("results"):
         words.append(f"--results={results}")
     again = shlex.join(words)
@@ -55,13 +55,13 @@ def executed(
         )
     for file in dict.fromkeys([*named, *stated]):
         if file not in stated:
-            raise StoreError(f"{log.stem} does not say what was in {file} when it began; {look}")
+            raise StoreError(f"{stem(log)} does not say what was in {file} when it began; {look}")
         try:
             changed = digest(Path(file)) != stated[file]
         except StoreError as error:
-            raise StoreError(f"{log.stem} needs {file}: {error}; restore it, or {look}") from error
+            raise StoreError(f"{stem(log)} needs {file}: {error}; restore it, or {look}") from error
         if changed:
-            raise StoreError(f"{file} has changed since {log.stem} began; restore it, or {look}")
+            raise StoreError(f"{file} has changed since {stem(log)} began; restore it, or {look}")
     for file in named:
-        say(f"Executing {file}, unchanged since {log.stem} began")
+        say(f"Executing {file}, unchanged since {stem(log)} began")
     return tuple(named)

@@ -12,6 +12,8 @@ import datetime
 import errno
 import fcntl
 import hashlib
+import importlib
+import io
 import math
 import os
 import re
@@ -27,6 +29,9 @@ import msgspec
 from gradbench.core import text
 
 SUFFIX = ".jsonl"
+
+PACKED = (".gz", ".xz")
+"""What follows the suffix of a file that was compressed: such a file is only read."""
 
 LONGEST_LINE = 64 << 20
 """Bytes of a line at most; the plan of 10⁵ comparisons has a quarter of it."""
@@ -68,11 +73,71 @@ def new_id() -> str:
 # ── files ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def is_log(path: Path) -> bool:
+    """Whether a file is called like a log, compressed or not."""
+    return path.name.removesuffix(_packing(path)).endswith(SUFFIX)
+
+
+def stem(path: Path) -> str:
+    """A log's name without its suffixes."""
+    return path.name.removesuffix(_packing(path)).removesuffix(SUFFIX)
+
+
+def _packing(path: Path) -> str:
+    """How a file says it was compressed; empty if it was not."""
+    return path.suffix if path.suffix in PACKED and path.stem.endswith(SUFFIX) else ""
+
+
 def opened(path: Path) -> BinaryIO:
-    """A regular file, open for reading. Never blocks.
+    """A regular file, open for reading, decompressed if its name says it is compressed. Never
+    blocks.
 
     Raises StoreError, in one line, for anything else: a directory, a FIFO, a dead link.
     """
+    file = _opened(path)
+    packing = _packing(path)
+    if not packing:
+        return file
+    with contextlib.ExitStack() as unless_wrapped:
+        unless_wrapped.callback(file.close)
+        try:
+            unpacking = importlib.import_module({".gz": "gzip", ".xz": "lzma"}[packing])
+            wrapped = io.BufferedReader(_Unpacked(unpacking.open(file, "rb"), file), 1 << 16)
+        except ImportError as error:
+            raise StoreError(f"{called(path)}: this Python cannot decompress it: {error}") from None
+        unless_wrapped.pop_all()
+    return wrapped
+
+
+class _Unpacked(io.RawIOBase):
+    """A compressed file, read. Each error of its format becomes an OSError with a reason."""
+
+    def __init__(self, unpacked: Any, file: BinaryIO) -> None:
+        self._unpacked, self._file = unpacked, file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._unpacked.read1(len(buffer))
+        except Exception as error:
+            if isinstance(error, OSError) and error.strerror:
+                raise
+            cut = isinstance(error, EOFError)
+            why = "its compressed data are " + ("cut off" if cut else "damaged")
+            raise OSError(errno.EIO, why) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._unpacked.close()
+            self._file.close()
+        super().close()
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
         _require_regular(path, os.stat(path))
         # Should the file become a FIFO just now, opening that must not wait for a writer.
@@ -154,7 +219,7 @@ def listed(folder: Path) -> list[Path]:
                 Path(entry.path)
                 for entry in entries
                 if not entry.name.startswith(".")
-                and (entry.name.endswith(SUFFIX) or not entry.is_dir())
+                and (is_log(Path(entry.name)) or not entry.is_dir())
             ]
     except FileNotFoundError:
         return []
@@ -250,8 +315,10 @@ class LineLog:
     def opened(cls, path: Path, *, new: bool, go_on: str = "") -> tuple[LineLog, int]:
         """A new file, or an existing one with its torn last line cut off, and the bytes cut.
 
-        Raises StoreError where it is in use or cannot be written.
+        Raises StoreError where it is in use, compressed, or cannot be written.
         """
+        if _packing(path):
+            raise StoreError(f"{called(path)} is compressed; decompress it to go on with it")
         try:
             if new:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +368,7 @@ class LineLog:
     @property
     def hint(self) -> str:
         """What an error that ends the measuring says last."""
-        return f"everything before it is kept; '{self.go_on} {self.path.stem}' resumes"
+        return f"everything before it is kept; '{self.go_on} {stem(self.path)}' resumes"
 
     @contextlib.contextmanager
     def closed_on_error(self) -> Iterator[None]:
@@ -327,7 +394,7 @@ def _lock(path: Path, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise StoreError(f"{path.stem} is being written by another process") from None
+            raise StoreError(f"{stem(path)} is being written by another process") from None
         raise StoreError(
             f"cannot lock {path}: {error.strerror}; '--results FOLDER' names a folder on another "
             "file system"

@@ -27,11 +27,13 @@ from gradbench.store.lines import (
     StoreError,
     called,
     encoded,
+    is_log,
     listed,
     now,
     opened,
     read_line,
     stated_number,
+    stem,
     verify,
 )
 
@@ -190,10 +192,10 @@ class Kind(Generic[H, L]):
         The latest is the newest whose header can be read. `only`: of this kind of study. Raises
         StoreError where there is none, or more than one.
         """
-        if name.endswith(SUFFIX) and os.path.lexists(name):
+        if is_log(Path(name)) and os.path.lexists(name):
             return Path(name)
-        known = [path for path in self.paths(results) if path.suffix == SUFFIX]
-        known = [path for path in known if path.stem.startswith(f"{only}-" if only else "")]
+        known = [path for path in self.paths(results) if is_log(path)]
+        known = [path for path in known if stem(path).startswith(f"{only}-" if only else "")]
         what, place = f"{only} {self.noun}".strip(), self.folder(results)
         hint = self.hint.format(only)
         if name == "latest":
@@ -201,14 +203,15 @@ class Kind(Generic[H, L]):
                 with contextlib.suppress(StoreError), self.opened(path):
                     return path
             raise StoreError(f"there are no {what}s in {place}; {hint}")
-        hits = [path for path in known if path.stem.startswith(name)]
-        hits = [path for path in hits if path.stem == name] or hits
-        if len(hits) == 1:
+        hits = [path for path in known if stem(path).startswith(name)]
+        hits = [path for path in hits if stem(path) == name] or hits
+        if len({stem(path) for path in hits}) == 1:
+            # Of one that lies there compressed too, the one that can be gone on with.
             return hits[0]
         if hits:
-            names = ", ".join(path.stem for path in hits)
+            names = ", ".join(map(stem, hits))
             raise StoreError(f"{name!r} fits {len(hits)} {what}s: {names}")
-        near = suggest.hint(name, (path.stem for path in known[::-1]))
+        near = suggest.hint(name, map(stem, known[::-1]))
         raise StoreError(f"no {what} named {name!r} in {place}; {near or hint}")
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────
@@ -272,7 +275,7 @@ class Kind(Generic[H, L]):
         """
         logs, problems = [], []
         for path in paths:
-            if path.suffix != SUFFIX:
+            if not is_log(path):
                 problems.append(f"{called(path)}: not a {self.what}, skipped")
                 continue
             try:
@@ -290,7 +293,7 @@ class Kind(Generic[H, L]):
         chosen: dict[str, N] = {}
         for log in logs:
             first = chosen.setdefault(log.name, log)
-            if first.path.stem != log.name and log.path.stem == log.name:
+            if stem(first.path) != log.name and stem(log.path) == log.name:
                 chosen[log.name] = log
         problems = [
             f"{called(log.path)}: the same {self.what} as {called(chosen[log.name].path)}, skipped"
@@ -370,7 +373,11 @@ class Lines(Generic[H]):
         number = 1
         while True:
             number += 1
-            line = read_line(self._file, self.path)
+            try:
+                line = read_line(self._file, self.path)
+            except StoreError as error:
+                self.problems.append(f"{error} from line {number} on: skipped from there")
+                break
             if line == b"":
                 break
             if line is None:

@@ -30,7 +30,7 @@ from gradbench.store.fields import (
     Texts,
     check_machine,
 )
-from gradbench.store.lines import LineLog, new_id, now
+from gradbench.store.lines import LineLog, new_id, now, stem
 from gradbench.store.logs import Ended, Kind, Log, Record
 
 SCHEMA = 2
@@ -191,7 +191,7 @@ KIND = Kind(
     place="studies",
     hint="'gradbench study {}' makes one",
     resume=lambda header: f"gradbench study {header.study} --resume",
-    order=lambda path: path.stem.partition("-")[2],
+    order=lambda path: stem(path).partition("-")[2],
     resumed=lambda started, cut: StudyResumed(started),
 )
 folder, paths = KIND.folder, KIND.paths
