@@ -249,6 +249,7 @@ def test_compare_advises_on_a_closure_and_shows_itself(tmp_path):
     assert set(advice.frame["operator"]) == {"jacobian"}
     assert advice.winner() in set(advice.frame["mode"])
     assert "def jacobian(x):" in advice.code()
+    assert "the_function = lambda x: torch.sin(weights * x)\n" in advice.code()
     assert "compressed_rows" in set(advice.frame["mode"])
     page = advice._repr_html_()
     assert "<table>" in page

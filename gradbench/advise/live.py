@@ -17,6 +17,7 @@ from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
 from gradbench.core import arguments, text
 from gradbench.core.cases import MOST_THREADS
+from gradbench.core.source import with_lambda
 from gradbench.runner.progress import Progress, Report, silent
 from gradbench.store.lines import new_id
 
@@ -114,7 +115,10 @@ def compare(
         device=device,
         threads=threads,
     )
-    return advise(question, place, _report(progress), [])
+    advice = advise(question, place, _report(progress), [])
+    code = advice.found["code"]
+    code |= {mode: with_lambda(text, function) for mode, text in code.items()}
+    return advice
 
 
 def _report(progress: bool | Report | None) -> Report:
