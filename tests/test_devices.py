@@ -81,7 +81,9 @@ def test_work_that_outlasts_its_launch_is_timed_whole():
     wall = WallTime(queue.clock, queue.synchronize)
     plan = wall.warm(queue.call, repeat(()), 1)
     assert plan.call == pytest.approx(WORK + LAUNCH)
-    assert all(b == pytest.approx(WORK + LAUNCH) for b in wall.visit(queue.call, repeat(()), plan))
+    assert all(
+        b == pytest.approx(WORK + LAUNCH) for b in wall.visit(queue.call, repeat(()), plan).wall
+    )
 
 
 def audited(queue, synchronize):
@@ -129,7 +131,7 @@ def test_cold_calls_are_flushed_one_by_one_and_the_flush_is_not_timed():
     assert plan.number == 1
     before = queue.calls
     queue.flushed.clear()
-    blocks = wall.visit(queue.call, repeat(()), plan)
+    blocks = wall.visit(queue.call, repeat(()), plan).wall
     assert all(b == pytest.approx(WORK + LAUNCH) for b in blocks)
     assert len(queue.flushed) == len(blocks) == queue.calls - before - plan.untimed
     assert len(set(queue.flushed)) == len(blocks)

@@ -68,7 +68,8 @@ class FakeWorker:
                 raise error
             call = self.calls.get(self.modes[handle], 1000)
             blocks.append([5 * call + self.count % 7, 5 * call + self.count % 5])
-        return {"blocks": blocks, "spent": sum(map(sum, blocks))}
+        none: list[list[int]] = [[] for _ in blocks]
+        return {"blocks": blocks, "cpu": none, "disturbed": none, "spent": sum(map(sum, blocks))}
 
 
 class Workers:

@@ -178,11 +178,7 @@ def test_whatever_a_line_of_a_run_says_the_run_can_be_used(place, fields, old):
     for record in run.sessions:
         assert Comparison.parse(record.comparison).place
         for entrant in record.entrants:
-            assert all(
-                seconds > 0
-                for seconds in log.minima(entrant.number, entrant.samples)
-                if seconds == seconds
-            )
+            assert all(seconds > 0 for seconds in entrant.visits.wall if seconds == seconds)
     log.read_header(path)
     frame.load(results, [str(path)])
     frame.samples(results, [str(path)])

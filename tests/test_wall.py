@@ -53,7 +53,7 @@ def test_a_visit_leaves_out_the_cold_calls():
     wall = WallTime(clock)
     how = plan(50_000)
     call = call_of(clock, *[999_000] * how.untimed, 50_000)
-    assert wall.visit(call, repeat(()), how) == [how.number * 50_000] * how.blocks
+    assert wall.visit(call, repeat(()), how).wall == [how.number * 50_000] * how.blocks
 
 
 def test_a_device_is_waited_for_before_the_clock_is_read():
@@ -70,7 +70,7 @@ def test_a_device_is_waited_for_before_the_clock_is_read():
         queued.clear()
 
     how = plan(300_000)
-    blocks = WallTime(clock, synchronize).visit(call, repeat(()), how)
+    blocks = WallTime(clock, synchronize).visit(call, repeat(()), how).wall
     assert blocks == [302_000] * how.blocks
     # Without waiting the same visit shows the queueing alone.
-    assert WallTime(clock).visit(call, repeat(()), how) == [2_000] * how.blocks
+    assert WallTime(clock).visit(call, repeat(()), how).wall == [2_000] * how.blocks

@@ -13,9 +13,10 @@ from gradbench.analysis import table
 from gradbench.analysis.runs import settled
 from gradbench.analysis.table import Changes
 from gradbench.core.cases import Case, nothing_fits
+from gradbench.core.clocks import Clock, Visits, clock_of
 from gradbench.core.verdicts import Status
 from gradbench.store.environment import COMPARED, WorkerEnvironment
-from gradbench.store.runs import Run, minima
+from gradbench.store.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,8 @@ def compare(
             ]
             raise ValueError(nothing_fits(everything, **filters))
         raise ValueError(f"{old.name} and {new.name} have no timed case in common")
-    estimates = [
-        statistics.compare_runs(times_new[case], times_old[case], floor, confidence)
-        for case in shared
-    ]
+    timed = [_by_one_clock(times_old[case], times_new[case]) for case in shared]
+    estimates = [statistics.compare_runs(b, a, floor, confidence) for a, b in timed]
     verdicts, judging = table.judge(estimates, floor, confidence, method)
     changes = [
         Change(
@@ -69,10 +68,10 @@ def compare(
             estimate=estimate,
             verdict=verdict,
             q=q,
-            old=_seconds(times_old[case]),
-            new=_seconds(times_new[case]),
+            old=_seconds(before),
+            new=_seconds(after),
         )
-        for case, estimate, (verdict, q) in zip(shared, estimates, verdicts)
+        for case, (before, after), estimate, (verdict, q) in zip(shared, timed, estimates, verdicts)
     ]
     only = []
     for run, mine, other in ((old, times_old, times_new), (new, times_new, times_old)):
@@ -89,8 +88,8 @@ def compare(
     )
 
 
-def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Any]]:
-    """Each timed case's visit minima, an array per session."""
+def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Visits]]:
+    """Each timed case's visits, one `Visits` per session."""
     bad = {
         comparison.case(mode)
         for comparison, sessions in run.by_comparison().items()
@@ -105,13 +104,27 @@ def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Any
             case = session.comparison.case(entrant.mode)
             if case in bad or not case.matches(**filters):
                 continue
-            visits = np.array(minima(entrant.number, entrant.samples))
-            if visits.size and not np.all(np.isnan(visits)):
+            visits = entrant.visits
+            if any(t == t for t in visits.raw):
                 times.setdefault(case, []).append(visits)
     return times
 
 
+def _by_one_clock(old: list[Visits], new: list[Visits]) -> tuple[list[Any], list[Any]]:
+    """The times of both runs in seconds, an array per session with one."""
+    clock = clock_of([*old, *new])
+    if not all(own.processor for own in (*old, *new)):
+        # An older log has no processor times.
+        clock = Clock.WALL
+    timed = ([np.array(own.by(clock)) for own in side] for side in (old, new))
+    first, second = ([t for t in side if not np.isnan(t).all()] for side in timed)
+    return first, second
+
+
 def _seconds(sessions: list[Any]) -> float:
+    """The median of the sessions' medians; NaN where no visit counts."""
+    if not sessions:
+        return math.nan
     return float(np.median([math.exp(statistics.session_time(t).median) for t in sessions]))
 
 

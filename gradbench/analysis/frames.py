@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from gradbench import statistics
+from gradbench.analysis import clocks
 from gradbench.analysis.readings import read_values, with_readings
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import record
@@ -136,6 +137,10 @@ def _cases(run: Run) -> dict[str, Any]:
         "seconds": seconds,
         "seconds_min": smallest,
         "rounds": rounds,
+        "clock": each_session(str(session.clock) for session in sessions),
+        "wall_seconds": clocks.medians(sessions, "wall"),
+        "processor_seconds": clocks.medians(sessions, "processor"),
+        "disturbed": _disturbed(sessions),
         "number": np.array([entrant.number for entrant in entrants], dtype=int),
         "error": np.where(compared, errors, math.nan),
         "ulps": np.where(compared, ulps, math.nan),
@@ -156,31 +161,25 @@ def _cases(run: Run) -> dict[str, Any]:
 def _times(sessions: Sequence[SessionTimed]) -> tuple[Any, Any, Any]:
     """Median, minimum and number of the visits of each contestant of each session."""
     parts: list[tuple[Any, Any, Any]] = [(np.empty(0), np.empty(0), np.empty(0, dtype=int))]
-    for rounds, alike in itertools.groupby(sessions, key=lambda session: session.rounds):
-        for batch in _batches(alike):
-            rows = sum(len(session.entrants) for session in batch)
-            times = np.concatenate([session.minima for session in batch]).reshape(rows, rounds)
-            timed = ~np.isnan(times)
-            smallest = np.min(times, axis=-1, where=timed, initial=math.inf)
-            count = timed.sum(axis=-1)
-            middles = statistics.middles(times)
-            parts.append((middles, np.where(count > 0, smallest, math.nan), count))
+    for times in clocks.batches(sessions, "minima"):
+        timed = ~np.isnan(times)
+        smallest = np.min(times, axis=-1, where=timed, initial=math.inf)
+        count = timed.sum(axis=-1)
+        parts.append((statistics.middles(times), np.where(count > 0, smallest, math.nan), count))
     middles, smallest, rounds = map(np.concatenate, zip(*parts))
     return middles, smallest, rounds
 
 
-def _batches(sessions: Iterable[SessionTimed]) -> Iterator[list[SessionTimed]]:
-    """The sessions in parts of `statistics.BATCH` numbers or so."""
-    batch: list[SessionTimed] = []
-    size = 0
+def _disturbed(sessions: Sequence[SessionTimed]) -> Any:
+    """The share of each contestant's sub-blocks that were disturbed; NaN where a log does not
+    tell."""
+    shares = [np.empty(0)]
     for session in sessions:
-        batch.append(session)
-        size += len(session.minima)
-        if size > statistics.BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        own = np.array(session.disturbed, dtype=float)
+        known = len(session.processor) or own.any()
+        with np.errstate(invalid="ignore"):
+            shares.append(own / np.array(session.blocks) if known else np.full(own.shape, math.nan))
+    return np.concatenate(shares)
 
 
 def _read_by(
@@ -246,11 +245,17 @@ def _samples(run: Run) -> pd.DataFrame:
     owners = [(session, entrant) for session in run.sessions for entrant in session.entrants]
     counts = [sum(map(len, entrant.samples)) for _, entrant in owners]
     rounds, blocks, nanoseconds = array("q"), array("q"), array("q")
+    processor, disturbed = array("d"), array("b")
     for _, entrant in owners:
-        for turn, visit in enumerate(entrant.samples):
+        missing: list[list[int]] = [[]] * len(entrant.samples)
+        for turn, (visit, cpu, marks) in enumerate(
+            zip(entrant.samples, entrant.cpu or missing, entrant.disturbed or missing)
+        ):
             rounds.extend([turn] * len(visit))
             blocks.extend(range(len(visit)))
             nanoseconds.extend(visit)
+            processor.extend(cpu or [math.nan] * len(visit))
+            disturbed.extend(place in marks for place in range(len(visit)))
 
     def repeated(values: list[Any]) -> pd.Series:
         return pd.Series(values).repeat(counts).reset_index(drop=True)
@@ -267,6 +272,8 @@ def _samples(run: Run) -> pd.DataFrame:
             "block": np.array(blocks),
             "number": repeated([entrant.number for _, entrant in owners]),
             "nanoseconds": np.array(nanoseconds),
+            "processor_nanoseconds": np.array(processor),
+            "disturbed": np.array(disturbed, dtype=bool),
         },
         copy=False,
     )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gradbench.analysis import conditions
+from gradbench.analysis import clocks, conditions
+from gradbench.analysis.clocks import with_clocks
 from gradbench.analysis.readings import with_limits, with_readings
 from gradbench.analysis.table import Judged, Ratio, Row, judge
 from gradbench.core.cases import FORWARD, Comparison
@@ -46,9 +47,10 @@ def judge_run(
         drafts += _judge_contests(contests, run.started.by_hand, floor, confidence)
     verdicts, judging = judge([draft.estimate for draft in drafts], floor, confidence, method)
     rows = [draft.judged(*verdict) for draft, verdict in zip(drafts, verdicts)]
+    rows = with_limits(with_readings(with_clocks(rows, run), run), run)
     return Judged(
         run=run.name,
-        rows=with_limits(with_readings(rows, run), run),
+        rows=rows,
         baselines=baselines,
         **judging,
         calls=sum(row.verdict in CALLED for row in rows),
@@ -58,8 +60,8 @@ def judge_run(
         visiting=sum(s.visiting for s in run.sessions),
         elapsed=run.elapsed,
         by_hand=list(run.started.by_hand),
-        conditions=conditions.lines(run),
-        cautions=conditions.cautions(run),
+        conditions=conditions.lines(run) + list(filter(None, [clocks.line(run)])),
+        cautions=list(filter(None, [clocks.caution(rows)])) + conditions.cautions(run),
     )
 
 

@@ -61,6 +61,15 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds_low: float | None = None
     seconds_high: float | None = None
     """The sessions' lowest and highest median."""
+    clock: str = ""
+    """The clock of `seconds` and of the ratios: see `core.clocks`."""
+    wall_seconds: float | None = None
+    processor_seconds: float | None = None
+    """The medians by both clocks, disturbed visits included."""
+    disturbed: float | None = None
+    """The share of its sub-blocks that were disturbed."""
+    interference: str = ""
+    """What other processes did to this row; empty where it hardly matters."""
     verdict: Verdict = Verdict.NONE
     q: float | None = None
     """The p-value of `verdict`, adjusted for the table: see `statistics.Judgement.adjusted`."""
@@ -182,6 +191,11 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "seconds": row.seconds,
         "seconds_low": row.seconds_low,
         "seconds_high": row.seconds_high,
+        "clock": row.clock,
+        "wall_seconds": row.wall_seconds,
+        "processor_seconds": row.processor_seconds,
+        "disturbed": row.disturbed,
+        "interference": row.interference,
         "verdict": str(row.verdict),
         "q": row.q,
     }

@@ -154,11 +154,12 @@ class History:
                 case = part.comparison.case(measured.mode)
                 times = self._times.setdefault((track.name, case), _Times())
                 own = times.sessions.setdefault((part.session, part.group), {})
+                own |= {name: np.array(known) for name, known in measured.times().items()}
                 for side in measured.sides:
                     name, entrant = side.environment, side.entrant
                     if entrant.status == Status.OK:
-                        own[name] = np.array(side.minima)
-                    elif entrant.status in LOST:
+                        continue
+                    if entrant.status in LOST:
                         reason = loss(entrant, part.session, sessions)
                         times.lost.setdefault(name, Point(entrant.status, reason))
                     else:
@@ -215,10 +216,11 @@ class History:
             # Wrong in one session is wrong in all: what was timed there is not judged.
             return replace(times.wrong[build.name], instructions=instructions)
         mine = [own[build.name] for own in times.sessions.values() if build.name in own]
+        mine = [values for values in mine if not np.isnan(values).all()]
         lost = times.lost.get(build.name)
         if not mine:
             return lost and replace(lost, instructions=instructions)
-        medians = [statistics.middle(values) for values in mine]
+        medians = [statistics.middle(values[values == values]) for values in mine]
         reason = lost.reason if lost else ""
         return Point(Status.OK, reason, statistics.middle(medians), instructions)
 

@@ -28,7 +28,8 @@ COLUMNS = (
 def command(results: Path, form: Renderer) -> int:
     """Check whether this machine is suitable for benchmarking.
 
-    Takes some seconds: a worker process is started, and the same code is timed against itself.
+    Takes some seconds: for three of them work is watched for interruptions by other processes, then
+    a worker process is started, and the same code is timed against itself.
     Exit code 1 if something is bad enough that times should not be trusted.
     """
     checks = examine(results)

@@ -12,6 +12,7 @@ from gradbench.cli.progress import progress
 from gradbench.core.cases import Selection
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted, duration
+from gradbench.runner import machine
 from gradbench.runner.choosing import Measuring, Opened, plan, reopen
 from gradbench.runner.plan import lacking, start
 from gradbench.runner.run import measure
@@ -62,7 +63,7 @@ def command(
     if dry_run:
         say(planned)
         return 0
-    warn(f"Measuring {planned}")
+    warn(f"Measuring {planned}; {machine.load()}")
     log, run = start(results, entries, settings, discovery, files, options.given_command())
     return _measure(Opened(log, run, settings, worker, discovery))
 
@@ -80,7 +81,8 @@ def _measure(opened: Opened[Run]) -> int:
     measured = show_run(run)
     end = run.ends[-1]
     share = f", {end.visiting / end.elapsed:.0%} of it timing" if end.visiting else ""
-    console().print(f"Took {duration(end.elapsed)}{share}. Stored in {run.path}")
+    took = f"Took {duration(end.elapsed)}{share}; {machine.load()}"
+    console().print(f"{took}. Stored in {run.path}")
     if not measured:
         warn("gradbench: no mode could be measured; the table says why")
         return 1

@@ -322,6 +322,8 @@ def _notes(row: Row, baseline: str, timed: bool) -> Iterator[str]:
         yield f"{row.voided} sessions void"
     if row.reason:
         yield row.reason if timed else f"{row.status}: {row.reason}"
+    if row.interference:
+        yield row.interference
     if row.note:
         yield row.note
     if row.status == "ok":

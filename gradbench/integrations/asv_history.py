@@ -58,25 +58,26 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
     that is wrong, failed in any session or crashed in all has no value, and asv shows it as failed.
     """
     sides: dict[Case, list[Side]] = {}
+    times: dict[Case, list[float]] = {}
     for part in track.parts:
         for measured in part.cases:
             case = part.comparison.case(measured.mode)
-            sides.setdefault(case, []).extend(
-                side for side in measured.sides if side.environment == environment
-            )
+            own = [side for side in measured.sides if side.environment == environment]
+            sides.setdefault(case, []).extend(own)
+            visits = np.array(measured.times().get(environment, ()))
+            if np.isfinite(visits).any():
+                times.setdefault(case, []).append(float(np.nanmedian(visits)))
     for case, measured_sides in sides.items():
         statuses = {side.entrant.status for side in measured_sides}
-        timed = [side for side in measured_sides if np.isfinite(side.minima).any()]
-        if statuses - {*LOST} == {"ok"} and timed:
-            yield _row(case, timed)
+        if statuses - {*LOST} == {"ok"} and case in times:
+            yield _row(case, times[case], measured_sides[0].entrant.number)
         elif statuses and statuses <= {"unsupported", "refused"}:
             yield AsvRow(case, math.nan)
         elif statuses - {"ok"}:
             yield AsvRow(case, None)
 
 
-def _row(case: Case, sides: list[Side]) -> AsvRow:
-    medians = [float(np.nanmedian(side.minima)) for side in sides]
+def _row(case: Case, medians: list[float], number: int) -> AsvRow:
     low, high = -math.inf, math.inf
     if len(medians) > 1:
         logs = np.log(medians)
@@ -88,7 +89,7 @@ def _row(case: Case, sides: list[Side]) -> AsvRow:
         float(np.median(medians)),
         low,
         high,
-        number=sides[0].entrant.number,
+        number=number,
         repeat=len(medians),
         samples=tuple(medians),
     )

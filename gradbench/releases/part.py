@@ -165,9 +165,7 @@ class Part:
                 drop(arm, arm.entrant)
         # Of each visit only its value is stored: all sub-blocks of all builds would take five
         # times the room, and no estimator needs the others.
-        sides = [
-            Side(names[arm], arm.record([[min(blocks)] for blocks in arm.samples])) for arm in arms
-        ]
+        sides = [Side(names[arm], arm.shortened()) for arm in arms]
         return CaseMeasured(mode, sides + out, rounds.stopped)
 
     def _enter(self, name: str, mode: str) -> Arm | Entrant:

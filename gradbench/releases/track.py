@@ -296,8 +296,8 @@ def _resting(track: Track, name: Comparison) -> frozenset[tuple[Comparison, str]
     for part in track.parts:
         if part.comparison == name and part.session == 0:
             for case in part.cases:
-                times = [min(side.minima) for side in case.sides if side.entrant.samples]
-                if times and min(times) > SLOW_CALL:
+                timed = [side.entrant.visits for side in case.sides if side.entrant.samples]
+                if timed and min(own.least for own in timed) > SLOW_CALL:
                     slow.add((name, case.mode))
     return frozenset(slow)
 

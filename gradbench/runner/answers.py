@@ -20,9 +20,11 @@ from gradbench.store.fields import (
     Amount,
     Bytes,
     Finite,
+    Index,
     Label,
     Nanoseconds,
     Positive,
+    check_clocks,
     reason,
 )
 
@@ -123,10 +125,17 @@ class Prepared(Answer):
 
 
 class Visited(Answer):
+    """See `worker.interference.Visited`: a list for each visit."""
+
     blocks: list[list[Nanoseconds]]
     spent: Count
+    cpu: list[list[Nanoseconds]] = []
+    disturbed: list[list[Index]] = []
 
     def __post_init__(self) -> None:
+        self.cpu = self.cpu or [[] for _ in self.blocks]
+        self.disturbed = self.disturbed or [[] for _ in self.blocks]
+        check_clocks(self.blocks, self.cpu, self.disturbed)
         if self.spent < sum(map(sum, self.blocks)):
             raise ValueError("the visits took longer than all the time that was spent")
 
@@ -151,6 +160,7 @@ class Dose(Answer):
     turns: Count
     share: Finite
     call: Finite
+    visit: Plan | None = None
 
 
 class Curve(Answer):

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from gradbench.core.cases import Comparison
+from gradbench.core.clocks import Visits
 from gradbench.core.deadline import Deadline
 from gradbench.core.verdicts import Status
 from gradbench.runner.settings import Settings
@@ -20,7 +21,11 @@ from gradbench.runner.wire import (
     WorkerSpoiled,
     WorkerTimeout,
 )
-from gradbench.store.runs import Entrant, minima
+from gradbench.store.runs import Entrant
+
+Visited = tuple[list[int], list[int], list[int]]
+"""A visit's sub-blocks in nanoseconds, their processor times, and the positions of the disturbed
+ones."""
 
 
 @dataclass(eq=False)
@@ -37,6 +42,9 @@ class Arm:
     """The rounds that it takes part in, counted from the first."""
     samples: list[list[int]] = field(default_factory=list)
     """Nanoseconds of each sub-block, a list per round; empty in rounds that it sat out."""
+    cpu: list[list[int]] = field(default_factory=list)
+    disturbed: list[list[int]] = field(default_factory=list)
+    """Their processor times and the positions of the disturbed ones: see `Entrant`."""
 
     @property
     def mode(self) -> str:
@@ -49,9 +57,18 @@ class Arm:
         return float(calls * self.plan["call"]) * 1e-9
 
     @property
-    def times(self) -> list[float]:
-        """Seconds per call of each round; NaN where it sat out."""
-        return minima(self.plan["number"], self.samples)
+    def visits(self) -> Visits:
+        """What its visits took by both clocks."""
+        return Visits.of(self.plan["number"], self.samples, self.cpu, self.disturbed)
+
+    def sit_out(self, rounds: int) -> None:
+        """Adds rounds in which it has no visit yet."""
+        for kept in (self.samples, self.cpu, self.disturbed):
+            kept += [[] for _ in range(rounds)]
+
+    def take(self, number: int, visited: Visited) -> None:
+        """Keeps the visit of a round."""
+        self.samples[number], self.cpu[number], self.disturbed[number] = visited
 
     def seconds(self, blocks: list[int]) -> float:
         """Seconds of a visit with these sub-blocks, untimed calls included."""
@@ -76,13 +93,32 @@ class Arm:
             note=answer.get("note", "") or self.entrant.note,
         )
 
-    def record(self, samples: list[list[int]]) -> Entrant:
-        """The record to store, with these samples."""
+    def record(self) -> Entrant:
+        """The record to store."""
         return msgspec.structs.replace(
             self.entrant,
             number=self.plan["number"],
             untimed=self.plan["untimed"],
+            samples=self.samples,
+            cpu=self.cpu if any(self.cpu) else [],
+            disturbed=self.disturbed if any(self.disturbed) else [],
+        )
+
+    def shortened(self) -> Entrant:
+        """The record with one sub-block of each visit: the fastest undisturbed one, or the fastest,
+        and the least processor time."""
+        record = self.record()
+        marks = record.disturbed or [[] for _ in self.samples]
+        samples, disturbed = [], []
+        for blocks, own in zip(record.samples, marks):
+            left = [block for place, block in enumerate(blocks) if place not in own]
+            samples.append([min(left or blocks)] if blocks else [])
+            disturbed.append([0] if blocks and not left else [])
+        return msgspec.structs.replace(
+            record,
             samples=samples,
+            cpu=[[min(own)] if own else [] for own in record.cpu],
+            disturbed=disturbed if any(disturbed) else [],
         )
 
 
@@ -149,12 +185,12 @@ def prepare(
     return Arm(worker, handle, entrant, visit) if visit else entrant
 
 
-def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list[list[int]], float]:
+def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list[Visited], float]:
     """Visits arms of one worker in this order, by one request.
 
-    Returns the nanoseconds of every visit's sub-blocks, and the seconds of all visits. `timeout` is
-    for the answer, beside what the visits are expected to take; it ends at the deadline. Raises
-    WorkerRefused, WorkerDied or WorkerTimeout.
+    Returns what every visit measured, and the seconds of all visits. `timeout` is for the answer,
+    beside what the visits are expected to take; it ends at the deadline. Raises WorkerRefused,
+    WorkerDied or WorkerTimeout.
     """
     worker = arms[0].worker
     limit = deadline.within(timeout + 20 * sum(arm.cost for arm in arms))
@@ -163,9 +199,14 @@ def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list
     except WorkerRefused as error:
         raise WorkerRefused(f"while timed: {error}", error.where, error.status) from error
     blocks: list[list[int]] = answer["blocks"]
-    if [len(own) for own in blocks] != [arm.plan["blocks"] for arm in arms]:
+    planned = [arm.plan["blocks"] for arm in arms]
+    if len(blocks) != len(planned) or any(
+        # A disturbed visit is made again.
+        not own or len(own) % count
+        for own, count in zip(blocks, planned)
+    ):
         raise worker.garbled("not the sub-blocks that were planned")
-    return blocks, answer["spent"] * 1e-9
+    return list(zip(blocks, answer["cpu"], answer["disturbed"])), answer["spent"] * 1e-9
 
 
 def failure(mode: str, error: WorkerError, when: str = "") -> Entrant:

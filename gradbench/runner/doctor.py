@@ -15,14 +15,26 @@ import psutil
 
 from gradbench.analysis import conditions
 from gradbench.core.cases import Comparison, Entry
+from gradbench.core.clocks import clock_of
+from gradbench.core.units import call_time
 from gradbench.runner import machine
+from gradbench.runner.noise import SECONDS, Noise, listen
 from gradbench.runner.nvml import Nvml
 from gradbench.runner.session import Measurement
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Workers, discover
 from gradbench.statistics import Stopping, median_interval
-from gradbench.store.runs import minima
+
+BUSY, QUIET = 0.5, 0.02
+"""The shares of the time that other processes have the core, from which on times should not be
+trusted, and up to which they hardly matter."""
+
+STOLEN = 0.02
+"""The share of the processor time that a hypervisor takes, from which on it is named."""
+
+UNSTEADY = 1.2
+"""The spread of the same work's processor time that is worth a warning."""
 
 PROBE = Entry(Comparison("vjp", "three_x_squared", "documents", "float32"), ("forward", "backward"))
 """A short case, measured against itself."""
@@ -50,8 +62,35 @@ def examine(results: Path) -> list[Check]:
         *_memory(),
         *_storage(results),
         *_tools(),
+        *interference(listen()),
         *_noise(),
     ]
+
+
+def interference(noise: Noise) -> Iterator[Check]:
+    """What other processes do to work on this machine, and to its speed."""
+    said = (
+        f"other processes had the core for {noise.away:.1%} of {SECONDS:.0f} s: "
+        f"{noise.switches:.0f} interruptions a second, the longest {call_time(noise.longest)}"
+    )
+    if noise.stolen > STOLEN:
+        said += f"; the hypervisor took {noise.stolen:.0%} of the processor time"
+    if noise.away > BUSY:
+        advice = "stop other processes; until then calls of some ms are compared by processor time"
+        yield Check("bad", "interruptions", said, advice)
+    elif noise.away > QUIET:
+        advice = "stop other processes; disturbed sub-blocks are left out, so runs take longer"
+        yield Check("poor", "interruptions", said, advice)
+    else:
+        yield Check("good", "interruptions", said)
+    said = f"the same work takes up to {noise.spread:.2f}× its processor time"
+    if noise.spread > UNSTEADY:
+        advice = (
+            "something else uses the core, its caches or its clock: other guests of the host, turbo"
+        )
+        yield Check("poor", "speed", said, advice)
+    else:
+        yield Check("good", "speed", said)
 
 
 def _torch(environment: dict[str, Any]) -> Iterator[Check]:
@@ -184,7 +223,9 @@ def _noise() -> Iterator[Check]:
     if lost:
         yield Check("bad", "noise", f"not measured: {lost[0].status}: {lost[0].reason}")
         return
-    times = {(e.mode, e.control): np.array(minima(e.number, e.samples)) for e in measured.entrants}
+    timed = {(e.mode, e.control): e.visits for e in measured.entrants}
+    clock = clock_of(timed.values())
+    times = {key: np.array(own.by(clock)) for key, own in timed.items()}
     base, control = times["backward", False], times["backward", True]
     apparent = median_interval(np.log(control / base))
     width = apparent.half_width

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from gradbench.core.units import counted
 from gradbench.runner.nvml import Nvml
 
 CAPABILITIES = {
@@ -80,6 +81,17 @@ def usable_cores() -> list[int]:
     with contextlib.suppress(AttributeError):
         return sorted(os.sched_getaffinity(0))
     return list(range(psutil.cpu_count() or 1))
+
+
+def stolen() -> float:
+    """Seconds of processor time, of all cores, that a hypervisor gave to others since the start of
+    the system; 0 where it does not tell."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
+def load() -> str:
+    """The one-minute load average and the cores that it stands for, in words."""
+    return f"load average {os.getloadavg()[0]:.1f} on {counted(len(usable_cores()), 'core')}"
 
 
 def governor() -> str | None:

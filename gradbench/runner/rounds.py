@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from gradbench.core.clocks import clock_of
 from gradbench.core.deadline import Deadline
 from gradbench.runner.arms import Arm, visit
 from gradbench.runner.wire import WorkerError
@@ -66,21 +67,21 @@ def visit_in_rounds(
         if not batch or deadline.over:
             return Rounds(orders, "budget", seconds)
         for arm in arms:
-            arm.samples += [[] for _ in batch]
+            arm.sit_out(len(batch))
         visits = [(number, arm) for number, own in enumerate(batch, len(orders)) for arm in own]
         together = not careful and all(arm.worker is arms[0].worker for arm in arms)
         for request in [visits] if together else [[one] for one in visits]:
-            visited = [arm for _, arm in request]
+            asked = [arm for _, arm in request]
             try:
-                answers, spent = visit(visited, timeout, deadline)
+                answers, spent = visit(asked, timeout, deadline)
             except WorkerError as error:
-                failed(visited, error)
+                failed(asked, error)
                 continue
             seconds += spent
-            for (number, arm), blocks in zip(request, answers):
-                arm.samples[number] = blocks
+            for (number, arm), visited in zip(request, answers):
+                arm.take(number, visited)
                 if arm.quota < math.inf:
-                    in_slow += arm.seconds(blocks)
+                    in_slow += arm.seconds(visited[0])
         orders += [[arm.handle for arm in own] for own in batch]
         stopped = _enough(arms, seconds - in_slow, stopping) if arms else None
         if stopped is not None:
@@ -104,4 +105,12 @@ def _enough(arms: list[Arm], seconds: float, stopping: Stopping) -> Stop | None:
     index = next((i for i, arm in enumerate(every_round) if arm.mode == baseline), None)
     if index is None:
         every_round, index = arms, 0
-    return enough(np.array([arm.times for arm in every_round]).T, seconds, stopping, index)
+    return enough(np.array(times_of(every_round)).T, seconds, stopping, index)
+
+
+def times_of(arms: Sequence[Arm]) -> list[Sequence[float]]:
+    """Seconds per call of each arm in each round, by the clock that compares them; NaN where an arm
+    sat out, or the clock does not tell."""
+    timed = [arm.visits for arm in arms]
+    clock = clock_of(timed)
+    return [own.by(clock) for own in timed]

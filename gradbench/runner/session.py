@@ -19,6 +19,7 @@ import msgspec
 from gradbench.core.cases import FORWARD, Entry
 from gradbench.core.deadline import Deadline
 from gradbench.core.verdicts import Status
+from gradbench.runner import machine
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
 from gradbench.runner.rounds import Rounds, visit_in_rounds
 from gradbench.runner.settings import BASELINE_PATIENCE, Settings
@@ -32,7 +33,7 @@ from gradbench.runner.wire import (
     WorkerTimeout,
 )
 from gradbench.statistics import Stopping
-from gradbench.store.runs import DeviceState, Entrant, SessionMeasured, minima
+from gradbench.store.runs import DeviceState, Entrant, SessionMeasured
 
 SLOW_SHARE = 0.4
 """A mode is slow if its visits in every round would take this share of the budget. The slow ones
@@ -105,7 +106,7 @@ class Measurement:
     def run(self) -> SessionMeasured:
         """The session's record. Raises WorkerError where no worker can be started at all, and
         WorkerLate where none starts before the deadline."""
-        began = time.perf_counter()
+        began, stolen = time.perf_counter(), machine.stolen()
         process = 0
         while True:
             try:
@@ -134,7 +135,7 @@ class Measurement:
             break
         with contextlib.suppress(WorkerError):
             worker.request("close", self.deadline.within(self.settings.timeout))
-        entrants = [arm.record(arm.samples) for arm in arms]
+        entrants = [arm.record() for arm in arms]
         entrants += [e for mode, e in self.failed.items() if mode in self.entry.modes]
         return SessionMeasured(
             comparison=self.entry.comparison,
@@ -147,6 +148,7 @@ class Measurement:
             visiting=rounds.seconds,
             elapsed=time.perf_counter() - began,
             load=os.getloadavg()[0],
+            steal=round(max(0.0, machine.stolen() - stolen), 3),
             result_bytes=opened.get("result_bytes", 0),
             argument_bytes=opened.get("argument_bytes", 0),
             states=before + after,
@@ -294,9 +296,12 @@ def _cut_short(arms: Sequence[Arm]) -> Rounds:
     visited = [number for number, blocks in rounds if any(blocks)]
     for arm in arms:
         if visited:
-            arm.samples = [arm.samples[n] for n in visited]
+            arm.samples, arm.cpu, arm.disturbed = (
+                [kept[n] for n in visited] for kept in (arm.samples, arm.cpu, arm.disturbed)
+            )
         else:
             arm.samples = [[arm.plan["number"] * arm.plan["call"]]]
+            arm.cpu, arm.disturbed = [[]], [[]]
     return Rounds([], "deadline", seconds)
 
 
@@ -305,7 +310,7 @@ def slow(session: SessionMeasured, settings: Settings) -> frozenset[str]:
     decide; the baseline is kept, as ratios need it."""
     least, times_slower = (0.0, FAR) if settings.total else (SLOW_CALL, HOPELESS)
     times = {
-        entrant.mode: min(t for t in minima(entrant.number, entrant.samples) if t == t)
+        entrant.mode: entrant.visits.least
         for entrant in session.entrants
         if entrant.samples and entrant.mode != FORWARD
     }

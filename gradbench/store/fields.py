@@ -127,3 +127,18 @@ def require_once(what: str, values: Sequence[K]) -> None:
     if len(set(values)) != len(values):
         twice = next(value for value in values if values.count(value) > 1)
         raise ValueError(f"{what} {twice!r} stands twice")
+
+
+def check_clocks(
+    samples: Sequence[Sequence[int]],
+    cpu: Sequence[Sequence[int]],
+    disturbed: Sequence[Sequence[int]],
+) -> None:
+    """Raises ValueError where the processor times or the marks of sub-blocks do not fit these."""
+    for name, values in (("cpu", cpu), ("disturbed", disturbed)):
+        if values and len(values) != len(samples):
+            raise ValueError(f"{name}: {len(values)} visits, samples of {len(samples)}")
+    if any(own and len(own) != len(blocks) for blocks, own in zip(samples, cpu)):
+        raise ValueError("cpu: unequal numbers of sub-blocks")
+    if any(marks and max(marks) >= len(blocks) for blocks, marks in zip(samples, disturbed)):
+        raise ValueError("disturbed: a sub-block that is not there")

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from array import array
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from gradbench.core.cases import DTYPES, Comparison, Entry, Place, is_name
+from gradbench.core.clocks import Clock, Visits, clock_of
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.verdicts import Status
 from gradbench.store.environment import WorkerEnvironment
@@ -34,6 +35,7 @@ from gradbench.store.fields import (
     Schema,
     Text,
     Texts,
+    check_clocks,
     check_machine,
     require_once,
 )
@@ -117,8 +119,9 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `error` is the worst error as a share of the allowed, `ulps` in units in the last place;
     `number` calls make a sub-block. `samples` are nanoseconds per sub-block, a list per round,
-    empty in rounds that the contestant sat out. `note` names what it changed in its process, which
-    was restored.
+    empty in rounds that the contestant sat out. `cpu` is the thread's processor time in each of
+    them, empty where it is not known; `disturbed` are the positions of those in which another
+    process had the core. `note` names what it changed in its process, which was restored.
     """
 
     mode: Name
@@ -132,11 +135,13 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     control: bool = False
     samples: list[list[Nanoseconds]] = []
     note: Text = ""
+    cpu: list[list[Nanoseconds]] = []
+    disturbed: list[list[Index]] = []
 
-
-def minima(number: int, samples: list[list[int]]) -> list[float]:
-    """Seconds per call of each visit's fastest sub-block; NaN where it sat out a round."""
-    return [min(blocks) / number * 1e-9 if blocks else math.nan for blocks in samples]
+    @property
+    def visits(self) -> Visits:
+        """Its visits by both clocks."""
+        return Visits.of(self.number, self.samples, self.cpu, self.disturbed)
 
 
 class SessionMeasured(Record, tag="session", frozen=True):
@@ -162,6 +167,8 @@ class SessionMeasured(Record, tag="session", frozen=True):
     """One set of the arguments: what a call cannot but read."""
     states: Annotated[list[DeviceState], Meta(max_length=2)] = []
     """Of the device, before the rounds and after them; empty where they are not known."""
+    steal: Amount = 0.0
+    """Seconds of processor time that the hypervisor took from the machine's cores meanwhile."""
 
     def check(self, header: Any) -> None:
         entrants = self.entrants
@@ -179,38 +186,70 @@ class SessionMeasured(Record, tag="session", frozen=True):
 
 
 class SessionTimed(SessionMeasured, frozen=True, kw_only=True):
-    """A session as it is judged: each visit's minimum in place of the samples. Never stored.
+    """A session as it is judged: each visit's time in place of the samples. Never stored.
 
     It takes a small part of the memory, so a run with a million cases and sessions can be judged.
+    The arrays of times have seconds per call, as many as `entrants` times `rounds`, a contestant's
+    rounds in a row; NaN where it sat out a round or was not timed.
     """
 
-    minima: array[float]
-    """Seconds per call, as many as `entrants` times `rounds`, a contestant's rounds in a row; NaN
-    where it sat out a round or was not timed."""
     rounds: int
+    clock: Clock
+    """The clock that compares the contestants: see `core.clocks`."""
+    minima: array[float]
+    """By that clock."""
+    wall: array[float]
+    """The fastest sub-blocks on the wall clock; empty where `minima` has them."""
+    processor: array[float]
+    """The least processor times; empty where none is known."""
+    disturbed: array[int]
+    blocks: array[int]
+    """How many sub-blocks of each contestant were disturbed, and of how many."""
 
 
 def condensing() -> Callable[[SessionMeasured], SessionTimed]:
     """A function from sessions to sessions without samples; those it makes share equal parts."""
     known: dict[Any, Any] = {}
-    kept = [name for name in Entrant.__struct_fields__ if name not in ("untimed", "samples")]
+    left_out = ("untimed", "samples", "cpu", "disturbed")
+    kept = [name for name in Entrant.__struct_fields__ if name not in left_out]
 
     def condense(session: SessionMeasured) -> SessionTimed:
         if isinstance(session, SessionTimed):
             return session
-        rounds = max((len(entrant.samples) for entrant in session.entrants), default=0)
-        times, entrants = array("d"), []
+        timed = [entrant.visits for entrant in session.entrants]
+        rounds = max((len(own.raw) for own in timed), default=0)
+        clock = clock_of(timed)
+
+        def joined(lists: Iterable[Sequence[float]]) -> array[float]:
+            made = array("d")
+            for own in lists:
+                made.extend(own)
+                made.extend([math.nan] * (rounds - len(own)))
+            return made
+
+        entrants = []
         for entrant in session.entrants:
-            own = minima(entrant.number, entrant.samples)
-            times.extend(own)
-            times.extend([math.nan] * (rounds - len(own)))
             key = tuple(getattr(entrant, name) for name in kept)
             if key not in known:
-                known[key] = msgspec.structs.replace(entrant, untimed=0, samples=[])
+                bare = {"untimed": 0, "samples": [], "cpu": [], "disturbed": []}
+                known[key] = msgspec.structs.replace(entrant, **bare)
             entrants.append(known[key])
         fields = {name: getattr(session, name) for name in SessionMeasured.__struct_fields__}
         fields |= {"entrants": entrants, "order": []}
-        return SessionTimed(**fields, minima=times, rounds=rounds)
+        minima = joined(own.by(clock) for own in timed)
+        same = clock is Clock.WALL and not any(own.disturbed for own in timed)
+        return SessionTimed(
+            **fields,
+            rounds=rounds,
+            clock=clock,
+            minima=minima,
+            wall=array("d") if same else joined(own.raw for own in timed),
+            processor=joined(own.processor for own in timed)
+            if any(own.processor for own in timed)
+            else array("d"),
+            disturbed=array("q", [own.disturbed for own in timed]),
+            blocks=array("q", [own.blocks for own in timed]),
+        )
 
     return condense
 
@@ -288,6 +327,7 @@ def check_samples(entrants: list[Entrant]) -> int:
     for entrant in timed:
         if not entrant.number:
             raise ValueError(f"{entrant.mode}: samples of 0 calls")
+        check_clocks(entrant.samples, entrant.cpu, entrant.disturbed)
     return rounds.pop() if rounds else 0
 
 

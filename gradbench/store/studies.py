@@ -128,7 +128,12 @@ class _Values(msgspec.Struct):
     shares: list[Amount] | None = None
     arms: list[_Arm] | None = None
     log_ratios: dict[Share, Annotated[list[Millionths], Meta(min_length=1)]] | None = None
+    clocks: dict[Share, Label] | None = None
+    unit: Positive | None = None
 
+
+LOAD_ARMS = 4
+"""The short call, the long one twice, and the slower one."""
 
 PEERS_SAY = {
     "timeit": ("min",),
@@ -144,14 +149,22 @@ def _check_result(trial: Trial, study: str) -> None:
     values = msgspec.convert(trial.values, _Values)
     if study == "coverage" and values.against is None:
         raise ValueError("values: it does not say against which mode")
-    if study != "peers":
+    if study == "load" and trial.way == "gradbench":
+        if (
+            values.log_ratios is None
+            or not values.log_ratios.keys() <= (values.clocks or {}).keys()
+        ):
+            raise ValueError("values: there is not a clock for each of the log_ratios")
+        return
+    if study not in ("peers", "load"):
         return
     if trial.way.startswith("gradbench"):
         if not values.log_ratios:
             raise ValueError("values: there are no log_ratios, and no reason")
     else:
         arms = values.arms or []
-        if not arms or len(arms) != len(values.shares or []):
+        planned = LOAD_ARMS if study == "load" else len(values.shares or [])
+        if not arms or len(arms) != planned:
             raise ValueError("values: there is not an arm for each share")
         for name in PEERS_SAY.get(trial.way, ("median",)):
             if any(getattr(arm, name) is None for arm in arms):

@@ -7,13 +7,14 @@ documents the fields.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from gradbench.core.cases import Comparison, Entry
+from gradbench.core.clocks import clock_of
 from gradbench.core.releases import Release, build
 from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
@@ -32,7 +33,7 @@ from gradbench.store.fields import (
     require_once,
 )
 from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
-from gradbench.store.runs import Entrant, Reading, check_plan, check_samples, minima
+from gradbench.store.runs import Entrant, Reading, check_plan, check_samples
 
 SCHEMA = 2
 """1: lines had no checksums, and the first one no digests."""
@@ -125,10 +126,6 @@ class Side(msgspec.Struct, frozen=True):
     environment: Name
     entrant: Entrant
 
-    @property
-    def minima(self) -> list[float]:
-        return minima(self.entrant.number, self.entrant.samples)
-
 
 class CaseMeasured(msgspec.Struct, frozen=True):
     """One case in one session: a side per environment; their rounds are the same ones."""
@@ -136,6 +133,12 @@ class CaseMeasured(msgspec.Struct, frozen=True):
     mode: Name
     sides: list[Side]
     stopped: Label
+
+    def times(self) -> dict[str, Sequence[float]]:
+        """Seconds per call of each visit by environment, where it is ok: by one clock for all."""
+        timed = {s.environment: s.entrant.visits for s in self.sides if s.entrant.status == "ok"}
+        clock = clock_of(timed.values())
+        return {name: own.by(clock) for name, own in timed.items()}
 
 
 class PartMeasured(Record, tag="part", frozen=True):

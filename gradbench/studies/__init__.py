@@ -11,6 +11,7 @@ STUDIES = {
     "peers": "gradbench.studies.peers",
     "coverage": "gradbench.studies.coverage",
     "gate": "gradbench.studies.gate",
+    "load": "gradbench.studies.load",
     "budgets": "gradbench.studies.budgets",
 }
 """The module of each study; each has a `plan` and `rows`, and `tables` if it has several."""

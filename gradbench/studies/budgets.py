@@ -26,7 +26,7 @@ from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine
 from gradbench.studies.engine import Step
 from gradbench.studies.gate import listed, question
-from gradbench.studies.neighbour import beside
+from gradbench.studies.neighbour import load
 from gradbench.studies.tally import conditions
 
 CASES = ()
@@ -38,13 +38,6 @@ ALLOWED = 0.1
 """The share of the budget that an answer may take longer."""
 
 ALONE, BESIDE = "alone", "busy"
-
-LOAD = """
-import select, sys
-while not select.select([sys.stdin], [], [], 0)[0]:
-    sum(range(10**5))
-"""
-"""Works until its standard input closes, so it ends with the process that started it."""
 
 
 def settings(functions: Sequence[str], budget: float, busy: int, seed: int) -> dict[str, Any]:
@@ -82,11 +75,6 @@ def left(study: Study) -> list[Step]:
     """The steps that are not stored yet."""
     done = {trial.key for trial in study.trials}
     return [step for step in plan(study.settings, ()) if step.key not in done]
-
-
-def load(number: int) -> contextlib.AbstractContextManager[list[int]]:
-    """Runs so many busy processes, and yields their process ids."""
-    return beside([("-c", LOAD)] * number)
 
 
 def carry_out(

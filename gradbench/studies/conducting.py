@@ -20,6 +20,7 @@ from gradbench.store.executed import executed
 from gradbench.store.lines import LineLog, StoreError
 from gradbench.store.studies import Study
 from gradbench.studies import STUDIES, engine
+from gradbench.studies.engine import Step
 from gradbench.studies.neighbour import NoPinning, places
 
 
@@ -32,16 +33,31 @@ class Opened:
     study: Study
     worker: WorkerOptions
 
-    def carry_out(self, report: Report) -> Study:
-        """Measures what is left. Raises StoreError where the study's settings are damaged."""
+    def steps(self) -> list[Step]:
+        """The plan. Raises StoreError where the study's settings are damaged."""
         study = self.study
         try:
             cases = [Case.parse(name) for name in study.settings["cases"]]
-            steps = self.module.plan(study.settings, cases)
+            steps: list[Step] = self.module.plan(study.settings, cases)
         except (LookupError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{study.name} cannot be resumed: its settings are damaged ({error!r})"
             ) from error
+        return steps
+
+    def left(self) -> list[Step]:
+        """The steps that are not stored yet. Raises StoreError as `steps` does."""
+        done = {trial.key for trial in self.study.trials}
+        return [step for step in self.steps() if step.key not in done]
+
+    def expected(self) -> float:
+        """About how many seconds the rest takes; 0 where that is not known."""
+        expected = getattr(self.module, "expected", engine.expected)
+        return float(expected(self.study.settings, self.left()))
+
+    def carry_out(self, report: Report) -> Study:
+        """Measures what is left. Raises StoreError where the study's settings are damaged."""
+        study, steps = self.study, self.steps()
         carry_out = getattr(self.module, "carry_out", engine.carry_out)
         try:
             done: Study = carry_out(self.log, study, steps, report, self.worker)

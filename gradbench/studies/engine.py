@@ -133,6 +133,16 @@ def shuffled(steps: Sequence[Step], seed: int) -> list[Step]:
     return ordered
 
 
+PROCESS, PREPARING = 3.0, 0.15
+"""Seconds to start a process, and to prepare a pair."""
+
+
+def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
+    """About how many seconds steps take: at most their budgets, usually a third of them."""
+    processes = len({(step.way == "between", step.process) for step in steps})
+    return PROCESS * processes + sum(PREPARING + 0.4 * step.budget for step in steps)
+
+
 @dataclass
 class _Pairs:
     """Measures the steps of a process, or of a pair of processes if `two`."""

@@ -23,6 +23,13 @@ Where = Literal["none", "other", "same", "both"]
 
 MEMORY = 16 << 20
 
+LOAD = """
+import select, sys
+while not select.select([sys.stdin], [], [], 0)[0]:
+    sum(range(10**5))
+"""
+"""Works until its standard input closes, so it ends with the process that started it."""
+
 
 class NoPinning(Exception):
     """This system cannot tie a process to a core, or has too few of them."""
@@ -84,6 +91,11 @@ def neighbours(cores: Sequence[int], seed: int = 0) -> Iterator[list[int]]:
         for pid, core in zip(pids, cores):
             pin(pid, core)
         yield pids
+
+
+def load(number: int) -> contextlib.AbstractContextManager[list[int]]:
+    """Runs so many busy processes, and yields their process ids."""
+    return beside([("-c", LOAD)] * number)
 
 
 def burst(seed: int) -> None:

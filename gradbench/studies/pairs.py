@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradbench.core.cases import Comparison
+from gradbench.core.clocks import Clock, clock_of
 from gradbench.runner import arms
 from gradbench.runner.arms import Arm
-from gradbench.runner.rounds import visit_in_rounds
+from gradbench.runner.rounds import times_of, visit_in_rounds
 from gradbench.runner.wire import Worker, WorkerRefused
 from gradbench.statistics import Stopping
 from gradbench.studies.rules import stored
@@ -22,12 +23,14 @@ CALIBRATION = 20_000_000
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds per call of both arms in each round; why the rounds ended, seconds inside visits."""
+    """Seconds per call of both arms in each round; why the rounds ended, seconds inside visits, and
+    the clock."""
 
     first: list[float]
     second: list[float]
     stopped: str
     visiting: float
+    clock: Clock = Clock.WALL
 
     @property
     def log_ratios(self) -> list[int]:
@@ -36,7 +39,8 @@ class Measured:
 
     @property
     def seconds(self) -> float:
-        return float(np.median(self.first)) if self.first else math.nan
+        timed = [t for t in self.first if t == t]
+        return float(np.median(timed)) if timed else math.nan
 
 
 def open_comparison(worker: Worker, comparison: Comparison, seed: int, timeout: float) -> None:
@@ -67,4 +71,6 @@ def measure(
     rounds = visit_in_rounds(
         [first, second], lambda pair: chance.sample(pair, len(pair)), stopping, timeout
     )
-    return Measured(first.times, second.times, rounds.stopped, rounds.seconds)
+    one, two = map(list, times_of([first, second]))
+    clock = clock_of([first.visits, second.visits])
+    return Measured(one, two, rounds.stopped, rounds.seconds, clock)

@@ -27,6 +27,7 @@ from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import OPERATORS, Problem, Shape
 from gradbench.worker.allowance import FURTHER, REVERSE, Allowance, Path, computed_by
 from gradbench.worker.devices import synchronizer
+from gradbench.worker.interference import look, own_time
 
 SLOW = 10_000_000
 """Nanoseconds of a call from which on it is checked with fewer repeats."""
@@ -346,6 +347,8 @@ class Contestant:
         self.synchronize = synchronizer(self.gate.problem.device)
         self.fastest = 0
         """Nanoseconds of the fastest call of the checks."""
+        self.work = 0
+        """The same, in processor time where the call ran in this thread alone."""
         self.changes = state.Changes()
         """Changes of the state by its calls."""
 
@@ -398,17 +401,20 @@ class Contestant:
         return finding
 
     def _check(self, index: int, arguments: tuple[Any, ...]) -> Finding:
+        before = look()
         try:
             start = CLOCK()
             result = self.call(*arguments)
             if self.synchronize is not None:
                 self.synchronize()
             spent = CLOCK() - start
+            work = own_time(spent, before, look())
         finally:
             self.gate.after_call()
             # Before the result is compared; `check` restores the slower items after all calls.
             self.changes.add(state.restore(self.gate.snapshot[: len(state.PER_CALL)]))
         self.fastest = min(self.fastest or spent, spent)
+        self.work = min(self.work or work, work)
         finding = self.gate.judge(self.mode, index, result)
         return finding.and_then(self._side_effects(index, arguments))
 

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from gradbench.worker.instruments.wall import Turns, Visit, WallTime
+from gradbench.worker.interference import Visited
 
 PROBE = 0.5
 """The slowdown of the call during calibration, as a share of its time."""
@@ -36,6 +37,10 @@ def slowed(call: Callable[..., Any], turns: int) -> Callable[..., Any]:
         return call(*arguments)
 
     return slow
+
+
+def _least(visited: Visited) -> int:
+    return min(visited.cpu or visited.wall)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def calibrate(
     plain: list[float] = []
     extra: list[float] = []
     while len(plain) < FEWEST or wall.clock() - start < spend:
-        base, more = (min(wall.visit(side, arguments, how)) / how.number for side in sides)
+        base, more = (_least(wall.visit(side, arguments, how)) / how.number for side in sides)
         plain.append(base)
         extra.append(more - base)
     call_time = median(plain)

@@ -32,6 +32,7 @@ from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
 from gradbench.worker.instruments import READERS
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
+from gradbench.worker.interference import Visited, processor
 from gradbench.worker.memory import limit_memory
 
 FORKED = "it forks, and the child comes back as if it were the measuring process"
@@ -190,7 +191,11 @@ class Session:
         self.gate.after_call = self.end_child
         set_tf32(problem.device, problem.tf32)
         flush = flusher(problem.device) if place.cold else None
-        self.wall = WallTime(self.clock, synchronizer(problem.device), flush)
+        # A made-up clock has no processor time beside it.
+        watched = place.on_cpu and self.clock is time.perf_counter_ns
+        self.wall = WallTime(
+            self.clock, synchronizer(problem.device), flush, processor() if watched else None
+        )
         return {
             "outputs": problem.outputs,
             "coordinates": problem.coordinates,
@@ -262,7 +267,7 @@ class Session:
         with self._watched(contestant):
             if contestant.fastest > SLOW:
                 # The check has warmed it up.
-                how = plan(contestant.fastest)
+                how = plan(contestant.work)
             else:
                 how = self.wall.warm(contestant.call, contestant.turns, warm)
             if (reason := self._untrusted(contestant)) is not None:
@@ -307,19 +312,20 @@ class Session:
         return f"would need about {size(needed)}, more than the limit of {size(self.memory_limit)}"
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
-        """Visits in this order; nanoseconds of every sub-block, and of all visits.
+        """Visits in this order: see `interference.Visited`; and the nanoseconds of all of them.
 
         After each visit the quick part of the process's state is restored. `check` reports what a
         visit changed.
         """
-        blocks = []
+        visits: list[Visited] = []
         snapshot = self._refresh_snapshot()
         quick = snapshot[: len(state.QUICK)]
+        self.wall.begin()
         start = self.clock()
         for handle in handles:
             contestant, how = self.contestants[handle]
             try:
-                blocks.append(self.wall.visit(contestant.call, contestant.turns, how))
+                visits.append(self.wall.visit(contestant.call, contestant.turns, how))
             except Exception as error:
                 changes = state.restore(quick)
                 contestant.changes.add(changes)
@@ -332,7 +338,12 @@ class Session:
         rest = state.restore(snapshot)
         if rest:
             self._find_culprit([self.contestants[h][0] for h in dict.fromkeys(handles)], rest)
-        return {"blocks": blocks, "spent": spent}
+        return {
+            "blocks": [visited.wall for visited in visits],
+            "cpu": [visited.cpu for visited in visits],
+            "disturbed": [visited.disturbed for visited in visits],
+            "spent": spent,
+        }
 
     def _refresh_snapshot(self) -> state.Snapshot:
         """The state of the process as the harness leaves it to the next that is called.
@@ -421,9 +432,12 @@ class Session:
         return {"values": values, "reasons": reasons}
 
     def slow(
-        self, handle: int, share: float, spend: int, turns: int | None = None
+        self, handle: int, share: float, spend: int, turns: int | None = None, anew: bool = False
     ) -> dict[str, Any]:
-        """For studies of the suite only: makes a contestant slower by a share of its own time."""
+        """For studies of the suite only: makes a contestant slower by a share of its own time.
+
+        Its visits are planned `anew` for a share that makes another length of it.
+        """
         from gradbench.worker.injection import Slowdown, calibrate, slowed
 
         contestant, how = self.contestants[handle]
@@ -433,7 +447,10 @@ class Session:
         else:
             slowdown = Slowdown(turns, share, float(how.call))
         contestant.call = slowed(contestant.call, slowdown.turns)
-        return asdict(slowdown)
+        if anew:
+            how = plan(round(how.call * (1 + share)))
+            self.contestants[handle] = (contestant, how)
+        return {**asdict(slowdown), "visit": asdict(how)}
 
     def curve(self, function: str, points: list[float]) -> dict[str, Any]:
         """An elementwise function at points, its derivative by reverse mode and by hand."""

@@ -116,7 +116,8 @@ def _measure(results: Path, opened: Opened[Track]) -> int:
     past = history(results, [track.name], lambda problem: notes([problem]))
     Terminal().write(tables.changes(past, past.changes(past.steps())))
     say(f"Took {duration(track.elapsed)}. Stored in {track.path}")
-    if not any(side.minima for part in track.parts for case in part.cases for side in case.sides):
+    sides = [side for part in track.parts for case in part.cases for side in case.sides]
+    if not any(side.entrant.samples for side in sides):
         warn("gradbench: no case could be timed in any build")
         return 1
     say("Next: 'gradbench releases compare A B', or 'gradbench releases show -f FUNCTION'")

@@ -11,7 +11,8 @@ command = Group(
     Each study measures something whose answer is known and counts the verdicts: false positives on
     identical code (aa), injected slowdowns found (power), the same for other tools (peers), and
     how often an interval contains the true ratio (coverage). 'gate' does so for correctness: right
-    derivatives of real functions, and planted errors. 'budgets' times advice itself. 'report'
+    derivatives of real functions, and planted errors. 'load' measures known ratios
+    beside busy processes. 'budgets' times advice itself. 'report'
     writes the evidence page.
     """,
     homes={
@@ -19,6 +20,7 @@ command = Group(
         "power": "study.measured.power",
         "coverage": "study.measured.coverage",
         "peers": "study.measured.peers",
+        "load": "study.measured.load",
         "asv-steps": "study.asv_steps.asv_steps",
         "experts": "study.experts.experts",
         "gate": "study.gate.gate",

@@ -14,6 +14,7 @@ from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer
 from gradbench.cli.study.stored import answer
+from gradbench.core.units import counted, duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -185,6 +186,39 @@ def peers(conditions: Conditions, **settings: Any) -> int:
     return _study("peers", conditions, settings)
 
 
+@click.command()
+@trials_option(15, "Number of trials per load and pair.")
+@click.option(
+    "--tool-trials",
+    type=parameters.Whole(0, MOST_TRIALS),
+    default=2,
+    help="Number of trials with other tools too, which take minutes beside many processes.",
+)
+@click.option(
+    "--load",
+    "loads",
+    type=parameters.Whole(0, 1000),
+    multiple=True,
+    default=(0, 2, 4, 8, 16),
+    help="Busy processes per core; may be repeated. 0, the truth, is always measured.",
+)
+@click.option(
+    "--budget",
+    type=parameters.seconds(),
+    default=1.0,
+    help="Maximum seconds of measuring per comparison.",
+)
+@options.threshold_option(None, "floor", "  [default: 0.02]")
+@_common
+def load(conditions: Conditions, **settings: Any) -> int:
+    """Measure known ratios beside busy processes, which the study starts and ends.
+
+    Calls of about 20 µs are compared with calls 15, 250 and 2500 times as long, with themselves,
+    and with copies slower by 5 %, on as many cores as this process may use ('taskset' limits them).
+    """
+    return _study("load", conditions, settings)
+
+
 def _study(name: str, conditions: Conditions, settings: dict[str, Any]) -> int:
     """Runs or resumes a study and shows what it found."""
     from gradbench.studies import conducting
@@ -208,7 +242,17 @@ def _study(name: str, conditions: Conditions, settings: dict[str, Any]) -> int:
         f"Stopped. Everything measured so far is in {log.path}.\n"
         f"Resume it with: {log.go_on} {log.path.stem}"
     )
-    with on_stop(hint), log, progress(name) as report:
-        study = opened.carry_out(report)
+    seconds = opened.expected()
+    if seconds:
+        warn(f"{counted(len(opened.left()), 'measurement')}: about {duration(seconds)}.")
+    study = opened.study
+    try:
+        with log, progress(name) as report:
+            opened.carry_out(report)
+    except KeyboardInterrupt:
+        with on_stop(hint):
+            if study.good():
+                c.form.write(answer(study, c.by_case))
+            raise
     c.form.write(answer(study, c.by_case))
     return 0 if study.good() or not study.trials else 1

@@ -74,13 +74,31 @@ def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     return shuffled(steps, settings["seed"])
 
 
+SECONDS = {
+    "timeit": 9.0,
+    "blocked": 1.0,
+    "adaptive": 17.0,
+    "blocked, longer": 2.2,
+    "adaptive, longer": 34.0,
+    "asv": 8.0,
+    "pytest-benchmark": 12.0,
+    PYPERF: 260.0,
+}
+"""Seconds of a trial by other tools, four arms each."""
+
+
+def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
+    """About how many seconds steps take."""
+    return sum(SECONDS.get(step.way, 1.5 * step.budget + 0.3) for step in steps)
+
+
 def arms(step: Step, seed: int) -> list[float]:
     """The shares of a trial's arms in their order, forwards or backwards by the trial's number."""
     backwards = random.Random(f"{seed}/{step.group}").random() < 0.5
     return list(SHARES[::-1] if backwards else SHARES)
 
 
-class _Methods:
+class Methods:
     """Measures one trial after the other with every method."""
 
     def __init__(self, core: int | None, seed: int, options: WorkerOptions) -> None:
@@ -123,7 +141,7 @@ class _Methods:
             reason = str(error)
         elapsed = time.perf_counter() - began
         # A comparison has two arms, a trial three comparisons in gradbench and four arms elsewhere.
-        share = 1 / 3 if step.way in BUDGETS else 1 / 2
+        share = 1 / 3 if step.way.startswith("gradbench") else 1 / 2
         return step.trial(
             visiting=round(share * values.pop("spent", 0.0), 4),
             elapsed=round(share * elapsed, 4),
@@ -167,13 +185,16 @@ class _Methods:
             "turns": [self.turns[step.group, share] for share in shares],
             "files": list(self.options.files),
         }
-        found = {"pytest-benchmark": self._pytest, PYPERF: self._pyperf}.get(step.way, self._ask)(
-            asked
-        )
+        return {"shares": shares, **self._by_tool(asked)}
+
+    def _by_tool(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What a tool says of each arm, and the seconds of its timing."""
+        tools = {"pytest-benchmark": self._pytest, PYPERF: self._pyperf}
+        found = tools.get(asked["method"], self._ask)(asked)
         if "failed" in found:
             raise WorkerRefused(found["failed"])
         spent = sum(arm.pop("spent", 0.0) for arm in found["arms"])
-        return {"shares": shares, "arms": found["arms"], "spent": spent}
+        return {"arms": found["arms"], "spent": spent}
 
     def _gradbench(self, step: Step, shares: list[float]) -> dict[str, Any]:
         """Three comparisons, each a reference and a fresh instance of the other."""
@@ -311,7 +332,7 @@ def carry_out(
     core, cores = places(settings["neighbour"])
     with ExitStack() as stack:
         stack.enter_context(neighbours(cores, settings["seed"]))
-        methods = _Methods(core, settings["seed"], options)
+        methods = Methods(core, settings["seed"], options)
         stack.callback(methods.end)
         return loop(log, study, steps, report, methods)
 

@@ -1,8 +1,9 @@
 """Wall time of a call: visits with a few short sub-blocks.
 
-Sub-blocks of about 250 µs make the cost of the clock negligible, and the minimum of five excludes
-interruptions. Each visit starts with untimed calls, since the first ones after a switch of
-contestant are cold (docs/measuring.md has the numbers).
+Sub-blocks of about 250 µs make the cost of the clock negligible. Each visit starts with untimed
+calls, since the first ones after a switch of contestant are cold (docs/measuring.md has the
+numbers). Beside the wall clock stands the thread's processor time: where the two part, another
+process had the core, and the sub-block is marked as disturbed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from typing import Any
 
+from gradbench.worker.interference import Processor, Visited, judged
+
 Clock = Callable[[], int]
 Turns = Iterator[tuple[Any, ...]]
 """The arguments of successive calls, without end."""
@@ -21,6 +24,11 @@ BLOCK = 250_000
 """The target length of a sub-block, in nanoseconds."""
 
 MILLISECOND = 1_000_000
+
+TRIES = 3
+SLICE = 2 * MILLISECOND
+"""A visit without an undisturbed sub-block is made TRIES times at most, if a sub-block can end
+between two switches: the system takes the processor away after some milliseconds."""
 
 SETTLED, QUIET, MOST_SETTLING = 0.9, 3, 50
 """A device has settled after QUIET calls in a row that are less than a tenth faster than the best
@@ -59,17 +67,17 @@ def plan(call: int) -> Visit:
 class WallTime:
     """Measures nanoseconds on the host, including the wait for a device.
 
-    With `flush` each call is timed alone, after its data was evicted from the caches.
+    With `flush` each call is timed alone, after its data was evicted from the caches. Without
+    a `processor`, as on devices, interference is not looked for.
     """
 
     clock: Clock = time.perf_counter_ns
     synchronize: Callable[[], None] | None = None
     flush: Callable[[], None] | None = None
+    processor: Processor | None = None
 
     def _block(self, call: Callable[..., Any], turns: Turns, number: int) -> int:
         clock, synchronize = self.clock, self.synchronize
-        if self.flush is not None:
-            self.flush()
         if synchronize is not None:
             synchronize()
         start = clock()
@@ -79,18 +87,48 @@ class WallTime:
             synchronize()
         return clock() - start
 
+    def _blocks(self, call: Callable[..., Any], turns: Turns, number: int, blocks: int) -> Visited:
+        """The times of so many sub-blocks."""
+        processor, flush = self.processor, self.flush
+        wall: list[int] = []
+        if processor is None:
+            for _ in repeat(None, blocks):
+                if flush is not None:
+                    flush()
+                wall.append(self._block(call, turns, number))
+            return Visited(wall, [], [])
+        thread, cost, cpu = processor.thread, processor.cost, []
+        before = processor.last or processor.look()
+        start = thread()
+        for _ in repeat(None, blocks):
+            if flush is not None:
+                flush()
+                start = thread()
+            wall.append(self._block(call, turns, number))
+            end = thread()
+            cpu.append(max(1, end - start - cost))
+            start = end
+        processor.last = processor.look(start)
+        return judged(wall, cpu, before, processor.last)
+
+    def begin(self) -> None:
+        """Called before visits that follow each other at once."""
+        if self.processor is not None:
+            self.processor.last = None
+
     def warm(self, call: Callable[..., Any], turns: Turns, spend: int) -> Visit:
         """Calls for `spend` nanoseconds, at least twice, and plans the visits.
 
-        The plan uses the fastest block, since the first calls are cold.
+        The plan uses the fastest block, since the first calls are cold; in processor time where
+        that is known, so that other processes do not change it.
         """
         start = self.clock()
         if self.synchronize is not None:
             self._settle(call, turns)
-        best = self._block(call, turns, 1)
+        best = self._least(call, turns, 1)
         number = 1
         while True:
-            best = min(best, max(1, self._block(call, turns, number) // number))
+            best = min(best, self._least(call, turns, number))
             spent = self.clock() - start
             if spent >= spend:
                 return plan(best) if self.flush is None else replace(plan(best), number=1)
@@ -98,21 +136,39 @@ class WallTime:
                 continue
             number = max(1, min(BLOCK, spend - spent) // best)
 
+    def _least(self, call: Callable[..., Any], turns: Turns, number: int) -> int:
+        """Nanoseconds that a call takes, from one block."""
+        self.begin()
+        block = self._blocks(call, turns, number, 1)
+        return max(1, min(block.wall + block.cpu) // number)
+
     def _settle(self, call: Callable[..., Any], turns: Turns) -> None:
         """Calls until the time of a call stops falling.
 
         The first calls on a device create its context, load kernels, and may tune them.
         """
-        best, since = self._block(call, turns, 1), 0
+        best, since = self._least(call, turns, 1), 0
         for _ in repeat(None, MOST_SETTLING):
-            now = self._block(call, turns, 1)
+            now = self._least(call, turns, 1)
             since = 0 if now < SETTLED * best else since + 1
             best = min(best, now)
             if since >= QUIET:
                 return
 
-    def visit(self, call: Callable[..., Any], turns: Turns, how: Visit) -> list[int]:
-        """One visit: the nanoseconds of each sub-block of ``how.number`` calls."""
+    def visit(self, call: Callable[..., Any], turns: Turns, how: Visit) -> Visited:
+        """One visit: the times of each sub-block of ``how.number`` calls.
+
+        Where all sub-blocks were disturbed and are short, it is made again, and has them all.
+        """
+        visited = self._visit(call, turns, how)
+        for _ in repeat(None, TRIES - 1):
+            short = min(visited.cpu or visited.wall) <= SLICE
+            if len(visited.disturbed) < len(visited.wall) or not short:
+                break
+            visited += self._visit(call, turns, how)
+        return visited
+
+    def _visit(self, call: Callable[..., Any], turns: Turns, how: Visit) -> Visited:
         for arguments in islice(turns, how.untimed):
             call(*arguments)
-        return [self._block(call, turns, how.number) for _ in repeat(None, how.blocks)]
+        return self._blocks(call, turns, how.number, how.blocks)
