@@ -2,10 +2,12 @@
 
 import math
 from itertools import repeat
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from gradbench.advise import telling
 from gradbench.analysis import clocks, frames
 from gradbench.analysis.changes import compare
 from gradbench.analysis.runs import judge_run
@@ -24,7 +26,7 @@ class System(Processor):
     another process then has the core, and whether the call waited by itself."""
 
     def __init__(self, *script, others=0):
-        self.script, self.last = list(script), script[-1]
+        self.script, self.usual = list(script), script[-1]
         self.now = self.used = self.voluntary = self.involuntary = self.process = 0
         self.others, self.cost, self.calls, self.last = others, 0, 0, None
 
@@ -33,7 +35,7 @@ class System(Processor):
 
     def call(self):
         self.calls += 1
-        work, away, waits = self.script.pop(0) if self.script else self.last
+        work, away, waits = self.script.pop(0) if self.script else self.usual
         self.now += work + away
         self.used += work
         self.process += work + self.others
@@ -205,6 +207,16 @@ def test_a_quiet_run_says_nothing_of_interference(tmp_path):
     assert not any(row.interference for row in judged.rows)
     assert not any("disturbed" in said for said in judged.cautions)
     assert {(row.clock, row.disturbed) for row in judged.rows} == {("wall", 0.0)}
+
+
+def test_advice_names_what_was_disturbed(tmp_path):
+    contestants = {"grad": quiet(1e-5), "backward": busy(5e-3), "jvp": busy(1e-3, cpu=False)}
+    rows = judge_run(stored(tmp_path, contestants)).rows
+    advice = SimpleNamespace(rows=lambda: rows)
+    assert telling.busy(advice).startswith("Other processes disturbed 2 modes")
+    (left_out,) = telling.statuses(rows)
+    assert left_out.startswith("jvp: undecided: no visit ran undisturbed")
+    assert telling.busy(SimpleNamespace(rows=lambda: rows[:1])) == ""
 
 
 def test_an_older_log_has_the_wall_clock_alone(tmp_path):

@@ -89,7 +89,20 @@ def sentences(advice: Advice) -> list[str]:
     if winner(advice.rows()) is None:
         return recommendation(advice)
     said = [gain(advice), *multiple(advice), *close(advice), *own(advice), memory(advice)]
-    return [sentence for sentence in said if sentence]
+    return [sentence for sentence in [*said, busy(advice)] if sentence]
+
+
+def busy(advice: Advice) -> str:
+    """What other processes did to the times; empty where it hardly matters."""
+    rows = [row for row in advice.rows() if row.disturbed]
+    affected = [row for row in rows if row.interference]
+    if not affected:
+        return ""
+    worst = max(affected, key=lambda row: row.disturbed or 0.0)
+    return (
+        f"Other processes disturbed {counted(len(affected), 'mode')}, most of all {worst.mode} "
+        f"({worst.interference}): stop them and ask again; 'gradbench doctor' measures the noise."
+    )
 
 
 def gain(advice: Advice) -> str:
@@ -254,8 +267,9 @@ def statuses(rows: Sequence[Row]) -> list[str]:
     by_reason: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.seconds is None:
-            reason = row.reason or "no time was left to time it"
-            status = row.status if row.status != Status.OK else Status.REFUSED
+            reason = row.reason or row.interference or "no time was left to time it"
+            passed = Verdict.UNDECIDED if row.interference else Status.REFUSED
+            status = passed if row.status == Status.OK else row.status
             by_reason.setdefault((status, reason), []).append(row.mode)
     return [
         f"{', '.join(modes)}: {status}: {reason}" for (status, reason), modes in by_reason.items()
