@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gradbench.analysis import conditions
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
 from gradbench.runner.plan import resume, start
@@ -68,7 +69,7 @@ def test_a_run_keeps_what_devices_can_do_and_how_they_fared(tmp_path, discovery,
     for session in run.sessions:
         assert [state.when for state in session.states] == ["warm", "timed"]
         assert session.argument_bytes > 0
-    (said,) = judge_run(run).cautions
+    (said,) = conditions.cautions(run)
     assert "throttled in 2 of 2 sessions" in said
 
 

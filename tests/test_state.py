@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gradbench import state
+from gradbench.analysis import conditions
 from gradbench.analysis.runs import judge_run
 from gradbench.core.cases import Comparison, Entry
 from gradbench.problems import registry
@@ -205,7 +206,7 @@ def test_a_run_with_such_modes_measures_the_others(tmp_path):
     assert not found["grad"].note
     rows = {row.mode: row for row in judge_run(run).rows}
     assert rows["call_folder"].note == found["call_folder"].note
-    (caution,) = judge_run(run).cautions
+    (caution,) = conditions.cautions(run)
     assert caution.startswith("2 modes changed the state of the measuring process")
 
 
