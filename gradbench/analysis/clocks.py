@@ -19,7 +19,7 @@ from gradbench.core.units import counted
 from gradbench.core.verdicts import Status, Verdict
 from gradbench.store.runs import Run, SessionTimed, condensing
 
-AFFECTED = 0.1
+AFFECTED = 0.25
 """The share of disturbed sub-blocks from which on a row says so."""
 
 STOLEN = 0.02
