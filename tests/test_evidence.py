@@ -474,13 +474,25 @@ def test_time_is_kept_and_what_is_left_out_is_said():
 
     def slow(x):
         calls.append(0)
-        time.sleep(0.02)
+        time.sleep(0.05)
         return torch.sin(x)
 
-    found = evidence(slow, randn(40), seconds=0.5)
+    found = evidence(slow, randn(40), seconds=4.0)
     assert re.search(r"along \d+ random direction.*\d+ more were left out", found.sentences[0])
     assert len(calls) < 150
-    assert "random tangent" in found.sentences[1]
+
+
+def test_forward_mode_is_the_evidence_where_there_is_no_time_for_differences():
+    def slow(x):
+        time.sleep(0.1)
+        return torch.sin(x)
+
+    told = []
+    found = evidence(slow, randn(4), seconds=2.4, told=lambda e: told.append(list(e.sentences)))
+    assert found.sentences[0].startswith("forward mode agrees with reverse mode")
+    assert "rests on the agreement of forward and reverse mode" in " ".join(found.sentences)
+    assert "not looked at for want of time: finite differences" in found.sentences[-1]
+    assert told[0] == found.sentences[:1]
 
 
 HINTS = {

@@ -176,10 +176,10 @@ def _looked(
 
     def tick(doing: str) -> None:
         if doing != IMPORTING:
-            spares.start_second()
+            spares.start_next()
         report(Progress(0, 1, doing, 0.0))
 
-    spares.start()
+    spares.start_first()
     with Look(question, str(files.pattern), deadline) as look:
         if not on_cpu:
             spares.require_device()
@@ -233,7 +233,7 @@ def _plan(
     deadline: Deadline,
 ) -> _Plan | None:
     """The run that is to be made; None where no time is left for one."""
-    if not operator or deadline.left < LAST + LEAST:
+    if not operator or "manner" not in found or deadline.left < LAST + LEAST:
         return None
     spec = question.spec(str(files.pattern)) | {
         "operators": [operator],

@@ -103,6 +103,11 @@ class Look:
         """Whether the function has been called, and its derivatives can be talked of."""
         return bool(self.found["operators"])
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is known how the function has to be called."""
+        return "manner" in self.found
+
     def findings(self, tick: Tick = lambda doing: None) -> dict[str, Any]:
         """What is found of the function until the look ends, or has to.
 
@@ -151,12 +156,12 @@ class Look:
 
     def _left(self) -> float:
         """The seconds for what is in hand."""
+        left = self.whole.left
         if not self.called:
             left = self.budget.left - (1 - LATEST) * self.question.budget
-            if self.doing != IMPORTING:
-                left = min(left, self._since + self.question.timeout - time.perf_counter())
-            return left
-        return self.whole.left
+        if self.doing != IMPORTING and not self.settled:
+            left = min(left, self._since + self.question.timeout - time.perf_counter())
+        return left
 
     def _take(self, piece: bytes) -> None:
         *lines, self._buffer = (self._buffer + piece).split(b"\n")

@@ -20,7 +20,9 @@ from gradbench.runner.workers import Discovery, discover, discovered
 
 TWO = 8.0
 """The budget in seconds from which on a second process is started."""
-
+SHORT = 15.0
+"""The budget in seconds below which none starts on a busy machine while the process that looks at
+the function imports torch: that would take twice as long, and nothing is known before."""
 
 QUICK = 0.15
 """The part of the budget that starting the first may take for a second to be started."""
@@ -46,8 +48,16 @@ class Spares:
         )
         self.workers.append(Worker(options, greet=False))
 
-    def start_second(self) -> None:
+    def start_first(self) -> None:
+        """Starts one at once, unless it has to wait for `start_next`."""
+        if self.question.budget >= SHORT or not machine.is_busy():
+            self.start()
+
+    def start_next(self) -> None:
         """Starts another where that takes nothing from the first, and there is time to use it."""
+        if not self.workers:
+            self.start()
+            return
         elapsed = time.perf_counter() - self._began
         enough = self.question.budget >= TWO and len(machine.usable_cores()) > 1
         # On a busy machine the first would wait for the second.
@@ -57,6 +67,8 @@ class Spares:
 
     def require_device(self) -> None:
         """Raises Refusal where the device asked for is not there."""
+        if not self.workers:
+            self.start()
         self._greet(self.workers[0], Deadline())
         there = self.workers[0].environment["devices"]
         device = self.question.device

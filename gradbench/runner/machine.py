@@ -94,6 +94,14 @@ def load() -> str:
     return f"load average {os.getloadavg()[0]:.1f} on {counted(len(usable_cores()), 'core')}"
 
 
+def is_busy() -> bool:
+    """Whether more processes want to run now than there are cores, beside this one. False where the
+    system does not say."""
+    running, _, _ = (_read("/proc/loadavg") or "").rpartition(" ")[0].rpartition("/")
+    number = running.rpartition(" ")[2]
+    return number.isdigit() and int(number) - 1 > len(usable_cores())
+
+
 def governor() -> str | None:
     """The first core's frequency governor; None if unknown."""
     return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

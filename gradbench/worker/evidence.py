@@ -5,7 +5,7 @@ What differences cannot decide (kinks, jumps, noise) rests on the agreement of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,10 +43,14 @@ CALLS = 10
 """Calls of the function that the differences of a coordinate take, about."""
 NOISE_CALLS = 27
 """Calls that measuring the noise takes at all spacings."""
+LEAST_CALLS = 25
+"""Calls that differences take at least: they are not begun where the time is shorter."""
 PATIENCE = 10.0
 """Seconds that the evidence may take without a deadline."""
 ENTRYWISE = 0.5
 """The share of the time that is left which entry by entry may take."""
+HELD = 0.8
+"""The share of the time for differences; the rest is for what follows them."""
 SECOND = 4
 """Directions along which the hessian is tried where it is not tried entry by entry."""
 TANGENTS = 3
@@ -78,12 +82,13 @@ def gather(
     operator: str,
     deadline: Deadline,
     definition: str = "differences",
+    told: Callable[[Evidence], None] = lambda evidence: None,
 ) -> Evidence:
     """What autograd's derivatives at `inputs`, where the value is `y`, were held against.
 
     With the definition "autograd" differences are reported, and contradict nothing. What `deadline`
-    leaves no time for is left out, and said. Raises Refused where autograd is contradicted, and
-    whatever the function raises.
+    leaves no time for is left out, and said; `told` gets what is known after each step. Raises
+    Refused where autograd is contradicted, and whatever the function raises.
     """
     until = Deadline(min(deadline.left, PATIENCE))
     evidence = Evidence()
@@ -98,19 +103,40 @@ def gather(
     if not len(first.here):
         raise Refused("its value is empty: there is nothing to differentiate")
     _require_finite(subject, first)
-    first.measure_noise(_affordable(first, until))
     twice = operator in ("hessian", "hvp")
     mode = "forward mode" if subject.manner.forward_only else "reverse mode"
-    blocks = _hold(evidence, subject, first, mode, definition, until.share(1 - twice / 2))
+    left_out, blocks, agreed = [], [], False
+    if LEAST_CALLS * first.seconds > deadline.left:
+        evidence.verdict = OPEN
+        left_out.append("finite differences")
+    else:
+        first.measure_noise(_affordable(first, until))
+        blocks = _hold(evidence, subject, first, mode, definition, until.share(HELD / (1 + twice)))
+        told(evidence)
     _require_graph(subject, inputs)
-    evidence.sentences += _zeros(first)
-    agreed = not subject.manner.forward_only and _forward_mode(evidence, subject, first, until)
+    if subject.manner.forward_only:
+        pass
+    elif until.over:
+        left_out.append("forward mode")
+    else:
+        agreed = _forward_mode(evidence, subject, first, until)
+        told(evidence)
+    if until.over:
+        left_out.append("zeros")
+    else:
+        evidence.sentences += _zeros(first)
     if twice:
         second = Gradient(subject, inputs, _weights(y))
-        second.measure_noise(_affordable(second, until))
-        _hold(evidence, subject, second, "reverse mode twice", definition, until)
+        if LEAST_CALLS * second.seconds > deadline.left:
+            left_out.append("differences of the gradient")
+        else:
+            second.measure_noise(_affordable(second, until))
+            _hold(evidence, subject, second, "reverse mode twice", definition, until)
     if evidence.verdict != CONFIRMED:
         evidence.sentences.append(_ground(evidence.verdict, agreed))
+    if left_out:
+        evidence.sentences.append(f"not looked at for want of time: {', '.join(left_out)}")
+    told(evidence)
     if not until.over:
         evidence.hints += hints.gather(subject, inputs, y, blocks)
     return evidence

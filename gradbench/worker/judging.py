@@ -399,8 +399,10 @@ def elsewhere(map: Map, deadline: Deadline) -> None:
     at one point alone. Raises Contradiction."""
     generator = torch.Generator().manual_seed(7)
     for _ in range(NEARBY):
+        if deadline.over:
+            break
         there = map.at(nearby(map, generator))
-        if not deadline.over and bool(torch.isfinite(there.here).all()):
+        if bool(torch.isfinite(there.here).all()):
             by_directions(there, deadline, 1)
 
 

@@ -40,7 +40,7 @@ from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
 from gradbench.worker.cost import explain, refuse
-from gradbench.worker.evidence import Refused, gather
+from gradbench.worker.evidence import Evidence, Refused, gather
 from gradbench.worker.known import Known, known
 from gradbench.worker.loading import Unusable
 from gradbench.worker.memory import limit_memory
@@ -53,6 +53,9 @@ LOOKING_SHARE = 0.4
 
 EVIDENCE_SHARE = 0.6
 """The part of that after which no further evidence is gathered."""
+
+SLOW = 0.05
+"""The part of the time to look in which a call is not repeated to see what was seen before."""
 
 
 @contextlib.contextmanager
@@ -69,9 +72,11 @@ def _restoring() -> Iterator[None]:
         raise Refused(f"it changes {state.summarize(changes.harmful)} and does not put it back")
 
 
-def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> tuple[Tensor, float]:
-    """The value, from two calls that must not change the inputs and must agree, and the seconds of
-    the second."""
+def _manners(
+    subject: Subject, inputs: tuple[Tensor, ...], twice: bool
+) -> tuple[Tensor, float | None]:
+    """The value, from a call that must not change the inputs, and the seconds of the second, which
+    must agree with it; None without a second."""
     copies = tuple(x.clone() for x in inputs)
     with _restoring():
         y = subject.forward(*copies)
@@ -90,6 +95,8 @@ def _manners(subject: Subject, inputs: tuple[Tensor, ...]) -> tuple[Tensor, floa
     if not bool(torch.isfinite(y).all()):
         bad = int((~torch.isfinite(y)).sum())
         raise Refused(f"it returns NaN or infinity in {bad} of {y.numel()} values at this input")
+    if not twice:
+        return y.detach(), None
     copies = tuple(x.clone() for x in inputs)
     began = time.perf_counter()
     again = subject.forward(*copies)
@@ -103,7 +110,8 @@ class Look:
     """The look at a function, step by step; each step tells what it found.
 
     `tell` writes one line of the answer. The steps after the first take a part of the time that is
-    left of the budget (`until` in the spec, by the monotonic clock that all processes share).
+    left of the budget (`until` in the spec, by the monotonic clock that all processes share). What
+    the first call shows is told before anything else is tried: a second may take long, or hang.
     """
 
     def __init__(self, spec: dict[str, Any], tell: Callable[..., None]) -> None:
@@ -123,11 +131,10 @@ class Look:
 
     def _look(self) -> None:
         self._call()
-        self.deadline = Deadline((self.spec["until"] - time.monotonic()) * LOOKING_SHARE)
         self._tell_ways()
+        self.tell(found={"manner": dataclasses.asdict(self.subject.manner)})
         self.tell(doing="holding its derivatives against finite differences")
-        sentences, hints = self._evidence()
-        self.tell(found={"evidence": [*self.subject.notes, *sentences], "hints": hints})
+        self._evidence()
         self.tell(doing="looking for structure")
         self.tell(found={"structure": self._structure()})
         if self.structure is not None or self.samples:
@@ -139,12 +146,25 @@ class Look:
         with state.preserve(state.Changes(), loading=True):
             self.subject = Subject(self.spec)
         self.tell(doing="calling the function")
+        self.inputs = self.subject.values
         with _restoring():
-            settle(self.subject, self.spec["device"] == "cpu")
+            self.settled = settle(self.subject, self.spec["device"] == "cpu", self._called)
+
+    def _called(self, value: Tensor, seconds: float) -> None:
+        """Tells what the first call shows."""
+        left = self.spec["until"] - time.monotonic()
+        self.deadline = Deadline(left * LOOKING_SHARE)
+        if value.numel():
+            self.y, self.seconds = value, seconds
+            self._require_operator()
+            self._tell_ways()
+        self.tell(doing="calling the function again, to see what a call changes")
 
     def _call(self) -> None:
-        self.inputs = self.subject.values
-        self.y, self.seconds = _manners(self.subject, self.inputs)
+        settled = self.settled
+        slow = settled.steady and settled.seconds > SLOW * self.deadline.left
+        self.y, seconds = _manners(self.subject, self.inputs, not slow)
+        self.seconds = settled.seconds if seconds is None else min(seconds, settled.seconds)
         self._require_operator()
 
     def _require_operator(self) -> None:
@@ -193,7 +213,6 @@ class Look:
                 "structured": bool(self.zeros),
                 "per_sample": bool(self.samples),
                 "own": {name: _source(way) for name, way in subject.ways.items()},
-                "manner": dataclasses.asdict(subject.manner),
                 "cost": list(explain(outputs, coordinates, width, limit, of_value)),
             }
         )
@@ -211,20 +230,36 @@ class Look:
         device, dtype = torch.device(self.spec["device"]), self.subject.dtype
         return Problem(function, operator, shapes, tuple(self.y.shape), dtype, device)
 
-    def _evidence(self) -> tuple[list[str], list[str]]:
-        """Sentences and hints. Raises Refused where autograd is contradicted."""
+    def _evidence(self) -> None:
+        """Tells sentences and hints as they come. Raises Refused where autograd is contradicted."""
+        notes = self.subject.notes
+
+        def tell(evidence: Evidence) -> None:
+            said = [*notes, *evidence.sentences]
+            self.tell(found={"evidence": said, "hints": evidence.hints})
+
+        def lacking(why: str) -> None:
+            self.tell(found={"evidence": [*notes, why]})
+
         if self.deadline.over:
-            return ["no time was left to hold its derivatives against finite differences"], []
-        asked, deadline = self.spec["operator"], self.deadline.share(EVIDENCE_SHARE)
+            lacking("no time was left to hold its derivatives against finite differences")
+            return
         try:
-            found = gather(
-                self.subject, self.inputs, self.y, asked, deadline, self.spec["definition"]
+            tell(
+                gather(
+                    self.subject,
+                    self.inputs,
+                    self.y,
+                    self.spec["operator"],
+                    self.deadline.share(EVIDENCE_SHARE),
+                    self.spec["definition"],
+                    tell,
+                )
             )
         except Refused:
             raise
         except Exception as error:
-            return [f"finite differences could not be taken near this input: {_line(error)}"], []
-        return found.sentences, found.hints
+            lacking(f"finite differences could not be taken near this input: {_line(error)}")
 
     def _structure(self) -> list[str]:
         scalar = not self.y.dim()

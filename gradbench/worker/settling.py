@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -79,11 +80,27 @@ def _unchanged(modules: Sequence[torch.nn.Module]) -> Iterator[list[tuple[int, s
                     buffer.copy_(before)
 
 
-def settle(subject: Subject, on_cpu: bool = True) -> None:
+@dataclass(frozen=True)
+class Settled:
+    """What calling a function has shown beside its manner."""
+
+    seconds: float
+    """The shortest call in the measured dtype."""
+    steady: bool
+    """Whether calls agree when they start from the same seed."""
+
+
+Called = Callable[[Tensor, float], None]
+"""Told the value of the first call and its seconds."""
+
+
+def settle(
+    subject: Subject, on_cpu: bool = True, called: Called = lambda value, seconds: None
+) -> Settled:
     """Finds the manner in which the subject is called, and what to say of it.
 
     Measured on another device, the dtype need not work here: then the function is only looked at
-    in float64. Raises whatever the function raises.
+    in float64. Raises whatever the function raises, and what `called` raises.
     """
     manner = Manner()
     subject.settle(manner)
@@ -94,17 +111,23 @@ def settle(subject: Subject, on_cpu: bool = True) -> None:
     roots = (subject.target, *subject.binding.plain.values())
     others = [m for m in reached(*roots)[1] if not any(m is o for o in own)]
 
-    def measured() -> Tensor:
-        result: Tensor = quietly(subject.measured, *(x.clone() for x in narrow)).detach()
+    taken: list[float] = []
+
+    def measured(call: Callable[..., Tensor] | None = None) -> Tensor:
+        inputs = [x.clone() for x in narrow]
+        began = time.perf_counter()
+        result: Tensor = quietly(call or subject.measured, *inputs).detach()
+        taken.append(time.perf_counter() - began)
         return result
 
     with _unchanged([*own, *others]):
         with _unchanged(own) as changed, Narrow() as seen:
             seed_everything(SEED)
-            first = measured()
+            first = measured(subject.looked_at)
         manner.buffers = [[places[number], name] for number, name in changed]
         manner.unit = max(torch.finfo(d).eps for d in (*seen.dtypes, kind))
         subject.settle(manner)
+        called(first, taken[0])
         # Neither seeded nor as the first call drew.
         again = measured()
         if not _same(first, again):
@@ -114,17 +137,20 @@ def settle(subject: Subject, on_cpu: bool = True) -> None:
             for generators in (TORCH, ALL):
                 subject.settle(replace(manner, random=generators))
                 first = measured()
-                if _same(first, measured()):
+                again = measured()
+                if _same(first, again):
                     manner.random = generators
                     break
+        steady = _same(first, again)
         if subject.dtype == torch.float64:
             # It is measured in float64, with whatever else it computes in.
             manner.precision, manner.unit = MEASURED, torch.finfo(torch.float64).eps
         else:
             manner.precision = _precision(subject, manner, narrow, first)
     subject.settle(manner)
-    manner.forward_only = _forward_only(subject)
+    manner.forward_only = _forward_only(subject, first.shape)
     subject.notes += _said(subject, manner)
+    return Settled(min(taken), steady)
 
 
 def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,14 +176,14 @@ def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measu
     return MEASURED
 
 
-def _forward_only(subject: Subject) -> str:
+def _forward_only(subject: Subject, shape: torch.Size) -> str:
     """Why the function has a derivative in forward mode alone; empty if it has one in reverse mode.
 
     Raises Unusable where it has neither.
     """
     inputs = subject.values
     with subject.wide:
-        seed = torch.ones_like(subject.forward(*inputs))
+        seed = torch.ones(shape, dtype=torch.float64)
         try:
             pullback(subject, seed, *inputs)
         except Exception as error:
