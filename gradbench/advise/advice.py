@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gradbench.advise import theory
-from gradbench.advise.answer import PEAK, Advice
+from gradbench.advise.answer import PEAK, Advice, Interrupted
 from gradbench.advise.looking import IMPORTING, Look, examine
 from gradbench.advise.question import Question, Refusal
 from gradbench.advise.spares import Spares
 from gradbench.analysis.runs import judged
+from gradbench.analysis.table import Judged
 from gradbench.core.cases import YOURS, Comparison, Entry, Place, Selection, expand
 from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
@@ -44,8 +45,9 @@ FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
 
 PATIENCE = 0.003
 """The share of the budget that one call of a mode may take, or `PATIENT` times a call of the
-function where that is longer."""
+function where that is longer, or the passes of the most promising mode up to `LONGEST` of it."""
 PATIENT = 10
+LONGEST = 0.1
 
 LAST = 0.4
 """Seconds kept for judging what was measured."""
@@ -65,15 +67,28 @@ def advise(
     The whole ends within the question's budget. Where that is short the answer has what is known
     by then: docs/advise.md says what is left out first. `spent` are seconds of it that are gone.
 
-    Raises Refusal where no advice can be given, StoreError and WorkerError as `run.measure` does.
+    Raises Refusal where no advice can be given, Interrupted at Ctrl-C where anything is known by
+    then, StoreError and WorkerError as `run.measure` does.
     """
     began = time.perf_counter() - spent
+    found: dict[str, Any] = {}
+    plan: _Plan | None = None
+    path: Path | None = None
+    answer: Judged | None = None
+    operator = ""
+
+    def advice(stopped: bool = False) -> Advice:
+        seconds = time.perf_counter() - began
+        first = plan.first if plan is not None else ""
+        facts = _facts(question, plan.discovery.environment if plan is not None else {})
+        return Advice(question, found, operator, answer, path, seconds, first, facts, stopped)
+
     deadline = Deadline(question.budget - spent)
     report = _in_seconds(report, question.budget, began)
     files = _Files.of(question, results.resolve() / "advise")
     with Spares(question) as spares:
         try:
-            found = _looked(question, files, spares, deadline, report)
+            _look(found, question, files, spares, deadline, report)
             operator = _operator(question, found)
             plan = _plan(question, found, operator, files, spares, deadline)
             if plan is not None:
@@ -86,33 +101,40 @@ def advise(
                     command,
                     files.loaded(),
                 )
-        except BaseException:
+        except BaseException as error:
             # Nothing was measured, so there is nothing to resume: the user's data go too.
             files.delete()
+            if isinstance(error, KeyboardInterrupt) and found.get("operators"):
+                with contextlib.suppress(Refusal):
+                    operator = _operator(question, found)
+                    raise Interrupted(advice(stopped=True)) from None
             raise
-        answer, path = None, None
         if plan is not None:
-            with log:
-                run = measure(
-                    log,
-                    run,
-                    plan.settings,
-                    plan.options,
-                    plan.discovery,
-                    report,
-                    spares.taken(),
-                    plan.ruled_out,
-                )
+            try:
+                with log:
+                    run = measure(
+                        log,
+                        run,
+                        plan.settings,
+                        plan.options,
+                        plan.discovery,
+                        report,
+                        spares.taken(),
+                        plan.ruled_out,
+                    )
+            except KeyboardInterrupt:
+                if run.sessions:
+                    path, answer = run.path, judged(run.path)
+                else:
+                    run.path.unlink(missing_ok=True)
+                    files.delete()
+                raise Interrupted(advice(stopped=True)) from None
             path, answer = run.path, judged(run.path)
     if answer is None or run.finished:
         # A run that is over is not resumed; the code to paste may need the pattern.
         files.delete(but_pattern=bool(found["pattern"]))
     report(Progress(1, 1, "", 0.0))
-    seconds = time.perf_counter() - began
-    first = plan.first if plan is not None else ""
-    environment = plan.discovery.environment if plan is not None else {}
-    facts = _facts(question, environment)
-    return Advice(question, found, operator, answer, path, seconds, first, facts)
+    return advice()
 
 
 def _facts(question: Question, environment: Mapping[str, Any]) -> str:
@@ -164,10 +186,15 @@ class _Files:
             self.suite.parent.rmdir()
 
 
-def _looked(
-    question: Question, files: _Files, spares: Spares, deadline: Deadline, report: Report
-) -> dict[str, Any]:
-    """The findings on the function; meanwhile processes start that are to measure."""
+def _look(
+    found: dict[str, Any],
+    question: Question,
+    files: _Files,
+    spares: Spares,
+    deadline: Deadline,
+    report: Report,
+) -> None:
+    """Fills in the findings on the function; meanwhile processes start that are to measure."""
     question.require_valid()
     on_cpu = Place.parse(question.device).on_cpu
     if not on_cpu and not any(map(glob.glob, DRIVERS)):
@@ -183,7 +210,10 @@ def _looked(
     with Look(question, str(files.pattern), deadline) as look:
         if not on_cpu:
             spares.require_device()
-        return look.findings(tick)
+        try:
+            look.findings(tick)
+        finally:
+            found.update(look.found)
 
 
 DRIVERS = ("/dev/nvidia*", "/dev/kfd", "/dev/dxg")
@@ -246,7 +276,6 @@ def _plan(
     if discovery is None or deadline.left < LAST + LEAST:
         return None
     baseline = _baseline(operator, found)
-    patience = max(PATIENCE * question.budget, PATIENT * found["seconds"])
     entries, ruled_out = [], {}
     for entry in expand(
         discovery.offers,
@@ -260,6 +289,11 @@ def _plan(
         usual = baseline or discovery.first(operator)
         there = (m for m in entry.modes if m not in discovery.by_hand)
         modes = theory.in_order(found, there, usual)
+        patience = max(
+            PATIENCE * question.budget,
+            PATIENT * found["seconds"],
+            min(LONGEST * question.budget, theory.cheapest(found, modes)),
+        )
         limits = {m: patience * (BASELINE_PATIENCE if m == usual else 1) for m in modes}
         entries.append(replace(entry, modes=tuple(modes)))
         reasons = ruled_out[entry.comparison] = theory.ruled_out(found, modes, limits)

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["PEAK", "Advice"]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a function was looked at or measured; `advice` is what was known by then."""
+
+    def __init__(self, advice: Advice) -> None:
+        super().__init__("stopped")
+        self.advice = advice
+
+
 @dataclass(frozen=True, repr=False)
 class Advice:
     """The findings on a function, and the judged run.
@@ -42,6 +50,8 @@ class Advice:
     """The mode that people usually write first."""
     facts: str = ""
     """Dtype, threads, build and machine in one line."""
+    stopped: bool = False
+    """Whether Ctrl-C ended it: it has what was known by then."""
 
     @property
     def target(self) -> str:

@@ -44,7 +44,9 @@ class Spares:
     def start(self) -> None:
         question = self.question
         options = WorkerOptions(
-            memory_limit=question.memory_limit, start_timeout=max(question.budget, 1.0)
+            memory_limit=question.memory_limit,
+            start_timeout=max(question.budget, 1.0),
+            rehearse=question.budget >= TWO,
         )
         self.workers.append(Worker(options, greet=False))
 

@@ -216,14 +216,17 @@ def recommendation(advice: Advice) -> list[str]:
     ways = _left(advice)
     if not ways:
         return ["No mode could be timed."]
-    reason = (
-        "Nothing was timed" if advice.rows() else f"No time was left to measure in {budget:g} s"
-    )
+    reason = f"No time was left to measure in {budget:g} s"
+    if advice.stopped:
+        reason = "Stopped before anything was timed"
+    elif advice.rows():
+        reason = "Nothing was timed"
     first, *others = ways
     said = f"{reason}. By the count of passes, try {first} ({_passes(advice, first)})"
     if others:
         said += f", then {others[0]} ({_passes(advice, others[0])})"
-    return [f"{said}.", f"To measure them: --budget {MORE * budget:g}."]
+    more = [] if advice.stopped else [f"To measure them: --budget {MORE * budget:g}."]
+    return [f"{said}.", *more]
 
 
 def _by_rule(advice: Advice) -> list[str]:

@@ -37,6 +37,13 @@ def in_order(found: Mapping[str, Any], modes: Iterable[str], usual: str = "") ->
     return ordered
 
 
+def cheapest(found: Mapping[str, Any], modes: Iterable[str]) -> float:
+    """The seconds that the passes of the most promising mode take, those in a batch one by one: of
+    every function at least one mode should be called."""
+    counts = [passes(found, mode)[0] for mode in modes if mode != FORWARD]
+    return float(min(counts, default=1) * found["seconds"])
+
+
 def ruled_out(
     found: Mapping[str, Any], modes: Iterable[str], patience: Mapping[str, float]
 ) -> dict[str, str]:

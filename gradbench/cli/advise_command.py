@@ -9,6 +9,7 @@ import click
 
 from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
+from gradbench.advise.answer import Advice, Interrupted
 from gradbench.advise.shown import as_document
 from gradbench.analysis.table import record
 from gradbench.cli import ending, options, parameters
@@ -140,17 +141,24 @@ def command(
     except Refusal as error:
         warn(f"gradbench: {target}: {error}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Interrupted):
+            _write(form, stop.advice)
         begun = [path for path in paths(results) if path not in before]
         if not begun:
-            return stopped("Stopped before anything was measured.")
+            return stopped("Stopped before anything was timed.")
         return stopped(
             f"Stopped. Everything measured so far is in {begun[-1]}.\n"
             f"Resume it with: gradbench run --resume {begun[-1].stem}"
         )
+    _write(form, advice)
+    return 0 if advice.winner() else 1
+
+
+def _write(form: Renderer, advice: Advice) -> None:
     judged = advice.judged
     text = str(advice)
-    if advice.path:
+    if advice.path and not advice.stopped:
         text += f"\nStored in {advice.path}; 'gradbench show' shows all of it."
     form.write(
         Answer(
@@ -159,7 +167,6 @@ def command(
             document=as_document(advice),
         )
     )
-    return 0 if advice.winner() else 1
 
 
 def _pairs(inputs: Sequence[str], maker: str | None) -> tuple[tuple[str, str], ...]:

@@ -147,6 +147,11 @@ class Wire:
         if _getppid() != self._parent or self._hung_up(0):
             _exit(ORPHANED)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a request is there to be read."""
+        return b"\n" in self._buffer or bool(select.select([self._in], [], [], 0)[0])
+
     def _hung_up(self, timeout: int | None) -> bool:
         poll = select.poll()
         poll.register(self._in, 0)

@@ -52,6 +52,9 @@ class Function:
     draw: Callable[[Size, torch.Generator], Tensors]
     """Random inputs of a size, float64 on the CPU, inside the function's domain."""
     derivatives: Mapping[str, Formula]
+    products: Mapping[str, tuple[Formula, Formula]] = field(default_factory=dict)
+    """For large results of jacobian and hessian: the derivative times a tuple of tangents, and a
+    tuple of seeds times the derivative, with the tuple before the inputs. Both return tuples."""
     variants: Mapping[str, Mapping[str, Formula]] = field(default_factory=dict)
     """More hand-written formulas: operator to name of the manual mode to formula."""
     inputs: tuple[str, ...] = ("x",)

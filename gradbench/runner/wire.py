@@ -88,6 +88,8 @@ class WorkerOptions:
     """A program to run it under, and its arguments."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables beside those of this process."""
+    rehearse: bool = False
+    """Whether it makes the slow first calls of torch before it greets, unless it is awaited."""
 
 
 class Worker:
@@ -119,6 +121,7 @@ class Worker:
         command += ["--memory-limit", str(options.memory_limit)]
         for path in options.files:
             command += ["--from", path]
+        command += ["--rehearse"] * options.rehearse
         self._mark = f"{MARK}={secrets.token_hex(12)}"
         self._ended = False
         self._buffer = bytearray()

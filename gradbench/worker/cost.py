@@ -10,7 +10,8 @@ PASS_MEMORY = 4
 
 
 MOST_CHECKED = 4_000_000
-"""Entries beyond which a dense result is not held against a reference: it would take minutes."""
+"""Entries beyond which a dense result is not compared entry by entry with a reference, which would
+take minutes, but by random products: see `gradbench.worker.products`."""
 
 
 def chunk(outputs: int, coordinates: int, width: int, limit: int) -> int:
@@ -67,13 +68,15 @@ def explain(
     return tuple(sentences)
 
 
-def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
+def refuse(
+    outputs: int, coordinates: int, width: int, limit: int, by_products: bool = False
+) -> str:
     """Why the dense Jacobian must not be formed; empty if it fits in `limit` bytes and can be
-    checked."""
+    checked, entry by entry or else `by_products`."""
     dense = outputs * coordinates * width
     if dense > limit:
         why = f"takes {size(dense)}, more than the limit of {size(limit)}"
-    elif outputs * coordinates > MOST_CHECKED:
+    elif outputs * coordinates > MOST_CHECKED and not by_products:
         why = f"has {outputs * coordinates} entries ({size(dense)}), too many to check each"
     else:
         return ""

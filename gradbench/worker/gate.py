@@ -28,6 +28,7 @@ from gradbench.problems.operators import OPERATORS, Problem, Shape
 from gradbench.worker.allowance import FURTHER, REVERSE, Allowance, Path, computed_by
 from gradbench.worker.devices import synchronizer
 from gradbench.worker.interference import look, own_time
+from gradbench.worker.products import ALLOWED, Products
 
 SLOW = 10_000_000
 """Nanoseconds of a call from which on it is checked with fewer repeats."""
@@ -67,12 +68,22 @@ class Finding:
         return Finding(self.reason or later.reason, error, ulps)
 
 
+@dataclass(frozen=True)
+class _Values:
+    """What is compared: the blocks of a result, or products of them, in float64."""
+
+    blocks: Sequence[Tensor]
+    sizes: Sequence[Tensor] = ()
+    """Of products: the size of the terms of each."""
+
+
 class Gate:
     """Checks the modes of one problem against its exact results.
 
     `timed` and `more` are the arguments that are timed in turn; `fresh` are others of the same
     shapes. Exact results are computed once, on first use. With `transfer`, arguments and results
-    are on the CPU and their copies are timed.
+    are on the CPU and their copies are timed. Results with too many entries are compared by random
+    products: see `gradbench.worker.products`.
     """
 
     def __init__(
@@ -89,6 +100,7 @@ class Gate:
         self.fresh = tuple(fresh)
         self.argument_sets = (*self.timed, *self.fresh)
         self._expected: dict[tuple[bool, int, bool], Allowance] = {}
+        self.products = Products.of(problem)
         self._wider: dict[tuple[str, int], Finding | None] = {}
         self.snapshot = state.snapshot()
         """The state of the process that each mode starts from."""
@@ -110,7 +122,12 @@ class Gate:
             if not forward:
                 rows = OPERATORS[problem.operator].rows(problem)
                 ways, further = [self._derivative], [computed_by(FURTHER, problem)]
-                if problem.function.name != YOURS:
+                if self.products is not None:
+                    with self._undone():
+                        self.products.begin(self.timed[0].cast(torch.float64))
+                    rows = self.products.dimensions
+                    ways, further = [self.products.exact], []
+                elif problem.function.name != YOURS:
                     # A user's reference is reverse mode already.
                     ways.append(computed_by(REVERSE, problem))
             with self._undone():
@@ -175,7 +192,8 @@ class Gate:
     def bytes_needed(self, numbers_at_peak: int) -> int:
         """An estimate of the memory to run and check a mode: its own numbers, the timed arguments,
         and the float64 blocks of the check (exact, allowed, moved, difference) per argument set."""
-        blocks = (2 * len(self.argument_sets) + 4) * 8 * self.problem.result_numel
+        compared = self.problem.result_numel if self.products is None else self.products.numel
+        blocks = (2 * len(self.argument_sets) + 4) * 8 * compared
         sets = sum(arguments.bytes for arguments in self.timed)
         return numbers_at_peak * self.problem.width + blocks + sets
 
@@ -187,13 +205,13 @@ class Gate:
         if len(blocks) != len(shapes):
             return Finding(f"returned {len(blocks)} blocks instead of {len(shapes)}")
         device = torch.device("cpu") if self.transfer else self.problem.device
-        values = []
         for number, (block, shape) in enumerate(zip(blocks, shapes)):
             mismatch = _mismatch(block, shape, self.problem.dtype, device)
             if mismatch:
                 return Finding(f"{self._block_name(forward, number)}: {mismatch}")
-            values.append(block.detach().to("cpu", torch.float64))
-        finding = self._judged(mode, forward, index, values)
+        # What is compared by products needs to know whether forward mode is right.
+        self._expect(forward, index)
+        finding = self._judged(mode, forward, index, self._values(forward, blocks))
         if finding.passed and any(
             block.dtype == torch.float64 != self.problem.dtype for block in blocks
         ):
@@ -201,7 +219,12 @@ class Gate:
             raise Unsupported(f"returns torch.float64 for {self.problem.dtype}")
         return finding
 
-    def _judged(self, mode: str, forward: bool, index: int, values: Sequence[Tensor]) -> Finding:
+    def _values(self, forward: bool, blocks: Tensors) -> _Values:
+        if forward or self.products is None:
+            return _Values([block.detach().to("cpu", torch.float64) for block in blocks])
+        return _Values(*self.products.reduced(blocks))
+
+    def _judged(self, mode: str, forward: bool, index: int, values: _Values) -> Finding:
         expected = self._expect(forward, index)
         finding = self._compare(forward, values, expected, expected.allowed(0))
         if finding.passed:
@@ -218,7 +241,7 @@ class Gate:
                     return summed
         return self._compared(forward, values, expected)
 
-    def _compared(self, forward: bool, values: Sequence[Tensor], expected: Allowance) -> Finding:
+    def _compared(self, forward: bool, values: _Values, expected: Allowance) -> Finding:
         """The finding of the first level that passes, or of the last one."""
         finding, level = Finding(), 0
         while level < expected.levels:
@@ -234,14 +257,23 @@ class Gate:
         return finding
 
     def _compare(
-        self, forward: bool, values: Sequence[Tensor], expected: Allowance, allowed: Tensors
+        self, forward: bool, values: _Values, expected: Allowance, allowed: Tensors
     ) -> Finding:
         finding = Finding()
-        for number, value in enumerate(values):
-            name = self._block_name(forward, number)
+        if values.sizes:
+            pairs = zip(allowed, values.sizes)
+            allowed = tuple(a + ALLOWED * expected.unit * size for a, size in pairs)
+        for number, value in enumerate(values.blocks):
+            name = self._name(forward, number)
             exact, unit = expected.blocks[number], self.problem.unit
             finding = finding.and_then(_compare(name, value, exact, allowed[number], unit))
         return finding
+
+    def _name(self, forward: bool, number: int) -> str:
+        """What is compared, in words."""
+        if forward or self.products is None:
+            return self._block_name(forward, number)
+        return self.products.name(number, self.problem.function.inputs)
 
     def _in_float64(self, mode: str, index: int) -> Finding | None:
         """How far the mode is off where it computes in float64; None if it cannot."""
@@ -252,7 +284,7 @@ class Gate:
                 with self._undone():
                     values = way(self.argument_sets[index].cast(torch.float64))
                 self._wider[key] = self._compared(
-                    False, values, self._expect(False, index, wide=True)
+                    False, self._values(False, values), self._expect(False, index, wide=True)
                 )
             except Exception:
                 # Whatever it cannot do in float64 says nothing about the dtype that is measured.

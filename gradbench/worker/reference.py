@@ -366,3 +366,20 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         "hessian": functools.partial(hessian, subject),
         "hvp": hvp,
     }
+
+
+def products(subject: Subject) -> dict[str, tuple[Formula, Formula]]:
+    """The reference derivatives of jacobian and hessian times tangents, and seeds times them."""
+
+    def right(tangents: Tensors, *inputs: Tensor) -> Tensors:
+        return (pushforward(subject, tangents, *inputs),)
+
+    def left(seeds: Tensors, *inputs: Tensor) -> Tensors:
+        return pullback(subject, seeds[0], *inputs)
+
+    def twice(tangents: Tensors, *inputs: Tensor) -> Tensors:
+        return hessian_product(subject, tangents, *inputs)
+
+    if subject.is_several:
+        return {"jacobian": (right, left)}
+    return {"hessian": (twice, twice)}

@@ -27,7 +27,7 @@ from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, inputs_from, resolve
 from gradbench.worker.owned import reached, variable
 from gradbench.worker.precision import MEASURED, Wide
-from gradbench.worker.reference import formulas
+from gradbench.worker.reference import formulas, products
 from gradbench.worker.settling import Manner, seed_again
 
 
@@ -423,6 +423,11 @@ def declare(
         example_size={},
         draw=subject.draw,
         derivatives={name: within(subject, references[name]) for name in operators},
+        products={
+            name: (within(subject, right), within(subject, left))
+            for name, (right, left) in products(subject).items()
+            if name in operators
+        },
         exact=within(subject, subject.forward),
         precise=lambda: subject.wide,
         unit=subject.manner.unit,
