@@ -7,9 +7,11 @@ import pytest
 import torch
 from in_process import gradbench
 
-from gradbench.advise.advice import Question, Refusal, examine
+from gradbench.advise.advice import Question, Refusal, advise, examine
+from gradbench.advise.answer import Interrupted
 from gradbench.advise.live import compare
 from gradbench.advise.theory import in_order, ruled_out
+from gradbench.runner.progress import silent
 from gradbench.worker.expressions import evaluate
 
 SUBJECTS = str(Path(__file__).parent / "suites" / "subjects.py")
@@ -276,3 +278,29 @@ def test_bad_input_is_one_line_and_no_traceback(tmp_path):
     assert absent.returncode == 1
     assert "No module named 'no_such_module'" in absent.stderr
     assert "Traceback" not in usage.stderr + absent.stderr
+
+
+def test_what_the_first_call_shows_stays_where_the_second_hangs(tmp_path):
+    target, maker = f"{SUBJECTS}:hanging_again", f"{SUBJECTS}:at_start"
+    question = Question(target, (), maker=maker, budget=900.0, timeout=2.0)
+    found = advise(question, tmp_path, silent, [])
+    assert found.operator == "jacobian"
+    assert "calling the function again" in found.found["evidence"][-1]
+    assert "def jacobian(x):" in found.code()
+    assert "By the count of passes, try" in str(found)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("moment", ["holding its derivatives", "jacobian/yours"])
+def test_ctrl_c_raises_with_what_is_known_and_leaves_nothing(tmp_path, moment):
+    def report(progress):
+        if progress.label.startswith(moment):
+            raise KeyboardInterrupt
+
+    question = Question(f"{SUBJECTS}:dense", (("x", "randn(5)"),), budget=900.0)
+    with pytest.raises(Interrupted) as stopped:
+        advise(question, tmp_path, report, [])
+    said = str(stopped.value.advice)
+    assert "5 outputs by 5 inputs" in said
+    assert "Stopped before anything was timed. By the count of passes, try" in said
+    assert not list(tmp_path.rglob("*.*"))

@@ -83,7 +83,7 @@ def judged(gate, mode, fault=lambda block: None):
 
     def call(*arguments):
         blocks = tuple(b.detach().clone() for b in built(*arguments))
-        fault(blocks[-1])
+        fault(blocks[0])
         return blocks
 
     return gate.enter(mode, call, declared.leaves).check([0])

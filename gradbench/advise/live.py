@@ -56,7 +56,8 @@ def compare(
     default it does on a terminal. The run is stored in the folder `results`.
 
     Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
-    cannot be stored, WorkerError if no process can be started.
+    cannot be stored, WorkerError if no process can be started. Ctrl-C raises a KeyboardInterrupt
+    whose `advice` has what was known by then, if anything was.
     """
     import torch
 

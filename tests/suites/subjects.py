@@ -90,6 +90,17 @@ def dying_nearby(x):
     return x.cumsum(0).sin()
 
 
+CALLS = []
+
+
+def hanging_again(x):
+    """Hangs at its second call."""
+    CALLS.append(0)
+    if len(CALLS) > 1:
+        time.sleep(1000)
+    return x.cumsum(0).sin()
+
+
 START = torch.tensor([0.5, 0.25, 1.0])
 
 
