@@ -280,12 +280,13 @@ def test_bad_input_is_one_line_and_no_traceback(tmp_path):
     assert "Traceback" not in usage.stderr + absent.stderr
 
 
-def test_what_the_first_call_shows_stays_where_the_second_hangs(tmp_path):
-    target, maker = f"{SUBJECTS}:hanging_again", f"{SUBJECTS}:at_start"
-    question = Question(target, (), maker=maker, budget=900.0, timeout=2.0)
+def test_what_the_first_call_shows_stays_where_the_second_ends_the_process(tmp_path):
+    target, maker = f"{SUBJECTS}:dying_again", f"{SUBJECTS}:at_start"
+    question = Question(target, (), maker=maker, budget=900.0)
     found = advise(question, tmp_path, silent, [])
     assert found.operator == "jacobian"
     assert "calling the function again" in found.found["evidence"][-1]
+    assert "exit code 3" in found.found["evidence"][-1]
     assert "def jacobian(x):" in found.code()
     assert "By the count of passes, try" in str(found)
     assert not list(tmp_path.rglob("*.*"))
