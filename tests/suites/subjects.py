@@ -90,13 +90,13 @@ def dying_nearby(x):
     return x.cumsum(0).sin()
 
 
-CALLS = []
+DEATHS = []
 
 
 def dying_again(x):
     """Ends its process at its second call."""
-    CALLS.append(0)
-    if len(CALLS) > 1:
+    DEATHS.append(0)
+    if len(DEATHS) > 1:
         os._exit(3)
     return x.cumsum(0).sin()
 
