@@ -54,6 +54,9 @@ sessions, however short their calls."""
 PREPARING_SHARE = 0.6
 """The share of the time until a deadline after which no further mode is prepared."""
 
+MODE_SHARE = 0.4
+"""The share of that time which the first checks of one mode may take: others wait behind it."""
+
 NO_TIME = "no time left to try it"
 BUDGET_OVER = "the time was up before its first calls were checked"
 
@@ -234,7 +237,7 @@ class Measurement:
             prepared = prepare(
                 worker,
                 mode,
-                self.deadline.within(settings.preparing(mode in self.opt_in)),
+                self.deadline.share(MODE_SHARE).within(settings.preparing(mode in self.opt_in)),
                 handle=handle,
                 warm=settings.warm,
                 patience=settings.patience * (BASELINE_PATIENCE if baseline else 1),
