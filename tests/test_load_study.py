@@ -43,7 +43,7 @@ def ratio(value, rounds=20):
 def gradbench(process, share, found, same=1.0, slower=1.05, group=0):
     ratios = {f"{share:g}": ratio(found), "0": ratio(same), "0.05": ratio(slower)}
     values = {
-        "unit": 100.0,
+        "unit": 100,
         "log_ratios": ratios,
         "clocks": dict.fromkeys(ratios, "processor" if process else "wall"),
     }
@@ -52,7 +52,7 @@ def gradbench(process, share, found, same=1.0, slower=1.05, group=0):
 
 
 def timeit(process, share, *arms):
-    values = {"unit": 100.0, "arms": [{"min": arm} for arm in arms]}
+    values = {"unit": 100, "arms": [{"min": arm} for arm in arms]}
     return Trial(f"t/{process}/{share}", "timeit", CASE, process, 0, share, values=values)
 
 

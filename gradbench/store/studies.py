@@ -129,7 +129,7 @@ class _Values(msgspec.Struct):
     arms: list[_Arm] | None = None
     log_ratios: dict[Share, Annotated[list[Millionths], Meta(min_length=1)]] | None = None
     clocks: dict[Share, Label] | None = None
-    unit: Positive | None = None
+    unit: Annotated[int, Meta(ge=0, le=10**12)] | None = None
 
 
 LOAD_ARMS = 4

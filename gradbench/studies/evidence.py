@@ -136,10 +136,10 @@ HEADINGS = {
     ),
     "load": (
         "Busy machines: ratios of very different calls",
-        "A call of about 20 µs against the same behind a counted loop, 15, 250 and 2500 times as "
-        "long, beside busy processes on every core that the study starts. *Ratio off by*: the "
-        "largest difference of a pair's median ratio from the one that gradbench measures without "
-        "them. False positives are of the same code twice, at every length.",
+        "A call of about 20 µs against the same 15, 250 and 2500 times over, beside busy processes "
+        "on every core that the study starts. *Ratio off by*: the largest difference of a pair's "
+        "median ratio from the one that gradbench measures without them. False positives are of "
+        "the same code twice, at every length.",
     ),
     "gate": (
         "Real functions: right derivatives kept, planted errors caught",

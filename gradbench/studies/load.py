@@ -1,7 +1,7 @@
 """Right ratios on a busy machine: calls of very different length beside busy processes.
 
-A pair is one call and the same call behind a counted loop, so their ratio is known; it is measured
-at each load, and compared with what gradbench measures of it without any. Beside the ratio stand
+A pair is one call and the same call many times over, so their ratio is known; it is measured at
+each load, and compared with what gradbench measures of it without any. Beside the ratio stand
 the same code twice, for false positives, and a slowdown of 5 %, for power: by gradbench and, in the
 same run, by other tools. The busy processes are started and ended here.
 """
@@ -50,9 +50,8 @@ FLOOR = RELEASE_FLOOR
 NEAR = 0.1
 """How far a ratio may be from the quiet one."""
 
-UNIT = 10.0
-CALIBRATION = 500_000_000
-"""The slowdown, as a share of the call, and the nanoseconds of the loop's calibration."""
+CALIBRATION = 200_000_000
+"""Nanoseconds for calibrating the slowdown."""
 
 
 def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
@@ -101,12 +100,10 @@ class _Methods(peers.Methods):
 
     def __init__(self, seed: int, options: WorkerOptions, study: Study) -> None:
         super().__init__(None, seed, options)
-        self.units = {
-            trial.case: float(trial.values["unit"])
-            for trial in study.trials
-            if "unit" in trial.values
+        self.units: dict[Case, int] = {
+            trial.case: trial.values["unit"] for trial in study.trials if "unit" in trial.values
         }
-        """Turns of the loop that take as long as one call, by case: the same at every load."""
+        """Turns of the loop that are the slowdown of one call, by case: the same at every load."""
 
     def _calibrate(self, step: Step) -> None:
         if step.case in self.units:
@@ -115,18 +112,17 @@ class _Methods(peers.Methods):
         pairs.open_comparison(worker, step.case.comparison, self.seed, engine.TIMEOUT)
         side = pairs.prepare(worker, step.case.mode, 0, engine.WARM, engine.TIMEOUT)
         dose = worker.request(
-            "slow", engine.TIMEOUT, handle=side.handle, share=UNIT, spend=CALIBRATION
+            "slow", engine.TIMEOUT, handle=side.handle, share=SLOWDOWN, spend=CALIBRATION
         )
-        self.units[step.case] = dose["turns"] / UNIT
+        self.units[step.case] = dose["turns"]
 
     def _measure(self, step: Step) -> dict[str, Any]:
         unit = self.units[step.case]
-        slower = (1 + step.share) * (1 + SLOWDOWN) - 1
-        extras = [0.0, step.share, step.share, slower]
-        turns = [round(extra * unit) for extra in extras]
+        times = round(1 + step.share)
+        turns, repeats = [0, 0, 0, unit], [1, times, times, times]
         found: dict[str, Any]
         if step.way == GRADBENCH:
-            found = self._pairs(step, turns)
+            found = self._pairs(step, list(zip(turns, repeats)))
         else:
             asked = {
                 "method": step.way,
@@ -134,14 +130,15 @@ class _Methods(peers.Methods):
                 "mode": step.case.mode,
                 "seed": self.seed,
                 "turns": turns,
+                "repeats": repeats,
                 "files": list(self.options.files),
             }
             found = self._by_tool(asked)
         return {"unit": unit, **found}
 
-    def _pairs(self, step: Step, turns: Sequence[int]) -> dict[str, Any]:
+    def _pairs(self, step: Step, arms: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """The long call against the short one, itself, and a slower one."""
-        short, same, _, slower = turns
+        short, same, _, slower = arms
         asked = {step.share: (short, same), 0.0: (same, same), SLOWDOWN: (same, slower)}
         worker = self._worker()
         pairs.open_comparison(worker, step.case.comparison, self.seed, engine.TIMEOUT)
@@ -154,15 +151,15 @@ class _Methods(peers.Methods):
                 )
                 for i in (0, 1)
             ]
-            for side, own in zip(sides, both):
+            for side, (turns, repeats) in zip(sides, both):
                 answer = worker.request(
                     "slow",
                     engine.TIMEOUT,
                     handle=side.handle,
-                    share=step.share if own else 0.0,
+                    share=SLOWDOWN if turns else 0.0,
                     spend=0,
-                    turns=own,
-                    anew=bool(own),
+                    turns=turns,
+                    repeats=repeats,
                 )
                 side.plan = answer["visit"]
             stopping = Stopping(budget=step.budget, max_rounds=engine.ROUNDS)

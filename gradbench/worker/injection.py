@@ -39,6 +39,19 @@ def slowed(call: Callable[..., Any], turns: int) -> Callable[..., Any]:
     return slow
 
 
+def repeated(call: Callable[..., Any], times: int) -> Callable[..., Any]:
+    """A call so many times as long, of the same work: it repeats the call."""
+    if times == 1:
+        return call
+
+    def long(*arguments: Any) -> Any:
+        for _ in repeat(None, times - 1):
+            call(*arguments)
+        return call(*arguments)
+
+    return long
+
+
 def _least(visited: Visited) -> int:
     return min(visited.cpu or visited.wall)
 

@@ -432,13 +432,13 @@ class Session:
         return {"values": values, "reasons": reasons}
 
     def slow(
-        self, handle: int, share: float, spend: int, turns: int | None = None, anew: bool = False
+        self, handle: int, share: float, spend: int, turns: int | None = None, repeats: int = 1
     ) -> dict[str, Any]:
         """For studies of the suite only: makes a contestant slower by a share of its own time.
 
-        Its visits are planned `anew` for a share that makes another length of it.
+        With `repeats` it is so many times as long besides, and its visits are planned for that.
         """
-        from gradbench.worker.injection import Slowdown, calibrate, slowed
+        from gradbench.worker.injection import Slowdown, calibrate, repeated, slowed
 
         contestant, how = self.contestants[handle]
         self._refresh_snapshot()
@@ -446,9 +446,9 @@ class Session:
             slowdown = calibrate(self.wall, contestant.call, contestant.turns, how, share, spend)
         else:
             slowdown = Slowdown(turns, share, float(how.call))
-        contestant.call = slowed(contestant.call, slowdown.turns)
-        if anew:
-            how = plan(round(how.call * (1 + share)))
+        contestant.call = repeated(slowed(contestant.call, slowdown.turns), repeats)
+        if repeats > 1:
+            how = plan(how.call * repeats)
             self.contestants[handle] = (contestant, how)
         return {**asdict(slowdown), "visit": asdict(how)}
 

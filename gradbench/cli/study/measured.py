@@ -213,7 +213,7 @@ def peers(conditions: Conditions, **settings: Any) -> int:
 def load(conditions: Conditions, **settings: Any) -> int:
     """Measure known ratios beside busy processes, which the study starts and ends.
 
-    Calls of about 20 µs are compared with calls 15, 250 and 2500 times as long, with themselves,
+    Calls of about 20 µs are compared with the same 15, 250 and 2500 times over, with themselves,
     and with copies slower by 5 %, on as many cores as this process may use ('taskset' limits them).
     """
     return _study("load", conditions, settings)

@@ -52,12 +52,12 @@ METHODS: dict[str, Callable[[Callable[[], Any]], dict[str, Any]]] = {
 """The defaults of torch's own are written out above: 0.2 s, and 0.01 s at least."""
 
 
-def with_asv(subjects: subject.Subjects, turns: int) -> dict[str, Any]:
+def with_asv(subjects: subject.Subjects, turns: int, repeats: int) -> dict[str, Any]:
     """Two rounds, each in a process of its own; the first one's number serves the second."""
     samples: list[float] = []
     number = 0
     for _ in range(2):
-        found = _forked(lambda number=number: _asv_round(subjects, turns, number))  # type: ignore[misc]
+        found = _forked(lambda number=number: _asv_round(subjects, turns, repeats, number))  # type: ignore[misc]
         if "failed" in found:
             return found
         samples += found["samples"]
@@ -65,10 +65,10 @@ def with_asv(subjects: subject.Subjects, turns: int) -> dict[str, Any]:
     return {"samples": samples, "number": number}
 
 
-def _asv_round(subjects: subject.Subjects, turns: int, number: int) -> dict[str, Any]:
+def _asv_round(subjects: subject.Subjects, turns: int, repeats: int, number: int) -> dict[str, Any]:
     from asv_runner.benchmarks.time import TimeBenchmark
 
-    call = subjects.make(turns)
+    call = subjects.make(turns, repeats)
 
     class Suite:
         pass
@@ -101,12 +101,12 @@ def _forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     subjects = subject.Subjects(asked["comparison"], asked["mode"], asked["seed"])
     arms = []
-    for turns in asked["turns"]:
+    for turns, repeats in subject.arms(asked):
         if asked["method"] == "asv":
             start = time.perf_counter()
-            arm = with_asv(subjects, turns)
+            arm = with_asv(subjects, turns, repeats)
         else:
-            call = subjects.make(turns)
+            call = subjects.make(turns, repeats)
             start = time.perf_counter()
             arm = METHODS[asked["method"]](call)
         if "failed" in arm:

@@ -13,4 +13,4 @@ subjects, asked = subject.from_environment()
 
 @pytest.mark.parametrize("arm", range(len(asked["turns"])))
 def test_arm(benchmark: Any, arm: int) -> None:
-    benchmark(subjects.make(asked["turns"][arm]))
+    benchmark(subjects.make(*subject.arms(asked)[arm]))

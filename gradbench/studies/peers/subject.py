@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from gradbench.problems import registry
-from gradbench.worker.injection import slowed
+from gradbench.worker.injection import repeated, slowed
 from gradbench.worker.session import Session
 
 VARIABLE = "GRADBENCH_PEER_SUBJECT"
@@ -40,14 +40,20 @@ class Subjects:
         self.session.open(comparison, seed, [1])
         self.handle = 0
 
-    def make(self, turns: int) -> Callable[[], Any]:
-        """A fresh instance of the mode, gated, with so many turns in front of it."""
+    def make(self, turns: int, repeats: int = 1) -> Callable[[], Any]:
+        """A fresh instance of the mode, gated, with so many turns in front of it, repeated."""
         self.handle += 1
         answer = self.session.prepare(self.mode, self.handle, 1_000_000, [0])
         if answer["status"] != "ok":
             raise RuntimeError(f"{self.mode}: {answer['status']}: {answer.get('reason', '')}")
         contestant, _ = self.session.contestants[self.handle]
-        return partial(slowed(contestant.call, turns), *contestant.arguments)
+        return partial(repeated(slowed(contestant.call, turns), repeats), *contestant.arguments)
+
+
+def arms(asked: dict[str, Any]) -> list[tuple[int, int]]:
+    """The turns of the loop before each arm's call, and how often the call is repeated."""
+    turns: list[int] = asked["turns"]
+    return list(zip(turns, asked.get("repeats") or [1] * len(turns)))
 
 
 def from_environment() -> tuple[Subjects, dict[str, Any]]:
