@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import lzma
 import re
 import subprocess
 import sys
@@ -55,7 +56,9 @@ def poisoned(value, name=""):
 
 
 def lines(path, keep=lambda line: True):
-    return [json.loads(line) for line in path.read_bytes().splitlines() if keep(line)]
+    packed = path.with_name(path.name + ".xz")
+    content = lzma.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    return [json.loads(line) for line in content.splitlines() if keep(line)]
 
 
 def write(path, records):
