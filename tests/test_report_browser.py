@@ -41,7 +41,10 @@ MADE = {
         }
         for at, function in enumerate(("exp", "expm1", "log", "a_function_with_quite_a_long_name"))
     },
-    **{vjp(function): {"backward": 9.0, "grad": 9.01, "vjp": 40.0} for function in ("exp", "log")},
+    **{
+        vjp(function): {"backward": 9.0, "grad": 10.0, "vjp": 40.0, "constructor": 50.0}
+        for function in ("exp", "log")
+    },
     Comparison("batch_jacobian", "exp", "documents", "float32"): {"jacrev": 9.0, "loop_grad": 12.0},
     **{
         jacobian("softmax", f"n={n}"): {"jacrev": 20.0 + n, "loop_grad": 6.0 * n, "jacfwd": 99.0}

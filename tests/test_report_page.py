@@ -1,9 +1,12 @@
 """The page and the Markdown of a report: what they say, of which machine, and in which form."""
 
+import json
 import os
 import re
 
 import click
+import numpy as np
+import pandas as pd
 import pytest
 from made_runs import (
     NAME,
@@ -20,7 +23,8 @@ from made_runs import (
 import gradbench
 from gradbench.cli import cli
 from gradbench.core.cases import Comparison
-from gradbench.report import answers, machines
+from gradbench.report import answers, content, machines
+from gradbench.report.block import block
 
 THEIRS = {"cpu": "another", "usable_cores": 64, "memory": 512 << 30, "load": 0.1}
 
@@ -74,6 +78,48 @@ def test_the_page_says_what_gradbench_recommend_says(tmp_path, here):
             assert mode["average"] == pytest.approx(standing.average, rel=1e-3)
             assert mode["worst"] == pytest.approx(standing.worst, rel=1e-3)
             assert (mode["tied"], mode["byHand"]) == (standing.tied, standing.by_hand)
+
+
+def test_the_averages_are_those_of_the_verdicts(tmp_path, here):
+    stored(tmp_path, SEVERAL)
+    verdicts = gradbench.verdicts(tmp_path)
+    timed = verdicts[verdicts["to_fastest"].notna() & verdicts["mode"].ne("forward")]
+    for view in data_of(page_of(tmp_path))["views"]:
+        own = timed[timed["operator"] == view["operator"]]
+        averages = own.groupby("mode")["to_fastest"].agg(lambda v: np.exp(np.log(v).mean()))
+        shown = {m["mode"]: m["average"] for m in view["modes"]}
+        assert shown == pytest.approx(averages.to_dict(), rel=1e-3)
+        automatic = averages.drop("manual", errors="ignore")
+        assert view["text"][3] == view["modes"][0]["mode"] == automatic.idxmin()
+
+
+def test_a_folder_of_tracks_alone_has_a_page_of_releases(here):
+    one = pd.DataFrame(
+        {
+            **dict.fromkeys(("function", "size", "dtype", "date", "note", "torch"), "x"),
+            **dict.fromkeys(("track", "torch_git", "cpu_capability", "python", "numpy"), "x"),
+            "operator": "vjp",
+            "mode": ["grad", "grad"],
+            "device": "cpu",
+            "threads": 1,
+            "release": ["2.0.0", "2.1.0"],
+            "status": "ok",
+            "baseline": "2.0.0",
+            "verdict": ["", "slower"],
+            "change": [np.nan, 1.5],
+            "to_baseline": [1.0, 1.5],
+            "to_baseline_low": [1.0, 1.4],
+            "to_baseline_high": [1.0, 1.6],
+        }
+    )
+    report = content.assemble([], [], changes={"a machine": one})
+    (machine,) = json.loads(block(report))["machines"]
+    assert machine["name"] == "a machine"
+    found = machine["releases"]["operators"]["vjp"]
+    assert [step["slower"] for step in found["strip"]] == [0, 1]
+    assert found["strip"][1]["average"] == pytest.approx(1.5)
+    (case,) = found["cases"]
+    assert case["points"][1] == [1.5, 1.4, 1.6, "slower", ""]
 
 
 def test_a_page_shows_this_machine_and_no_number_of_another(tmp_path, here):
@@ -268,7 +314,9 @@ def test_the_code_of_the_modes_is_in_the_page(tmp_path):
     stored(tmp_path, PLAIN)
     cli.main(["report", "--results", str(tmp_path)], standalone_mode=False)
     data = data_of((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
-    assert "jacrev(" in data["code"]["jacobian"]["jacrev"][1]
+    code = data["code"]["jacobian"]["jacrev"][1]
+    assert code.startswith("def jacrev("), "without the decorator that registers it"
+    assert "jacrev(" in code.partition(":")[2]
     assert "As installed when this report was made" in data["codeOf"]
 
 

@@ -56,11 +56,13 @@ class View:
 
 
 def views(run: Stored, selected: Collection[tuple[str, str]]) -> Iterator[View]:
-    """The views of the selected comparisons and modes of a run, in its order: each operator and
+    """The views of the selected comparisons and modes of a run, by operator in its order: each
     place at all sizes, then at each size."""
     rows = [row for row in run.judged.rows if (str(row.comparison), row.mode) in selected]
     judged = msgspec.structs.replace(run.judged, rows=rows)
-    for found in recommend.of_run(judged, run.header):
+    every = list(recommend.of_run(judged, run.header))
+    operators = list(dict.fromkeys(found.where.operator for found in every))
+    for found in sorted(every, key=lambda found: operators.index(found.where.operator)):
         yield View(run.name, "", found)
         sizes = dict.fromkeys(comparison.size for comparison in found.comparisons)
         if len(sizes) < 2:
@@ -263,14 +265,14 @@ def looks(found: Sequence[View]) -> dict[str, int]:
     for one in whole:
         for name in _modes(one):
             together.setdefault(name, set()).update(_modes(one))
-    orders = [
-        list(
-            dict.fromkeys(
-                filter(None, (one.first.mode, one.usual_mode, *_winners(one), *_modes(one)))
-            )
+    orders = []
+    for one in whole:
+        modes = _modes(one)
+        usual = [one.usual_mode] if one.usual_mode else []
+        # The page draws five of them in colour, and the fastest of a comparison.
+        orders.append(
+            list(dict.fromkeys([one.first.mode, *usual, *modes[:5], *_winners(one), *modes]))
         )
-        for one in whole
-    ]
     numbers: dict[str, int] = {}
     # The first modes of all operators come before the second ones of any.
     for name in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*orders))):

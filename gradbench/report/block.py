@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +115,14 @@ def _code(sources: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[str]
     """The summary and the code of each mode, by operator."""
     code: dict[str, dict[str, list[str]]] = {}
     for mode in sources:
-        shown = [str(mode["summary"]), str(mode["source"])]
+        shown = [str(mode["summary"]), _undecorated(str(mode["source"]))]
         code.setdefault(str(mode["operator"]), {})[str(mode["mode"])] = shown
     return code
+
+
+def _undecorated(source: str) -> str:
+    """The source without the decorator that registers it, which says nothing of how it works."""
+    return re.sub(r"\A@.*?\n(?=def )", "", source, flags=re.DOTALL)
 
 
 def _families(frame: pd.DataFrame, places: Mapping[Any, int]) -> list[dict[str, Any]]:

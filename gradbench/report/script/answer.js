@@ -7,7 +7,7 @@ const optionText = (key, value) => {
     const run = runOf[value];
     return `${run.started}, torch ${run.torch}, ${counted(run.cases, "case")}`;
   }
-  if (key === "size") return value === "" ? "all" : value === "documents" ? "small example inputs" : value;
+  if (key === "size") return value === "" ? "all" : value === "documents" ? "documents (small example inputs)" : value;
   if (key === "baseline") return BASELINES[value];
   return value;
 };
@@ -33,10 +33,10 @@ const drawSelectors = () => {
 
 // Where an axis of averages ends: see answers.axis_end.
 const axisEnd = (modes) => {
-  const own = modes.filter((m) => !m.byHand);
-  if (!own.length) return 2;
-  const averages = own.map((m) => m.average).sort((a, b) => a - b);
-  const first = own[0], middle = averages[Math.floor(averages.length / 2)];
+  const automatic = modes.filter((m) => !m.byHand);
+  if (!automatic.length) return 2;
+  const averages = automatic.map((m) => m.average).sort((a, b) => a - b);
+  const first = automatic[0], middle = averages[Math.floor(averages.length / 2)];
   return Math.max(1.5, Math.min(first.worst, 3 * first.average), Math.min(1.3 * middle, 4 * first.average)) * 1.1;
 };
 
@@ -48,7 +48,8 @@ const drawAnswer = () => {
   byId("caution").hidden = !caveats.length;
   byId("caution").replaceChildren(...caveats.slice(0, 2).map((text) => short(text, 240) + " "),
     el("a", { href: "#trust" }, "Caveats"));
-  byId("operator").textContent = view ? `${view.operator}: ${D.meanings[view.operator] || ""}` : "";
+  byId("operator").textContent = view ? `${view.operator}: ${own(D.meanings, view.operator) || ""}` : "";
+  byId("unit").textContent = BASELINES[now.baseline] + (now.baseline === "fastest" ? " automatic mode" : "");
   byId("sentence").replaceChildren(...(view ? prose(view.text) : []));
   const modes = now.modes, end = axisEnd(modes);
   const line = (m) => el("li", { class: "bar" + (m.byHand ? " hand" : ""), title:
@@ -74,11 +75,11 @@ const drawSummary = () => {
   const body = byId("summary").tBodies[0];
   const several = (v) => found.filter((other) => other.operator === v.operator).length > 1;
   body.replaceChildren(...found.map((v) => {
-    const own = v.modes.filter((m) => !m.byHand), first = own[0], usual = own.find((m) => m.mode === v.usual);
-    const ties = own.filter((m) => m.tied && m !== first).length;
+    const modes = v.modes.filter((m) => !m.byHand), first = modes[0], usual = modes.find((m) => m.mode === v.usual);
+    const ties = modes.filter((m) => m.tied && m !== first).length;
     const open = () => { Object.assign(state, { operator: v.operator, dtype: v.dtype, place: v.place, size: "" });
       delete state.compare; render(); byId("top").scrollIntoView(); };
-    return el("tr", { class: v.operator === now.operator ? "chosen" : null },
+    return el("tr", { class: ["operator", "dtype", "place"].every((key) => v[key] === now[key]) ? "chosen" : null },
       el("th", { scope: "row" }, el("button", { type: "button", run: open }, breakable(short(v.operator, 40))),
         several(v) ? el("small", {}, ` ${v.dtype}, ${v.place}`) : null),
       el("td", {}, el("code", {}, breakable(short(first.mode, 40))), ties ? el("small", {}, ` ~ ${ties} more`) : null),

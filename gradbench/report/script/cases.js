@@ -13,11 +13,11 @@ let limit = STEP;
 
 const fold = (value) => String(value).toLowerCase();
 // A word that is a whole value of a column finds that value only; any other finds parts.
-const matcher = (text, own) => {
+const matcher = (text, every) => {
   const words = fold(text).split(/\s+/).filter(Boolean);
   const names = [...FILTERS, "device"];
   const tests = words.map((word) => {
-    const exact = own.some((row) => names.some((name) => fold(row[name]) === word));
+    const exact = every.some((row) => names.some((name) => fold(row[name]) === word));
     return exact ? (row) => names.some((name) => fold(row[name]) === word)
       : (row) => [...names, "reason"].some((name) => fold(row[name]).includes(word));
   });
@@ -30,10 +30,10 @@ const before = (name, a, b) => {
 };
 
 const casesShown = () => {
-  const own = rows.filter((row) => runOf[row.run].machine === now.machine);
+  const every = rows.filter((row) => runOf[row.run].machine === now.machine);
   const exact = FILTERS.filter((name) => state["only-" + name]);
-  const fits = matcher(state.find || "", own);
-  const hits = own.filter((row) => exact.every((name) => String(row[name]) === state["only-" + name]) && fits(row));
+  const fits = matcher(state.find || "", every);
+  const hits = every.filter((row) => exact.every((name) => String(row[name]) === state["only-" + name]) && fits(row));
   const [name, down] = (state.sort || "").split(" ");
   if (name) {
     const sign = down ? -1 : 1;
@@ -42,15 +42,15 @@ const casesShown = () => {
       return lacksX || lacksY ? lacksX - lacksY : sign * before(name, x, y);
     });
   }
-  return [own, hits];
+  return [every, hits];
 };
 
 const drawCases = () => {
-  const [own, hits] = casesShown();
+  const [every, hits] = casesShown();
   const form = byId("filter"), typing = document.activeElement === form.elements.find;
   if (!typing) form.elements.find.value = state.find || "";
   for (const name of FILTERS) {
-    const select = form.elements["only-" + name], values = unique(own.map((row) => String(row[name]))).sort((a, b) => before(name, a, b));
+    const select = form.elements["only-" + name], values = unique(every.map((row) => String(row[name]))).sort((a, b) => before(name, a, b));
     select.parentElement.hidden = values.length < 2;
     select.replaceChildren(new Option("any", ""), ...values.filter(Boolean).map((v) =>
       new Option(short(v, 40), v, false, v === state["only-" + name])));
@@ -58,7 +58,7 @@ const drawCases = () => {
   const [sorted, down] = (state.sort || "").split(" ");
   // A column that says the same of all says nothing.
   const columns = COLUMNS.filter(([name]) => !["dtype", "status", "place", "run"].includes(name)
-    || unique(own.map((row) => row[name])).length > 1);
+    || unique(every.map((row) => row[name])).length > 1);
   const head = el("tr", {}, columns.map(([name, title, rank, form]) => el("th", { scope: "col", class: "p" + rank + (form ? " number" : ""),
     "aria-sort": sorted === name ? (down ? "descending" : "ascending") : "none" },
     el("button", { type: "button", run: () => choose("sort", sorted === name && !down ? name + " down" : name) }, title))));
@@ -85,7 +85,7 @@ const drawCases = () => {
   const table = byId("table");
   table.tHead.replaceChildren(head);
   table.tBodies[0].replaceChildren(...lines);
-  byId("count").textContent = `${counted(hits.length, "case")} of ${own.length}`
+  byId("count").textContent = `${counted(hits.length, "case")} of ${every.length}`
     + (limit < hits.length ? `, the first ${limit} shown` : "") + ". Select a row for the rest of its numbers.";
   byId("more").hidden = limit >= hits.length;
 };

@@ -63,8 +63,8 @@ const drawScaling = (wide) => {
   byId("scaling").hidden = !families.length;
   if (!families.length) return;
   const names = families.map((f) => [f.operator, f.function, f.dtype, f.place].join(" · "));
-  const own = families.findIndex((f) => f.operator === now.operator);
-  const at = names.includes(state.over) ? names.indexOf(state.over) : Math.max(0, own);
+  const first = families.findIndex((f) => f.operator === now.operator);
+  const at = names.includes(state.over) ? names.indexOf(state.over) : Math.max(0, first);
   byId("over").replaceChildren(...names.map((name, i) => new Option(short(name, 70), name, false, i === at)));
   const family = families[at], sizes = family.points.map(([n]) => Math.log(n));
   const span = sizes[sizes.length - 1] - sizes[0] || 1;
@@ -99,7 +99,7 @@ const drawReleases = (wide) => {
   const found = now.about && now.about.releases;
   byId("releases").hidden = !found;
   if (!found) return;
-  const operator = now.operator in found.operators ? now.operator : Object.keys(found.operators)[0];
+  const operator = own(found.operators, now.operator) ? now.operator : Object.keys(found.operators)[0];
   const { strip, cases } = found.operators[operator];
   const sign = (step) => (!step.cases ? "none" : step.average === null ? "none" : step.average > 1.02 ? "worse" : step.average < 0.98 ? "better" : "same");
   byId("strip").replaceChildren(...strip.map((step, at) => el("li", { class: sign(step), title: [found.dates[at], found.notes[found.names[at]]].filter(Boolean).join("; ") },

@@ -18,6 +18,9 @@ const drawn = (tag, given = {}, ...inside) =>
 // Prose and names of modes in turn.
 const prose = (parts) => parts.map((part, at) => (at % 2 ? el("code", {}, part) : part));
 
+// A value under a name that may be anything, such as "constructor".
+const own = (named, name) => (Object.hasOwn(named, name) ? named[name] : undefined);
+
 // ── numbers ──
 
 const digits = (v) => (v >= 1e4 ? v.toExponential(1) : String(Number(v.toPrecision(3))));
@@ -75,7 +78,7 @@ const MARKS = ["M6 1a5 5 0 1 0 .01 0z", "M1.5 1.5h9v9h-9z", "M6 1l5.5 9.5h-11z",
   "M6 11L.5 1.5h11z", "M4 0h4v4h4v4H8v4H4V8H0V4h4z", "M0 2l2-2 4 4 4-4 2 2-4 4 4 4-2 2-4-4-4 4-2-2 4-4z",
   "M6 0l1.8 4.2 4.2.3-3.2 2.9 1 4.6L6 9.5 2.2 12l1-4.6L0 4.5l4.2-.3z", "M3.5 0h5L12 6l-3.5 6h-5L0 6z",
   "M0 0h12L6 6l6 6H0l6-6z"];
-const numberOf = (mode) => (mode in D.looks ? D.looks[mode] : 0);
+const numberOf = (mode) => own(D.looks, mode) || 0;
 const colour = (mode, strong) => (strong ? `var(--s${numberOf(mode) % 7})` : "var(--grey)");
 const markPath = (mode) => MARKS[numberOf(mode) % MARKS.length];
 const mark = (mode, strong) =>
@@ -138,10 +141,10 @@ const settle = () => {
 
 const ratio = (row, end = "") => row["to_" + now.baseline + end];
 // The modes with their averages: those of the rule, or multiples of another baseline.
-const standings = (view, own, baseline) => {
+const standings = (view, measured, baseline) => {
   if (baseline === "fastest") return view.modes;
   const made = view.modes.map((m) => {
-    const known = own.filter((r) => r.mode === m.mode && r["to_" + baseline] !== null);
+    const known = measured.filter((r) => r.mode === m.mode && r["to_" + baseline] !== null);
     const values = known.map((r) => r["to_" + baseline]);
     const worst = known[values.indexOf(Math.max(...values))];
     return { ...m, low: null, high: null, tied: false, covered: known.length,
@@ -152,7 +155,7 @@ const standings = (view, own, baseline) => {
 };
 // The five modes that are drawn in colour: the first, the usual choice, and the next ones.
 const highlighted = (view) => {
-  const own = view.modes.filter((m) => !m.byHand).map((m) => m.mode);
-  const usual = own.includes(view.usual) ? [view.usual] : [];
-  return new Set(unique([...own.slice(0, 1), ...usual, ...own]).slice(0, 5));
+  const modes = view.modes.filter((m) => !m.byHand).map((m) => m.mode);
+  const usual = modes.includes(view.usual) ? [view.usual] : [];
+  return new Set(unique([...modes.slice(0, 1), ...usual, ...modes]).slice(0, 5));
 };

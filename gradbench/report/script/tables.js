@@ -75,7 +75,7 @@ const drawMatrix = (wide) => {
 
 const VERDICTS = { fastest: "the fastest automatic mode", faster: "faster than the fastest automatic mode",
   slower: "slower", same: "no difference that matters", undecided: "too close to call", "": "not judged" };
-const codeOf = (row) => (D.code[row.operator] || {})[row.mode];
+const codeOf = (row) => own(own(D.code, row.operator) || {}, row.mode);
 const facts = (row) => {
   const said = [];
   if (row.status !== "ok") said.push(`${row.status}: ${row.reason}`);
@@ -85,7 +85,7 @@ const facts = (row) => {
     if (v !== null && (name === "fastest" || name === now.baseline))
       said.push(`${multiple(v)}× ${words}` + (hasInterval(row) ? interval(row[`to_${name}_low`], row[`to_${name}_high`]) : " (one session, no interval)"));
   }
-  if (row.seconds !== null) said.push(VERDICTS[row.verdict] + (row.q !== null && row.q !== undefined ? `, q = ${row.q < 0.001 ? "< 0.001" : digits(row.q)}` : ""));
+  if (row.seconds !== null) said.push(VERDICTS[row.verdict] + (row.q !== null && row.q !== undefined ? `, q ${row.q < 0.001 ? "< 0.001" : "= " + digits(row.q)}` : ""));
   const rivals = rows.filter((r) => r.run === row.run && r.operator === row.operator && r.label === row.label
     && r.dtype === row.dtype && r.place === row.place && !r.by_hand && r.mode !== "forward" && r.to_fastest !== null)
     .sort((a, b) => a.to_fastest - b.to_fastest);
@@ -106,10 +106,10 @@ const showCard = (cell, pin) => {
   pinned = pin;
   card.replaceChildren(el("b", {}, row.mode), ` for ${row.label}`,
     el("ul", {}, facts(row).map((text) => el("li", {}, text))),
-    code ? el("pre", {}, code[1].split("\n").slice(0, 14).join("\n") + (code[1].split("\n").length > 14 ? "\n…" : "")) : null,
     pin ? el("p", {}, el("button", { type: "button", run: () => {
       Object.assign(state, { compare: row.label, mode: row.mode }); hideCard(); render(); byId("comparison").scrollIntoView();
-    } }, "Compare all modes"), " ", el("button", { type: "button", run: hideCard }, "Close")) : null);
+    } }, "Compare all modes"), " ", el("button", { type: "button", run: hideCard }, "Close")) : null,
+    code ? el("pre", {}, code[1].split("\n").slice(0, 14).join("\n") + (code[1].split("\n").length > 14 ? "\n…" : "")) : null);
   card.hidden = false;
   const at = cell.getBoundingClientRect(), room = document.documentElement.clientWidth;
   const left = Math.max(8, Math.min(at.left, room - card.offsetWidth - 8));
@@ -137,19 +137,20 @@ const watchCells = () => {
 const drawComparison = () => {
   const select = byId("compare");
   select.replaceChildren(...now.compares.map((label) => new Option(short(label, 60), label, false, label === now.compare)));
-  const own = now.rows.filter((r) => r.label === now.compare && r.mode !== "forward" && ratio(r) !== null)
+  const timed = now.rows.filter((r) => r.label === now.compare && r.mode !== "forward" && ratio(r) !== null)
     .sort((a, b) => a.by_hand - b.by_hand || ratio(a) - ratio(b));
-  const shown = own.find((r) => r.mode === state.mode) || own.find((r) => r.verdict === "fastest") || own[0];
+  const fastest = timed.find((r) => r.verdict === "fastest");
+  const shown = timed.find((r) => r.mode === state.mode) || fastest || timed[0];
   const end = (r) => (hasInterval(r) && ratio(r, "_high") !== null ? ratio(r, "_high") : ratio(r));
   const start = (r) => (hasInterval(r) && ratio(r, "_low") !== null ? ratio(r, "_low") : ratio(r));
   // Cropped to the best half: slower ones stand at the edge with their number.
-  const automatic = own.filter((r) => !r.by_hand), half = automatic.slice(0, Math.max(2, Math.ceil(automatic.length / 2)));
+  const automatic = timed.filter((r) => !r.by_hand), half = automatic.slice(0, Math.max(2, Math.ceil(automatic.length / 2)));
   const best = half.length ? Math.min(...half.map((r) => ratio(r))) : 1;
   const least = Math.min(best, ...half.map(start)), most = Math.max(1.05 * best, ...half.map(end).filter((v) => v < 4 * best));
   const pad = (most - least) * 0.06 || 0.05, from = Math.max(0, least - pad), to = most + pad;
   const at = (v) => 100 * Math.min(1, Math.max(0, (v - from) / (to - from)));
-  byId("dots").replaceChildren(...own.map((r) => {
-    const v = ratio(r), over = v > to || v < from, strong = now.strong.has(r.mode);
+  byId("dots").replaceChildren(...timed.map((r) => {
+    const v = ratio(r), over = v > to || v < from, strong = now.strong.has(r.mode) || r === fastest;
     const open = () => { state.mode = r.mode; render(); };
     return el("li", { class: "dot" + (r.by_hand ? " hand" : "") + (r === shown ? " chosen" : "") },
       el("button", { type: "button", run: open, title: r.mode, "aria-pressed": String(r === shown) },
@@ -163,7 +164,7 @@ const drawComparison = () => {
       el("span", { class: "value" }, el("b", {}, (close(r) ? "~" : "") + multiple(v) + "×"), " ",
         el("small", {}, hasInterval(r) && r.verdict !== "fastest" ? interval(ratio(r, "_low"), ratio(r, "_high")).trim() : "", " ", time(r.seconds))));
   }));
-  byId("dots-title").textContent = own.length ? `${now.operator} of ${now.compare}: time as a multiple of `
+  byId("dots-title").textContent = timed.length ? `${now.operator} of ${now.compare}: time as a multiple of `
     + `${BASELINES[now.baseline]}, with ${Math.round(100 * runOf[now.run].confidence)} % intervals between sessions; axis from ${multiple(from)}× to ${multiple(to)}×.` : "Nothing was timed here.";
   const code = shown && codeOf(shown);
   byId("code").hidden = !code;
