@@ -136,7 +136,7 @@ def test_undisturbed_sub_blocks_alone_are_samples():
     assert visits.wall[0] == pytest.approx(450e-9)
     assert all(map(math.isnan, visits.wall[1:]))
     assert visits.raw[:2] == pytest.approx([200e-9, 250e-9])
-    assert visits.processor[0] == pytest.approx(150e-9)
+    assert visits.processor[0] == pytest.approx(172.5e-9)
     assert (visits.disturbed, visits.blocks) == (2, 3)
 
 

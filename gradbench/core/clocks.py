@@ -27,8 +27,9 @@ class Visits:
     """One contestant's visits in seconds per call; NaN in rounds that it sat out.
 
     `wall` is the fastest undisturbed sub-block of each visit, NaN where there is none. `processor`
-    is the least processor time, NaN where it is not known: an empty list if it never is. `raw` is
-    the fastest sub-block, disturbed or not. `disturbed` of `blocks` sub-blocks were so.
+    is the mean processor time of its sub-blocks, NaN where it is not known: an empty list if it
+    never is. (A minimum would find the fast moments of a shared core for short calls alone.)
+    `raw` is the fastest sub-block, disturbed or not. `disturbed` of `blocks` sub-blocks were so.
     """
 
     wall: Sequence[float]
@@ -59,7 +60,7 @@ class Visits:
             )
         return cls(
             wall,
-            _least(number, cpu) if any(cpu) else [],
+            _mean(number, cpu) if any(cpu) else [],
             raw,
             sum(map(len, disturbed)),
             sum(map(len, samples)),
@@ -86,6 +87,10 @@ class Visits:
         if clock is Clock.WALL:
             return self.wall
         return self.processor or [math.nan] * len(self.raw)
+
+
+def _mean(number: int, visits: Sequence[Sequence[int]]) -> list[float]:
+    return [sum(own) / len(own) / number * 1e-9 if own else math.nan for own in visits]
 
 
 def _least(number: int, visits: Sequence[Sequence[int]]) -> list[float]:

@@ -106,7 +106,7 @@ class Arm:
 
     def shortened(self) -> Entrant:
         """The record with one sub-block of each visit: the fastest undisturbed one, or the fastest,
-        and the least processor time."""
+        and the mean processor time."""
         record = self.record()
         marks = record.disturbed or [[] for _ in self.samples]
         samples, disturbed = [], []
@@ -117,7 +117,7 @@ class Arm:
         return msgspec.structs.replace(
             record,
             samples=samples,
-            cpu=[[min(own)] if own else [] for own in record.cpu],
+            cpu=[[round(sum(own) / len(own))] if own else [] for own in record.cpu],
             disturbed=disturbed if any(disturbed) else [],
         )
 

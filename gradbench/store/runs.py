@@ -201,7 +201,7 @@ class SessionTimed(SessionMeasured, frozen=True, kw_only=True):
     wall: array[float]
     """The fastest sub-blocks on the wall clock; empty where `minima` has them."""
     processor: array[float]
-    """The least processor times; empty where none is known."""
+    """The mean processor times; empty where none is known."""
     disturbed: array[int]
     blocks: array[int]
     """How many sub-blocks of each contestant were disturbed, and of how many."""
