@@ -285,7 +285,7 @@ def _counted(said: Sequence[_Said], truth: dict[tuple[Case, float], float]) -> d
         if one.kind == one.trial.share and pair in truth:
             off.setdefault(pair, []).append(one.log - truth[pair])
     single = [abs(math.expm1(value)) for values in off.values() for value in values]
-    medians = [math.expm1(float(np.median(values))) for values in off.values()]
+    medians = [round(math.expm1(float(np.median(values))), 9) for values in off.values()]
     alarms = rate(sum(one.verdict in CALLED for one in same), len(same))
     power = rate(sum(one.verdict == Verdict.SLOWER for one in slower), len(slower))
     clocked = [one for one in said if one.clock]
