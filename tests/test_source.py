@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gradbench.advise import live
+from gradbench.advise import live, shown
 from gradbench.advise.question import Question
 from gradbench.core.source import lambda_source, with_lambda
 from gradbench.problems import registry
@@ -99,3 +99,14 @@ def test_a_function_with_a_name_is_used_by_it(tmp_path):
     room = {"energy": energy}
     exec(code, room)
     assert torch.allclose(room["gradient"](x), x.cos())
+
+
+def test_a_page_has_no_empty_column_and_breaks_no_option():
+    rows = [("grad", "1 µs", "1", "", "fastest"), ("jacrev", "2 µs", "2", "", "slower")]
+    headings, *filled = shown._filled(shown.HEADINGS, rows)
+    assert headings == ("mode", "time", "× fastest", "verdict")
+    assert filled[1] == ("jacrev", "2 µs", "2", "slower")
+    assert shown._filled(shown.HEADINGS, []) == []
+    said = str(shown._options("<f> needs more time (--budget 120)."))
+    assert said.startswith("&lt;f&gt; needs")
+    assert '<span style="white-space: nowrap">--budget 120</span>' in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,8 +69,7 @@ def sections(advice: Advice) -> list[tuple[str, list[str]]]:
 def table(rows: Iterable[Sequence[str]], headings: Sequence[str] = HEADINGS) -> list[str]:
     """Rows under headings; the first and the last column stand on the left, columns without
     anything are left out."""
-    everything = [list(headings), *map(list, rows)]
-    columns = [column for column in zip(*everything) if any(column[1:])]
+    columns = list(zip(*_filled(headings, rows)))
     widths = [max(map(len, column)) for column in columns]
     ends = (0, len(columns) - 1)
     lines = [
@@ -81,6 +81,12 @@ def table(rows: Iterable[Sequence[str]], headings: Sequence[str] = HEADINGS) -> 
     ]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     return [" " + line for line in (lines[0], rule, *lines[1:])]
+
+
+def _filled(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Headings and rows, without the columns that have nothing but a heading."""
+    columns = zip(headings, *rows)
+    return list(zip(*(column for column in columns if any(column[1:]))))
 
 
 def _folded(said: Iterable[str], indent: str = "  ") -> list[str]:
@@ -122,13 +128,14 @@ def as_document(advice: Advice) -> dict[str, Any]:
 _PAGE = """
 <div class="gradbench-advice">
 <h4>{{ title }}</h4>
-{% for line in said %}<p>{{ line }}</p>
+{% for line in said %}<p>{{ line | options }}</p>
 {% endfor %}
-{% if rows %}<table><thead><tr>
-{%- for c in headings %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td style="text-align:
-{{- 'right' if 0 < loop.index0 < 4 else 'left' }}">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table>{% endif %}
+{% macro line(cells, tag) %}<tr>{% for cell in cells %}<{{ tag }} style="padding: 0.1em 0.7em;
+ white-space: nowrap; text-align: {{ 'left' if loop.first or loop.last else 'right' }}">
+{{- cell }}</{{ tag }}>{% endfor %}</tr>
+{% endmacro %}
+{% if rows %}<table><thead>{{ line(rows[0], "th") }}</thead><tbody>
+{% for row in rows[1:] %}{{ line(row, "td") }}{% endfor %}</tbody></table>{% endif %}
 {% if left_out %}<ul>{% for line in left_out %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 {% if picture %}<img src="data:image/png;base64,{{ picture }}"
   alt="{{ title }}: time as a multiple of the fastest" style="max-width: 100%">{% endif %}
@@ -141,6 +148,16 @@ _PAGE = """
 <p>{{ conditions }} {{ took }}</p></details>
 </div>
 """
+
+
+def _options(said: str) -> str:
+    """A sentence as HTML, in which no line ends inside an option with its value."""
+    import markupsafe
+
+    kept = r'<span style="white-space: nowrap">\g<0></span>'
+    return markupsafe.Markup(
+        re.sub(r"--[a-z-]+( \w+)?", kept, str(markupsafe.escape(text.shown(said))))
+    )
 
 
 def as_html(advice: Advice) -> str:
@@ -158,10 +175,10 @@ def as_html(advice: Advice) -> str:
         write(advice.figure(), picture, format="png", dpi=110, bbox_inches="tight")
     mode = telling.recommended(advice)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, finalize=text.finalized)
+    environment.filters["options"] = _options
     return environment.from_string(_PAGE).render(
         title=heading(advice),
-        headings=HEADINGS,
-        rows=[cells(row) for row in rows if row.seconds is not None],
+        rows=_filled(HEADINGS, [cells(row) for row in rows if row.seconds is not None]),
         left_out=telling.statuses(rows),
         picture=base64.b64encode(picture.getvalue()).decode(),
         said=telling.sentences(advice),
