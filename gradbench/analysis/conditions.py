@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from statistics import median
 
@@ -38,6 +39,35 @@ def cautions(run: Run) -> list[str]:
             f"restored: {', '.join(noted)} (see the note of each case)."
         )
     return said
+
+
+BUSY = 0.5
+"""The load per core, of other programs, from which a machine is called busy."""
+
+
+def busy(run: Run) -> str:
+    """That other programs ran on the machine, when the run began or in most of its sessions; empty
+    where they did not, or where it is not known.
+
+    The load average while measuring includes the measuring process with its threads.
+    """
+    machine = run.started.machine
+    cores = machine.get("usable_cores") or machine.get("cores")
+    if not isinstance(cores, int) or not run.sessions:
+        return ""
+    own = median(session.comparison.threads for session in run.sessions)
+    loads = [session.load for session in run.sessions if not math.isnan(session.load)]
+    start = machine.get("load")
+    for load, idle, when in (
+        (start if isinstance(start, (int, float)) else 0.0, 0, "when the run began"),
+        (median(loads) if loads else 0.0, own, "while measuring"),
+    ):
+        if load - idle > BUSY * cores:
+            return (
+                f"The machine was busy {when} (load {load:.1f} on {counted(cores, 'core')}): times "
+                "are inflated, and intervals wider."
+            )
+    return ""
 
 
 def _limits(found: Limits) -> str:

@@ -61,6 +61,7 @@ def judge_run(
         elapsed=run.elapsed,
         by_hand=list(run.started.by_hand),
         conditions=conditions.lines(run) + list(filter(None, [clocks.line(run)])),
+        busy=conditions.busy(run),
         cautions=list(filter(None, [clocks.caution(rows)])) + conditions.cautions(run),
     )
 

@@ -113,6 +113,8 @@ class Judged(Table, frozen=True, kw_only=True):
     by_hand: list[str] = []
     conditions: list[str] = []
     """The limits of the devices and their clocks, in lines."""
+    busy: str = ""
+    """That the machine was busy, in a sentence; empty where it was not."""
     cautions: list[str] = []
     """What makes the run's times less trustworthy, in lines."""
 
@@ -146,6 +148,11 @@ class Changes(Table, Generic[C], frozen=True, kw_only=True):
         counts = Counter(change.verdict for change in self.changes)
         shown = (Verdict.SLOWER, Verdict.FASTER, Verdict.SAME, Verdict.UNDECIDED)
         return {verdict: counts[verdict] for verdict in shown}
+
+    def geometric_mean(self) -> float:
+        """Of the ratios of all cases. NaN without any."""
+        logs = [math.log(change.estimate.ratio) for change in self.changes]
+        return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
 def judge(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradbench.cli.rendering import Styled
 from gradbench.core import units
+from gradbench.core.units import counted
 from gradbench.core.verdicts import CALLED
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def times(ratio: Ratio | None) -> str:
         return f"{number(ratio.value)} ±{wide:.{1 if wide < 0.0995 else 0}%}"
     high = "∞" if ratio.high > 1e300 else number(ratio.high)
     return f"{number(ratio.value)} [{number(ratio.low)}, {high}]"
+
+
+def geometric_mean(changes: Changes[Any]) -> Styled:
+    """The last line of a comparison: what happened on average."""
+    mean = changes.geometric_mean()
+    of = f"{counted(len(changes.changes), 'case')}"
+    return Styled(f"Geometric mean of new / old over {of}: {mean:.3f}×", "bold")
 
 
 def number(value: float) -> str:

@@ -17,8 +17,8 @@ STYLES = {"good": "green", "note": "", "poor": "yellow", "bad": "bold red"}
 COLUMNS = (
     Column("", lambda check: Styled(check.grade, STYLES[check.grade])),
     Column("check", attrgetter("what")),
-    Column("result", attrgetter("found")),
-    Column("advice", attrgetter("advice")),
+    Column("result", attrgetter("found"), prose=True),
+    Column("advice", attrgetter("advice"), prose=True, optional=True),
 )
 
 

@@ -18,6 +18,18 @@ from gradbench.runner.workers import Discovery
 
 WHAT = ("functions", "operators", "modes", "cases")
 
+WHOLE = ("function", "operator", "mode")
+PROSE = (
+    *("map", "derivative", "operators", "further sizes", "modes", "functions"),
+    *("what it does", "missing here"),
+)
+LEAST = (
+    *("document", "further sizes", "derivative", "documents' size", "dtype", "opt-in"),
+    *("missing here", "functions"),
+)
+"""The fields with names to type, those with sentences or lists, and those that a narrow terminal
+lacks, in this order."""
+
 
 @click.command()
 @click.argument("what", type=parameters.Choice(WHAT), default="functions")
@@ -57,7 +69,8 @@ def command(
         for row in rows:
             say(f"# {row['operator']}: {row['mode']}\n{row['source']}")
     else:
-        form.write(Answer(rows, details=[Table(fields(rows[0], _cell), rows, title)]))
+        columns = fields(rows[0], _cell, WHOLE, PROSE, LEAST)
+        form.write(Answer(rows, details=[Table(columns, rows, title)]))
 
 
 def _cell(value: Any) -> str:

@@ -6,6 +6,8 @@ these make text from outside fit to show.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from gradbench.cli import ending
 from gradbench.cli.streams import Styled
 from gradbench.core import text
 
-WIDE = 200
+WIDE = 120
 """Columns assumed where there is no terminal to ask."""
 
 NARROW = 40
@@ -33,11 +35,24 @@ class _Console(Console):
         return super().render_str(shown(said), **given)
 
 
+def _width(stream: Any) -> int:
+    """The columns to write in: `COLUMNS`, or those of the terminal. A pipe may lead to a terminal
+    too, as to `less`: then standard error tells its width."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said):
+        return int(said)
+    for asked in (stream, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            if asked.isatty():
+                return os.get_terminal_size(asked.fileno()).columns
+    return WIDE
+
+
 def console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     made = _Console(
         file=Styled(stream),  # type: ignore[arg-type]
-        width=None if stream.isatty() else WIDE,
+        width=_width(stream),
         markup=False,
         emoji=False,
         highlight=False,
@@ -91,7 +106,6 @@ def unicode() -> bool:
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
-def plain(said: Any, style: str = "") -> Text:
-    """Text from outside as it is, in a style: brackets in names and messages are no markup, and
-    what fills screens loses its middle."""
-    return Text(shown(text.shortened(str(said), text.LONGEST)), style=style)
+def printable(said: str) -> str:
+    """Text from outside as the terminal can show it; what fills screens loses its middle."""
+    return shown(text.shortened(said, text.LONGEST))

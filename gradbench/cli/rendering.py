@@ -9,18 +9,18 @@ from __future__ import annotations
 import csv
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from rich import box, table
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
-from rich.text import Text
 
-from gradbench.cli.output import console, plain, say, unicode
+from gradbench.cli import layout
+from gradbench.cli.layout import Need, Shape
+from gradbench.cli.output import console, printable, say, unicode
 from gradbench.core import text
 from gradbench.core.text import markdown, markdown_cell
 
@@ -40,15 +40,23 @@ Cell = str | Styled
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, what it shows of a row, and whether that stands on the right.
+    """One column: its heading, what it shows of a row, and what becomes of it in a narrow terminal.
 
-    An optional column is left out where it would be empty.
+    An optional column is left out where it would be empty, in Markdown too. `right`, `whole`,
+    `prose` and `rank`: see `layout.Shape`.
     """
 
     heading: str
     cell: Callable[[Any], Cell]
     right: bool = False
     optional: bool = False
+    whole: bool = False
+    prose: bool = False
+    rank: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.right, self.whole, self.prose, self.rank)
 
 
 @dataclass(frozen=True)
@@ -70,19 +78,51 @@ class Table:
         return [c for _, c in kept], [[row[place] for place, _ in kept] for row in cells]
 
 
-def fields(record: dict[str, Any], cell: Callable[[Any], Cell] = str) -> list[Column]:
-    """A column for each field of such records, under the field's name."""
+def fields(
+    record: dict[str, Any],
+    cell: Callable[[Any], Cell] = str,
+    whole: Collection[str] = (),
+    prose: Collection[str] = (),
+    least: Sequence[str] = (),
+) -> list[Column]:
+    """A column for each field of such records, under the field's name.
+
+    `whole` are those that are never shortened, `prose` those with sentences, `least` those that are
+    left out where space is short, in this order.
+    """
 
     def shown(name: str) -> Callable[[Any], Cell]:
         return lambda row: cell(row[name])
 
-    return [Column(name, shown(name)) for name in record]
-
-
-def places(headings: Sequence[str], right: Sequence[str] = ()) -> list[Column]:
-    """Columns for rows that are sequences of cells."""
+    ranks = {name: len(least) - place for place, name in enumerate(least)}
     return [
-        Column(heading, itemgetter(place), heading in right)
+        Column(
+            name,
+            shown(name),
+            whole=name in whole,
+            prose=name in prose,
+            rank=ranks.get(name, 0),
+        )
+        for name in record
+    ]
+
+
+def places(
+    headings: Sequence[str],
+    right: Collection[str] = (),
+    prose: Collection[str] = (),
+    least: Sequence[str] = (),
+) -> list[Column]:
+    """Columns for rows that are sequences of cells; `prose` and `least` as for `fields`."""
+    ranks = {name: len(least) - place for place, name in enumerate(least)}
+    return [
+        Column(
+            heading,
+            itemgetter(place),
+            heading in right,
+            prose=heading in prose,
+            rank=ranks.get(heading, 0),
+        )
         for place, heading in enumerate(headings)
     ]
 
@@ -95,6 +135,8 @@ class Answer:
     """Flat rows, all with the fields of the first."""
     heading: str = ""
     """With a heading, Markdown shows what people get; without one, the records as a table."""
+    ahead: Sequence[Cell] = ()
+    """What a reader has to know before all else, such as that the machine was busy."""
     differences: Sequence[str] = ()
     """What differs between the two sides that are compared."""
     overview: Table | None = None
@@ -124,14 +166,24 @@ class Terminal(Renderer):
             say(answer.text)
             return
         out = console()
-        for difference in answer.differences:
-            out.print(plain(f"also differs: {difference}", "yellow"))
+        differences = [Styled(f"also differs: {what}", "yellow") for what in answer.differences]
+        left_out: dict[str, None] = {}
+
+        def write(lines: Iterable[Cell]) -> None:
+            for line in lines:
+                out.print(_Lines(_folded_line(line, out.width)), end="", crop=False)
+
+        write([*answer.ahead, *differences])
         overview = [answer.overview] if answer.overview else []
         for part in (*overview, *answer.details):
             if part.rows:
-                out.print(terminal_table(part))
-        for line in (*answer.summary, *answer.notes):
-            out.print(_styled(line))
+                lines, missing = _table_lines(part, out.width)
+                out.print(_Lines(lines), end="")
+                left_out |= dict.fromkeys(heading for heading in missing if heading)
+        write([*answer.summary, *answer.notes])
+        if left_out:
+            names = ", ".join(left_out)
+            write([Styled(f"No room in {out.width} columns for: {names} (try COLUMNS=200)", "dim")])
 
 
 class Json(Renderer):
@@ -210,87 +262,81 @@ def _flat(value: Any) -> str:
 # ── tables on a terminal ──────────────────────────────────────────────────────────────────────
 
 
-def terminal_table(shown: Table) -> table.Table:
-    columns, rows = shown.laid_out()
-    made = _Table(
-        title=plain(shown.title, "bold") if shown.title else None,
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for column in columns:
-        justify = "right" if column.right else "left"
-        made.add_column(plain(column.heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
-        made.add_row(*map(_styled, row))
-    return made
+class _Lines:
+    """Lines of text and styles, which are written as they are."""
 
-
-def _styled(cell: Cell) -> Text:
-    return plain(*cell) if isinstance(cell, Styled) else plain(cell)
-
-
-class _Table(table.Table):
-    """A table of `plain` cells, laid out here where nothing has to be wrapped.
-
-    It looks as rich's does, which takes a millisecond for a row: half a minute for a large run.
-    """
+    def __init__(self, lines: Iterable[Sequence[Styled]]) -> None:
+        self.lines = lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = list(zip(*(column.cells for column in self.columns)))
-        if rows and not options.ascii_only and (widths := self._widths(rows, options)):
-            return self._laid_out(console, rows, widths)
-        return super().__rich_console__(console, options)
-
-    def _widths(
-        self, rows: Sequence[Sequence[RenderableType]], options: ConsoleOptions
-    ) -> list[int] | None:
-        """The columns' widths; None where something has to be wrapped, which is rich's."""
-        widths = [cell_len(str(column.header)) for column in self.columns]
-        for cells in rows:
-            for place, cell in enumerate(cells):
-                if not isinstance(cell, Text) or "\n" in cell.plain or "\t" in cell.plain:
-                    return None
-                widths[place] = max(widths[place], cell_len(cell.plain))
-        total = sum(widths) + _BETWEEN * (len(widths) - 1) + 2
-        title = cell_len(str(self.title or ""))
-        return widths if max(total, title + 1) <= options.max_width and title <= total else None
-
-    def _laid_out(
-        self, console: Console, rows: Sequence[Sequence[RenderableType]], widths: Sequence[int]
-    ) -> Iterator[Segment]:
-        total = sum(widths) + _BETWEEN * (len(widths) - 1) + 2
-        right = [column.justify == "right" for column in self.columns]
-
-        def line(cells: Sequence[RenderableType]) -> Iterator[Segment]:
-            """A line, with as few segments as its styles allow."""
-            said = " "
-            for place, cell in enumerate(cells):
-                assert isinstance(cell, Text)
-                space = " " * (widths[place] - cell_len(cell.plain))
-                said += (" " * _BETWEEN if place else "") + (space if right[place] else "")
-                if cell.style:
-                    yield Segment(said)
-                    yield Segment(cell.plain, console.get_style(cell.style))
+        for line in self.lines:
+            # As few segments as the styles allow, and no space at the end of a line.
+            said = ""
+            filled = [place for place, (part, _) in enumerate(line) if part.strip()]
+            for part, style in line[: 1 + max(filled, default=-1)]:
+                if style:
+                    yield from (Segment(said), Segment(part, console.get_style(style)))
                     said = ""
                 else:
-                    said += cell.plain
-                said += "" if right[place] else space
-            yield Segment(said + " \n")
-
-        if isinstance(self.title, Text):
-            title = self.title.plain
-            style = console.get_style("table.title") + console.get_style(self.title.style)
-            yield Segment(title, style)
-            yield Segment(" " * (total - cell_len(title)) + "\n")
-        yield Segment(" " * total + "\n")
-        yield from line([Text(str(column.header), style="bold") for column in self.columns])
-        yield Segment(" " + "─" * (total - 2) + " \n")
-        for cells in rows:
-            yield from line(cells)
-        yield Segment(" " * total + "\n")
+                    said += part
+            yield Segment(said.rstrip() + "\n")
 
 
-_BETWEEN = 3
-"""Spaces between two columns."""
+def _table_lines(shown: Table, width: int) -> tuple[Iterator[list[Styled]], list[str]]:
+    """The lines of a table, and the headings of the columns that are left out."""
+    columns, rows = shown.laid_out()
+    shapes = [column.shape for column in columns]
+    headings = [_one_line(column.heading) for column in columns]
+    cells = [[_one_line(cell) for cell in row] for row in rows]
+    filled = [place for place in range(len(columns)) if not place or any(r[place] for r in cells)]
+    needs = [
+        Need(
+            cell_len(heading),
+            max(map(cell_len, layout.words(heading)), default=0),
+            max((cell_len(row[place]) for row in cells), default=0),
+        )
+        for place, heading in enumerate(headings)
+    ]
+    widths = layout.fitted(needs, shapes, width, filled)
+    ellipsis, rule = ("…", "─") if unicode() else ("...", "-")
+    bold = dict.fromkeys(widths, "bold")
+
+    def written() -> Iterator[list[Styled]]:
+        if shown.title:
+            yield [Styled(layout.cut(_one_line(shown.title), width, ellipsis), "bold")]
+        for line in layout.heading_lines(headings, widths, shapes, ellipsis):
+            yield _joined(line, bold)
+        yield [Styled(rule * (sum(widths.values()) + layout.BETWEEN * (len(widths) - 1)), "")]
+        for row, said in zip(rows, cells):
+            styles = {p: c.style for p, c in enumerate(row) if isinstance(c, Styled)}
+            for line in layout.row_lines(said, widths, shapes, ellipsis):
+                yield _joined(line, styles)
+        yield [Styled("", "")]
+
+    return written(), [headings[place] for place in filled if place not in widths]
+
+
+def _joined(parts: Sequence[tuple[int, str]], styles: dict[int, str]) -> list[Styled]:
+    """A line of padded cells; a style is of the text alone, not of the space around it."""
+    line = []
+    for number, (place, said) in enumerate(parts):
+        text = said.strip(" ")
+        before, after = said[: len(said) - len(said.lstrip(" "))], said[len(said.rstrip(" ")) :]
+        gap = " " * layout.BETWEEN if number else ""
+        line += [Styled(gap + before, ""), Styled(text, styles.get(place, ""))]
+        line.append(Styled(after if text else "", ""))
+    return line
+
+
+def _one_line(cell: Any) -> str:
+    """A cell as the terminal can show it, in one line."""
+    said = str(cell)
+    return printable(" ".join(said.split()) if "\n" in said or "\t" in said else said)
+
+
+def _folded_line(cell: Cell, width: int) -> Iterator[list[Styled]]:
+    """A line of text on as many lines as it takes; what is longer than a line, such as a path,
+    stays whole."""
+    style = cell.style if isinstance(cell, Styled) else ""
+    for line in layout.folded(printable(str(cell)), width, ellipsis=""):
+        yield [Styled(line, style)]

@@ -14,9 +14,10 @@ import msgspec
 
 from gradbench.analysis.filters import filtered
 from gradbench.analysis.readings import launch_bound
+from gradbench.analysis.recommend import of_run, records
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged, Row, record
-from gradbench.cli import options, parameters
+from gradbench.cli import options, parameters, summary
 from gradbench.cli.cells import number, odds, times
 from gradbench.cli.output import notes, warn
 from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table, Terminal, fields
@@ -54,6 +55,9 @@ STYLES = {
     help="Show one comparison in full: operator/function/size or a glob; may be repeated.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show every comparison in full.")
+@click.option(
+    "--summary", "at_a_glance", is_flag=True, help="Show only what to try first for each operator."
+)
 @click.option("--runs", "list_runs", is_flag=True, help="List the stored runs instead.")
 @options.judging_options
 @options.results_option
@@ -63,6 +67,7 @@ def command(
     filters: options.Filters,
     comparisons: tuple[str, ...],
     everything: bool,
+    at_a_glance: bool,
     list_runs: bool,
     judging: options.Judging,
     results: Path,
@@ -70,14 +75,16 @@ def command(
 ) -> int:
     """Show a stored run: RUN is its name, the beginning of it, a file, or 'latest'.
 
-    Without options, one line per comparison: the fastest mode, how far behind the next one is, and
-    the usual choice. With --comparison or --all, every mode with its verdict. Verdicts are
-    computed on reading, so an old run can be judged by another --threshold.
+    Without options, what to try first for each operator, then one line per comparison: the fastest
+    mode, how far behind the next one is, and the usual choice. With --comparison or --all, every
+    mode with its verdict. Verdicts are computed on reading, so an old run can be judged by another
+    --threshold.
     """
     if list_runs:
         form.write(_runs(results))
         return 0
-    shown = judged(log.locate(results, run), *judging)
+    path = log.locate(results, run)
+    shown = judged(path, *judging)
     if not shown.rows:
         warn(
             f"gradbench: nothing has been measured in {shown.run} yet; "
@@ -89,29 +96,56 @@ def command(
     notes(shown.problems)
     rows = filtered(shown.rows, comparisons, **filters)
     shown = msgspec.structs.replace(shown, rows=rows)
-    form.write(_answer(shown, everything or bool(comparisons)))
+    header = log.read_header(path)
+    if at_a_glance:
+        form.write(_at_a_glance(shown, header))
+    else:
+        form.write(_answer(shown, header, everything or bool(comparisons)))
     return 0
 
 
 def show_run(run: log.Run) -> bool:
-    """The table of a run that has just ended; whether anything was measured in it."""
+    """The summary of a run that has just ended; whether anything was measured in it."""
     shown = judged(run.path)
-    Terminal().write(_answer(shown, False))
+    if any(row.seconds for row in shown.rows):
+        Terminal().write(_at_a_glance(shown, log.read_header(run.path), summary.MOST))
+    else:
+        Terminal().write(_answer(shown, log.read_header(run.path), False))
     return any(row.seconds or row.readings for row in shown.rows)
 
 
-def _answer(shown: Judged, in_full: bool) -> Answer:
-    notes: list[Cell] = [line[0].upper() + line[1:] for line in shown.conditions]
-    notes += [Styled(f"note: {line}", "yellow") for line in shown.cautions]
-    if not shown.finished:
-        hint = f"Not finished: 'gradbench run --resume {shown.run}' resumes it"
-        notes.append(Styled(hint, "yellow"))
+def _at_a_glance(shown: Judged, header: log.Header, most: int | None = None) -> Answer:
+    """What to try first, and a few lines on how far to trust it."""
+    found = of_run(shown, header)
+    return Answer(
+        (record for one in found for record in records(one)),
+        ahead=summary.busy(shown),
+        overview=summary.table(found, most),
+        summary=[*summary.notes(found, most), *summary.trust(shown, header)],
+        notes=_cautions(shown),
+    )
+
+
+def _answer(shown: Judged, header: log.Header, in_full: bool) -> Answer:
+    found = of_run(shown, header)
+    trusted = summary.trust(shown, header)
+    several = len(shown.comparisons()) > 1
     return Answer(
         (record(row, shown) for row in shown.rows),
+        ahead=summary.busy(shown),
+        overview=summary.table(found) if several and not in_full else None,
         details=_in_full(shown) if in_full else _by_operator(shown),
-        summary=_summary(shown),
-        notes=notes,
+        summary=[*(() if in_full else summary.notes(found)), *trusted, *_readings(shown)],
+        notes=[*(line[0].upper() + line[1:] for line in shown.conditions), *_cautions(shown)],
     )
+
+
+def _cautions(shown: Judged) -> list[Cell]:
+    cautions: list[Cell] = [Styled(f"note: {line}", "yellow") for line in shown.cautions]
+    if not shown.finished:
+        hint = f"Not finished: 'gradbench run --resume {shown.run}' resumes it"
+        cautions.append(Styled(hint, "yellow"))
+    return cautions
 
 
 # ── a line per comparison ─────────────────────────────────────────────────────────────────────
@@ -170,12 +204,12 @@ def _timed(operator: str, lines: list[_Line]) -> Table:
         *([] if where else [Column("size", lambda line: _size(line.comparison))]),
         Column("fastest", attrgetter("fastest")),
         Column("time", lambda line: _time(line.best), right=True),
-        Column("× forward", lambda line: line.of_best("to_forward"), right=True),
-        Column("× by hand", lambda line: line.of_best("to_manual"), right=True),
-        Column("next", lambda line: line.next.mode if line.next else ""),
-        Column("× fastest", lambda line: _behind(line.next), right=True),
-        Column("baseline", lambda line: _behind(line.first, len(baselines) > 1), right=True),
-        Column("undecided", lambda line: str(_undecided(line.ranked) or ""), right=True),
+        Column("× forward", lambda line: line.of_best("to_forward"), right=True, rank=5),
+        Column("× by hand", lambda line: line.of_best("to_manual"), right=True, rank=6),
+        Column("next", lambda line: line.next.mode if line.next else "", rank=3),
+        Column("next ×", lambda line: _behind(line.next), right=True, rank=2),
+        Column("baseline ×", lambda line: _behind(line.first, len(baselines) > 1), right=True),
+        Column("too close", lambda line: str(_undecided(line.ranked) or ""), right=True, rank=4),
     ]
     names = ", ".join(sorted(baselines - {""})) or "none"
     return Table(columns, lines, f"{operator}{where} (baseline: {names})")
@@ -210,9 +244,8 @@ def _behind(row: Row | None, named: bool = False) -> Cell:
     name = f"{row.mode} " if named else ""
     if row.verdict == "fastest":
         return Styled(f"{name}fastest", "green")
-    note = "" if row.verdict == "slower" else f" {row.verdict}"
-    if row.groups:
-        note += " (sessions disagree)"
+    signs = {"slower": "", "undecided": " ~"}
+    note = signs.get(row.verdict, f" {row.verdict}") + " !" * bool(row.groups)
     return Styled(name + times(row.to_fastest) + note, STYLES.get(row.verdict, ""))
 
 
@@ -275,14 +308,15 @@ CLOCK = (
         right=True,
     ),
     Column("verdict", lambda row: _verdict(row)),
-    Column("q", lambda row: odds(row.q), right=True),
-    Column("× forward", lambda row: times(row.to_forward), right=True),
-    Column("× by hand", lambda row: times(row.to_manual), right=True),
-    Column("× baseline", lambda row: times(row.to_baseline), right=True),
+    Column("q", lambda row: odds(row.q), right=True, rank=3),
+    Column("× forward", lambda row: times(row.to_forward), right=True, rank=4),
+    Column("× by hand", lambda row: times(row.to_manual), right=True, rank=5),
+    Column("× baseline", lambda row: times(row.to_baseline), right=True, rank=2),
     Column(
         "error (ulp)",
         lambda row: f"{row.ulps:.2g}" if row.status in ("ok", "wrong") else "",
         right=True,
+        rank=6,
     ),
 )
 
@@ -291,13 +325,14 @@ def _columns(rows: Sequence[Row], baseline: str) -> list[Column]:
     names = _instruments(rows)
     timed = not names or any(row.seconds for row in rows)
     readings = [
-        Column(_title(name), functools.partial(_reading, name=name), right=True) for name in names
+        Column(_title(name), functools.partial(_reading, name=name), right=True, rank=1)
+        for name in names
     ]
     return [
         Column("mode", lambda row: Styled(row.mode, "bold" * (row.verdict == "fastest"))),
         *(CLOCK if timed else ()),
         *readings,
-        Column("note", lambda row: "; ".join(_notes(row, baseline, timed))),
+        Column("note", lambda row: "; ".join(_notes(row, baseline, timed)), prose=True),
     ]
 
 
@@ -330,19 +365,15 @@ def _notes(row: Row, baseline: str, timed: bool) -> Iterator[str]:
         yield from (f"{_title(name)}: {reason}" for name, reason in row.unread.items())
 
 
-def _summary(shown: Judged) -> Iterator[str]:
-    timed = [row for row in shown.rows if row.verdict not in ("", "fastest")]
-    verdicts = Counter(row.verdict for row in timed)
+def _readings(shown: Judged) -> Iterator[str]:
+    """The counts of verdicts, of statuses, and of the readings of other instruments."""
+    verdicts = Counter(row.verdict for row in shown.rows if row.verdict not in ("", "fastest"))
+    if verdicts:
+        each = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+        yield f"Verdicts against the fastest (never a mode by hand): {each}"
+        false = false_positives(shown.calls, shown.expected_false, shown.expected_false_alarms)
+        yield f"{shown.method}: {false}".capitalize()
     statuses = {"wrong": 0} | Counter(row.status for row in shown.rows)
-    if shown.sessions:
-        yield (
-            f"{counted(len(timed), 'mode')} compared with the fastest of their comparison "
-            "(never a hand-written mode): "
-            + ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
-            + f".\nThreshold {shown.floor:.3g}, {shown.confidence:.0%} intervals between "
-            f"{counted(shown.sessions, 'process')}, {shown.method}: "
-            f"{false_positives(shown.calls, shown.expected_false, shown.expected_false_alarms)}."
-        )
     yield "Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
     for name in _instruments(shown.rows):
         read = sum(name in row.readings for row in shown.rows)
@@ -368,4 +399,6 @@ def _runs(results: Path) -> Answer:
         for header in headers
     ]
     cell = lambda value: ("no", "yes")[value] if isinstance(value, bool) else str(value)  # noqa: E731
-    return Answer(rows, details=[Table(fields(rows[0], cell), rows)])
+    least = ("cpu", "started", "sessions", "comparisons", "torch", "finished")
+    columns = fields(rows[0], cell, ("run",), ("cpu", "command"), least)
+    return Answer(rows, details=[Table(columns, rows)])

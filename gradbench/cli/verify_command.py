@@ -27,10 +27,13 @@ STYLES = {"ok": "green", "unsupported": "dim", "refused": "dim"}
 CASES = (
     Column("case", itemgetter("case")),
     Column("status", lambda row: Styled(row["status"], STYLES.get(row["status"], "bold red"))),
-    Column("reason", itemgetter("reason")),
-    Column("note", itemgetter("note")),
+    Column("reason", itemgetter("reason"), prose=True, optional=True),
+    Column("note", itemgetter("note"), prose=True, optional=True),
 )
-REASONS = (Column("cases", lambda pair: str(pair[1]), right=True), Column("reason", itemgetter(0)))
+REASONS = (
+    Column("cases", lambda pair: str(pair[1]), right=True),
+    Column("reason", itemgetter(0), prose=True),
+)
 
 
 @click.command()

@@ -78,7 +78,8 @@ def list_(everything: bool, form: Renderer) -> int:
     if not everything:
         summary.append("'gradbench releases list --all' shows every known release")
     cells = [[str(value or "") for value in row.values()] for row in rows]
-    table = Table(places(list(FIELDS.values()), ["GiB"]), cells)
+    least = ("CPU capability", "NumPy", "torch", "released")
+    table = Table(places(list(FIELDS.values()), ["GiB"], ["reason"], least), cells)
     form.write(Answer(rows, details=[table], summary=summary))
     return 0
 

@@ -19,16 +19,22 @@ from gradbench.statistics import Estimate
 SINGLY = 3
 """So many cases are shown over all releases."""
 
-BETWEEN = Column("between", lambda change: f"{change.before} → {change.after}")
+BETWEEN = Column("between", lambda change: f"{change.before} → {change.after}", whole=True)
 CHANGES = (
-    Column("case", lambda change: cells.short_case(change.case)),
-    Column("before", lambda change: call_time(change.old.seconds), right=True),
-    Column("after", lambda change: call_time(change.new.seconds), right=True),
+    Column("case", lambda change: cells.short_case(change.case), prose=True),
+    Column("before", lambda change: call_time(change.old.seconds), right=True, rank=3),
+    Column("after", lambda change: call_time(change.new.seconds), right=True, rank=2),
     Column("after / before", lambda change: cells.with_interval(change.estimate), right=True),
     Column("verdict", lambda change: cells.change(change.verdict)),
-    Column("q", lambda change: cells.odds(change.q), right=True),
-    Column("instructions", lambda change: _times(_instructions(change)), right=True, optional=True),
-    Column("note", lambda change: "; ".join(_notes(change))),
+    Column("q", lambda change: cells.odds(change.q), right=True, rank=6),
+    Column(
+        "instructions",
+        lambda change: _times(_instructions(change)),
+        right=True,
+        optional=True,
+        rank=4,
+    ),
+    Column("note", lambda change: "; ".join(_notes(change)), prose=True, rank=5),
 )
 
 
@@ -68,10 +74,10 @@ STEPS = (
     BETWEEN,
     Column("slower", lambda step: step.count("slower"), right=True),
     Column("faster", lambda step: step.count("faster"), right=True),
-    Column("same", lambda step: step.count("same"), right=True),
-    Column("undecided", lambda step: step.count("undecided"), right=True),
+    Column("same", lambda step: step.count("same"), right=True, rank=2),
+    Column("undecided", lambda step: step.count("undecided"), right=True, rank=1),
     Column("median", lambda step: step.median, right=True),
-    Column("also differs", lambda step: "; ".join(step.differences)),
+    Column("also differs", lambda step: "; ".join(step.differences), prose=True, rank=3),
 )
 
 
@@ -121,7 +127,7 @@ def groups(history: History, judged: Judged, by: str) -> Answer:
     return Answer(
         (dict(zip(headings, row)) for row in rows),
         heading=f"Torch releases by {by}",
-        overview=Table(places(headings, headings[1:]), rows, f"by {by}"),
+        overview=Table(places(headings, headings[1:], least=headings[2:-1]), rows, f"by {by}"),
         summary=[legend],
     )
 
@@ -148,7 +154,7 @@ def comparison(
         differences=history.differences(before, after),
         details=[Table(CHANGES, _largest_first(judged, everything), title)],
         summary=[_summary(judged)],
-        notes=_unlike(history, [(before, after)]),
+        notes=[*_unlike(history, [(before, after)]), cells.geometric_mean(judged)],
     )
 
 
@@ -239,25 +245,33 @@ class _Release:
 
 
 OVER_RELEASES = (
-    Column("release", lambda row: row.label),
-    Column("date", lambda row: row.date),
+    Column("release", lambda row: row.label, whole=True),
+    Column("date", lambda row: row.date, rank=3),
     Column(
         "time",
         lambda row: call_time(row.point.seconds) if row.point.status == "ok" else row.point.status,
         right=True,
     ),
-    Column("× baseline", lambda row: row.against, right=True),
+    Column("× baseline", lambda row: row.against, right=True, rank=1),
     Column(
         "× release before",
         lambda row: cells.with_interval(row.before) if row.before else "",
         right=True,
     ),
     Column("verdict", lambda row: cells.change(row.change.verdict) if row.change else ""),
-    Column("instructions", lambda row: _count(row.point.instructions), right=True, optional=True),
+    Column(
+        "instructions",
+        lambda row: _count(row.point.instructions),
+        right=True,
+        optional=True,
+        rank=2,
+    ),
     Column(
         "also differs",
         lambda row: row.change.note if row.change else row.point.reason,
         optional=True,
+        prose=True,
+        rank=4,
     ),
 )
 

@@ -18,12 +18,12 @@ def _cell(name: str) -> Any:
 
 COLUMNS = (
     Column("function", _cell("field")),
-    Column("operator", lambda row: row.get("refused", row.get("operator"))),
+    Column("operator", lambda row: row.get("refused", row.get("operator")), prose=True),
     Column("best of advice", _cell("best")),
-    Column("usual choice", _cell("usual")),
-    Column("usual / fastest", lambda row: _with_interval(row, "usual"), right=True),
+    Column("usual choice", _cell("usual"), rank=1),
+    Column("usual / fastest", lambda row: _with_interval(row, "usual"), right=True, rank=2),
     Column("expert / best", lambda row: _with_interval(row, "expert"), right=True),
-    Column("seconds", lambda row: _seconds(row), right=True),
+    Column("seconds", lambda row: _seconds(row), right=True, rank=3),
 )
 
 

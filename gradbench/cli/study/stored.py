@@ -13,6 +13,31 @@ from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Table
 from gradbench.core.units import counted, duration
 from gradbench.store.studies import Study
 
+NAMES = ("method", "neighbour", "pair", "case", "place", "function", "kind", "dtype")
+PROSE = ("rule", "fault")
+"""The columns that say what a row is about; the others are numbers."""
+
+LEAST = (
+    *("seconds_in_all", "half_width", "alarms_at_equal_power", "long_run", "worst", "calibrated"),
+    *("q95", "unsupported", "seconds_measuring", "power_2_at_5", "functions", "case", "floor"),
+    *("neighbour", "trials", "budget", "power_5", "power_2"),
+)
+"""The columns that a narrow terminal lacks, in this order; cases only where all rows have one."""
+
+
+def _column(name: str, rows: list[dict[str, Any]]) -> Column:
+    from gradbench.studies.evidence import COLUMNS
+
+    heading, cell = COLUMNS[name]
+    least = name in LEAST and (name != "case" or len({row[name] for row in rows}) == 1)
+    return Column(
+        heading,
+        cell,
+        right=name not in NAMES + PROSE,
+        prose=name in PROSE,
+        rank=len(LEAST) - LEAST.index(name) if least else 0,
+    )
+
 
 @click.command()
 @click.argument("names", nargs=-1, type=parameters.Text(), metavar="[STUDY]...")
@@ -55,7 +80,7 @@ def answer(study: Study, by_case: bool) -> Answer:
     rows: list[dict[str, Any]] = []
     for title, own in tables_of(study, by_case):
         names = [name for name in COLUMNS if own and name in own[0]]
-        tables.append(Table([Column(*COLUMNS[name]) for name in names], own, title))
+        tables.append(Table([_column(name, own) for name in names], own, title))
         rows += own
     summary: list[Cell] = []
     failed = [trial for trial in study.trials if trial.reason]
