@@ -213,8 +213,8 @@ def test_what_cannot_be_formed_is_refused_with_the_reason(tmp_path):
         "--results", str(tmp_path),
     )  # fmt: skip
     assert made.returncode == 1
-    assert "9000000 by 3000 takes 101 GiB, more than the limit of 4 GiB" in made.stderr
-    assert len(made.stderr.strip().splitlines()) == 1
+    reason = made.stderr.strip().splitlines()[-1]
+    assert "9000000 by 3000 takes 101 GiB, more than the limit of 4 GiB" in reason
 
 
 @pytest.mark.parametrize("dtype", ["tf32", "float31"])

@@ -251,3 +251,45 @@ def test_no_unicode_where_there_is_none():
     assert done.stdout.isascii()
     assert max(map(len, done.stdout.splitlines())) <= 60
     assert b"..." in done.stdout
+
+
+# ── progress ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_line_of_progress_names_its_unit_and_what_leads(capsys, monkeypatch):
+    from gradbench.cli import progress
+    from gradbench.runner.progress import Progress
+
+    monkeypatch.setattr(progress._Lines, "EVERY", 0)
+    with progress.progress("measuring") as report:
+        report(Progress(3, 10, "vjp/exp", 6.0, unit="sessions", leads="grad leads backward by 2×"))
+    line = "measuring: 3 of 10 sessions, 6 s so far, about 14 s left (vjp/exp); grad leads"
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_the_first_line_of_progress_comes_within_two_seconds(capsys, monkeypatch):
+    from gradbench.cli import progress
+    from gradbench.runner.progress import Progress
+
+    clock = iter([100.0, 100.9, 101.1, 101.1, 110.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("measuring") as report:
+        report(Progress(0, 9, "", 0.0))
+        assert capsys.readouterr().err == ""
+        report(Progress(1, 9, "", 1.0))
+        assert "1 of 9" in capsys.readouterr().err
+        report(Progress(2, 9, "", 1.0))
+        assert capsys.readouterr().err == ""
+
+
+def test_what_leads_is_the_fastest_automatic_mode():
+    from gradbench.runner.progress import leader
+    from gradbench.store import runs
+
+    run = runs.read(next((RESULTS / "runs").glob(f"{RUN}*")))
+    (record,) = (
+        s for s in run.sessions if s.comparison.startswith("hessian/recurrence/") and not s.session
+    )
+    said = leader(record, run.started.by_hand)
+    assert said.startswith("hessian of recurrence: grad_twice leads ")
+    assert leader(record, [e.mode for e in record.entrants]) == ""

@@ -152,7 +152,14 @@ def _in_seconds(report: Report, budget: float, began: float) -> Report:
     def told(progress: Progress) -> None:
         elapsed = time.perf_counter() - began
         done = min(int(elapsed), math.ceil(budget))
-        report(Progress(done, math.ceil(budget), progress.label, elapsed, limit=budget))
+        report(
+            Progress(
+                *(done, math.ceil(budget), progress.label, elapsed),
+                limit=budget,
+                unit="s",
+                leads=progress.leads,
+            )
+        )
 
     return told
 

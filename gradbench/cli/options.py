@@ -387,13 +387,13 @@ def swept_options(default: str) -> Callable[[F], F]:
 
 
 def discovered(worker: WorkerOptions) -> Discovery:
-    """What a worker offers. Packages whose entry points do not load are named on stderr.
-
-    Raises WorkerError where the worker cannot be started.
-    """
+    """What a worker offers. Packages whose entry points do not load are named on stderr. Raises
+    WorkerError where the worker cannot be started."""
+    from gradbench.cli.progress import starting
     from gradbench.runner.workers import discover
 
-    discovery = discover(worker)
+    with starting("starting a worker: it imports torch"):
+        discovery = discover(worker)
     for problem in discovery.broken:
         warn(problem)
     return discovery

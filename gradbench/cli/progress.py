@@ -21,10 +21,12 @@ class _Lines:
     """Progress where there is no terminal: a line now and then."""
 
     EVERY = 15.0
+    FIRST = 1.0
+    """Seconds after which the first line comes: a command that is faster needs none."""
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.last = time.monotonic() - self.EVERY / 2
+        self.last = time.monotonic() - self.EVERY + min(self.FIRST, self.EVERY)
 
     def __call__(self, progress: Progress) -> None:
         ending.check()
@@ -32,9 +34,10 @@ class _Lines:
             return
         self.last = time.monotonic()
         label = f" ({text.line(progress.label)})" if progress.label else ""
+        leads = f"; {text.line(progress.leads)}" if progress.leads else ""
         say(
-            f"{self.what}: {progress.done} of {progress.total}, "
-            f"{duration(progress.elapsed)} so far{_left(progress)}{label}",
+            f"{self.what}: {progress.done} of {progress.total} {progress.unit}, "
+            f"{duration(progress.elapsed)} so far{_left(progress)}{label}{leads}",
             err=True,
         )
 
@@ -50,25 +53,43 @@ def _left(progress: Progress) -> str:
 
 
 @contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Says on a terminal what takes the seconds before the first progress; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(stderr=True).status(what, spinner="line"):
+        yield
+
+
+@contextmanager
 def progress(what: str) -> Iterator[Any]:
     """A bar with the time left on a terminal, a line now and then elsewhere; on stderr."""
     if not sys.stderr.isatty():
         yield _Lines(what)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     bar = Bar(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.fields[left]}", markup=False),
-        TextColumn("{task.fields[label]}", markup=False, style="dim"),
+        # What has no room is cut at its end, so that the bar stays on one line.
+        TextColumn(
+            "{task.fields[label]}",
+            markup=False,
+            style="dim",
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
         console=console(stderr=True),
         transient=True,
+        expand=True,
     )
     with bar:
-        task = bar.add_task(what, total=None, left="", label="")
+        task = bar.add_task(what, total=None, count="", left="", label="starting")
 
         def report(at: Progress) -> None:
             ending.check()
@@ -76,8 +97,9 @@ def progress(what: str) -> Iterator[Any]:
                 task,
                 total=at.total,
                 completed=at.done,
+                count=f"{at.done} of {at.total} {at.unit}",
                 left=duration(at.elapsed) + _left(at),
-                label=shown(text.line(at.label)),
+                label=shown(text.line(at.leads or at.label)),
             )
 
         yield report

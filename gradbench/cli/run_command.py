@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
+from gradbench.analysis.conditions import BUSY
 from gradbench.cli import options, parameters
-from gradbench.cli.output import console, on_stop, say, warn
+from gradbench.cli.output import on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.core.cases import Selection
 from gradbench.core.instruments import WALL_TIME
@@ -72,6 +74,9 @@ def _measure(opened: Opened[Run]) -> int:
     from gradbench.cli.show_command import show_run
 
     run = opened.stored
+    load, cores = os.getloadavg()[0], len(machine.usable_cores())
+    if load > BUSY * cores:
+        warn(f"The machine is busy (load {load:.1f} on {counted(cores, 'core')}): times suffer")
     hint = (
         f"Stopped. Everything measured so far is in {run.path}.\n"
         f"Resume it with: gradbench run --resume {run.name}"
@@ -81,12 +86,11 @@ def _measure(opened: Opened[Run]) -> int:
     measured = show_run(run)
     end = run.ends[-1]
     share = f", {end.visiting / end.elapsed:.0%} of it timing" if end.visiting else ""
-    took = f"Took {duration(end.elapsed)}{share}; {machine.load()}"
-    console().print(f"{took}. Stored in {run.path}")
+    say(f"Took {duration(end.elapsed)}{share}; {machine.load()}.\nStored in {run.path}")
     if not measured:
         warn("gradbench: no mode could be measured; the table says why")
         return 1
     if lacking(run, opened.settings):
         say(f"Modes crashed: 'gradbench run --resume {run.name}' tries them again")
-    say("Next: 'gradbench show --comparison NAME' shows one comparison in full")
+    say("Next: 'gradbench show' has each function, '--comparison NAME' all modes of one")
     return 0

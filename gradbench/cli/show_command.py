@@ -329,7 +329,9 @@ def _columns(rows: Sequence[Row], baseline: str) -> list[Column]:
         for name in names
     ]
     return [
-        Column("mode", lambda row: Styled(row.mode, "bold" * (row.verdict == "fastest"))),
+        Column(
+            "mode", lambda row: Styled(row.mode, "bold" * (row.verdict == "fastest")), whole=True
+        ),
         *(CLOCK if timed else ()),
         *readings,
         Column("note", lambda row: "; ".join(_notes(row, baseline, timed)), prose=True),

@@ -462,10 +462,12 @@ def install_all(
     began = time.perf_counter()
     complete, failed = [], []
     for position, request in enumerate(requests):
-        report(Progress(position, len(requests), request.name, time.perf_counter() - began))
+        elapsed = time.perf_counter() - began
+        report(Progress(position, len(requests), request.name, elapsed, unit="releases"))
         try:
             complete.append(install(request, installer))
         except ReleaseError as error:
             failed.append(Failure(request.name, request.what, str(error), now()))
-    report(Progress(len(requests), len(requests), "", time.perf_counter() - began))
+    elapsed = time.perf_counter() - began
+    report(Progress(len(requests), len(requests), "", elapsed, unit="releases"))
     return complete, failed

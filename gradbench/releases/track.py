@@ -197,7 +197,7 @@ def measure(
                 # These modes have had their second chance.
                 continue
             elapsed = time.perf_counter() - began
-            report(Progress(position, len(steps), name, elapsed, skipped))
+            report(Progress(position, len(steps), name, elapsed, skipped, unit="sessions"))
             members = track.started.groups[group]
             if (group, session) != current:
                 # A session is a process of its own in every environment.
@@ -223,7 +223,7 @@ def measure(
             _settle(settled, part)
         team.end_all()
         _read(log, track, settings, base, installed, discovery, settled, report)
-    report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    report(Progress(len(steps), len(steps), "", time.perf_counter() - began, unit="sessions"))
     return track
 
 
@@ -329,7 +329,7 @@ def _read(
             done: int, total: int, label: str, name: str = name, began: float = began
         ) -> None:
             elapsed = time.perf_counter() - began
-            report(Progress(done, total, f"{name}: {label}", elapsed))
+            report(Progress(done, total, f"{name}: {label}", elapsed, unit="readings"))
 
         with Workers(environment.worker(base)) as workers:
 

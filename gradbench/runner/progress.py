@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from statistics import median
 
+from gradbench.core.cases import FORWARD
 from gradbench.runner.wire import WorkerError
 from gradbench.store.lines import LineLog, StoreError
+from gradbench.store.runs import SessionMeasured, minima
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a measurement, in steps: of a run, comparisons times sessions."""
+    """The progress of a measurement, in steps: of a run, its sessions of all comparisons."""
 
     done: int
     total: int
@@ -24,9 +28,30 @@ class Progress:
     """Steps done in an earlier stretch."""
     limit: float = 0.0
     """Seconds after which it ends in any case; 0: no limit."""
+    unit: str = "steps"
+    """What is counted, in the plural."""
+    leads: str = ""
+    """What leads in the step before, in a few words."""
 
 
 Report = Callable[[Progress], None]
+
+
+def leader(record: SessionMeasured, by_hand: Collection[str]) -> str:
+    """The fastest automatic mode of a session and how far behind the next one is, in a few words;
+    empty where fewer than two were timed."""
+    times = {}
+    for entrant in record.entrants:
+        if entrant.mode != FORWARD and entrant.mode not in by_hand and not entrant.control:
+            visits = [t for t in minima(entrant.number, entrant.samples) if not math.isnan(t)]
+            if visits:
+                times[entrant.mode] = median(visits)
+    if len(times) < 2:
+        return ""
+    first, second = sorted(times, key=lambda mode: times[mode])[:2]
+    c = record.comparison
+    ahead = times[second] / times[first]
+    return f"{c.operator} of {c.function}: {first} leads {second} by {ahead:.2f}×"
 
 
 def silent(progress: Progress) -> None:

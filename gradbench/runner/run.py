@@ -16,7 +16,7 @@ from gradbench.core.instruments import WALL_TIME
 from gradbench.core.verdicts import Status
 from gradbench.runner.nvml import Nvml
 from gradbench.runner.plan import Lack, lacking
-from gradbench.runner.progress import Progress, Report, silent, stretch
+from gradbench.runner.progress import Progress, Report, leader, silent, stretch
 from gradbench.runner.readings import Readings, missing
 from gradbench.runner.session import FAR_SESSIONS, SLOW_SESSIONS, Measurement, slow
 from gradbench.runner.settings import Settings
@@ -92,6 +92,7 @@ def measure(
     skipped = sum((entry.comparison, number) in done for number, entry in steps)
     visiting = 0.0
     session = -1
+    leads = ""
 
     def end(finished: bool, elapsed: float) -> None:
         ended = RunEnded(now(), finished, elapsed, visiting)
@@ -107,7 +108,13 @@ def measure(
                 # These modes have had their second chance.
                 continue
             elapsed = time.perf_counter() - began
-            report(Progress(position, len(steps), name, elapsed, skipped, settings.total))
+            report(
+                Progress(
+                    *(position, len(steps), name, elapsed, skipped, settings.total),
+                    unit="sessions",
+                    leads=leads,
+                )
+            )
             if number != session:
                 # A session is a process of its own.
                 workers.end()
@@ -132,6 +139,7 @@ def measure(
                 break
             log.append(record)
             run.sessions.append(record)
+            leads = leader(record, run.started.by_hand)
             visiting += record.visiting
             _settle(settled, record)
             pace.visited += record.visiting
@@ -147,7 +155,7 @@ def measure(
         _read(log, run, settings, workers, discovery, settled, report, deadline)
         if sessions and not settings.total:
             _limits(log, run, settings, workers, report)
-    report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    report(Progress(len(steps), len(steps), "", time.perf_counter() - began, unit="sessions"))
     return run
 
 
@@ -211,7 +219,7 @@ def _read(
         if not done:
             # Each instrument has a pace of its own.
             began = time.perf_counter()
-        report(Progress(done, total, label, time.perf_counter() - began))
+        report(Progress(done, total, label, time.perf_counter() - began, unit="readings"))
 
     readings = Readings(
         missing(run.started.plan, settings, run.readings),
@@ -249,7 +257,7 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
     began = time.perf_counter()
     for position, ((device, threads), dtypes) in enumerate(left):
         elapsed = time.perf_counter() - began
-        report(Progress(position, len(left), f"limits of {device}", elapsed))
+        report(Progress(position, len(left), f"limits of {device}", elapsed, unit="devices"))
         for _ in range(2):
             worker, process = workers.current()
             try:

@@ -44,10 +44,11 @@ def verify(
     with Workers(options) as workers:
         for position, entry in enumerate(entries):
             elapsed = time.perf_counter() - began
-            report(Progress(position, len(entries), entry.comparison, elapsed))
+            report(Progress(position, len(entries), entry.comparison, elapsed, unit="comparisons"))
             for record in _verify_entry(entry, settings, workers, discovery.opt_in):
                 result.records.append((entry, record))
-        report(Progress(len(entries), len(entries), "", time.perf_counter() - began))
+        elapsed = time.perf_counter() - began
+        report(Progress(len(entries), len(entries), "", elapsed, unit="comparisons"))
     return result
 
 

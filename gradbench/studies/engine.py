@@ -271,12 +271,13 @@ def loop(
             for step in own:
                 label = f"{step.way} {step.case}"
                 elapsed = time.perf_counter() - began
-                report(Progress(position, len(steps), label, elapsed, skipped))
+                report(Progress(position, len(steps), label, elapsed, skipped, unit="trials"))
                 trial = one(step)
                 log.append(trial)
                 study.trials.append(trial)
                 position += 1
-    report(Progress(len(steps), len(steps), "", time.perf_counter() - began))
+    elapsed = time.perf_counter() - began
+    report(Progress(len(steps), len(steps), "", elapsed, unit="trials"))
     return study
 
 

@@ -80,7 +80,8 @@ def asv_steps(
     with progress("asv-steps") as report:
 
         def told(done: int, total: int, label: str) -> None:
-            report(Progress(done, total, label, time.perf_counter() - began))
+            elapsed = time.perf_counter() - began
+            report(Progress(done, total, label, elapsed, unit="histories"))
 
         results = list(study.study(settings, trials, sessions, threshold / 100, seed, told))
     numbers = [f"{after} after" for after in afters]
