@@ -19,6 +19,10 @@ from gradbench.cli.rendering import Answer, Column, Styled, Table, Terminal
 
 RESULTS = Path(__file__).parent.parent / "results"
 RUN = "20261122-052809"
+STUDIES = [  # The newest of each of these kinds.
+    max(path.name.partition(".")[0] for path in (RESULTS / "studies").glob(f"{kind}-*"))
+    for kind in ("gate", "peers", "power")
+]
 
 
 def shown(capsys, monkeypatch, answer, width):
@@ -194,8 +198,7 @@ ROWS = [
     ("releases", "show", "--by", "mode"),
     ("releases", "show", "-f", "exp", "-o", "vjp", "-m", "grad"),
     ("releases", "compare", "2.0.1", "2.2.2"),
-    ("study", "report", "aa-20261122-043851"),
-    ("study", "report", "gate-20261126-074527"),
+    *(("study", "report", name) for name in STUDIES),
 ]
 
 
