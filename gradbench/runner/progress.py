@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from gradbench.core.cases import FORWARD
+from gradbench.core.clocks import clock_of
 from gradbench.runner.wire import WorkerError
 from gradbench.store.lines import LineLog, StoreError
-from gradbench.store.runs import SessionMeasured, minima
+from gradbench.store.runs import SessionMeasured
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,17 @@ Report = Callable[[Progress], None]
 def leader(record: SessionMeasured, by_hand: Collection[str]) -> str:
     """The fastest automatic mode of a session and how far behind the next one is, in a few words;
     empty where fewer than two were timed."""
+    visits = {
+        entrant.mode: entrant.visits
+        for entrant in record.entrants
+        if entrant.mode != FORWARD and entrant.mode not in by_hand and not entrant.control
+    }
+    clock = clock_of(list(visits.values()))
     times = {}
-    for entrant in record.entrants:
-        if entrant.mode != FORWARD and entrant.mode not in by_hand and not entrant.control:
-            visits = [t for t in minima(entrant.number, entrant.samples) if not math.isnan(t)]
-            if visits:
-                times[entrant.mode] = median(visits)
+    for mode, own in visits.items():
+        known = [seconds for seconds in own.by(clock) if not math.isnan(seconds)]
+        if known:
+            times[mode] = median(known)
     if len(times) < 2:
         return ""
     first, second = sorted(times, key=lambda mode: times[mode])[:2]
