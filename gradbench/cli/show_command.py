@@ -121,7 +121,11 @@ def _at_a_glance(shown: Judged, header: log.Header, most: int | None = None) -> 
         (record for one in found for record in records(one)),
         ahead=summary.busy(shown),
         overview=summary.table(found, most),
-        summary=[*summary.notes(found, most), *summary.trust(shown, header)],
+        summary=[
+            *summary.notes(found, most),
+            *summary.trust(shown, header),
+            *_readings(shown),
+        ],
         notes=_cautions(shown),
     )
 
@@ -135,7 +139,12 @@ def _answer(shown: Judged, header: log.Header, in_full: bool) -> Answer:
         ahead=summary.busy(shown),
         overview=summary.table(found) if several and not in_full else None,
         details=_in_full(shown) if in_full else _by_operator(shown),
-        summary=[*(() if in_full else summary.notes(found)), *trusted, *_readings(shown)],
+        summary=[
+            *(() if in_full else summary.notes(found)),
+            *trusted,
+            *_counts(shown),
+            *_readings(shown),
+        ],
         notes=[*(line[0].upper() + line[1:] for line in shown.conditions), *_cautions(shown)],
     )
 
@@ -367,8 +376,8 @@ def _notes(row: Row, baseline: str, timed: bool) -> Iterator[str]:
         yield from (f"{_title(name)}: {reason}" for name, reason in row.unread.items())
 
 
-def _readings(shown: Judged) -> Iterator[str]:
-    """The counts of verdicts, of statuses, and of the readings of other instruments."""
+def _counts(shown: Judged) -> Iterator[str]:
+    """The counts of verdicts and of statuses."""
     verdicts = Counter(row.verdict for row in shown.rows if row.verdict not in ("", "fastest"))
     if verdicts:
         each = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
@@ -377,6 +386,10 @@ def _readings(shown: Judged) -> Iterator[str]:
         yield f"{shown.method}: {false}".capitalize()
     statuses = {"wrong": 0} | Counter(row.status for row in shown.rows)
     yield "Cases: " + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
+
+
+def _readings(shown: Judged) -> Iterator[str]:
+    """How many cases each instrument but the clock read."""
     for name in _instruments(shown.rows):
         read = sum(name in row.readings for row in shown.rows)
         yield f"{_title(name).capitalize()}: read for {read} of {counted(len(shown.rows), 'case')}"
