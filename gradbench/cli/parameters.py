@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -57,6 +57,32 @@ class Whole(click.IntRange):
         if isinstance(value, str) and (len(value) > 30 or not re.fullmatch(r"[+-]?\d+", value)):
             self.fail(f"{line(value, 60)!r} is not a whole number in the allowed range", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Width(Real):
+    """The width of a figure in inches, or the name of one."""
+
+    NAMED: ClassVar = {"column": 3.5, "wide": 5.5, "page": 7.2}
+    """A column of two, the only column of a page, a page of two columns."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 40)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        inches = self.NAMED.get(value, value)
+        try:
+            float(inches)
+        except (TypeError, ValueError, OverflowError):
+            near = hint(str(value), self.NAMED)
+            self.fail(
+                f"{line(str(value), 60)!r} is neither inches nor one of {', '.join(self.NAMED)}"
+                + (f"; {near}" if near else ""),
+                param,
+                ctx,
+            )
+        return super().convert(inches, param, ctx)
 
 
 def seconds() -> Real:

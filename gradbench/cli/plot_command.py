@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = {
+    "atlas": "the fastest mode over outputs × inputs, and the price of the usual choice",
     "heatmap": "function × mode of one operator, as multiples of the fastest",
     "dots": "the modes of one comparison, with intervals",
     "forward": "the fastest as a multiple of the forward pass",
@@ -46,6 +47,13 @@ ENDINGS = (".svg", ".png", ".pdf")
     type=parameters.NewFile(ENDINGS),
     help="Output file; its suffix (.svg, .png, .pdf) sets the format.",
 )
+@click.option(
+    "--width",
+    type=parameters.Width(),
+    metavar="WIDTH",
+    help="Inches, or column (3.5), wide (5.5) or page (7.2). Text gets smaller, down to 6 points, "
+    "until nothing is clipped.  [default: as wide as the figure needs]",
+)
 @options.filter_options
 @options.judging_options
 @options.results_option
@@ -53,6 +61,7 @@ def command(
     kind: str,
     runs: tuple[str, ...],
     target: Path,
+    width: float | None,
     filters: options.Filters,
     judging: options.Judging,
     results: Path,
@@ -63,6 +72,7 @@ def command(
 
     For 'releases', RUNS are tracks; for 'aa', 'power', 'coverage' and 'peers', studies.
     """
+    from gradbench.report.fitting import fit
     from gradbench.report.style import NothingToDraw, save
 
     try:
@@ -73,7 +83,9 @@ def command(
         elif kind in STUDIES:
             figure = _study(kind, results, runs)
         else:
-            figure = _measured(kind, results, runs, judging, filters)
+            figure = _measured(kind, results, runs, judging, filters, width)
+        if width is not None:
+            fit(figure, width)
         save(figure, target)
     except NothingToDraw as error:
         raise click.UsageError(str(error)) from error
@@ -88,6 +100,7 @@ def _measured(
     runs: tuple[str, ...],
     judging: options.Judging,
     filters: options.Filters,
+    width: float | None,
 ) -> Figure:
     from gradbench import report
     from gradbench.report.data import selected, why_none
@@ -100,12 +113,14 @@ def _measured(
         "devices": report.by_device,
         "memory": report.memory,
         "correctness": report.errors,
-    }[kind]
+    }.get(kind)
     frame = report.table(results, runs, *judging)
     frame = frame[frame["newest"]] if len(frame) else frame
     chosen = selected(frame, **filters)
     if chosen.empty:
         raise StoreError(why_none(frame, **filters))
+    if kind == "atlas":
+        return report.atlas(chosen, width)
     made: Figure = draw(chosen).figure
     return made
 

@@ -290,6 +290,13 @@ class Offer:
     """Those of `opt_in` that are of CUDA devices alone."""
     first: str = ""
     """The mode that people usually write first."""
+    atlas: tuple[str, ...] = ()
+    """Sizes of the atlas; with some, the function is part of no other sweep."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every size that the function declares."""
+        return (DOCUMENTS, *self.sizes, *self.large_sizes, *self.atlas)
 
 
 @dataclass(frozen=True)
@@ -307,7 +314,7 @@ class Selection:
     sweep: str = "documents"
     compiled: bool = False
 
-    SWEEPS = ("documents", "standard", "full")
+    SWEEPS = ("documents", "standard", "full", "atlas")
 
 
 class SelectionError(ValueError):
@@ -374,7 +381,7 @@ def _require_sizes(offers: Iterable[Offer], selection: Selection) -> None:
     for pattern in selection.sizes:
         if not chosen or any(_sizes(o, replace(selection, sizes=(pattern,))) for o in chosen):
             continue
-        known = {label for o in chosen for label in (DOCUMENTS, *o.sizes, *o.large_sizes)}
+        known = {label for o in chosen for label in o.labels}
         names = {",".join(o.size_names) for o in chosen} - {""}
         near = hint(pattern, known) or (
             f"sizes are of {' or of '.join(sorted(names)[:4])}" if names else "it has no sizes"
@@ -387,17 +394,22 @@ def _require_sizes(offers: Iterable[Offer], selection: Selection) -> None:
 
 def _sizes(offer: Offer, selection: Selection) -> list[str]:
     """The size labels of one offer: those asked for, or those of the sweep."""
+    in_atlas = selection.sweep == "atlas"
+    # As with modes that compile: a glob does not ask for a function of the atlas, its name does.
+    if in_atlas != bool(offer.atlas) and (in_atlas or offer.function not in selection.functions):
+        return []
     if selection.sizes:
         chosen = []
         for pattern in selection.sizes:
-            known = (DOCUMENTS, *offer.sizes, *offer.large_sizes)
-            hits = [label for label in known if fnmatch.fnmatchcase(label, pattern)]
+            hits = [label for label in offer.labels if fnmatch.fnmatchcase(label, pattern)]
             if not hits and is_size(pattern):
                 size = parse_size(pattern)
                 if set(size) == set(offer.size_names):
                     hits = [size_label(size)]
             chosen += hits
         return list(dict.fromkeys(chosen))
+    if in_atlas:
+        return list(offer.atlas)
     labels = [DOCUMENTS]
     if selection.sweep in ("standard", "full"):
         labels += offer.sizes

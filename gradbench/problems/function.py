@@ -64,6 +64,9 @@ class Function:
     """The default dtype, that of the source notebooks."""
     sizes: tuple[Size, ...] = ()
     large_sizes: tuple[Size, ...] = ()
+    atlas: tuple[Size, ...] = ()
+    """The sizes of the profile *atlas*. A function that has some is measured there, and elsewhere
+    only if it is named."""
     exact: Callable[..., Tensor] | None = None
     """Computes the value in float64 for the gate; None: `forward`."""
     precise: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -75,7 +78,7 @@ class Function:
     def __post_init__(self) -> None:
         if self.constants and self.inputs[-len(self.constants) :] != self.constants:
             raise ValueError(f"{self.name}: constants {self.constants} must be the last inputs")
-        for size in (*self.sizes, *self.large_sizes):
+        for size in (*self.sizes, *self.large_sizes, *self.atlas):
             if set(size) != set(self.example_size):
                 raise ValueError(f"{self.name}: size {dict(size)} lacks {set(self.example_size)}")
 

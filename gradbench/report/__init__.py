@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradbench.report.pareto import memory
     from gradbench.report.places import by_device
     from gradbench.report.ratios import dots, forward, heat_map
+    from gradbench.report.regions import atlas
     from gradbench.report.sizes import scaling
 
 _PLACES = {
@@ -25,11 +26,13 @@ _PLACES = {
     "pareto": ("memory",),
     "places": ("by_device",),
     "ratios": ("heat_map", "dots", "forward"),
+    "regions": ("atlas",),
     "sizes": ("scaling",),
     "history": ("timelines",),
 }
 
 __all__ = [
+    "atlas",
     "by_device",
     "derivatives",
     "dots",

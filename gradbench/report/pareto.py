@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gradbench.core.cases import FORWARD
+from gradbench.report.looks import numbers
 from gradbench.report.style import (
     INK,
     NothingToDraw,
@@ -65,8 +66,9 @@ def memory(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     ax = axes(ax, 8.6, max(4.4, 1.2 + 0.24 * len(frame)))
     with settings():
-        for number, row in enumerate(frame.sort_values("mode").to_dict("records")):
-            style: dict[str, Any] = look(number) | {"linestyle": ""}
+        number = numbers(sorted(frame["mode"]))
+        for row in frame.sort_values("mode").to_dict("records"):
+            style: dict[str, Any] = look(number[row["mode"]]) | {"linestyle": ""}
             y = max(row["peak_memory"], 1)
             error = [[row["seconds"] - row["seconds_low"]], [row["seconds_high"] - row["seconds"]]]
             name = mode_label(row["mode"], row["by_hand"], 28)

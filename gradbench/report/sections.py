@@ -10,7 +10,7 @@ import pandas as pd
 
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time, reading
-from gradbench.report import correctness, curves, history, pareto, places, ratios, sizes
+from gradbench.report import correctness, curves, history, pareto, places, ratios, regions, sizes
 from gradbench.report.findings import anchor, scaling_anchor
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def figures(frame: pd.DataFrame, changes: pd.DataFrame) -> list[Section]:
 
     `frame` has the newest row of each case of one machine, `changes` its tracked builds.
     """
-    sections = [*_operators(frame), _scaling(frame), _releases(changes)]
+    others = frame.drop(index=regions.gridded(frame).index)
+    sections = [*_operators(others), _scaling(others), _releases(changes)]
     return [section for section in sections if section.figures]
 
 
@@ -56,8 +57,10 @@ def extras(
     drawn: Sequence[pd.DataFrame] = (),
     studies: Sequence[tuple[str, Figure]] = (),
 ) -> list[Section]:
-    """Those of `EXTRAS` that are wanted and have figures. `drawn` holds frames of
-    `curves.computed`, `studies` each study's kind and figure."""
+    """The atlas, and those of `EXTRAS` that are wanted, as far as they have figures.
+
+    `drawn` holds frames of `curves.computed`, `studies` each study's kind and figure.
+    """
     made = {
         "devices": lambda: _places(frame),
         "memory": lambda: _memory(frame),
@@ -65,7 +68,7 @@ def extras(
         "notebooks": lambda: _curves(drawn),
         "studies": lambda: _studies(studies),
     }
-    sections = [made[name]() for name in EXTRAS if name in wanted]
+    sections = [_atlas(frame), *(made[name]() for name in EXTRAS if name in wanted)]
     return [section for section in sections if section.figures]
 
 
@@ -135,6 +138,23 @@ def _scaling(frame: pd.DataFrame) -> Section:
                 _figure(sizes.scaling, part),
             )
         )
+    return section
+
+
+def _atlas(frame: pd.DataFrame) -> Section:
+    section = Section(
+        "atlas",
+        "The fastest mode over outputs and inputs",
+        "Colours and marks: the fastest mode; marks are the measured points. Stripes in two "
+        "colours and open marks: too close to call. Lines: the usual choice takes so many times as "
+        "long as the fastest. White: every mode was ruled out.",
+    )
+    rows = regions.gridded(frame)
+    if len(rows):
+        newest = rows[rows["run"] == rows["run"].max()]
+        one = (newest[regions.ONE] == newest[regions.ONE].iloc[0]).all(axis=1)
+        described = ". ".join(regions.told(one) for one in regions.maps(newest[one]))
+        section.figures.append(Shown("regions", described, lambda: regions.atlas(newest[one])))
     return section
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from gradbench.core.cases import DOCUMENTS, FORWARD, parse_size
 from gradbench.core.units import grouped
+from gradbench.report.looks import numbers
 from gradbench.report.style import (
     FAINT,
     NothingToDraw,
@@ -36,7 +37,7 @@ def sized(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
     Where several numbers vary, n is their product.
     """
-    sizes = {s: _parsed(s) for s in frame["size"].unique()}
+    sizes = {s: parsed(s) for s in frame["size"].unique()}
     known = {s: size for s, size in sizes.items() if size}
     names = list(dict.fromkeys(name for size in known.values() for name in size))
     varying = [n for n in names if len({size.get(n) for size in known.values()}) > 1]
@@ -45,7 +46,7 @@ def sized(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return frame.assign(n=frame["size"].map(number)), " · ".join(varying)
 
 
-def _parsed(label: str) -> dict[str, int]:
+def parsed(label: str) -> dict[str, int]:
     if label == DOCUMENTS:
         return {}
     try:
@@ -148,7 +149,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     sizes: list[int] = sorted(int(n) for n in made["n"].unique())
     groups = {str(m): rows.sort_values("n") for m, rows in made.groupby("mode", sort=True)}
     order = sorted(groups, key=lambda m: -groups[m]["seconds"].iloc[-1])
-    number = {mode: i for i, mode in enumerate(sorted(groups))}
+    number = numbers(sorted(groups))
     ax = axes(ax, 9.0, max(4.6, 1.2 + 0.24 * len(order)))
     with settings():
         for mode in order:

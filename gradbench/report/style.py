@@ -25,7 +25,7 @@ INK, PAPER = "#1a1a1b", "#fdfdfe"
 """Text and background; a page puts its own in their place, light or dark."""
 FAINT = "#8a8a8c"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MARKS = "osD^vPX<>*hp"
+_MARKS = "osD^vPX<>*hpdH8123"
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -42,6 +42,16 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
+def shade(number: int) -> str:
+    """The colour of an area of the series of a number: series of one colour differ in lightness."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    place = number // len(SERIES) % 3
+    part, towards = ((0.12, 1.0), (0.6, 1.0), (0.4, 0.0))[place]
+    red, green, blue = (c + part * (towards - c) for c in to_rgb(SERIES[number % len(SERIES)]))
+    return to_hex((red, green, blue))
+
+
 @contextmanager
 def settings() -> Iterator[None]:
     """matplotlib's settings for the figures of this package, without a display."""
@@ -56,6 +66,7 @@ def settings() -> Iterator[None]:
         "font.size": 9.5,
         "svg.hashsalt": "gradbench",
         "svg.fonttype": "none",
+        "pdf.fonttype": 42,
         "text.parse_math": False,
         "figure.facecolor": PAPER,
         "axes.facecolor": PAPER,
@@ -81,15 +92,18 @@ def _letters() -> Iterator[None]:
 
 def axes(ax: Axes | None, width: float, height: float) -> Axes:
     """The axes given, or new ones of a figure of this size in inches."""
-    if ax is not None:
-        return ax
+    return figure(width, height).subplots() if ax is None else ax
+
+
+def figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches, without axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with settings():
-        figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
-        return figure.subplots()
+        made = Figure(figsize=(width, height))
+        FigureCanvasAgg(made)
+        return made
 
 
 def decades(axis: Any) -> None:
@@ -157,7 +171,9 @@ def _svg(figure: Figure) -> str:
     made only as it is drawn."""
     written = io.StringIO()
     write(figure, written, format="svg", metadata={"Date": None})
-    return text.shown(written.getvalue())
+    # Hundredths of a point are enough, in half of the space.
+    shorter = re.sub(r"(\d\.\d\d)\d+", r"\1", written.getvalue())
+    return text.shown(shorter)
 
 
 _VARIABLES = {INK: "--ink", PAPER: "--paper", FAINT: "--faint", "#666666": "--faint"} | {

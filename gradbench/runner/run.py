@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from gradbench.core.cases import Comparison, Entry
+from gradbench.core.cases import Comparison, Entry, is_size, parse_size
 from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.verdicts import Status
@@ -87,6 +87,7 @@ def measure(
         _settle(settled, record, but=RETRIED)
         if record.session == 0:
             slow_modes[record.comparison] = slow(record, settings)
+    growing = bool(settings.patience) and not settings.total
     together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
     pace = _Pace(settings, len(entries), began)
     skipped = sum((entry.comparison, number) in done for number, entry in steps)
@@ -128,7 +129,7 @@ def measure(
                 pace.settings,
                 discovery.opt_in,
                 discovery.first(entry.comparison.operator),
-                settled.get(name, {}),
+                (refused_below(settled, name) if growing else {}) | settled.get(name, {}),
                 slow_modes.get(name, frozenset()) if number >= together else frozenset(),
                 nvml.state,
                 deadline,
@@ -274,6 +275,39 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
             log.append(limits)
             run.limits.append(limits)
             break
+
+
+def refused_below(
+    settled: Mapping[Comparison, Mapping[str, Entrant]], name: Comparison
+) -> dict[str, Entrant]:
+    """The modes that were refused at a size of which no number is larger than this comparison's,
+    by name. They would take longer still here, or more memory, and are not called."""
+    found: dict[str, Entrant] = {}
+    for other, modes in settled.items():
+        if _but_size(other) != _but_size(name) or not _no_larger(other.size, name.size):
+            continue
+        for mode, entrant in modes.items():
+            if entrant.status == Status.REFUSED and mode not in found:
+                reason = entrant.reason
+                if not reason.startswith(BELOW):
+                    reason = f"{BELOW}{other.size}: {reason}"
+                found[mode] = Entrant(mode, Status.REFUSED, reason)
+    return found
+
+
+BELOW = "refused already at "
+
+
+def _but_size(name: Comparison) -> tuple[str, str, str, str, int]:
+    return name.operator, name.function, name.dtype, name.device, name.threads
+
+
+def _no_larger(one: str, other: str) -> bool:
+    """Whether a size has the same numbers as another, none of them larger, and is not the same."""
+    if not (is_size(one) and is_size(other)) or one == other:
+        return False
+    a, b = parse_size(one), parse_size(other)
+    return a.keys() == b.keys() and all(a[key] <= b[key] for key in a)
 
 
 def _further(run: Run, lacks: Mapping[Comparison, Lack[str]]) -> list[tuple[int, Entry]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gradbench.core.units import counted, short, size
+from gradbench.core.units import call_time, counted, short, size
+from gradbench.problems.mode import Passes
 from gradbench.problems.structure import Structure
 
 PASS_MEMORY = 4
@@ -83,4 +84,19 @@ def refuse(
     return (
         f"a dense result of {outputs} by {coordinates} {why}: ask for products (--operator vjp), "
         "or give a smaller input of the same structure"
+    )
+
+
+def too_many(passes: Passes, pass_time: int, patience: int) -> str:
+    """Why a mode takes too long by its passes in turn; empty if it need not.
+
+    No pass is shorter than `pass_time`, that of a call of the function (0: unknown). A call may
+    take `patience`. Both in nanoseconds.
+    """
+    spent = passes.number * pass_time
+    if passes.batched or passes.number <= 1 or spent <= patience:
+        return ""
+    return (
+        f"{counted(passes.number, 'pass')} of at least {call_time(pass_time * 1e-9)} each: over "
+        f"{call_time(spent * 1e-9)} a call, beyond the limit of {call_time(patience * 1e-9)}"
     )

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 
 from gradbench import state
-from gradbench.core.cases import DOCUMENTS, TF32, Comparison, Offer, parse_size, size_label
+from gradbench.core.cases import DOCUMENTS, FORWARD, TF32, Comparison, parse_size
 from gradbench.core.process import PROTOCOL, Wire
 from gradbench.core.units import size
 from gradbench.modes.capability import message_of, unsupported_reason
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
-from gradbench.problems.function import Function
 from gradbench.problems.mode import Mode, Unsupported
-from gradbench.problems.operators import OPERATORS
+from gradbench.worker import cost
 from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
@@ -34,6 +33,7 @@ from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
 from gradbench.worker.interference import Visited, processor
 from gradbench.worker.memory import limit_memory
+from gradbench.worker.offers import offer
 
 FORKED = "it forks, and the child comes back as if it were the measuring process"
 
@@ -77,26 +77,6 @@ class _Changes:
         return {**answer, "note": "; ".join(notes)} if notes else answer
 
 
-def _offer(function: Function, operator: str) -> Offer:
-    modes = registry.modes_of(operator)
-    return Offer(
-        operator=operator,
-        function=function.name,
-        document=function.document,
-        formula=function.formula,
-        derivative=function.derivative,
-        dtype=function.dtype,
-        example_size=size_label(function.example_size),
-        sizes=tuple(map(size_label, function.sizes)),
-        large_sizes=tuple(map(size_label, function.large_sizes)),
-        modes=tuple(m.name for m in modes if not m.opt_in),
-        opt_in=tuple(m.name for m in modes if m.opt_in),
-        size_names=tuple(function.example_size),
-        cuda=tuple(m.name for m in modes if m.cuda),
-        first=OPERATORS[operator].first,
-    )
-
-
 class Session:
     """The state of one worker: the open comparison and its contestants."""
 
@@ -119,6 +99,8 @@ class Session:
         self.gate: Gate | None = None
         self.contestants: dict[int, tuple[Contestant, Visit]] = {}
         self.changes: dict[int, _Changes] = {}
+        self.pass_time = 0
+        """Nanoseconds of a call of the function, 0 before it was called: no pass is shorter."""
         self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
         self.compiled = False
 
@@ -140,7 +122,7 @@ class Session:
 
     def discover(self) -> dict[str, Any]:
         offers = [
-            asdict(_offer(function, operator))
+            asdict(offer(function, operator))
             for function in registry.FUNCTIONS.values()
             for operator in function.derivatives
         ]
@@ -239,7 +221,7 @@ class Session:
         assert self.gate is not None
         try:
             call = self._built(declared, changes)
-            refusal = self._refusal(declared)
+            refusal = self._refusal(declared, patience)
             if refusal:
                 return {"status": "refused", "reason": refusal}
             contestant = self.gate.enter(declared.name, call, declared.leaves)
@@ -258,6 +240,8 @@ class Session:
         if self.forked():
             # Called in a loop it would create ever more processes.
             return {"status": "failed", "reason": FORKED}
+        if declared.name == FORWARD:
+            self.pass_time = contestant.fastest
         evidence = {"error": finding.error, "ulps": finding.ulps}
         if not finding.passed:
             return {"status": "wrong", "reason": finding.reason, **evidence}
@@ -303,9 +287,14 @@ class Session:
         call, arguments = contestant.call, contestant.arguments
         return audit(Cuda(), device, waits, self.clock, call, arguments) or None
 
-    def _refusal(self, declared: Mode) -> str:
-        """Why the mode must not be called, for lack of memory; empty if it can be."""
+    def _refusal(self, declared: Mode, patience: int) -> str:
+        """Why the mode must not be called, for lack of memory, or of time by its count of passes;
+        empty if it can be."""
         assert self.gate is not None
+        if patience and declared.passes is not None:
+            made = declared.passes(self.gate.problem)
+            if reason := cost.too_many(made, self.pass_time, patience):
+                return reason
         needed = self.gate.bytes_needed(declared.numbers_at_peak(self.gate.problem))
         if needed <= self.memory_limit:
             return ""
@@ -475,6 +464,7 @@ class Session:
         self.contestants.clear()
         self.changes.clear()
         self.gate = None
+        self.pass_time = 0
         if self.compiled and "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
             self.compiled = False

@@ -1,0 +1,30 @@
+"""What a worker offers to measure: each function under each operator."""
+
+from __future__ import annotations
+
+from gradbench.core.cases import Offer, size_label
+from gradbench.problems import registry
+from gradbench.problems.function import Function
+from gradbench.problems.operators import OPERATORS
+
+
+def offer(function: Function, operator: str) -> Offer:
+    """A function under an operator, with its sizes and the modes of the operator."""
+    modes = registry.modes_of(operator)
+    return Offer(
+        operator=operator,
+        function=function.name,
+        document=function.document,
+        formula=function.formula,
+        derivative=function.derivative,
+        dtype=function.dtype,
+        example_size=size_label(function.example_size),
+        sizes=tuple(map(size_label, function.sizes)),
+        large_sizes=tuple(map(size_label, function.large_sizes)),
+        modes=tuple(m.name for m in modes if not m.opt_in),
+        opt_in=tuple(m.name for m in modes if m.opt_in),
+        size_names=tuple(function.example_size),
+        cuda=tuple(m.name for m in modes if m.cuda),
+        first=OPERATORS[operator].first,
+        atlas=tuple(map(size_label, function.atlas)),
+    )
