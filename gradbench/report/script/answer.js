@@ -21,7 +21,7 @@ const drawSelectors = () => {
   const form = byId("selectors");
   const focused = document.activeElement && document.activeElement.name;
   form.replaceChildren(...Object.keys(TITLES).filter((key) =>
-    now[key + "s"].length > 1 || ["operator", "run", "machine"].includes(key)).map((key) => {
+    now[key + "s"].length > (["operator", "run", "machine"].includes(key) ? 0 : 1)).map((key) => {
     const select = el("select", { name: key });
     for (const value of now[key + "s"])
       select.add(new Option(short(optionText(key, value), 60), value, false, value === now[key]));
