@@ -229,3 +229,14 @@ def test_a_small_entry_is_not_hidden_by_a_large_one_in_its_row(session):
 
     for dtype in ("float32", "float64"):
         assert prepare(session, "jacobian", "wide_map", "doubled", dtype)["status"] == "wrong"
+
+
+def test_a_message_shows_as_many_digits_as_tell_the_two_numbers_apart():
+    from gradbench.worker.gate import _told_apart
+
+    assert _told_apart(2.0, 3.0) == ("2", "3")
+    found, wanted = _told_apart(2.998340001, 2.998340002)
+    assert found != wanted
+    assert (float(found), float(wanted)) == (2.998340001, 2.998340002)
+    # Infinities and NaN, which no digits tell apart, end it too.
+    assert _told_apart(float("nan"), float("nan")) == ("nan", "nan")

@@ -30,6 +30,7 @@ from gradbench.problems.mode import (
     columns_in_turn,
     columns_of_columns,
     jacobian_by_columns,
+    rows_then_entries,
     tangents_of_tangents,
 )
 from gradbench.problems.operators import Problem
@@ -232,7 +233,8 @@ def functional_jacobian_twice(problem: Problem) -> Call:
 def register_several() -> None:
     """Registers the usual choice for a function of several values, which none of the catalogue's
     hessians has."""
-    mode("hessian", memory=jacobian_by_columns)(functional_jacobian_twice)
+    declare = mode("hessian", memory=jacobian_by_columns, passes=rows_then_entries)
+    declare(functional_jacobian_twice)
 
 
 @mode("hvp", name="grad_twice", leaves=True)

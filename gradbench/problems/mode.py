@@ -59,6 +59,11 @@ def columns_of_columns(problem: Problem) -> Passes:
     return Passes(problem.coordinates**2, batched=True)
 
 
+def rows_then_entries(problem: Problem) -> Passes:
+    """A pass for each output, then one for each entry of the jacobian."""
+    return Passes(problem.outputs * (1 + problem.coordinates))
+
+
 def _of_a_sample(problem: Problem, number: int) -> int:
     samples = problem.output[0] if problem.operator.startswith("batch") and problem.output else 1
     return max(1, number // max(1, samples))

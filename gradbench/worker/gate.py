@@ -346,12 +346,22 @@ def _compare(name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: fl
     if error <= 1:
         return Finding("", error, ulps)
     wrong = int((share > 1).sum())
+    found, wanted = _told_apart(float(values.flatten()[worst]), float(exact.flatten()[worst]))
     reason = (
-        f"{name}{_unravelled(worst, tuple(values.shape))}: "
-        f"{float(values.flatten()[worst]):.6g} instead of {float(exact.flatten()[worst]):.6g}, "
+        f"{name}{_unravelled(worst, tuple(values.shape))}: {found} instead of {wanted}, "
         f"{error:.3g} times the error allowed ({wrong} of {values.numel()} entries)"
     )
     return Finding(reason, error, ulps)
+
+
+def _told_apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers with as many digits as show that they differ, six at least."""
+    shown = (f"{a:.6g}", f"{b:.6g}")
+    for digits in range(7, 18):
+        if shown[0] != shown[1] or a == b:
+            break
+        shown = (f"{a:.{digits}g}", f"{b:.{digits}g}")
+    return shown
 
 
 def _unravelled(flat: int, shape: Shape) -> list[int]:
