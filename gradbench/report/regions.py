@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -410,15 +411,21 @@ def _legend(made: Figure, number: dict[str, int], found: Sequence[Map]) -> None:
     entries.append(((stripes, mark), "too close to call"))
     usual = dict.fromkeys(one.usual for one in found if one.usual)
     line = Line2D([], [], color=INK, lw=0.7)
-    entries.append((line, "usual choice / fastest: " + ", ".join(usual)))
+    entries.append((line, textwrap.fill("usual choice / fastest: " + ", ".join(usual), 44)))
     if any("" in row for one in found for row in one.fastest):
         ruled_out = Line2D([], [], marker="x", color=FAINT, ls="", ms=4, mew=0.6)
         entries.append((ruled_out, "all ruled out"))
+    longest = max(len(line) for _, name in entries for line in name.splitlines())
+    width, height = made.get_size_inches()
+    # At 8 points an inch has room for some fifteen characters.
+    columns = max(1, min(3, int(15 * width / (longest + 7))))
+    more = math.ceil(len(entries) / columns) - 4
+    made.set_size_inches(width, height + 0.18 * max(0, more))
     made.legend(
         [handle for handle, _ in entries],
         [name for _, name in entries],
         loc="outside lower center",
-        ncols=3,
+        ncols=columns,
         fontsize=8,
         handlelength=1.8,
     )
