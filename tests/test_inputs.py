@@ -398,11 +398,11 @@ def test_a_refusal_takes_the_users_data_with_it(tmp_path, monkeypatch, error):
     passed = kept / "passed_1.pickle"
     passed.write_bytes(b"the user's function and inputs")
 
-    def looked(question, files, *rest):
+    def looked(found, question, files, *rest):
         files.pattern.write_bytes(b"places")
         raise error
 
-    monkeypatch.setattr(advice, "_looked", looked)
+    monkeypatch.setattr(advice, "_look", looked)
     question = advice.Question(":f", (), passed=str(passed))
     with pytest.raises(type(error)):
         advice.advise(question, tmp_path, lambda progress: None, [])

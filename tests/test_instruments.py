@@ -446,11 +446,11 @@ def test_what_dies_when_it_is_counted_costs_no_other(tmp_path):
 
 @needs_callgrind
 def test_readings_are_shown_and_exported(two_runs):
-    shown = gradbench("show", "--all", "--results", two_runs[1])
+    shown = gradbench("show", "--all", "--results", two_runs[1], COLUMNS="200")
     assert "peak memory" in shown.stdout
     assert "instructions: failed: ArithmeticError" in " ".join(shown.stdout.split())
     assert "device time" not in shown.stdout
-    overview = gradbench("show", "--results", two_runs[0])
+    overview = gradbench("show", "--results", two_runs[0], COLUMNS="200")
     assert "least instructions" in " ".join(overview.stdout.split())
     rows = json.loads(gradbench("show", "--results", two_runs[0], "--format", "json").stdout)
     found = {row["mode"]: row for row in rows}
