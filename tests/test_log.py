@@ -218,6 +218,9 @@ def test_a_compressed_log_is_read_like_a_plain_one(written, packing):
         found = log.find(results, name)
         assert (found.path, found.name) == (packed, plain.name)
         assert (found.sessions, found.problems) == (plain.sessions, [])
+    headers, problems = log.read_headers(results)
+    assert [(h.path, h.name, h.finished) for h in headers] == [(packed, plain.name, plain.finished)]
+    assert problems == []
     with pytest.raises(log.StoreError, match=r"jsonl\.\w+ is compressed; decompress it to go on"):
         log.KIND.reopen(found)
 

@@ -355,3 +355,22 @@ def test_each_mode_has_one_look_and_rivals_differ(tmp_path, here):
 )
 def test_multiples_have_three_digits(value, said):
     assert answers.multiple(value) == said
+
+
+def test_the_page_begins_with_the_suite_and_not_with_a_later_look_at_few_operators():
+    from types import SimpleNamespace
+
+    from gradbench.report.answers import default_run
+
+    def stored(name, *operators):
+        rows = [
+            SimpleNamespace(comparison=SimpleNamespace(operator=operator), to_fastest=1.0)
+            for operator in operators
+        ]
+        return SimpleNamespace(name=name, judged=SimpleNamespace(rows=rows))
+
+    suite, few = stored("suite", *"abcdefg"), stored("atlas", "a", "b")
+    assert default_run([suite, few]) == "suite"
+    assert default_run([suite, few, stored("again", *"abcd")]) == "again"
+    assert default_run([few, stored("one", "a")]) == "atlas"
+    assert default_run([]) == ""

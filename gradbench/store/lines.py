@@ -202,6 +202,21 @@ def read_line(file: BinaryIO, path: Path) -> bytes | None:
         raise StoreError(_why(path, error)) from error
 
 
+def tail(file: BinaryIO, path: Path, size: int) -> bytes:
+    """The last bytes of an open file; of a compressed one that is damaged, of what can be read."""
+    if not _packing(path):
+        try:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read(size)
+        except OSError as error:
+            raise StoreError(_why(path, error)) from error
+    last = b""
+    with contextlib.suppress(OSError):
+        while piece := file.read(1 << 16):
+            last = (last + piece)[-size:]
+    return last
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file's bytes. Raises StoreError where it cannot be read."""
     return hashlib.sha256(content(path)).hexdigest()

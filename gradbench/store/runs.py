@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from gradbench.store.fields import (
     check_machine,
     require_once,
 )
-from gradbench.store.lines import DAMAGE, called, opened, read_line
+from gradbench.store.lines import DAMAGE, opened, read_line, tail
 from gradbench.store.lines import StoreError as StoreError
 from gradbench.store.lines import now as now
 from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
@@ -440,11 +439,7 @@ def read_header(path: Path) -> Header:
     with opened(path) as file:
         started = KIND.decode_header(path, read_line(file, path) or b"")
         second = read_line(file, path) or b""
-        try:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            last = file.read(TAIL)
-        except OSError as error:
-            raise StoreError(f"{called(path)}: {error.strerror}") from error
+        last = tail(file, path, TAIL)
     worker = _record(second, started)
     end = _record(b"".join(last.splitlines()[-1:]), started)
     return Header(
