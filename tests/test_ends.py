@@ -282,7 +282,8 @@ def test_every_long_command_ends_with_one_word_on_a_signal(results, tmp_path, wo
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert out == ""
+    # A study that has measured something by then shows it.
+    assert out == "" or words[0] == "study"
     assert says in err.splitlines()[-1], err
     assert "Traceback" not in err
     assert_gone(left)
