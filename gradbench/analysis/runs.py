@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,8 @@ def judge_run(
     run: Run, floor: float = 0.01, confidence: float = 0.95, method: str = "benjamini-hochberg"
 ) -> Judged:
     """Judges every comparison of a run, with false positives controlled over the whole table."""
+    # Once for all that follows: each of its steps takes sessions without samples as they are.
+    run = replace(run, sessions=list(map(condensing(), run.sessions)))
     drafts: list[_Draft] = []
     baselines = {}
     by_comparison = [item for item in run.by_comparison().items() if item[1]]

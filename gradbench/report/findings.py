@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gradbench.analysis.conditions import BUSY
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted, false_positives
@@ -155,7 +156,7 @@ def run_caveats(run: Stored) -> list[str]:
     found, environment = run.judged, run.environment
     said = []
     load, cores = environment["load at start"], environment["cores"]
-    if load is not None and cores and load > 0.5 * cores:
+    if load is not None and cores and load > BUSY * cores:
         said.append(
             f"The machine was busy at the start (load {load:.1f} on {counted(cores, 'core')}). "
             "Times are inflated, intervals wider."

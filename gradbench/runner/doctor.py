@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from gradbench.analysis import conditions
+from gradbench.analysis.clocks import STOLEN
 from gradbench.core.cases import Comparison, Entry
 from gradbench.core.clocks import clock_of
 from gradbench.core.units import call_time
@@ -29,9 +30,6 @@ from gradbench.statistics import Stopping, median_interval
 BUSY, QUIET = 0.5, 0.02
 """The shares of the time that other processes have the core, from which on times should not be
 trusted, and up to which they hardly matter."""
-
-STOLEN = 0.02
-"""The share of the processor time that a hypervisor takes, from which on it is named."""
 
 UNSTEADY = 1.2
 """The spread of the same work's processor time that is worth a warning."""
