@@ -14,16 +14,19 @@ from gradbench.advise.advice import Refusal
 from gradbench.core.deadline import Deadline
 from gradbench.modes import second_order
 from gradbench.problems import registry
+from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.worker import loading, paste
+from gradbench.worker.allowance import computed_by
 from gradbench.worker.evidence import gather
+from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, resolve
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN
 from gradbench.worker.reference import formulas, pullback
 from gradbench.worker.settling import settle
-from gradbench.worker.subject import Subject
+from gradbench.worker.subject import Subject, declare
 
 SUITE = Path(__file__).parent / "suites" / "realistic.py"
 registry.load_builtin()
@@ -56,6 +59,8 @@ def narrow(made):
         ("with_grad_inside", PLAIN),
         ("with_autograd_inside", PLAIN),
         ("sharing_memory", PLAIN),
+        ("drawn_inside", PLAIN),
+        ("seeded_inside", PLAIN),
         ("with_casts", FORCED),
         ("of_numpy", FORCED),
         ("only_single", MEASURED),
@@ -77,6 +82,33 @@ def test_evidence_in_double_precision_does_what_the_function_does(name, precisio
     assert any("references are in float32" in said for said in made.notes) == (
         precision == MEASURED
     )
+
+
+def test_coarse_arithmetic_calls_no_small_derivative_zero():
+    made = subject("small_slopes", X)
+    assert made.manner.precision == MEASURED
+    with made.wide:
+        found = gather(made, made.values, made.forward(*made.values), "jacobian", Deadline(20.0))
+    assert not any("zero everywhere" in said for said in found.sentences)
+
+
+@pytest.mark.parametrize(("name", "evaluable"), [("only_single", False), ("with_constants", True)])
+def test_modes_are_tried_in_float64_only_where_the_function_is(name, evaluable, monkeypatch):
+    monkeypatch.setattr(registry, "FUNCTIONS", {})
+    made = subject(name, X)
+    function = declare(made, f"{SUITE}:{name}", (), Known(), False)
+    assert (function.precise is not None) == evaluable
+    shapes = tuple(tuple(x.shape) for x in made.values)
+    place = torch.float32, torch.device("cpu")
+    way = computed_by(
+        {"jacobian": "loop_grad"}, Problem(function, "jacobian", shapes, (3,), *place)
+    )
+    arguments = Arguments(tuple(x.double() for x in made.values), None)
+    if evaluable:
+        assert way(arguments)[0].dtype == torch.float64
+    else:
+        with pytest.raises(Unsupported, match="not computed in float64"):
+            way(arguments)
 
 
 def test_a_function_that_is_measured_in_double_precision_is_its_own_reference():

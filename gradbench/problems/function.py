@@ -69,8 +69,9 @@ class Function:
     only if it is named."""
     exact: Callable[..., Tensor] | None = None
     """Computes the value in float64 for the gate; None: `forward`."""
-    precise: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """The context in which `forward` may be evaluated, and differentiated, in float64."""
+    precise: Callable[[], AbstractContextManager[Any]] | None = nullcontext
+    """The context in which `forward` may be evaluated, and differentiated, in float64; None if it
+    cannot be."""
     unit: float = 0.0
     """The unit in the last place of the coarsest dtype inside, where that is coarser than the dtype
     of the inputs."""

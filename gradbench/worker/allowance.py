@@ -76,7 +76,7 @@ FURTHER = {
 
 def computed_by(modes: Mapping[str, str], problem: Problem) -> Path:
     """The way of a mode that computes in float64 on the CPU. Calling it raises what the mode
-    raises, and Unsupported where there is none."""
+    raises, and Unsupported where there is none, or the function cannot be evaluated in float64."""
     exact = problem.function.exact or problem.forward
     wide = dataclasses.replace(
         problem,
@@ -90,6 +90,8 @@ def computed_by(modes: Mapping[str, str], problem: Problem) -> Path:
         mode = registry.MODES.get((problem.operator, modes.get(problem.operator, "")))
         if mode is None or mode.opt_in:
             raise Unsupported("there is no such mode")
+        if problem.function.precise is None:
+            raise Unsupported("the function is not computed in float64")
         call = mode.build(wide)
         with torch.enable_grad(), problem.function.precise():
             result = call(*arguments.deliver(wide, mode.leaves))

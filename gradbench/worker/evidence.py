@@ -298,7 +298,10 @@ def _ground(verdict: str, agreed: bool) -> str:
 
 
 def _zeros(map: Map) -> list[str]:
-    """Sentences on the inputs by which the derivative is zero, here and nearby."""
+    """Sentences on the inputs by which the derivative is zero, here and nearby.
+
+    Coarser arithmetic than float64 does not tell a small derivative from rounding.
+    """
     generator = torch.Generator().manual_seed(6)
     zero = [len(size) > 0 for size in map.sizes]
     exact = list(zero)
@@ -308,7 +311,8 @@ def _zeros(map: Map) -> list[str]:
         if not bool(torch.isfinite(there.here).all()):
             continue
         for number, (pulled, size) in enumerate(zip(there.pull(seed), there.sizes)):
-            zero[number] = zero[number] and bool((pulled.abs() * size <= NOISE * noise).all())
+            most = NOISE * noise if there.unit == FLOAT64 else 0.0
+            zero[number] = zero[number] and bool((pulled.abs() * size <= most).all())
             exact[number] = exact[number] and not bool(pulled.any())
     return [
         f"the derivative by {name} is zero everywhere near here" + ", but for rounding" * (not just)

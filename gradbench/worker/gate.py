@@ -102,6 +102,8 @@ class Gate:
         self._expected: dict[tuple[bool, int, bool], Allowance] = {}
         self.products = Products.of(problem)
         self._wider: dict[tuple[str, int], Finding | None] = {}
+        self._slow: dict[str, int] = {}
+        """The modes that are slow in float64, and the set that they were evaluated at."""
         self.snapshot = state.snapshot()
         """The state of the process that each mode starts from."""
         self.changes = state.Changes()
@@ -276,10 +278,14 @@ class Gate:
         return self.products.name(number, self.problem.function.inputs)
 
     def _in_float64(self, mode: str, index: int) -> Finding | None:
-        """How far the mode is off where it computes in float64; None if it cannot."""
-        key = (mode, index)
+        """How far the mode is off where it computes in float64; None if it cannot.
+
+        Like a slow call, a slow evaluation is not repeated: that of the first set stands for all.
+        """
+        key = (mode, self._slow.get(mode, index))
         if key not in self._wider:
             way = computed_by({self.problem.operator: mode}, self.problem)
+            began = CLOCK()
             try:
                 with self._undone():
                     values = way(self.argument_sets[index].cast(torch.float64))
@@ -289,6 +295,8 @@ class Gate:
             except Exception:
                 # Whatever it cannot do in float64 says nothing about the dtype that is measured.
                 self._wider[key] = None
+            if CLOCK() - began > SLOW:
+                self._slow[mode] = index
         return self._wider[key]
 
     def _block_name(self, forward: bool, number: int) -> str:

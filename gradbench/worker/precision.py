@@ -153,14 +153,16 @@ class Forced(TorchFunctionMode):
 
 
 class Narrow(DispatchMode):
-    """Notices results of less than double precision."""
+    """Notices results of less than double precision, and random numbers that are drawn."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtypes: set[torch.dtype] = set()
+        self.drawn = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.drawn |= func.overloadpacket.__name__ in Draws.names
         self.dtypes |= {x.dtype for x in tree_leaves(result) if isinstance(x, Tensor)} & WIDE.keys()
         return result
 

@@ -39,6 +39,8 @@ class Manner:
 
     random: str = ""
     """The generators that are seeded before each call; empty for a function that draws nothing."""
+    draws: bool = False
+    """Whether it draws random numbers from torch, if only from a generator of its own."""
     buffers: list[list[str]] = field(default_factory=list)
     """The buffers that a call updates: the module's place among the inputs, and the name in it."""
     precision: str = PLAIN
@@ -126,6 +128,7 @@ def settle(
             first = measured(subject.looked_at)
         manner.buffers = [[places[number], name] for number, name in changed]
         manner.unit = max(torch.finfo(d).eps for d in (*seen.dtypes, kind))
+        manner.draws = seen.drawn
         subject.settle(manner)
         called(first, taken[0])
         # Neither seeded nor as the first call drew.

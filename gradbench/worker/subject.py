@@ -135,7 +135,8 @@ class Subject:
         """The function's value as one tensor, as it is timed."""
         self._arguments = self.binding.arguments(self._order)
         tensors, _ = reached(self.target, self.binding.plain, *self.binding.modules.values())
-        self.wide = Wide(tensors, manner.precision, self.dtype if manner.random else None)
+        draws = self.dtype if manner.draws or manner.random else None
+        self.wide = Wide(tensors, manner.precision, draws)
 
     @property
     def unit(self) -> float:
@@ -429,7 +430,7 @@ def declare(
             if name in operators
         },
         exact=within(subject, subject.forward),
-        precise=lambda: subject.wide,
+        precise=None if subject.manner.precision == MEASURED else lambda: subject.wide,
         unit=subject.manner.unit,
         inputs=tuple(subject.names),
         constants=tuple(subject.names[subject.differentiated :]),

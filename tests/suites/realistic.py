@@ -77,6 +77,27 @@ def changed_by_dtype(x):
     return x * (2.0 if x.dtype == torch.float64 else 3.0)
 
 
+def drawn_inside(x):
+    """Draws its weights from a generator with a seed of its own."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.tanh(torch.randn(4, 3, generator=generator) @ x)
+
+
+def seeded_inside(x):
+    """Makes a layer in every call, with the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        layer = torch.nn.Linear(3, 4)
+        noise = torch.empty(4).exponential_()
+        mixed = torch.rand_like(x) * torch.bernoulli(torch.full((3,), 0.5))
+    return layer(x * mixed) + noise
+
+
+def small_slopes(x):
+    """In single precision only, and so flat that differences see little of it."""
+    return 1.0 + 1e-4 * only_single(x)
+
+
 def sharing_memory(x):
     """Writes into a tensor, and reads the write by a view of it."""
     base[0] = 0.5
