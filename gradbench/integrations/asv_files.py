@@ -265,7 +265,7 @@ def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
         )
         old = dict(zip(params[0], zip(*columns)))
     new = {
-        repr(row.case.mode): (row.seconds, row.statistics, list(row.samples) or None)
+        repr(row.case.mode): (row.seconds, row.statistics, [_short(s) for s in row.samples] or None)
         for row in rows
     }
     merged = old | new
@@ -276,6 +276,11 @@ def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
     results._benchmark_params[name] = [list(merged)]
     results._benchmark_version[name] = version
     results._started_at[name] = now
+
+
+def _short(seconds: float) -> float:
+    """Six digits are more than a clock has; the rest would be a third of each file."""
+    return float(f"{seconds:.5e}")
 
 
 def _benchmarks(
