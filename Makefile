@@ -5,6 +5,8 @@
 #
 # make faults  inject hundreds of faults into whole commands (docs/faults.md)
 #
+# make workflow   run the steps of the CI workflow in docs/releases.md on a fresh clone
+#
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, into
 #                  results/gpu-check. It installs nothing: GPU_PYTHON (default: PYTHON) is a Python
 #                  that has this package and a torch that finds the device.
@@ -18,7 +20,7 @@ GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
 FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
-.PHONY: bench test faults gpu-check clean
+.PHONY: bench test faults workflow gpu-check clean
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
@@ -34,6 +36,9 @@ test: $(VENV)/.ready
 
 faults: $(VENV)/.ready
 	$(BIN)/python tests/campaign
+
+workflow: $(VENV)/.ready
+	$(BIN)/python tests/workflow.py
 
 # Correctness, times and memory of every mode on the device.
 gpu-check:
