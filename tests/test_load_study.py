@@ -13,9 +13,10 @@ import pytest
 from gradbench.core.cases import Case
 from gradbench.runner.doctor import interference
 from gradbench.runner.noise import listen, noise
+from gradbench.runner.wire import WorkerOptions
 from gradbench.store.logs import Ended
 from gradbench.store.studies import Study, StudyStarted, Trial
-from gradbench.studies import evidence, load
+from gradbench.studies import evidence, figures, load, peers
 from gradbench.studies.neighbour import load as busy
 
 CASE = Case.parse("vjp/three_x_squared/documents/float32/cpu/1/backward")
@@ -62,7 +63,10 @@ def test_the_quiet_machine_comes_first_and_every_step_has_a_key_of_its_own():
     assert len({step.key for step in steps}) == len(steps)
     assert sorted({step.process for step in steps}) == [0, 1, 2]
     each = [step for step in steps if step.process == 1]
-    assert sum(step.way == "gradbench" for step in each) == 3 * len(load.RATIOS)
+    longest = [step for step in each if step.way == "gradbench" and step.share > 1000]
+    shortest = [step for step in each if step.way == "gradbench" and step.share == 0]
+    # A trial of long calls takes long.
+    assert (len(longest), len(shortest)) == (1, 3)
     assert {step.way for step in each} == {"gradbench", *load.TOOLS}
     assert sum(step.way == "asv" for step in each) == len(load.RATIOS)
 
@@ -96,6 +100,24 @@ def test_ratios_are_held_against_the_quiet_ones_and_false_calls_are_counted():
     other = rows["timeit", 2]
     assert other["off"] == pytest.approx(5, abs=0.01)
     assert (other["false_alarms"], other["power_5"]) == (1, 1)
+
+
+def test_clocks_are_held_against_processor_time_without_busy_processes():
+    def told(process, **logs):
+        one = gradbench(process, 249.0, 250.0)
+        values = {**one.values, "candidates": logs}
+        return msgspec.structs.replace(one, key=f"c/{process}", values=values)
+
+    quiet = told(0, minimum=5.5, undisturbed=5.5, cpu=5.5, disturbed=0.0)
+    busy = told(1, minimum=5.5 + math.log(3), cpu=5.5, disturbed=1.0)
+    one, two = load.candidates(study([quiet, busy]))
+    assert (one["busy"], one["length"], one["by_minimum"]) == (0, "250×", 1)
+    assert two["by_minimum"] == pytest.approx(3)
+    assert (two["by_undisturbed"], two["by_cpu"], two["disturbed"]) == (None, 1, 1)
+    # A terminal and the page show both tables.
+    titles = [title for title, _ in evidence.tables_of(study([quiet, busy]))]
+    assert titles == ["", "Candidate clocks"]
+    assert evidence.cells(two)
 
 
 def test_an_identical_pair_has_no_ratio_to_hold_against_anything():
@@ -161,3 +183,34 @@ def test_the_rows_are_fields_that_json_can_hold():
     rows = load.rows(study([gradbench(0, 14.0, 15.0), gradbench(1, 14.0, 15.0)]), by_case=True)
     assert json.dumps(rows)
     assert {row["length"] for row in rows} == {"all", "15×"}
+
+
+def test_the_figure_has_every_method_at_every_load():
+    trials = [
+        gradbench(0, 249.0, 250.0),
+        gradbench(1, 249.0, 251.0),
+        timeit(0, 249.0, 1.0, 250.0, 250.0, 262.0),
+        timeit(1, 249.0, 1.0, 900.0, 700.0, 950.0),
+    ]
+    ((kind, figure),) = figures.figures([study(trials)])
+    assert kind == "load"
+    for axes in figure.axes:
+        assert len([line for line in axes.lines if len(line.get_xdata()) == 2]) == 2
+
+
+@pytest.mark.slow
+def test_asv_and_pytest_benchmark_time_each_arm():
+    """Their own processes, as the studies start them."""
+    pytest.importorskip("asv_runner")
+    pytest.importorskip("pytest_benchmark")
+    asked = {"comparison": CASE.comparison, "mode": CASE.mode, "seed": 0, "files": []}
+    arms = {"turns": [0, 0], "repeats": [1, 20]}
+    methods = peers.Methods(None, 0, WorkerOptions())
+    try:
+        for method, key in (("asv", "samples"), ("pytest-benchmark", "median")):
+            found = methods._by_tool({"method": method, **asked, **arms})
+            short, long = (np.median(arm[key]) for arm in found["arms"])
+            assert long > 3 * short
+            assert found["spent"] > 0
+    finally:
+        methods.end()

@@ -29,8 +29,9 @@ KINDS = {
     "power": "the study of injected slowdowns",
     "coverage": "the study of the intervals' coverage",
     "peers": "the study of other tools on the same pairs",
+    "load": "the study of busy machines",
 }
-STUDIES = ("aa", "power", "coverage", "peers")
+STUDIES = ("aa", "power", "coverage", "peers", "load")
 ENDINGS = (".svg", ".png", ".pdf")
 
 

@@ -131,7 +131,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=_environment(options.python)
+                env=process_environment(options.python)
                 | dict(options.environment)
                 | dict([self._mark.split("=")]),
                 # Its own process group: Ctrl-C is the driver's to handle.
@@ -347,8 +347,8 @@ def _environment_of(pid: int) -> bytes:
         return b""
 
 
-def _environment(python: str) -> dict[str, str]:
-    """The worker's environment: this package importable, threads left to the worker."""
+def process_environment(python: str) -> dict[str, str]:
+    """The environment of a process that measures: this package importable, threads left to it."""
     home = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH", "")
     parts: Sequence[str] = [part for part in path.split(os.pathsep) if part]

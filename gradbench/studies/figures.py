@@ -226,9 +226,54 @@ def _peers(studies: Sequence[Study]) -> Any:
     return figure
 
 
+def _load(studies: Sequence[Study]) -> Any:
+    """Ratios, false positives and power of each method by the number of busy processes."""
+    from matplotlib import pyplot
+
+    from gradbench.studies import load
+
+    rows = load.rows(studies[0])
+    series: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        # The first rule of each method is its default.
+        rule = next((rule for method, rule in series if method == row["method"]), row["rule"])
+        if row["rule"] == rule:
+            series.setdefault((row["method"], rule), []).append(row)
+    busy = sorted({row["busy"] for row in rows})
+    if not series:
+        return None
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 4.6))
+    for number, ((method, rule), own) in enumerate(series.items()):
+        style: dict[str, Any] = {
+            "marker": "os^DvP"[number % 6],
+            "color": COLOURS[number % len(COLOURS)],
+            "lw": 2 if method == load.GRADBENCH else 1,
+            "ms": 5,
+            "label": f"{method}: {rule}",
+        }
+        off = [(row["busy"], 1 + row["off"]) for row in own if row["off"] is not None]
+        if off:
+            axes[0].plot([busy.index(x) for x, _ in off], [y for _, y in off], **style)
+        for axis, name in zip(axes[1:], ("rate", "power_5")):
+            told = [(row["busy"], 100 * row[name]) for row in own if row["trials"]]
+            axis.plot([busy.index(x) for x, _ in told], [y for _, y in told], **style)
+    axes[0].axhspan(1 / (1 + load.NEAR), 1 + load.NEAR, color=GREY, alpha=0.2, lw=0)
+    axes[0].set(yscale="log", title="Ratio, as a multiple of the truth\n(worst pair; band: 10 %)")
+    _plain(axes[0].yaxis)
+    axes[1].set(ylim=(-3, 103), title="Same code called different,\n% of comparisons")
+    axes[2].set(ylim=(-3, 103), title="Slowdown of 5 % called slower,\n% of comparisons")
+    for axis in axes:
+        axis.set_xticks(range(len(busy)), [str(number) for number in busy])
+        axis.set_xlabel("busy processes per core")
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
+    return figure
+
+
 _FIGURES: dict[str, Callable[[Sequence[Study]], Any]] = {
     "aa": _aa,
     "power": _power,
     "coverage": _coverage,
     "peers": _peers,
+    "load": _load,
 }

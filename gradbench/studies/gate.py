@@ -18,14 +18,19 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gradbench.advise.advice import Question
 from gradbench.core.cases import Case
 from gradbench.core.suggest import hint
 from gradbench.runner.progress import Report
-from gradbench.runner.wire import WorkerDied, WorkerError, WorkerOptions, WorkerTimeout
+from gradbench.runner.wire import (
+    WorkerDied,
+    WorkerError,
+    WorkerOptions,
+    WorkerTimeout,
+    process_environment,
+)
 from gradbench.runner.workers import Discovery
 from gradbench.store.lines import LineLog
 from gradbench.store.studies import Study, Trial
@@ -117,8 +122,6 @@ class Process:
         return answer
 
     def _start(self) -> subprocess.Popen[str]:
-        home = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH", "")) if p)
         try:
             self.process = subprocess.Popen(
                 [self.python, "-m", "gradbench.studies.corpus.process", str(os.getpid())],
@@ -126,7 +129,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env=os.environ | {"PYTHONPATH": path},
+                env=process_environment(self.python),
                 start_new_session=True,
             )
         except OSError as error:

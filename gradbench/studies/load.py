@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from gradbench.core.cases import Case
-from gradbench.core.clocks import Clock
+from gradbench.core.clocks import Clock, Visits, clock_of
 from gradbench.core.verdicts import CALLED, Verdict
 from gradbench.runner import machine
 from gradbench.runner.progress import Report
+from gradbench.runner.rounds import times_of, visit_in_rounds
 from gradbench.runner.wire import WorkerOptions
 from gradbench.statistics import RELEASE_FLOOR, Stopping
 from gradbench.store.lines import LineLog
@@ -29,7 +30,7 @@ from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine, pairs, peers
 from gradbench.studies.engine import Step, loop, shuffled
 from gradbench.studies.neighbour import load
-from gradbench.studies.rules import logs, rate, within_process
+from gradbench.studies.rules import MICRO, logs, rate, stored, within_process
 from gradbench.studies.tally import conditions
 
 CASES = ("vjp/three_x_squared/backward",)
@@ -38,13 +39,15 @@ CASES = ("vjp/three_x_squared/backward",)
 LOADS = (0, 2, 4, 8, 16)
 """Busy processes per core."""
 
-RATIOS = (1, 15, 250, 2500)
-"""How many times longer the long call of a pair is: 20 µs against 300 µs, 5 ms and 50 ms."""
+RATIOS = {1: 1.0, 15: 1.0, 250: 0.6, 2500: 0.2}
+"""How many times longer the long call of a pair is, 20 µs against 300 µs, 5 ms and 50 ms, and the
+share of the trials that it has: a trial of long calls takes long."""
 
 SLOWDOWN = 0.05
 GRADBENCH = "gradbench"
-TOOLS = (*peers.IN_PROCESS[:3], "asv", "pytest-benchmark")
-"""timeit, torch's timers and asv's runner; their longer variants say nothing else here."""
+TOOLS = ("timeit", "blocked", "adaptive, 2 s", "asv", "pytest-benchmark")
+"""timeit, torch's timers, asv's runner and pytest-benchmark. By default torch's adaptive timer
+goes on for 10 s beside busy processes, with each of the four sides."""
 
 FLOOR = RELEASE_FLOOR
 NEAR = 0.1
@@ -53,21 +56,23 @@ NEAR = 0.1
 CALIBRATION = 200_000_000
 """Nanoseconds for calibrating the slowdown."""
 
+EVERY = 8
+"""The rounds of a trial at least, however long they take."""
+
 
 def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Every load in turn, the quiet machine first; in it every pair by every method."""
     steps = []
+    trials = {ratio: max(1, round(share * settings["trials"])) for ratio, share in RATIOS.items()}
     for process, _ in enumerate(loads(settings)):
-        for trial in range(max(settings["trials"], settings["tool_trials"])):
-            methods = [GRADBENCH] * (trial < settings["trials"])
-            if trial < settings["tool_trials"]:
-                methods += TOOLS
-            for case in cases:
-                for ratio in RATIOS:
-                    steps += [
-                        Step(m, case, process, trial, settings["budget"], ratio - 1.0)
-                        for m in methods
-                    ]
+        for case in cases:
+            for ratio, number in trials.items():
+                ways = [(GRADBENCH, trial) for trial in range(number)]
+                ways += [(m, trial) for trial in range(settings["tool_trials"]) for m in TOOLS]
+                steps += [
+                    Step(way, case, process, trial, settings["budget"], ratio - 1.0)
+                    for way, trial in ways
+                ]
     return shuffled(steps, settings["seed"])
 
 
@@ -76,22 +81,35 @@ def loads(settings: dict[str, Any]) -> list[int]:
     return sorted({0, *settings["loads"]})
 
 
-SECONDS = {GRADBENCH: 1.0, "timeit": 6.0, "blocked": 3.0, "adaptive": 8.0, "asv": 20.0}
-"""Seconds of a trial on a quiet machine, beside gradbench's budget and long calls."""
+CALL = 20e-6
+"""Seconds of the short call, about."""
 
-CALLS = 24
-"""Long calls in a trial, at least."""
+COST = {
+    "timeit": (8.0, 24),
+    "blocked": (1.2, 12),
+    "adaptive, 2 s": (6.0, 16),
+    "asv": (3.0, 96),
+    "pytest-benchmark": (6.0, 32),
+}
+"""Seconds of a trial by another tool, and calls at least."""
+
+STARTING = 15.0
+"""Seconds to start the processes of one load."""
 
 
 def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
     """About how many seconds steps take, busy processes and all."""
     busy = loads(settings)
-    total = 0.0
+    total = STARTING * len({step.process for step in steps})
     for step in steps:
         times = 1 + busy[step.process]
-        calls = CALLS * (1 + step.share) * 20e-6
-        budget = 3 * step.budget if step.way == GRADBENCH else 0.0
-        total += max(budget, calls * times) + times * SECONDS.get(step.way, 20.0) / 2
+        call = CALL * (1 + step.share) * times
+        if step.way == GRADBENCH:
+            visit = call if step.share > 1000 else 4 * call if step.share > 100 else 0.002 * times
+            total += max(step.budget, 3 * EVERY * visit) + 0.06 * times
+        else:
+            seconds, calls = COST[step.way]
+            total += max(seconds, calls * call) + 0.05 * times
     return total
 
 
@@ -122,7 +140,7 @@ class _Methods(peers.Methods):
         turns, repeats = [0, 0, 0, unit], [1, times, times, times]
         found: dict[str, Any]
         if step.way == GRADBENCH:
-            found = self._pairs(step, list(zip(turns, repeats)))
+            found = self._session(step, list(zip(turns, repeats)))
         else:
             asked = {
                 "method": step.way,
@@ -136,39 +154,70 @@ class _Methods(peers.Methods):
             found = self._by_tool(asked)
         return {"unit": unit, **found}
 
-    def _pairs(self, step: Step, arms: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """The long call against the short one, itself, and a slower one."""
-        short, same, _, slower = arms
-        asked = {step.share: (short, same), 0.0: (same, same), SLOWDOWN: (same, slower)}
+    def _session(self, step: Step, planned: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """The long call against the short one, itself, and a slower one: a session of four modes
+        that take turns, as in a run."""
         worker = self._worker()
         pairs.open_comparison(worker, step.case.comparison, self.seed, engine.TIMEOUT)
         chance = random.Random(f"{self.seed}/{step.key}")
-        ratios, clocks, spent = {}, {}, 0.0
-        for number, (share, both) in enumerate(asked.items()):
-            sides = [
-                pairs.prepare(
-                    worker, step.case.mode, 2 * number + i, engine.WARM, 10 * engine.TIMEOUT
-                )
-                for i in (0, 1)
-            ]
-            for side, (turns, repeats) in zip(sides, both):
-                answer = worker.request(
-                    "slow",
-                    engine.TIMEOUT,
-                    handle=side.handle,
-                    share=SLOWDOWN if turns else 0.0,
-                    spend=0,
-                    turns=turns,
-                    repeats=repeats,
-                )
-                side.plan = answer["visit"]
-            stopping = Stopping(budget=step.budget, max_rounds=engine.ROUNDS)
-            one = pairs.measure(sides[0], sides[1], stopping, chance, engine.TIMEOUT)
-            spent += one.visiting
-            clocks[f"{share:g}"] = str(one.clock)
-            if one.log_ratios:
-                ratios[f"{share:g}"] = one.log_ratios
-        return {"log_ratios": ratios, "clocks": clocks, "spent": spent}
+        arms = [
+            pairs.prepare(worker, step.case.mode, handle, engine.WARM, 10 * engine.TIMEOUT)
+            for handle in range(len(planned))
+        ]
+        for arm, (turns, repeats) in zip(arms, planned):
+            answer = worker.request(
+                "slow",
+                engine.TIMEOUT,
+                handle=arm.handle,
+                share=SLOWDOWN if turns else 0.0,
+                spend=0,
+                turns=turns,
+                repeats=repeats,
+            )
+            arm.plan = answer["visit"]
+        short, long, again, slower = arms
+        # The first is what the precision of the others is asked against.
+        timed = [long, again, slower, *([short] if step.share else [])]
+        rounds = visit_in_rounds(
+            timed,
+            lambda own: chance.sample(own, len(own)),
+            Stopping(budget=step.budget, max_rounds=engine.ROUNDS, every=EVERY),
+            engine.TIMEOUT,
+        )
+        times = dict(zip((arm.handle for arm in timed), times_of(timed)))
+        clock = str(clock_of([arm.visits for arm in timed]))
+        ratios = {}
+        for share, (one, two) in {
+            step.share: (short, long),
+            0.0: (long, again),
+            SLOWDOWN: (long, slower),
+        }.items():
+            found = stored(times[two.handle], times[one.handle]) if one.handle in times else []
+            if found:
+                ratios[f"{share:g}"] = found
+        return {
+            "log_ratios": ratios,
+            "clocks": dict.fromkeys(ratios, clock),
+            "candidates": _candidates(short.visits, long.visits) if step.share else {},
+            "spent": rounds.seconds,
+        }
+
+
+def _candidates(short: Visits, long: Visits) -> dict[str, float]:
+    """The log ratio of the pair by each clock that could have been used, where it tells, and the
+    share of the long call's sub-blocks that were disturbed."""
+
+    def told(one: Sequence[float], two: Sequence[float]) -> float:
+        ratios = stored(two, one)
+        return MICRO * float(np.median(ratios)) if ratios else math.nan
+
+    found = {
+        "minimum": told(short.raw, long.raw),
+        "undisturbed": told(short.wall, long.wall),
+        "cpu": told(short.by(Clock.PROCESSOR), long.by(Clock.PROCESSOR)),
+        "disturbed": long.share,
+    }
+    return {name: round(value, 6) for name, value in found.items() if value == value}
 
 
 def carry_out(
@@ -191,7 +240,8 @@ def carry_out(
         def one(step: Step) -> Trial:
             if stage != [step.process]:
                 beside.close()
-                # The loop is calibrated before anything is busy.
+                # Everything starts, and the loop is calibrated, before anything is busy.
+                methods.start()
                 methods._calibrate(step)
                 beside.enter_context(load(busy[step.process] * cores))
                 stage[:] = [step.process]
@@ -264,6 +314,38 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
                 if group:
                     own = {"method": method, "rule": words, "busy": number, "length": name}
                     made.append(own | _counted(group, truth) | conditions(study))
+    return made
+
+
+def tables(study: Study, by_case: bool = False) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The methods beside each other, and the clocks that gradbench could use."""
+    return [("", rows(study, by_case)), ("Candidate clocks", candidates(study))]
+
+
+def candidates(study: Study) -> list[dict[str, Any]]:
+    """A row per load and length: the median ratio by each clock, as a multiple of the quiet one in
+    processor time; and the share of the long call's sub-blocks that were disturbed."""
+    found: dict[tuple[int, float], list[dict[str, float]]] = {}
+    for trial in study.good(GRADBENCH):
+        told = trial.values.get("candidates")
+        if told:
+            found.setdefault((trial.process, trial.share), []).append(told)
+
+    def middle(process: int, share: float, name: str) -> float | None:
+        values = [told[name] for told in found.get((process, share), ()) if name in told]
+        return float(np.median(values)) if values else None
+
+    made = []
+    busy = loads(study.settings)
+    for process, share in sorted(found):
+        truth = middle(0, share, "cpu")
+        row: dict[str, Any] = {"busy": busy[process], "length": f"{round(1 + share)}×"}
+        for name in ("minimum", "undisturbed", "cpu"):
+            log = middle(process, share, name)
+            known = log is not None and truth is not None
+            row[f"by_{name}"] = math.exp(log - truth) if known else None
+        row["disturbed"] = middle(process, share, "disturbed")
+        made.append(row)
     return made
 
 

@@ -187,12 +187,13 @@ def peers(conditions: Conditions, **settings: Any) -> int:
 
 
 @click.command()
-@trials_option(15, "Number of trials per load and pair.")
+@trials_option(22, "Number of trials per load and pair; long calls take a part of them.")
 @click.option(
     "--tool-trials",
     type=parameters.Whole(0, MOST_TRIALS),
-    default=2,
-    help="Number of trials with other tools too, which take minutes beside many processes.",
+    default=1,
+    help="Number of trials per load and pair with other tools, which take minutes beside many "
+    "processes.",
 )
 @click.option(
     "--load",

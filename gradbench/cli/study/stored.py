@@ -20,7 +20,7 @@ PROSE = ("rule", "fault")
 LEAST = (
     *("seconds_in_all", "half_width", "alarms_at_equal_power", "long_run", "worst", "calibrated"),
     *("q95", "unsupported", "seconds_measuring", "power_2_at_5", "functions", "case", "floor"),
-    *("neighbour", "trials", "budget", "power_5", "power_2"),
+    *("neighbour", "by_processor", "near", "trials", "budget", "power_5", "power_2"),
 )
 """The columns that a narrow terminal lacks, in this order; cases only where all rows have one."""
 

@@ -10,7 +10,7 @@ import gc
 import json
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ VARIABLE = "GRADBENCH_PEER_SUBJECT"
 """The environment variable that tells a tool's own processes what to time, as JSON."""
 
 
-def load(files: list[str]) -> None:
+@cache
+def load(files: tuple[str, ...]) -> None:
+    """One thread, and the suite's functions with those of the user's files."""
     torch.set_num_interop_threads(1)
     torch.set_num_threads(1)
     registry.load()
@@ -59,6 +61,6 @@ def arms(asked: dict[str, Any]) -> list[tuple[int, int]]:
 def from_environment() -> tuple[Subjects, dict[str, Any]]:
     """What the driver asks this tool's process to time."""
     asked = json.loads(os.environ[VARIABLE])
-    load(asked["files"])
+    load(tuple(asked["files"]))
     gc.collect()
     return Subjects(asked["comparison"], asked["mode"], asked["seed"]), asked
