@@ -136,14 +136,17 @@ HEADINGS = {
         "measurements. *Detects 2 % at 5 % false positives*: with the threshold that 5 % of this "
         "run's own A/A trials exceed. *False positives at equal power*: with the threshold at "
         "which the method detects 2 % as often as gradbench does within 1 s. asv is its own runner "
-        "and test on forked processes, not the whole command; pyperf is slow, hence few trials.",
+        "and test on forked processes, not the whole command, and pytest-benchmark runs in forked "
+        "processes too; pyperf is slow, hence few trials.",
     ),
     "load": (
         "Busy machines: ratios of very different calls",
         "A call of about 20 µs against the same 15, 250 and 2500 times over, beside busy processes "
         "on every core that the study starts. *Ratio off by*: the largest difference of a pair's "
         "median ratio from the one that gradbench measures without them. False positives are of "
-        "the same code twice, at every length.",
+        "the same code twice, at every length. *Candidate clocks* are the ratios that gradbench "
+        "would have read by each clock, as multiples of the quiet one in processor time; "
+        "*disturbed* are sub-blocks of the long call.",
     ),
     "gate": (
         "Real functions: right derivatives kept, planted errors caught",

@@ -342,8 +342,7 @@ def candidates(study: Study) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"busy": busy[process], "length": f"{round(1 + share)}×"}
         for name in ("minimum", "undisturbed", "cpu"):
             log = middle(process, share, name)
-            known = log is not None and truth is not None
-            row[f"by_{name}"] = math.exp(log - truth) if known else None
+            row[f"by_{name}"] = None if log is None or truth is None else math.exp(log - truth)
         row["disturbed"] = middle(process, share, "disturbed")
         made.append(row)
     return made
