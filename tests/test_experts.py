@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from gradbench.analysis.table import Ratio
+from gradbench.store.studies import begin, read
+from gradbench.studies import evidence, experts
 from gradbench.studies.experts import FUNCTIONS, question, row
 from gradbench.worker.reference import hessian, rows
 from gradbench.worker.subject import Subject
@@ -57,6 +59,36 @@ def test_an_expert_that_was_not_timed_is_no_evidence():
     found = row(ASKED, advice(entry("best", 1.0), wrong))
     assert not found["as_fast"]
     assert found["expert_status"] == "wrong: by points"
+
+
+def test_the_study_is_stored_and_says_where_an_expert_is_ahead(tmp_path):
+    settings = experts.settings(["pinn", "hand"], 30.0)
+    log, study = begin(tmp_path, "experts", settings, {}, {"torch": "2.13.0"}, ["gradbench"])
+    answers = [
+        row(ASKED, advice(entry("pinn_expert", 1.0), entry("best", 1.2), entry("usual", 9.0))),
+        {"function": "hand", "field": "hand tracking", "refused": "it has no inputs"},
+    ]
+    with log:
+        for step, values in zip(experts.plan(settings, ()), answers, strict=True):
+            log.append(step.trial(values=values, elapsed=29.0))
+    stored = read(study.path)
+    assert not experts.left(stored)
+    assert experts.behind(stored) == [
+        f"{ASKED.field}: behind the expert, or the expert was not timed",
+        "hand tracking: no answer: it has no inputs",
+    ]
+    first, second = (
+        dict(zip(evidence.show_columns(r), evidence.cells(r[0])))
+        for r in (experts.rows(stored), experts.rows(stored)[1:])
+    )
+    assert first["usual / fastest"] == "9.00 ±0.1%"
+    assert first["expert / best"] == "0.83 ±0.1%"
+    assert second["operator"] == "it has no inputs"
+
+
+def test_a_function_that_is_none_of_the_study_is_named():
+    with pytest.raises(ValueError, match="'pin': the functions are pinn, "):
+        experts.settings(["pin"], 30.0)
 
 
 @pytest.mark.parametrize("asked", FUNCTIONS, ids=lambda asked: asked.name)

@@ -13,5 +13,6 @@ STUDIES = {
     "gate": "gradbench.studies.gate",
     "load": "gradbench.studies.load",
     "budgets": "gradbench.studies.budgets",
+    "experts": "gradbench.studies.experts",
 }
 """The module of each study; each has a `plan` and `rows`, and `tables` if it has several."""

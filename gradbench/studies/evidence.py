@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradbench.advise.telling import factor
+from gradbench.analysis.table import Ratio
 from gradbench.store import studies as store
 from gradbench.store.files import require_free, require_ours, write_text
 from gradbench.store.lines import StoreError
@@ -36,6 +38,20 @@ def _interval(name: str) -> Callable[[dict[str, Any]], str]:
 
 def _as(form: Callable[[float], str], name: str) -> Callable[[dict[str, Any]], str]:
     return lambda row: "" if row.get(name) is None else form(row[name])
+
+
+def _ratio(name: str) -> Callable[[dict[str, Any]], str]:
+    """A ratio with its interval, or why there is none."""
+
+    def cell(row: dict[str, Any]) -> str:
+        value = row.get(f"{name}_ratio")
+        if value is None:
+            return str(row.get(f"{name}_status", ""))
+        told = factor(Ratio(value, row[f"{name}_low"], row[f"{name}_high"]))
+        verdict = row[f"{name}_verdict"]
+        return told + (f" {verdict}" if verdict in ("undecided", "same") else "")
+
+    return cell
 
 
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
@@ -68,6 +84,12 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "empty": ("without content", lambda row: str(row["empty"])),
     "winners": ("with a winner", lambda row: str(row["winners"])),
     "fault": ("fault", lambda row: str(row["fault"])),
+    "operator": ("operator", lambda row: str(row.get("refused") or row["operator"])),
+    "best": ("best of advice", lambda row: str(row.get("best", ""))),
+    "usual": ("usual choice", lambda row: str(row.get("usual", ""))),
+    "usual_verdict": ("usual / fastest", _ratio("usual")),
+    "expert_status": ("expert / best", _ratio("expert")),
+    "seconds": ("seconds", _as(lambda v: f"{v:.0f}", "seconds")),
     "trials": ("trials", lambda row: str(row["trials"])),
     "unsupported": ("unsupported", lambda row: str(row["unsupported"])),
     "modes": ("right modes", lambda row: str(row["modes"])),
@@ -156,6 +178,13 @@ HEADINGS = {
         "*Unsupported*: torch has no such operation in that dtype, or its value is not finite. "
         "Errors *planted in results* are for the gate to catch, in float32 and float64; those in "
         "*backwards*, of one operation inside the function, for the evidence, in float64.",
+    ),
+    "experts": (
+        "Experts: is advice as fast as code written from the documentation?",
+        "Each function's derivative is measured in the ways of `gradbench advise` and by an "
+        "expert's code, in the same rounds. *Usual* is `functional.jacobian` or "
+        "`functional.hessian` (of a batch only its own blocks are kept), `.backward()` for a "
+        "gradient. *Expert / best*: above 1 the best of advice is faster. ~: too close to call.",
     ),
     "budgets": (
         "Budgets: how long advice takes",

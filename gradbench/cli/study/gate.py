@@ -1,4 +1,4 @@
-"""gradbench study gate and budgets"""
+"""gradbench study gate, budgets and experts"""
 
 from __future__ import annotations
 
@@ -123,14 +123,49 @@ def budgets(
     def settings() -> dict[str, Any]:
         return study.settings(_chosen(names, number), budget, busy, seed)
 
-    def expect(stored: Study) -> None:
-        left = study.left(stored)
-        longest = duration(sum(step.budget for step in left))
-        say(f"{counted(len(left), 'answer')}: up to {longest}.", err=True)
-
-    done = _carried_out("budgets", settings, expect, results, resumed)
+    done = _carried_out("budgets", settings, _most(study.left), results, resumed)
     form.write(answer(done, by_case=False))
     return int(any(row["late"] or row["empty"] for row in study.rows(done)))
+
+
+@click.command()
+@_functions_option
+@click.option("--budget", type=parameters.seconds(), default=30.0, help="Seconds for each answer.")
+@options.results_option
+@options.resume_option("study")
+@options.format_option
+def experts(
+    names: tuple[str, ...], budget: float, results: Path, resumed: str | None, form: Renderer
+) -> int:
+    """Compare advice on 17 functions with code written by an expert.
+
+    Exit code 1: an expert is ahead by more than 2 %, or was not timed, or an answer was late.
+    """
+    from gradbench.studies import experts as study
+
+    def settings() -> dict[str, Any]:
+        try:
+            return study.settings(names, budget)
+        except ValueError as error:
+            raise click.UsageError(f"-f {error}") from error
+
+    done = _carried_out("experts", settings, _most(study.left), results, resumed)
+    form.write(answer(done, by_case=False))
+    behind = study.behind(done)
+    for said in behind:
+        warn(said)
+    return int(bool(behind))
+
+
+def _most(left: Callable[[Study], list[Any]]) -> Callable[[Study], None]:
+    """Says how long the answers that are left take at most."""
+
+    def say_so(stored: Study) -> None:
+        steps = left(stored)
+        longest = duration(sum(step.budget for step in steps))
+        say(f"{counted(len(steps), 'answer')}: up to {longest}.", err=True)
+
+    return say_so
 
 
 def _chosen(names: tuple[str, ...], number: int) -> list[str]:

@@ -6,14 +6,25 @@ the same rounds of the same processes, and puts all of them through the gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
-from gradbench.runner.progress import Report
+from gradbench.core.cases import Case
+from gradbench.runner.progress import Report, silent
+from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import Discovery
+from gradbench.store.lines import LineLog, StoreError
+from gradbench.store.studies import Study, Trial
+from gradbench.studies import engine
+from gradbench.studies.engine import Step
+from gradbench.studies.tally import conditions
 
 FLOOR = 0.02
 """A winner is behind the expert where the whole interval lies above one by more than this."""
@@ -86,19 +97,100 @@ def question(asked: Asked, budget: float) -> Question:
     )
 
 
-def study(
-    names: tuple[str, ...], budget: float, results: Path, report: Report
-) -> Iterator[dict[str, Any]]:
-    """A row for each function; its runs are stored in `results`. Raises what `advise` raises."""
-    for asked in FUNCTIONS:
-        if names and asked.name not in names:
-            continue
-        try:
-            advice = advise(question(asked, budget), results, report, [])
-        except Refusal as error:
-            yield {"function": asked.name, "field": asked.field, "refused": str(error)}
-            continue
-        yield row(asked, advice)
+def settings(names: Sequence[str], budget: float) -> dict[str, Any]:
+    """The settings of a study of these functions; of all where none is named.
+
+    Raises ValueError for a name that is none of them.
+    """
+    known = {asked.name: asked for asked in FUNCTIONS}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r}: the functions are {', '.join(known)}")
+    chosen = [name for name in known if not names or name in names]
+    return {"cases": [], "functions": chosen, "budget": budget, "seed": 0, "files": []}
+
+
+def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
+    """The cases are functions here: the settings have them."""
+    return []
+
+
+def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
+    """A question for each function."""
+    return [
+        Step("advice", Case.parse(f"advise/{name}/point=1/float32/cpu/1/expert"), 0, 0, budget)
+        for budget in (settings["budget"],)
+        for name in settings["functions"]
+    ]
+
+
+def left(study: Study) -> list[Step]:
+    """The steps that are not stored yet."""
+    done = {trial.key for trial in study.trials}
+    return [step for step in plan(study.settings, ()) if step.key not in done]
+
+
+def carry_out(
+    log: LineLog, study: Study, steps: Sequence[Step], report: Report, options: WorkerOptions
+) -> Study:
+    """As `engine.carry_out`: one answer after the other, whose runs are not kept."""
+    functions = {asked.name: asked for asked in FUNCTIONS}
+    with tempfile.TemporaryDirectory(prefix="gradbench-") as place:
+
+        def one(step: Step) -> Trial:
+            asked = functions[step.case.comparison.function]
+            values: dict[str, Any] = {"function": asked.name, "field": asked.field}
+            reason = ""
+            began = time.perf_counter()
+            try:
+                values = row(asked, advise(question(asked, step.budget), Path(place), silent, []))
+            except Refusal as error:
+                values["refused"] = str(error)
+            except (WorkerError, StoreError) as error:
+                reason = str(error)
+            return step.trial(
+                values=values,
+                reason=reason,
+                elapsed=round(time.perf_counter() - began, 2),
+                load=round(os.getloadavg()[0], 2),
+            )
+
+        return engine.loop(log, study, steps, report, one)
+
+
+def tables(study: Study, by_case: bool = False) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Each table's title and rows."""
+    return [("", rows(study))]
+
+
+def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
+    """A row for each function; see `row`."""
+    columns = ("operator", "best", "usual", "usual_verdict", "expert_status")
+    return [
+        {
+            **dict.fromkeys(columns, ""),
+            **trial.values,
+            "function": trial.values.get("field", ""),
+            "seconds": trial.elapsed,
+            **conditions(study),
+        }
+        for trial in study.trials
+        if not trial.reason
+    ]
+
+
+def behind(study: Study) -> list[str]:
+    """The faults: fields in which the expert is ahead, an answer is late, or there is none."""
+    said = {
+        "as_fast": "behind the expert, or the expert was not timed",
+        "in_time": "over its budget",
+    }
+    found = []
+    for made in rows(study):
+        if "refused" in made:
+            found.append(f"{made['function']}: no answer: {made['refused']}")
+        found += [f"{made['function']}: {why}" for key, why in said.items() if not made.get(key, 1)]
+    return found
 
 
 def row(asked: Asked, advice: Advice) -> dict[str, Any]:
@@ -117,7 +209,7 @@ def row(asked: Asked, advice: Advice) -> dict[str, Any]:
         "usual": usual.mode if usual else "",
         "usual_status": f"{usual.status}: {usual.reason}" if usual else "",
         "expert_status": f"{expert.status}: {expert.reason}",
-        "seconds": round(advice.seconds, 1),
+        "seconds": round(advice.seconds, 2),
         "budget": advice.budget,
         "run": advice.run,
     }
