@@ -54,6 +54,12 @@ def test_an_expert_that_is_ahead_by_more_than_the_floor_is_said():
     assert not found["in_time"]
 
 
+def test_an_answer_without_times_is_no_answer():
+    nothing = advice()
+    nothing.operators = []
+    assert "nothing was measured" in row(ASKED, nothing)["refused"]
+
+
 def test_an_expert_that_was_not_timed_is_no_evidence():
     wrong = entry("pinn_expert", 0, status="wrong", reason="by points")
     found = row(ASKED, advice(entry("best", 1.0), wrong))

@@ -196,6 +196,9 @@ def behind(study: Study) -> list[str]:
 def row(asked: Asked, advice: Advice) -> dict[str, Any]:
     """What came of one function: the expert's time and the usual way's as multiples of the best of
     advice's own ways and of the fastest, with 95 % intervals."""
+    if not advice.operators or not advice.rows(advice.operators[0]):
+        refused = "nothing was measured: the budget is too short for this machine"
+        return {"function": asked.name, "field": asked.field, "refused": refused}
     operator = advice.operators[0]
     rows = {r.mode: r for r in advice.rows(operator)}
     expert = rows[f"{asked.name}_expert"]
@@ -230,6 +233,6 @@ def row(asked: Asked, advice: Advice) -> dict[str, Any]:
     if winner is expert and to_best is not None:
         # The expert's is the reference then: turned round, the row says the same of all functions.
         made |= {"expert_ratio": 1 / to_best.value, "expert_low": 1 / to_best.high}
-        made |= {"expert_high": 1 / to_best.low, "expert_verdict": best.verdict}
+        made |= {"expert_high": 1 / max(to_best.low, 1e-300), "expert_verdict": best.verdict}
     made["in_time"] = advice.seconds <= advice.budget
     return made
