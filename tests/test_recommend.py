@@ -64,8 +64,10 @@ def test_the_recommendation_is_what_the_verdicts_say(run):
     assert len(found) == len(groups)
     for ours, (key, rows) in zip(found, groups):
         multiples = defaultdict(list)
-        for row in rows.itertuples():
-            multiples[row.mode].append(row.to_fastest)
+        for _, compared in rows.groupby(["function", "size"]):
+            least = compared["to_fastest"].min()
+            for row in compared.itertuples():
+                multiples[row.mode].append(row.to_fastest / least)
         most = max(map(len, multiples.values()))
         averages = {
             mode: statistics.geometric_mean(values)
@@ -78,7 +80,8 @@ def test_the_recommendation_is_what_the_verdicts_say(run):
         assert (where.operator, where.dtype, where.device, where.threads) == key
         assert (ours.first.mode, ours.usual.mode) == (best, usual)
         assert math.isclose(ours.first.average, averages[best])
-        assert ours.first.worst == max(multiples[best])
+        assert math.isclose(ours.first.worst, max(multiples[best]))
+        assert all(standing.average >= 1 and standing.low >= 1 for standing in ours.standings)
         assert math.isclose(ours.usual.average, averages[usual])
         assert math.isclose(ours.slower(usual).value, averages[usual] / averages[best])
 
@@ -92,6 +95,20 @@ def test_the_mode_that_wins_most_often_is_not_named_where_it_loses_badly():
     assert found.usual.average == pytest.approx(1.75 ** (5 / 12))
     assert found.usual.worst == 1.75
     assert not found.ties
+
+
+def test_no_average_is_below_1_where_the_one_named_fastest_is_too_close_to_call():
+    frame = planted({"f": {"named": 1.0, "near": 0.98, "far": 2.0, "manual": 0.49}}, ("manual",))
+    (found,) = recommended(frame)
+    averages = {s.mode: s.average for s in found.standings + found.by_hand}
+    assert averages == pytest.approx(
+        {"near": 1.0, "named": 1 / 0.98, "far": 2 / 0.98, "manual": 0.5}
+    )
+    assert [s.mode for s in found.standings] == ["near", "named", "far"]
+    assert min(standing.low for standing in found.standings) >= 1
+    # Without the mode named the fastest, multiples are still of it.
+    (part,) = recommended(frame[frame["mode"] == "far"])
+    assert part.first.average == 2.0
 
 
 def test_machines_are_never_averaged():

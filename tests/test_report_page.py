@@ -23,7 +23,7 @@ from made_runs import (
 import gradbench
 from gradbench.cli import cli
 from gradbench.core.cases import Comparison
-from gradbench.report import answers, content, machines
+from gradbench.report import answers, content, looks, machines
 from gradbench.report.block import block
 
 THEIRS = {"cpu": "another", "usable_cores": 64, "memory": 512 << 30, "load": 0.1}
@@ -342,11 +342,14 @@ def test_a_close_call_is_no_recommendation_against_the_other(tmp_path, here):
 
 def test_each_mode_has_one_look_and_rivals_differ(tmp_path, here):
     stored(tmp_path, SEVERAL)
-    data = data_of(page_of(tmp_path))
+    page = page_of(tmp_path)
+    data = data_of(page)
     for view in data["views"]:
         numbers = [data["looks"][m["mode"]] for m in view["modes"]]
         assert len(set(numbers)) == len(numbers)
-    assert data["looks"]["jacrev"] == data["looks"]["backward"] == 0, "the first of each operator"
+    assert data["looks"].items() >= looks.numbers(["jacrev", "backward"]).items(), "as in figures"
+    assert all(f"--series-{n}: {light}" in page for n, (light, _) in enumerate(looks.COLOURS))
+    assert data["marks"] == [path for _, path in looks.MARKS]
 
 
 @pytest.mark.parametrize(

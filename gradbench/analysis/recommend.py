@@ -43,11 +43,18 @@ class Where:
 
 @dataclass(frozen=True)
 class Multiple:
-    """A mode's time in one comparison as a multiple of the fastest automatic mode's."""
+    """A mode's time in one comparison as a multiple of the fastest automatic mode's: of the
+    smallest ratio, where that of another mode to the one named the fastest is below 1."""
 
     ratio: Ratio
     sessions: int
     fastest: bool
+
+    def over(self, least: float) -> Multiple:
+        """The same as a multiple of a time that is `least` times the fastest's."""
+        parts = (self.ratio.value, self.ratio.low, self.ratio.high)
+        value, low, high = (part if part > 1e300 else part / least for part in parts)
+        return replace(self, ratio=Ratio(value, low, high))
 
     @property
     def log(self) -> float:
@@ -68,7 +75,7 @@ class Standing:
 
     mode: str
     average: float
-    """The geometric mean of its multiples of the fastest."""
+    """The geometric mean of its multiples of the fastest: at least 1, unless it is by hand."""
     low: float
     high: float
     """The interval of the average: these comparisons, measured again."""
@@ -299,8 +306,11 @@ def _recommended(
         if all(case.by_hand for case in own.values()):
             continue
         compared.append(comparison)
+        # The mode that was named the fastest may have a rival whose mean ratio to it is below 1:
+        # too close to call. Multiples are of the smallest, so that no average is below 1.
+        least = min(1.0, *(c.multiple.ratio.value for c in own.values() if not c.by_hand))
         for case in own.values():
-            modes.setdefault(case.mode, {})[comparison] = case.multiple
+            modes.setdefault(case.mode, {})[comparison] = case.multiple.over(least)
             by_hand |= {case.mode} if case.by_hand else set()
             usual[case.mode] += case.usual
     standings = [
@@ -338,7 +348,7 @@ def _standing(
     return Standing(
         mode,
         average.value,
-        average.low,
+        average.low if by_hand else max(1.0, average.low),
         average.high,
         multiples[worst].ratio.value,
         worst,

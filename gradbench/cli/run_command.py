@@ -19,6 +19,7 @@ from gradbench.runner.choosing import Measuring, Opened, plan, reopen
 from gradbench.runner.plan import lacking, start
 from gradbench.runner.run import measure
 from gradbench.runner.settings import PROFILES
+from gradbench.runner.sparing import SETTLED
 from gradbench.runner.wire import WorkerOptions
 from gradbench.store.runs import Run
 
@@ -56,10 +57,14 @@ def command(
     discovery = options.discovered(worker)
     entries, settings = plan(discovery, selection, measuring, PROFILES[measuring.profile], warn)
     cases = sum(len(entry.modes) for entry in entries)
+    first = min(SETTLED, settings.sessions) if settings.enough else settings.sessions
     planned = (
         f"{counted(cases, 'case')} in {counted(len(entries), 'comparison')}, "
-        f"{counted(settings.sessions, 'process')}"
+        f"{counted(first, 'process')}"
     )
+    if first < settings.sessions:
+        more = settings.sessions - first
+        planned += f" and up to {more} more within {duration(settings.enough)}"
     if settings.instruments != (WALL_TIME,):
         planned += f": {', '.join(settings.instruments)}"
     if dry_run:

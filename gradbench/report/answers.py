@@ -257,37 +257,13 @@ def packed(view: View) -> dict[str, Any]:
     }
 
 
-def looks(found: Sequence[View]) -> dict[str, int]:
-    """A number for each mode, which gives it one colour and one mark on the whole page.
-
-    Modes of one operator have different numbers, and those that matter most have the smallest.
-    """
-    whole = [view.found for view in found if not view.size]
-    together: dict[str, set[str]] = {}
-    for one in whole:
-        for name in _modes(one):
-            together.setdefault(name, set()).update(_modes(one))
-    orders = []
-    for one in whole:
-        modes = _modes(one)
-        usual = [one.usual_mode] if one.usual_mode else []
-        # The page draws five of them in colour, and the fastest of a comparison.
-        orders.append(
-            list(dict.fromkeys([one.first.mode, *usual, *modes[:5], *_winners(one), *modes]))
-        )
-    numbers: dict[str, int] = {}
-    # The first modes of all operators come before the second ones of any.
-    for name in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*orders))):
-        taken = {numbers[other] for other in together[name] if other in numbers}
-        numbers.setdefault(name, next(n for n in range(len(taken) + 1) if n not in taken))
-    return numbers
+def modes(found: Iterable[View]) -> list[str]:
+    """The modes of all views, those that matter most first: what to try first for each operator,
+    then the second ones."""
+    orders = [_modes(view.found) for view in found if not view.size]
+    together = itertools.chain.from_iterable(itertools.zip_longest(*orders))
+    return list(dict.fromkeys(filter(None, together)))
 
 
 def _modes(found: Recommendation) -> list[str]:
     return [standing.mode for standing in found.standings + found.by_hand]
-
-
-def _winners(found: Recommendation) -> list[str]:
-    """The modes that are the fastest somewhere, those that are it most often first."""
-    times = {s.mode: sum(m.fastest for m in s.multiples.values()) for s in found.standings}
-    return sorted((mode for mode, count in times.items() if count), key=lambda mode: -times[mode])

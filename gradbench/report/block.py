@@ -17,7 +17,7 @@ import pandas as pd
 from gradbench.core import text
 from gradbench.core.cases import FORWARD
 from gradbench.core.verdicts import CALLED
-from gradbench.report import answers, history, sizes
+from gradbench.report import answers, history, looks, sizes
 from gradbench.report.findings import over_releases
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def block(report: Report) -> str:
         "machines": [_machine(report, name, places) for name in report.machines],
         "views": [answers.packed(view) for view in report.views],
         "meanings": answers.MEANINGS,
-        "looks": answers.looks(report.views),
+        "looks": looks.numbers(answers.modes(report.views)),
+        "colours": len(looks.COLOURS),
+        "marks": [path for _, path in looks.MARKS],
         "code": _code(report.sources),
         "codeOf": report.sources_of,
     }

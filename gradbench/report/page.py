@@ -13,7 +13,7 @@ from gradbench import __version__
 from gradbench.core import text
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time
-from gradbench.report import answers, style
+from gradbench.report import answers, looks, style
 from gradbench.report.block import block
 from gradbench.report.content import Report
 from gradbench.store.files import NotOurs, require_free, require_ours, write_text
@@ -79,7 +79,7 @@ def write_html(
             plain=plain(cases),
             cases=len(cases),
             script=Markup(f'"use strict";\n(() => {{\n{script}}})();\n'),
-            looks=Markup(_text("page.css")),
+            looks=Markup(looks.stylesheet() + _text("page.css")),
             version=__version__,
             made=now(),
         )

@@ -1,7 +1,7 @@
 """What all figures share: colours, marks, axes, and how a figure becomes a file or part of a page.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; a mark and a line style go with
-each, so that no colour is needed to read a figure.
+Colours and marks are those of `gradbench.report.looks`; a mark and a line style go with each
+colour, so that no colour is needed to read a figure.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradbench.core import text
+from gradbench.report.looks import COLOURS, MARKS
 from gradbench.store.files import replacing, write_text
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 INK, PAPER = "#1a1a1b", "#fdfdfe"
 """Text and background; a page puts its own in their place, light or dark."""
 FAINT = "#8a8a8c"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MARKS = "osD^vPX<>*hpdH8123"
+SERIES = tuple(light for light, _ in COLOURS)
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -34,10 +34,10 @@ class NothingToDraw(ValueError):
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour, mark and line style of the series of a number, distinct up to 60."""
+    """Colour, mark and line style of the series of a number: see `looks`."""
     return {
         "color": SERIES[number % len(SERIES)],
-        "marker": _MARKS[number % len(_MARKS)],
+        "marker": MARKS[number % len(MARKS)][0],
         "linestyle": _LINES[number // len(SERIES) % len(_LINES)],
     }
 

@@ -117,6 +117,7 @@ class Prepared(Answer):
     ulps: float = 0.0
     note: str = ""
     visit: Plan | None = None
+    takes: Amount = 0.0
 
     def __post_init__(self) -> None:
         _require_errors(self.error, self.ulps)

@@ -181,6 +181,7 @@ def prepare(
         error=_finite(answer.get("error", 0.0)),
         ulps=_finite(answer.get("ulps", 0.0)),
         note=answer.get("note", ""),
+        takes=answer.get("takes", 0.0),
     )
     return Arm(worker, handle, entrant, visit) if visit else entrant
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from gradbench.core.cases import Comparison, Entry, is_size, parse_size
+from gradbench.core.cases import Comparison, Entry
 from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.verdicts import Status
@@ -20,6 +20,7 @@ from gradbench.runner.progress import Progress, Report, leader, silent, stretch
 from gradbench.runner.readings import Readings, missing
 from gradbench.runner.session import FAR_SESSIONS, SLOW_SESSIONS, Measurement, slow
 from gradbench.runner.settings import Settings
+from gradbench.runner.sparing import Sparing
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
@@ -87,7 +88,7 @@ def measure(
         _settle(settled, record, but=RETRIED)
         if record.session == 0:
             slow_modes[record.comparison] = slow(record, settings)
-    growing = bool(settings.patience) and not settings.total
+    sparing = Sparing.of(run, settings)
     together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
     pace = _Pace(settings, len(entries), began)
     skipped = sum((entry.comparison, number) in done for number, entry in steps)
@@ -103,7 +104,7 @@ def measure(
     with stretch(log, end), Workers(options, log, run.workers, ready, deadline) as workers:
         for position, (number, entry) in enumerate(steps):
             name = entry.comparison
-            if (name, number) in done:
+            if (name, number) in done or (sparing and sparing.spares(entry, number)):
                 continue
             if number >= sessions and lacks[name].modes <= settled.get(name, {}).keys():
                 # These modes have had their second chance.
@@ -111,7 +112,8 @@ def measure(
             elapsed = time.perf_counter() - began
             report(
                 Progress(
-                    *(position, len(steps), name, elapsed, skipped, settings.total),
+                    *(position, len(steps), name, elapsed, skipped),
+                    settings.total or settings.enough,
                     unit="sessions",
                     leads=leads,
                 )
@@ -129,10 +131,11 @@ def measure(
                 pace.settings,
                 discovery.opt_in,
                 discovery.first(entry.comparison.operator),
-                (refused_below(settled, name) if growing else {}) | settled.get(name, {}),
+                settled.get(name, {}),
                 slow_modes.get(name, frozenset()) if number >= together else frozenset(),
                 nvml.state,
                 deadline,
+                sparing,
             )
             try:
                 record = measurement.run()
@@ -142,6 +145,8 @@ def measure(
             run.sessions.append(record)
             leads = leader(record, run.started.by_hand)
             visiting += record.visiting
+            if sparing:
+                sparing.learn(record)
             _settle(settled, record)
             pace.visited += record.visiting
             if number == 0:
@@ -275,39 +280,6 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
             log.append(limits)
             run.limits.append(limits)
             break
-
-
-def refused_below(
-    settled: Mapping[Comparison, Mapping[str, Entrant]], name: Comparison
-) -> dict[str, Entrant]:
-    """The modes that were refused at a size of which no number is larger than this comparison's,
-    by name. They would take longer still here, or more memory, and are not called."""
-    found: dict[str, Entrant] = {}
-    for other, modes in settled.items():
-        if _but_size(other) != _but_size(name) or not _no_larger(other.size, name.size):
-            continue
-        for mode, entrant in modes.items():
-            if entrant.status == Status.REFUSED and mode not in found:
-                reason = entrant.reason
-                if not reason.startswith(BELOW):
-                    reason = f"{BELOW}{other.size}: {reason}"
-                found[mode] = Entrant(mode, Status.REFUSED, reason)
-    return found
-
-
-BELOW = "refused already at "
-
-
-def _but_size(name: Comparison) -> tuple[str, str, str, str, int]:
-    return name.operator, name.function, name.dtype, name.device, name.threads
-
-
-def _no_larger(one: str, other: str) -> bool:
-    """Whether a size has the same numbers as another, none of them larger, and is not the same."""
-    if not (is_size(one) and is_size(other)) or one == other:
-        return False
-    a, b = parse_size(one), parse_size(other)
-    return a.keys() == b.keys() and all(a[key] <= b[key] for key in a)
 
 
 def _further(run: Run, lacks: Mapping[Comparison, Lack[str]]) -> list[tuple[int, Entry]]:

@@ -23,6 +23,7 @@ from gradbench.runner import machine
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
 from gradbench.runner.rounds import Rounds, visit_in_rounds
 from gradbench.runner.settings import BASELINE_PATIENCE, Settings
+from gradbench.runner.sparing import Bound, Sparing, ordered
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
@@ -80,7 +81,8 @@ class Measurement:
     so that it is not blamed for another mode's doing. `settled` holds the modes that earlier
     sessions found not to be measurable, with their records: they are not tried again. `resting`
     modes sit this session out (see `slow`). `state` returns the state of the device. At the
-    `deadline` the session ends with what has been measured: see `_cut_short`.
+    `deadline` the session ends with what has been measured: see `_cut_short`. `sparing` knows which
+    modes are hopeless.
     """
 
     entry: Entry
@@ -93,9 +95,14 @@ class Measurement:
     resting: frozenset[str] = frozenset()
     state: State = lambda when, uuid: None
     deadline: Deadline = field(default_factory=Deadline)
+    sparing: Sparing | None = None
 
     def __post_init__(self) -> None:
         self.failed = dict(self.settled)
+        self.bounds: dict[str, Bound] = {}
+        if self.sparing is not None:
+            self.bounds = self.sparing.bounds(self.entry.comparison)
+            self.resting |= self.sparing.resting(self.entry.comparison, self.session)
         self.opened: dict[str, Any] = {}
         self.arms: list[Arm] = []
         """The modes that the current worker has prepared, and what their visits took."""
@@ -175,7 +182,7 @@ class Measurement:
     def _prepare(self, worker: Worker) -> tuple[list[Arm], dict[str, Any]]:
         """Every mode that passed the gate, and the control as the last of them."""
         out = self.failed.keys() | self.resting
-        modes = [mode for mode in self.entry.modes if mode not in out]
+        modes = ordered([mode for mode in self.entry.modes if mode not in out], self.bounds)
         modes.sort(key=lambda mode: mode not in self.suspects)
         self.arms, self.opened = [], {}
         if not modes:
@@ -232,7 +239,12 @@ class Measurement:
     def _enter(self, worker: Worker, mode: str, handle: int) -> Arm | None:
         """Prepares one mode; None where it is not to be timed, with the reason kept."""
         settings = self.settings
-        baseline = mode in (settings.baseline, self.first)
+        patience = self._patience(mode)
+        if self.sparing is not None:
+            hopeless = self.sparing.hopeless(mode, self.bounds.get(mode), patience)
+            if hopeless is not None:
+                self.failed[mode] = hopeless
+                return None
         try:
             prepared = prepare(
                 worker,
@@ -240,7 +252,7 @@ class Measurement:
                 self.deadline.share(MODE_SHARE).within(settings.preparing(mode in self.opt_in)),
                 handle=handle,
                 warm=settings.warm,
-                patience=settings.patience * (BASELINE_PATIENCE if baseline else 1),
+                patience=patience,
             )
         except (WorkerDied, WorkerTimeout) as error:
             self._charge(mode, error)
@@ -249,6 +261,14 @@ class Measurement:
             return prepared
         self.failed[mode] = prepared
         return None
+
+    def _patience(self, mode: str) -> float:
+        """Seconds that a call of a mode may take; 0: no limit."""
+        baseline = mode in (self.settings.baseline, self.first)
+        if self.sparing is None:
+            return self.settings.patience * (BASELINE_PATIENCE if baseline else 1)
+        calls = {arm.mode: arm.plan["call"] * 1e-9 for arm in self.arms}
+        return self.sparing.patience(calls, baseline or mode not in self.bounds)
 
     def _charge(self, mode: str, error: WorkerError) -> None:
         """Blames the mode in hand, unless it is the first death: then the mode is tried again."""

@@ -34,6 +34,8 @@ class Settings:
     """Seconds for the whole run, into which sessions and visits are fitted. 0: no limit."""
     patience: Amount = 0.0
     """Seconds beyond which one call of a mode is too slow, and the mode refused. 0: no limit."""
+    enough: Amount = 0.0
+    """Seconds after which no further session begins, if there are three: see `runner.sparing`."""
 
     def preparing(self, compiles: bool) -> float:
         """Seconds for preparing a mode."""
@@ -80,13 +82,14 @@ PROFILES = {
         dtypes=("float32", "float64"),
     ),
     "atlas": Profile(
-        "the fastest mode over outputs × inputs, 1 to 4096 each, in 5 processes: under an hour",
+        "the fastest mode over outputs × inputs, 1 to 4096 each, in 3 to 5 processes: 45 minutes",
         "atlas",
         Settings(
             sessions=5,
             warm=0.003,
             stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=0.25),
-            patience=0.1,
+            patience=0.03,
+            enough=45 * 60,
         ),
     ),
 }

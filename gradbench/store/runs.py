@@ -118,7 +118,8 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `error` is the worst error as a share of the allowed, `ulps` in units in the last place;
     `number` calls make a sub-block. `samples` are nanoseconds per sub-block, a list per round,
-    empty in rounds that the contestant sat out. `cpu` is the thread's processor time in each of
+    empty in rounds that the contestant sat out. `takes` are seconds that a call takes at least, of
+    a mode that was refused for it. `cpu` is the thread's processor time in each of
     them, empty where it is not known; `disturbed` are the positions of those in which another
     process had the core. `note` names what it changed in its process, which was restored.
     """
@@ -136,6 +137,7 @@ class Entrant(msgspec.Struct, frozen=True, omit_defaults=True):
     note: Text = ""
     cpu: list[list[Nanoseconds]] = []
     disturbed: list[list[Index]] = []
+    takes: Amount = 0.0
 
     @property
     def visits(self) -> Visits:

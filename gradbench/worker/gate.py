@@ -43,6 +43,7 @@ class TooSlow(Exception):
     """A call takes longer than the time budget allows."""
 
     def __init__(self, nanoseconds: int) -> None:
+        self.seconds = nanoseconds * 1e-9
         super().__init__(f"a call takes {nanoseconds * 1e-9:.2g} s, too long for this budget")
 
 

@@ -223,13 +223,13 @@ class Session:
             call = self._built(declared, changes)
             refusal = self._refusal(declared, patience)
             if refusal:
-                return {"status": "refused", "reason": refusal}
+                return {"status": "refused", **refusal}
             contestant = self.gate.enter(declared.name, call, declared.leaves)
             contestant.changes = changes.calls
             # Without timing there is no later check.
             finding = contestant.check(fresh, again=None if warm else True, patience=patience)
         except TooSlow as error:
-            return {"status": "refused", "reason": str(error)}
+            return {"status": "refused", "reason": str(error), "takes": error.seconds}
         except Unsupported as error:
             return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
@@ -287,18 +287,19 @@ class Session:
         call, arguments = contestant.call, contestant.arguments
         return audit(Cuda(), device, waits, self.clock, call, arguments) or None
 
-    def _refusal(self, declared: Mode, patience: int) -> str:
-        """Why the mode must not be called, for lack of memory, or of time by its count of passes;
-        empty if it can be."""
+    def _refusal(self, declared: Mode, patience: int) -> dict[str, Any]:
+        """Why the mode must not be called, for lack of memory, or of time by its count of passes:
+        the `reason`, and how long a call `takes` at least; empty if it can be called."""
         assert self.gate is not None
         if patience and declared.passes is not None:
             made = declared.passes(self.gate.problem)
             if reason := cost.too_many(made, self.pass_time, patience):
-                return reason
+                return {"reason": reason, "takes": made.number * self.pass_time * 1e-9}
         needed = self.gate.bytes_needed(declared.numbers_at_peak(self.gate.problem))
         if needed <= self.memory_limit:
-            return ""
-        return f"would need about {size(needed)}, more than the limit of {size(self.memory_limit)}"
+            return {}
+        limit = size(self.memory_limit)
+        return {"reason": f"would need about {size(needed)}, more than the limit of {limit}"}
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
         """Visits in this order: see `interference.Visited`; and the nanoseconds of all of them.

@@ -65,12 +65,15 @@ def _repeated(x: Tensor, length: int) -> Tensor:
     return x if len(x) == length else x.repeat(-(-length // len(x)))[:length]
 
 
+def _folded(terms: Tensor, length: int) -> Tensor:
+    """The sums of the terms of equal k mod length."""
+    if len(terms) == length:
+        return terms
+    return functional.pad(terms, (0, -len(terms) % length)).view(-1, length).sum(0)
+
+
 def elementwise_map(x: Tensor, c: Tensor, b: Tensor) -> Tensor:
-    m = len(b)
-    terms = c * _repeated(torch.sin(x), len(c))
-    if len(c) > m:
-        terms = functional.pad(terms, (0, -len(c) % m)).view(-1, m).sum(0)
-    return terms + b
+    return _folded(c * _repeated(torch.sin(x), len(c)), len(b)) + b
 
 
 def _elementwise_jacobian(x: Tensor, c: Tensor, b: Tensor) -> Tensor:
@@ -82,12 +85,6 @@ def _elementwise_jacobian(x: Tensor, c: Tensor, b: Tensor) -> Tensor:
 
 def elementwise_sum(x: Tensor, c: Tensor) -> Tensor:
     return (c * _repeated(torch.sin(x), len(c))).sum()
-
-
-def _weights(x: Tensor, c: Tensor) -> Tensor:
-    """The sum of the terms' factors for each input."""
-    n = len(x)
-    return functional.pad(c, (0, -len(c) % n)).view(-1, n).sum(0)
 
 
 def _draw_elementwise(size: Size, generator: torch.Generator) -> Tensors:
@@ -141,14 +138,28 @@ def _network_gradient(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 
 def _network_hessian(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    return A.T @ (_bent(x, A, B).unsqueeze(1) * A)
+
+
+def _bent(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """The second derivative of the sum by what goes into each hidden unit."""
     t, slope = _slopes(x, A)
-    return A.T @ ((-2 * t * slope * B.sum(0)).unsqueeze(1) * A)
+    return -2 * t * slope * B.sum(0)
 
 
 def _draw_network(size: Size, generator: torch.Generator) -> Tensors:
     h, m, n = size["h"], size["m"], size["n"]
     A, B = _positive(generator, h, n) / n, _positive(generator, m, h) / h
     return _positive(generator, n), A, B
+
+
+def _symmetric(product: Formula) -> dict[str, tuple[Formula, Formula]]:
+    """The products of a hessian, from the right and from the left, for large ones."""
+
+    def both(vectors: Tensors, *inputs: Tensor) -> Tensors:
+        return (product(vectors[0], *inputs),)
+
+    return {"hessian": (both, both)}
 
 
 def _declare(
@@ -159,6 +170,7 @@ def _declare(
     draw: Formula,
     derivatives: dict[str, Formula],
     inputs: tuple[str, ...],
+    products: dict[str, tuple[Formula, Formula]] | None = None,
     **fixed: int,
 ) -> None:
     example_size = {**dict.fromkeys(fixed, 3), "m": 4, "n": 2}
@@ -174,6 +186,7 @@ def _declare(
             example_size=example_size,
             draw=draw,
             derivatives=derivatives,
+            products=products or {},
             inputs=inputs,
             constants=inputs[1:],
             atlas=tuple({**fixed, "m": m, "n": n} for m, n in itertools.product(numbers, numbers)),
@@ -189,6 +202,12 @@ _declare(
     _draw_dense,
     {"jacobian": _dense_jacobian},
     ("x", "W"),
+    {
+        "jacobian": (
+            lambda t, x, W: (torch.exp(W @ x) * (W @ t[0]),),
+            lambda v, x, W: (W.T @ (torch.exp(W @ x) * v[0]),),
+        )
+    },
 )
 _declare(
     "dense_sum",
@@ -198,6 +217,7 @@ _declare(
     _draw_dense,
     {"gradient": _dense_gradient, "hessian": _dense_hessian},
     ("x", "W"),
+    _symmetric(lambda t, x, W: W.T @ (torch.exp(W @ x) * (W @ t))),
 )
 _declare(
     "elementwise_map",
@@ -207,6 +227,12 @@ _declare(
     _draw_elementwise,
     {"jacobian": _elementwise_jacobian},
     ("x", "c", "b"),
+    {
+        "jacobian": (
+            lambda t, x, c, b: (_folded(c * _repeated(torch.cos(x) * t[0], len(c)), len(b)),),
+            lambda v, x, c, b: (torch.cos(x) * _folded(c * _repeated(v[0], len(c)), len(x)),),
+        )
+    },
 )
 _declare(
     "elementwise_sum",
@@ -215,10 +241,11 @@ _declare(
     elementwise_sum,
     lambda size, generator: _draw_elementwise(size, generator)[:2],
     {
-        "gradient": lambda x, c: _weights(x, c) * torch.cos(x),
-        "hessian": lambda x, c: torch.diag(-_weights(x, c) * torch.sin(x)),
+        "gradient": lambda x, c: _folded(c, len(x)) * torch.cos(x),
+        "hessian": lambda x, c: torch.diag(-_folded(c, len(x)) * torch.sin(x)),
     },
     ("x", "c"),
+    _symmetric(lambda t, x, c: -_folded(c, len(x)) * torch.sin(x) * t),
 )
 _declare(
     "batched_map",
@@ -248,6 +275,12 @@ _declare(
     _draw_network,
     {"jacobian": _network_jacobian},
     ("x", "A", "B"),
+    {
+        "jacobian": (
+            lambda t, x, A, B: (B @ (_slopes(x, A)[1] * (A @ t[0])),),
+            lambda v, x, A, B: (A.T @ (_slopes(x, A)[1] * (B.T @ v[0])),),
+        )
+    },
     h=HIDDEN,
 )
 _declare(
@@ -258,5 +291,6 @@ _declare(
     _draw_network,
     {"gradient": _network_gradient, "hessian": _network_hessian},
     ("x", "A", "B"),
+    _symmetric(lambda t, x, A, B: A.T @ (_bent(x, A, B) * (A @ t))),
     h=HIDDEN,
 )

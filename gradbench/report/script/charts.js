@@ -114,7 +114,7 @@ const drawReleases = (wide) => {
   const places = found.names.map((label, at) => ({ label, at: found.names.length > 1 ? at / (found.names.length - 1) : 0.5 }));
   box.replaceChildren(...cases.map((one) => {
     const points = one.points.map((p, at) => !p || p[0] === null ? { at, y: null } : { at, y: p[0], low: p[1], high: p[2],
-      mark: p[3] === "slower" ? MARKS[2] : p[3] === "faster" ? MARKS[4] : MARKS[0],
+      mark: p[3] === "slower" ? MARKS[3] : p[3] === "faster" ? MARKS[4] : MARKS[0],
       ink: p[3] === "slower" ? "var(--bad)" : p[3] === "faster" ? "var(--good)" : "var(--grey)",
       tip: `${found.names[at]}: ${multiple(p[0])}×${interval(p[1], p[2])} ${p[3]}` });
     const name = one.size === "documents" ? one.function : `${one.function} (${one.size})`;

@@ -74,12 +74,9 @@ const hasInterval = (row) => Number(row.sessions) > 1;
 
 // ── one colour and one mark for each mode ──
 
-const MARKS = ["M6 1a5 5 0 1 0 .01 0z", "M1.5 1.5h9v9h-9z", "M6 1l5.5 9.5h-11z", "M6 0l6 6-6 6-6-6z",
-  "M6 11L.5 1.5h11z", "M4 0h4v4h4v4H8v4H4V8H0V4h4z", "M0 2l2-2 4 4 4-4 2 2-4 4 4 4-2 2-4-4-4 4-2-2 4-4z",
-  "M6 0l1.8 4.2 4.2.3-3.2 2.9 1 4.6L6 9.5 2.2 12l1-4.6L0 4.5l4.2-.3z", "M3.5 0h5L12 6l-3.5 6h-5L0 6z",
-  "M0 0h12L6 6l6 6H0l6-6z"];
+const MARKS = D.marks;
 const numberOf = (mode) => own(D.looks, mode) || 0;
-const colour = (mode, strong) => (strong ? `var(--s${numberOf(mode) % 7})` : "var(--grey)");
+const colour = (mode, strong) => (strong ? `var(--series-${numberOf(mode) % D.colours})` : "var(--grey)");
 const markPath = (mode) => MARKS[numberOf(mode) % MARKS.length];
 const mark = (mode, strong) =>
   drawn("svg", { class: "mark", viewBox: "0 0 12 12", "aria-hidden": "true" },
