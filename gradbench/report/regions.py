@@ -343,7 +343,7 @@ def _points(ax: Axes, one: Map, number: dict[str, int]) -> None:
             mark = look(number[mode])["marker"] if mode else "x"
             colour = INK if mode else FAINT
             inner = PAPER if one.close[i, j] else colour
-            ax.plot([n], [m], marker=mark, color=colour, ms=3.2, mew=0.6, mfc=inner, zorder=5)
+            ax.plot([n], [m], marker=mark, color=colour, ms=3.8, mew=0.6, mfc=inner, zorder=5)
 
 
 def _prices(ax: Axes, one: Map, made: Mesh, best: Array) -> None:

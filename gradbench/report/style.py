@@ -42,14 +42,20 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
+LIGHTER = (0.0, 0.3, 0.12, 0.5, 0.62, 0.72)
+"""How much white the areas of each colour of SERIES have, so that they differ in greyscale."""
+
+
 def shade(number: int) -> str:
     """The colour of an area of the series of a number: series of one colour differ in lightness."""
     from matplotlib.colors import to_hex, to_rgb
 
-    place = number // len(SERIES) % 3
-    part, towards = ((0.12, 1.0), (0.6, 1.0), (0.4, 0.0))[place]
-    red, green, blue = (c + part * (towards - c) for c in to_rgb(SERIES[number % len(SERIES)]))
-    return to_hex((red, green, blue))
+    colour, place = number % len(SERIES), number // len(SERIES) % 3
+    colour_of_area = to_rgb(SERIES[colour])
+    for part, towards in ((LIGHTER[colour], 1.0), ((0.0, 1.0), (0.55, 1.0), (0.4, 0.0))[place]):
+        red, green, blue = (c + part * (towards - c) for c in colour_of_area)
+        colour_of_area = (red, green, blue)
+    return to_hex(colour_of_area)
 
 
 @contextmanager
