@@ -208,6 +208,31 @@ def test_a_cell_shows_its_numbers_and_a_function_its_comparison(opened):
     assert "by hand" in page.locator("#dots li").last.inner_text()
 
 
+def test_cells_are_reached_and_read_by_the_keyboard(opened):
+    page = opened("#operator=jacobian&size=documents")
+    focus = "document.activeElement.getAttribute('aria-label')"
+    assert page.locator("#matrix td[tabindex='0']").count() == 1, "one stop for the Tab key"
+    page.focus("#matrix td[tabindex='0']")
+    first = page.evaluate(focus)
+    assert re.fullmatch(r"\S+ for exp: [\d.]+×, the fastest", first)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    moved = page.evaluate(focus)
+    assert " for expm1: " in moved and moved.split()[0] != first.split()[0]
+    page.keyboard.press("Enter")
+    assert page.get_attribute("#card", "role") == "dialog"
+    assert page.evaluate(focus) == page.get_attribute("#card", "aria-label")
+    assert page.inner_text("#card b") == moved.split()[0]
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Compare all modes"
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#card")
+    assert page.evaluate(focus) == moved, "the focus is back where it was"
+    for _ in range(30):
+        page.keyboard.press("ArrowUp")
+    assert page.evaluate(focus).split()[0] == moved.split()[0], "the arrows stop at the edge"
+
+
 def test_columns_are_in_the_order_of_the_averages(opened):
     page = opened("#operator=jacobian&size=documents")
     averages = page.eval_on_selector_all(

@@ -22,6 +22,7 @@ from made_runs import (
 
 import gradbench
 from gradbench.cli import cli
+from gradbench.core import units
 from gradbench.core.cases import Comparison
 from gradbench.report import answers, content, looks, machines
 from gradbench.report.block import block
@@ -357,7 +358,7 @@ def test_each_mode_has_one_look_and_rivals_differ(tmp_path, here):
     [(1.004, "1.00"), (9.994, "9.99"), (9.996, "10.0"), (140.4, "140"), (2e5, "2.0e5")],
 )
 def test_multiples_have_three_digits(value, said):
-    assert answers.multiple(value) == said
+    assert units.multiple(value) == said
 
 
 def test_the_page_begins_with_the_suite_and_not_with_a_later_look_at_few_operators():

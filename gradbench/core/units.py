@@ -40,6 +40,15 @@ def short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def multiple(value: float) -> str:
+    """A multiple as in all tables and figures: ``1.05``, ``12.3``, ``140``."""
+    if value < 9.995:
+        return f"{value:.2f}"
+    if value < 99.95:
+        return f"{value:.1f}"
+    return f"{value:.0f}" if value < 9999.5 else f"{value:.1e}".replace("e+0", "e")
+
+
 def duration(seconds: float) -> str:
     """A time span in whole seconds, minutes or tenths of hours."""
     if seconds < 99.5:

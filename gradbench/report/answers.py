@@ -13,7 +13,7 @@ import msgspec
 from gradbench.analysis import recommend
 from gradbench.analysis.recommend import Recommendation, Standing
 from gradbench.core.cases import DOCUMENTS, Comparison
-from gradbench.core.units import counted
+from gradbench.core.units import counted, multiple
 from gradbench.report.data import Stored
 
 MEANINGS = {
@@ -93,15 +93,6 @@ def default_view(found: Iterable[View]) -> View | None:
     whole = [view for view in found if not view.size]
     ranks = [(view.operator == "jacobian", len(view.found.comparisons)) for view in whole]
     return whole[ranks.index(max(ranks))] if whole else None
-
-
-def multiple(value: float) -> str:
-    """A multiple as in all tables of the page: ``1.05``, ``12.3``, ``140``."""
-    if value < 9.995:
-        return f"{value:.2f}"
-    if value < 99.95:
-        return f"{value:.1f}"
-    return f"{value:.0f}" if value < 9999.5 else f"{value:.1e}".replace("e+0", "e")
 
 
 def label(comparison: Comparison) -> str:

@@ -13,11 +13,10 @@ import pandas as pd
 from gradbench.analysis.conditions import BUSY
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
-from gradbench.core.units import counted, false_positives
+from gradbench.core.units import counted, false_positives, multiple
 from gradbench.core.verdicts import CALLED
 from gradbench.report import sizes
 from gradbench.report.data import Stored
-from gradbench.report.ratios import multiple
 
 LONGEST_ANCHOR = 180
 """Characters; a file system allows some 250 for a name with its ending."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gradbench.core.cases import FORWARD
+from gradbench.core.units import multiple
 from gradbench.report.style import (
     FAINT,
     INK,
@@ -152,13 +153,6 @@ def _signs(frame: pd.DataFrame) -> str:
     if len(frame.drop_duplicates(["label", "mode"])) < cells:
         said.append("empty: not in that comparison")
     return "; ".join(said)
-
-
-def multiple(value: float) -> str:
-    """A ratio in few characters."""
-    if value < 9.95:
-        return f"{value:.2f}" if value < 1.095 else f"{value:.1f}"
-    return f"{value:.0f}" if value < 9999.5 else f"{value:.0e}".replace("e+0", "e")
 
 
 def _dots(frame: pd.DataFrame, column: str, ax: Axes, labels: list[str], marks: bool) -> None:

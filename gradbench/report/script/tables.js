@@ -12,7 +12,7 @@ const close = (row) => (now.baseline === "fastest" ? row.verdict === "undecided"
   : hasInterval(row) && ratio(row, "_low") !== null && ratio(row, "_low") < 1
     && (ratio(row, "_high") === null || ratio(row, "_high") > 1));
 
-let columnsFrom = 0;
+let columnsFrom = 0, focused = "";
 
 const drawMatrix = (wide) => {
   const table = byId("matrix");
@@ -48,12 +48,19 @@ const drawMatrix = (wide) => {
         const cell = el("td", { class: (known ? shade(v) : "none") + (row.verdict === "fastest" ? " win" : "") + edge(at) },
           known ? (close(row) ? "~" : "") + multiple(v) : sign);
         cell.dataset.row = row.i;
+        cell.tabIndex = -1;
+        fill(cell, { "aria-haspopup": "dialog", "aria-label": `${m.mode} for ${label}: `
+          + (known ? multiple(v) + "×" + (row.verdict === "fastest" ? ", the fastest" : close(row) ? ", too close to call" : "") : row.status) }, []);
         return cell;
       }));
   });
   table.replaceChildren(
     el("thead", {}, el("tr", {}, el("td", { class: "corner" }, ""), heads)),
     el("tbody", {}, el("tr", { class: "average" }, el("th", { scope: "row" }, "average"), averages), body));
+  // One cell at a time takes the focus; the arrows move it.
+  const cellsOf = [...table.querySelectorAll("td[data-row]")];
+  const current = cellsOf.find((cell) => cell.dataset.row === focused) || cellsOf[0];
+  if (current) current.tabIndex = 0;
   const pager = byId("pager"), several = all.length > columns.length;
   pager.hidden = !several;
   if (several) {
@@ -99,11 +106,17 @@ const facts = (row) => {
   return said;
 };
 
-let pinned = false;
-const hideCard = () => { byId("card").hidden = true; pinned = false; };
+let pinned = null;
+const hideCard = () => {
+  const card = byId("card"), back = pinned && card.contains(document.activeElement) ? pinned : null;
+  card.hidden = true;
+  pinned = null;
+  if (back) back.focus();
+};
 const showCard = (cell, pin) => {
   const row = rows[Number(cell.dataset.row)], card = byId("card"), code = codeOf(row);
-  pinned = pin;
+  pinned = pin ? cell : null;
+  fill(card, { role: "dialog", tabindex: "-1", "aria-label": `${row.mode} for ${row.label}` }, []);
   card.replaceChildren(el("b", {}, row.mode), ` for ${row.label}`,
     el("ul", {}, facts(row).map((text) => el("li", {}, text))),
     pin ? el("p", {}, el("button", { type: "button", run: () => {
@@ -117,6 +130,25 @@ const showCard = (cell, pin) => {
   card.style.left = left + scrollX + "px";
   card.style.top = (below ? at.bottom + 4 : at.top - card.offsetHeight - 4) + scrollY + "px";
 };
+const STEPS_OF = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+// The next cell with content in a direction; none at an edge.
+const nextCell = (cell, [down, across]) => {
+  let row = cell.parentElement, at = cell.cellIndex;
+  while (row) {
+    row = down > 0 ? row.nextElementSibling : down < 0 ? row.previousElementSibling : row;
+    at += across;
+    const next = row && row.cells[at];
+    if (!next) return null;
+    if (next.dataset.row) return next;
+  }
+  return null;
+};
+const moveFocus = (from, to) => {
+  from.tabIndex = -1;
+  to.tabIndex = 0;
+  focused = to.dataset.row;
+  to.focus();
+};
 const watchCells = () => {
   const table = byId("matrix");
   const cellOf = (event) => event.target.closest && event.target.closest("td[data-row]");
@@ -126,6 +158,18 @@ const watchCells = () => {
   });
   table.addEventListener("pointerleave", () => { if (!pinned) hideCard(); });
   table.addEventListener("click", (event) => { const cell = cellOf(event); if (cell) showCard(cell, true); });
+  table.addEventListener("keydown", (event) => {
+    const cell = cellOf(event);
+    if (!cell || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key === "Enter" || event.key === " ") {
+      showCard(cell, true);
+      byId("card").focus();
+    } else if (own(STEPS_OF, event.key)) {
+      const next = nextCell(cell, STEPS_OF[event.key]);
+      if (next) moveFocus(cell, next);
+    } else return;
+    event.preventDefault();
+  });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideCard(); });
   document.addEventListener("click", (event) => {
     if (pinned && !byId("card").contains(event.target) && !cellOf(event)) hideCard();
