@@ -24,7 +24,7 @@ import gradbench
 from gradbench.cli import cli
 from gradbench.core import units
 from gradbench.core.cases import Comparison
-from gradbench.report import answers, content, looks, machines
+from gradbench.report import content, looks, machines
 from gradbench.report.block import block
 
 THEIRS = {"cpu": "another", "usable_cores": 64, "memory": 512 << 30, "load": 0.1}
