@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from gradbench.cli.rendering import Styled
@@ -36,7 +35,18 @@ def false_positives(judged: Changes[Any]) -> str:
     return units.false_positives(calls, judged.expected_false, judged.expected_false_alarms)
 
 
+WIDE = 1000
+"""An interval whose end is so many times its beginning says nothing, and is not shown."""
+
+
+def says_nothing(low: float, high: float) -> bool:
+    """Whether an interval is so wide that the ratio stands alone, with a ``~``."""
+    return not high < WIDE * low
+
+
 def with_interval(estimate: Estimate) -> str:
+    if says_nothing(estimate.low, estimate.high):
+        return f"~ {estimate.ratio:.3f}×"
     return f"{estimate.ratio:.3f}× [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
@@ -50,11 +60,12 @@ def times(ratio: Ratio | None) -> str:
     """A ratio as people read it, with its interval: as a share where that is small."""
     if ratio is None:
         return ""
-    wide = max(ratio.high / ratio.value, ratio.value / ratio.low if ratio.low else math.inf) - 1
+    if says_nothing(ratio.low, ratio.high):
+        return f"over {number(ratio.low)}" if ratio.low > 1.01 else f"~ {number(ratio.value)}"
+    wide = max(ratio.high / ratio.value, ratio.value / ratio.low) - 1
     if wide < 0.3:
         return f"{number(ratio.value)} ±{wide:.{1 if wide < 0.0995 else 0}%}"
-    high = "∞" if ratio.high > 1e300 else number(ratio.high)
-    return f"{number(ratio.value)} [{number(ratio.low)}, {high}]"
+    return f"{number(ratio.value)} [{number(ratio.low)}, {number(ratio.high)}]"
 
 
 def geometric_mean(changes: Changes[Any]) -> Styled:

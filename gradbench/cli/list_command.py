@@ -24,7 +24,7 @@ PROSE = (
     *("what it does", "missing here"),
 )
 LEAST = (
-    *("document", "further sizes", "derivative", "documents' size", "dtype", "opt-in"),
+    *("document", "further sizes", "derivative", "example size", "dtype", "opt-in"),
     *("missing here", "functions"),
 )
 """The fields with names to type, those with sentences or lists, and those that a narrow terminal
@@ -93,7 +93,7 @@ def _functions(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[s
                 "derivative": offer.derivative,
                 "dtype": offer.dtype,
                 "operators": [],
-                "documents' size": offer.example_size or "fixed",
+                "example size": offer.example_size or "fixed",
                 "further sizes": [*offer.sizes, *offer.large_sizes],
             },
         )

@@ -415,5 +415,5 @@ def _runs(results: Path) -> Answer:
     ]
     cell = lambda value: ("no", "yes")[value] if isinstance(value, bool) else str(value)  # noqa: E731
     least = ("cpu", "started", "sessions", "comparisons", "torch", "finished")
-    columns = fields(rows[0], cell, ("run",), ("cpu", "command"), least)
+    columns = fields(rows[0], cell, ("run",), ("cpu",), least)
     return Answer(rows, details=[Table(columns, rows)])
