@@ -12,10 +12,11 @@ import gradbench
 from gradbench.analysis import recommend
 from gradbench.core.cases import SelectionError
 from gradbench.report import data
-from gradbench.store.lines import StoreError
+from gradbench.store.lines import StoreError, stem
+from gradbench.store.runs import paths
 
 RESULTS = Path(__file__).parent.parent / "results"
-RUNS = [path.stem for path in sorted((RESULTS / "runs").glob("*.jsonl"))]
+RUNS = [stem(path) for path in paths(RESULTS)]
 
 
 def planted(multiples, *, half=0.01, sessions=5, usual="usual", by_hand=(), **columns):
@@ -98,7 +99,9 @@ def test_the_mode_that_wins_most_often_is_not_named_where_it_loses_badly():
 
 
 def test_no_average_is_below_1_where_the_one_named_fastest_is_too_close_to_call():
-    frame = planted({"f": {"named": 1.0, "near": 0.98, "far": 2.0, "manual": 0.49}}, ("manual",))
+    frame = planted(
+        {"f": {"named": 1.0, "near": 0.98, "far": 2.0, "manual": 0.49}}, by_hand=("manual",)
+    )
     (found,) = recommended(frame)
     averages = {s.mode: s.average for s in found.standings + found.by_hand}
     assert averages == pytest.approx(

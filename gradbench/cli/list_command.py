@@ -109,7 +109,7 @@ def _operators(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[s
                 offer.operator,
                 {
                     "operator": offer.operator,
-                    "written first": offer.first,
+                    "usual choice": offer.first,
                     "modes": [*offer.modes, *offer.opt_in],
                     "functions": [],
                 },
