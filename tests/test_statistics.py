@@ -885,18 +885,18 @@ def test_half_widths_are_those_of_the_intervals() -> None:
 
 
 def test_it_stops_on_precision_from_sixteen_rounds_every_four() -> None:
-    calm, rule = times_of(40, 0.002), st.Stopping()
+    calm, rule = times_of(40, 0.001), st.Stopping()
     stops = [n for n in range(40) if st.enough(calm[:n], 0.0, rule) == "precise"]
     assert stops == [16, 20, 24, 28, 32, 36]
 
 
 def test_it_goes_on_while_one_is_imprecise_until_the_rounds_are_spent() -> None:
-    times = times_of(120, 0.002)
+    times, rule = times_of(120, 0.001), st.Stopping(max_rounds=100)
     times[:, 2] *= np.exp(np.random.default_rng(61).normal(0, 0.5, 120))
-    assert {st.enough(times[:n], 0.0, st.Stopping()) for n in range(100)} == {None}
-    assert st.enough(times[:100], 0.0, st.Stopping()) == "rounds"
-    assert st.enough(times[:103], 0.0, st.Stopping()) == "rounds"
-    assert st.enough(times[:16, :2], 0.0, st.Stopping()) == "precise"
+    assert {st.enough(times[:n], 0.0, rule) for n in range(100)} == {None}
+    assert st.enough(times[:100], 0.0, rule) == "rounds"
+    assert st.enough(times[:103], 0.0, rule) == "rounds"
+    assert st.enough(times[:16, :2], 0.0, rule) == "precise"
 
 
 def test_a_spent_budget_stops_at_any_round() -> None:
@@ -907,7 +907,7 @@ def test_a_spent_budget_stops_at_any_round() -> None:
 
 
 def test_what_was_never_measured_is_not_waited_for() -> None:
-    times = times_of(16, 0.002)
+    times = times_of(16, 0.001)
     times[:, 1] = math.nan
     assert st.enough(times, 0.0, st.Stopping()) == "precise"
     times[:, 0] = math.nan

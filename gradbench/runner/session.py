@@ -37,8 +37,11 @@ from gradbench.statistics import Stopping
 from gradbench.store.runs import DeviceState, Entrant, SessionMeasured
 
 SLOW_SHARE = 0.4
-"""A mode is slow if its visits in every round would take this share of the budget. The slow ones
-share a further budget of the same length in equal parts, and are visited at least once."""
+"""A mode is slow if its visits in every round, SLOW_ROUNDS at most, would take this share of the
+budget. The slow ones share a further budget of the same length in equal parts, and are visited at
+least once."""
+
+SLOW_ROUNDS = 100
 
 SLOW_CALL = 0.01
 SLOW_SESSIONS = 2
@@ -222,7 +225,8 @@ class Measurement:
                 raise _Again
             control.entrant = msgspec.structs.replace(control.entrant, control=True)
             arms.append(control)
-        budget, rounds = self.settings.stopping.budget, self.settings.stopping.max_rounds
+        budget = self.settings.stopping.budget
+        rounds = min(self.settings.stopping.max_rounds, SLOW_ROUNDS)
         slow_arms = [arm for arm in arms if arm.cost * rounds > SLOW_SHARE * budget]
         for arm in slow_arms:
             arm.quota = max(1, budget / len(slow_arms) // arm.cost)

@@ -54,21 +54,21 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        "small example inputs, a few short rounds in 5 processes: minutes",
+        "small example inputs, 4 to 16 rounds in 5 processes: minutes",
         "documents",
         Settings(
             sessions=5,
             warm=0.003,
-            stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=0.25),
+            stopping=Stopping(min_rounds=4, max_rounds=16, half_width=0.005, budget=0.25),
         ),
     ),
     "standard": Profile(
-        "example inputs and larger ones, 16 to 100 rounds in 5 processes: an hour",
+        "example inputs and larger ones, 16 to 400 rounds in 5 processes: an hour",
         "standard",
         Settings(
             sessions=5,
             warm=0.02,
-            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=1.0),
+            stopping=Stopping(budget=1.0),
         ),
     ),
     "full": Profile(
@@ -77,7 +77,7 @@ PROFILES = {
         Settings(
             sessions=10,
             warm=0.05,
-            stopping=Stopping(min_rounds=16, max_rounds=100, every=4, half_width=0.005, budget=2.0),
+            stopping=Stopping(budget=2.0),
         ),
         dtypes=("float32", "float64"),
     ),

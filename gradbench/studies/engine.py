@@ -46,7 +46,7 @@ CASES = (
 )
 """The cases of a study by default: 8 functions, 6 operators, 9 modes."""
 
-ROUNDS = 100
+ROUNDS = 400
 WARM = 0.01
 TIMEOUT = 60.0
 
@@ -137,10 +137,14 @@ PROCESS, PREPARING = 3.0, 0.15
 """Seconds to start a process, and to prepare a pair."""
 
 
+USUAL = 0.4
+"""Seconds within which a pair is usually precise."""
+
+
 def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
-    """About how many seconds steps take: at most their budgets, usually a third of them."""
+    """About how many seconds steps take on a quiet machine."""
     processes = len({(step.way == "between", step.process) for step in steps})
-    return PROCESS * processes + sum(PREPARING + 0.4 * step.budget for step in steps)
+    return PROCESS * processes + sum(PREPARING + min(step.budget or USUAL, USUAL) for step in steps)
 
 
 @dataclass

@@ -107,7 +107,7 @@ _load = click.option(
 @click.option(
     "--budget",
     type=parameters.seconds(),
-    default=0.5,
+    default=1.0,
     help="Maximum seconds of measuring per comparison.",
 )
 @_protocol

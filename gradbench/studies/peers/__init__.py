@@ -85,15 +85,15 @@ def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
 
 
 SECONDS = {
-    "timeit": 9.0,
+    "timeit": 8.0,
     "blocked": 1.0,
-    "adaptive": 17.0,
+    "adaptive": 2.0,
     "blocked, longer": 2.2,
-    "asv": 8.0,
-    "pytest-benchmark": 12.0,
-    PYPERF: 260.0,
+    "asv": 3.0,
+    "pytest-benchmark": 7.0,
+    PYPERF: 150.0,
 }
-"""Seconds of a trial by other tools, four arms each."""
+"""Seconds of a trial by other tools on a quiet machine, four arms each."""
 
 
 def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
