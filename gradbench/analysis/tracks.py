@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from gradbench import statistics
 from gradbench.analysis import table
+from gradbench.analysis.clocks import MIXED
 from gradbench.analysis.table import Changes
 from gradbench.core.cases import Case
+from gradbench.core.clocks import Clock, clock_of
 from gradbench.core.releases import ReleaseError, parse
 from gradbench.core.suggest import hint
 from gradbench.core.verdicts import Status
@@ -58,13 +60,17 @@ TOGETHER = 256
 
 @dataclass(frozen=True)
 class Point:
-    """One case in one build. `seconds` is the median over sessions of their median visit minima:
-    descriptive."""
+    """One case in one build. `seconds` is the median over sessions of their median visit minima, by
+    the `clock` that compares builds: descriptive. The other times are by each clock, disturbed
+    sub-blocks included; NaN where it does not tell."""
 
     status: Status
     reason: str = ""
     seconds: float = math.nan
     instructions: float = math.nan
+    clock: str = ""
+    wall_seconds: float = math.nan
+    processor_seconds: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,8 @@ class _Times:
     """The visit minima of one case where it is ok: seconds by session, group and environment."""
 
     sessions: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
+    clocked: dict[str, list[tuple[Clock, float, float]]] = field(default_factory=dict)
+    """By environment the clock of each session, and its median visit by both clocks."""
     wrong: dict[str, Point] = field(default_factory=dict)
     lost: dict[str, Point] = field(default_factory=dict)
     """The state where a mode was lost in every session; its reason also where in one."""
@@ -154,7 +162,12 @@ class History:
                 case = part.comparison.case(measured.mode)
                 times = self._times.setdefault((track.name, case), _Times())
                 own = times.sessions.setdefault((part.session, part.group), {})
-                own |= {name: np.array(known) for name, known in measured.times().items()}
+                visits = measured.visits()
+                clock = clock_of(visits.values())
+                for name, known in visits.items():
+                    own[name] = np.array(known.by(clock))
+                    both = clock, _middle(known.raw), _middle(known.processor)
+                    times.clocked.setdefault(name, []).append(both)
                 for side in measured.sides:
                     name, entrant = side.environment, side.entrant
                     if entrant.status == Status.OK:
@@ -222,7 +235,12 @@ class History:
             return lost and replace(lost, instructions=instructions)
         medians = [statistics.middle(values[values == values]) for values in mine]
         reason = lost.reason if lost else ""
-        return Point(Status.OK, reason, statistics.middle(medians), instructions)
+        used, walls, processors = zip(*times.clocked[build.name])
+        clock = str(used[0]) if len(set(used)) == 1 else MIXED
+        seconds = statistics.middle(medians)
+        return Point(
+            *(Status.OK, reason, seconds, instructions, clock, _middle(walls), _middle(processors))
+        )
 
     def ratios(
         self, cases: Sequence[Case], steps: Sequence[Step], floor: float, confidence: float
@@ -361,6 +379,12 @@ class History:
     def steps(self) -> list[Step]:
         """Each build and the one before it, in the releases' order."""
         return list(zip(self.builds, self.builds[1:]))
+
+
+def _middle(times: Sequence[float]) -> float:
+    """The median without what is missing."""
+    known = [time for time in times if time == time]
+    return statistics.middle(known) if known else math.nan
 
 
 def _ordered(history: History) -> list[Build]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gradbench.core.cases import Comparison, Entry
-from gradbench.core.clocks import clock_of
+from gradbench.core.clocks import Visits, clock_of
 from gradbench.core.releases import Release, build
 from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
@@ -134,9 +134,13 @@ class CaseMeasured(msgspec.Struct, frozen=True):
     sides: list[Side]
     stopped: Label
 
+    def visits(self) -> dict[str, Visits]:
+        """The visits by environment, where it is ok."""
+        return {s.environment: s.entrant.visits for s in self.sides if s.entrant.status == "ok"}
+
     def times(self) -> dict[str, Sequence[float]]:
         """Seconds per call of each visit by environment, where it is ok: by one clock for all."""
-        timed = {s.environment: s.entrant.visits for s in self.sides if s.entrant.status == "ok"}
+        timed = self.visits()
         clock = clock_of(timed.values())
         return {name: own.by(clock) for name, own in timed.items()}
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gradbench.analysis.clocks import MIXED
 from gradbench.analysis.tracks import Build, Change, History, Judged, Point, Step
 from gradbench.cli import cells
 from gradbench.cli.rendering import Answer, Cell, Column, Table, places
 from gradbench.core.cases import Case
+from gradbench.core.clocks import Clock
 from gradbench.core.units import call_time, counted
 from gradbench.core.verdicts import CALLED
 from gradbench.statistics import Estimate
@@ -198,6 +200,11 @@ def record(change: Change) -> dict[str, Any]:
         "high": min(change.estimate.high, 1e308),
         "before_seconds": change.old.seconds,
         "after_seconds": change.new.seconds,
+        "clock": change.new.clock,
+        "before_wall_seconds": known(change.old.wall_seconds),
+        "after_wall_seconds": known(change.new.wall_seconds),
+        "before_processor_seconds": known(change.old.processor_seconds),
+        "after_processor_seconds": known(change.new.processor_seconds),
         "sessions": change.estimate.sessions,
         "in_turns": change.paired,
         "groups": [group.ratio for group in change.estimate.groups]
@@ -206,6 +213,11 @@ def record(change: Change) -> dict[str, Any]:
         "instructions": _instructions(change),
         "note": change.note,
     }
+
+
+def known(seconds: float) -> float | None:
+    """None where it is not known."""
+    return seconds if seconds == seconds else None
 
 
 def _instructions(change: Change) -> float | None:
@@ -221,6 +233,8 @@ def _times(ratio: float | None) -> str:
 def _notes(change: Change) -> Iterator[str]:
     if not change.paired:
         yield "through the baseline"
+    if change.new.clock not in ("", Clock.WALL):
+        yield f"by {change.new.clock} time" if change.new.clock != MIXED else "by two clocks"
     if change.estimate.disagree:
         yield cells.disagreement(change.estimate)
 
