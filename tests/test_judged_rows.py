@@ -29,6 +29,12 @@ def told(path: Path, **parameters) -> list[list]:
     return rows
 
 
+def stored(run):
+    """The log of a run, compressed or not."""
+    (path,) = RUNS.glob(f"{run}.jsonl*")
+    return path
+
+
 CASES = {
     f"{run} {json.dumps(parameters)}": (run, parameters)
     for run in ("20261125-063236-ebd80c", "20261125-063256-40ed19")
@@ -40,7 +46,7 @@ CASES = {
 def test_the_rows_of_a_stored_run_are_what_they_were(name):
     run, parameters = CASES[name]
     before = json.loads(GOLDEN.read_text())[name]
-    now = told(RUNS / f"{run}.jsonl", **parameters)
+    now = told(stored(run), **parameters)
     assert len(now) == len(before)
     for new, old in zip(now, before):
         assert len(new) == len(old)
@@ -52,13 +58,13 @@ def test_the_rows_of_a_stored_run_are_what_they_were(name):
 
 
 def test_a_run_read_without_its_samples_is_judged_the_same():
-    path = RUNS / "20261125-063256-40ed19.jsonl"
+    path = stored("20261125-063256-40ed19")
     whole, condensed = (judge_run(log.read(path, condensed=c)) for c in (False, True))
     assert msgspec.json.encode(whole, enc_hook=str) == msgspec.json.encode(condensed, enc_hook=str)
 
 
 if __name__ == "__main__":  # Writes the file anew: only where other numbers are meant.
-    found = {name: told(RUNS / f"{run}.jsonl", **p) for name, (run, p) in CASES.items()}
+    found = {name: told(stored(run), **p) for name, (run, p) in CASES.items()}
     lines = (
         f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, rows)) + "]"
         for name, rows in found.items()
