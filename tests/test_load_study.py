@@ -174,7 +174,7 @@ def test_the_doctor_sees_a_core_that_changes_its_speed():
 
 def test_listening_takes_as_long_as_it_is_told():
     found = listen(0.05)
-    assert 0 <= found.interrupted <= 1
+    assert 0 <= found.away <= 1
     assert found.spread >= 1
     assert found.longest >= 0
 

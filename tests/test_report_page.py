@@ -257,7 +257,7 @@ def test_runs_with_holes_give_a_page_that_says_so(tmp_path, here, comparisons, s
 def test_a_busy_machine_is_said_before_the_answer(tmp_path, here):
     stored(tmp_path, SEVERAL, machine=OURS | {"load": 3.0})
     read = without_data(page_of(tmp_path))
-    assert read.index("The machine was busy at the start (load 3.0 on 2 cores)") < read.index(
+    assert read.index("The machine was busy when the run began (load 3.0 on 2 cores)") < read.index(
         'id="sentence"'
     )
 

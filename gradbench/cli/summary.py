@@ -9,7 +9,7 @@ from gradbench.analysis.recommend import Recommendation, Recommendations, Standi
 from gradbench.analysis.table import Judged
 from gradbench.cli.cells import number
 from gradbench.cli.rendering import Cell, Column, Styled, Table
-from gradbench.core.units import counted
+from gradbench.core.units import about, counted
 from gradbench.core.verdicts import Status, Verdict
 from gradbench.store.runs import Header
 
@@ -59,10 +59,10 @@ def trust(shown: Judged, header: Header) -> Iterator[Cell]:
     yield f"Conditions: {', '.join(_conditions(shown))}"
     judged = [row.verdict for row in shown.rows if row.verdict not in ("", Verdict.FASTEST)]
     if judged:
-        false = f"{shown.expected_false:.2g}" if shown.expected_false >= 0.005 else "< 0.01"
         yield (
             f"Too close to call: {judged.count(Verdict.UNDECIDED)} of "
-            f"{counted(len(judged), 'case')}; false positives expected in the run: {false}"
+            f"{counted(len(judged), 'case')}; "
+            f"{about(shown.expected_false)} false positives expected"
         )
     statuses = Counter(row.status for row in shown.rows)
     bad = [f"{statuses[status]} {status}" for status in BAD if statuses[status]]

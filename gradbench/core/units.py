@@ -14,11 +14,15 @@ def false_positives(calls: int, expected: float, bound: float) -> str:
     """How many of the faster and slower verdicts of a table are false, in words."""
     if not calls:
         return "no verdict of slower or faster"
-    about = f"about {expected:.2g}" if expected >= 0.005 else "fewer than 0.01"
     return (
-        f"{about} false positives expected in {counted(calls, 'verdict')} of slower or faster "
-        f"(at most {bound:.2g} in the worst case)"
+        f"{about(expected)} false positives expected in {counted(calls, 'verdict')} "
+        f"of slower or faster (at most {bound:.2g} in the worst case)"
     )
+
+
+def about(expected: float) -> str:
+    """An expected number: ``about 0.3``, ``fewer than 0.01``."""
+    return f"about {expected:.2g}" if expected >= 0.005 else "fewer than 0.01"
 
 
 def grouped(number: int) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradbench.analysis.conditions import BUSY
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted, false_positives, multiple
@@ -152,14 +151,8 @@ def _largest(changes: pd.DataFrame) -> str:
 
 def run_caveats(run: Stored) -> list[str]:
     """The caveats of one run, a busy machine first."""
-    found, environment = run.judged, run.environment
-    said = []
-    load, cores = environment["load at start"], environment["cores"]
-    if load is not None and cores and load > BUSY * cores:
-        said.append(
-            f"The machine was busy at the start (load {load:.1f} on {counted(cores, 'core')}). "
-            "Times are inflated, intervals wider."
-        )
+    found = run.judged
+    said = [found.busy] if found.busy else []
     said += found.cautions
     if not found.finished:
         said.append("The run is not finished; resume it with 'gradbench run --resume'.")

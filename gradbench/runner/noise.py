@@ -16,16 +16,11 @@ SECONDS = 3.0
 WORK = 4_000
 """Turns of the loop: a quarter of a millisecond or less, as a sub-block."""
 
-AWAY = 20e-6
-"""Seconds away from the processor beyond which a piece was interrupted."""
-
 
 @dataclass(frozen=True)
 class Noise:
     """What disturbed this thread while it worked. Shares are of its time on the wall."""
 
-    interrupted: float
-    """The share of pieces of work in which another process had the core."""
     away: float
     """The share of the time that it did not have the processor."""
     longest: float
@@ -66,7 +61,6 @@ def noise(wall: Array, cpu: Array, switches: float, stolen: float) -> Noise:
     away = np.maximum(wall - cpu, 0.0)
     low, high = np.percentile(cpu, [5, 95])
     return Noise(
-        interrupted=float(np.mean(away > AWAY)),
         away=float(away.sum() / wall.sum()),
         longest=float(away.max()),
         switches=switches,
