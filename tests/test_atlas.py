@@ -158,7 +158,7 @@ def test_the_patience_is_relative_to_the_fastest_mode_but_has_an_end():
     assert seen.patience({}) == seen.patience({"jacrev": 1e9}) == 100 * own
 
 
-SLOWER = {"forward": 0.1, "manual": 0.2, "near": 1.5, "fast": 1.0, "slower": 5.0, "slow": 50.0}
+SLOWER = {"forward": 0.1, "manual": 0.2, "near": 1.5, "fast": 1.0, "slower": 5.0, "slow": 500.0}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_mode_that_was_close_once_stays():
 
 def test_a_session_without_modes_to_tell_apart_is_left_out():
     entry = Entry(sized("m=4,n=4"), list(SLOWER))
-    alone = {"forward": 0.1, "manual": 0.2, "fast": 1.0, "slow": 50.0}
+    alone = {"forward": 0.1, "manual": 0.2, "fast": 1.0, "slow": 500.0}
     for times, left_out in ((SLOWER, [False] * 5), (alone, [False, False, True, True, True])):
         seen = spared(timed("m=4,n=4", times), timed("m=4,n=4", times, 1))
         assert [seen.spares(entry, number) for number in range(5)] == left_out

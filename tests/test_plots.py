@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from gradbench import report
 from gradbench.cli import cli
 from gradbench.cli.parameters import Width
-from gradbench.report import looks, regions, sections, style
+from gradbench.report import looks, regions, sections, sizes, style
 from gradbench.report.fitting import faults, fit
 from gradbench.report.style import NothingToDraw
 
@@ -84,6 +84,17 @@ def texts(figure):
 
 def maps(frame):
     return regions.maps(regions.gridded(frame))
+
+
+def test_sizes_on_a_grid_are_no_line_over_their_product():
+    """Several sizes have the same product, and would be drawn one above the other."""
+    frame = mapped()
+    assert sizes.families(frame) == []
+    with pytest.raises(style.NothingToDraw, match="plot atlas"):
+        report.scaling(frame)
+    line = frame[frame["size"].str.startswith("m=16,")]
+    assert len(sizes.families(line)) == 1
+    report.scaling(line)
 
 
 # ── the atlas ─────────────────────────────────────────────────────────────────────────────────

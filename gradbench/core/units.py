@@ -15,8 +15,8 @@ def false_positives(calls: int, expected: float, bound: float) -> str:
     if not calls:
         return "no verdict of slower or faster"
     return (
-        f"{about(expected)} false positives expected in {counted(calls, 'verdict')} "
-        f"of slower or faster (at most {bound:.2g} in the worst case)"
+        f"{about(expected)} false positives expected in {counted(calls, 'verdict')} of slower or "
+        f"faster (at most {short(bound) if bound >= 100 else f'{bound:.2g}'} in the worst case)"
     )
 
 

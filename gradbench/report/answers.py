@@ -220,7 +220,7 @@ def place_of(device: str, threads: int) -> str:
 
 
 def packed(view: View) -> dict[str, Any]:
-    """A view for the page's script. Numbers have 4 digits; an interval without an end has null."""
+    """A view for the page's script. An interval without an end has null."""
     found = view.found
     return {
         "run": view.run,

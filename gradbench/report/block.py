@@ -37,7 +37,7 @@ MOST_PANELS = 6
 
 
 def block(report: Report) -> str:
-    """The JSON of a report. Numbers have 4 digits."""
+    """The JSON of a report. Numbers have 6 digits: what is shown with 3 is rounded as elsewhere."""
     places = {id_: at for at, id_ in enumerate(report.frame.index)} if len(report.frame) else {}
     data = {
         "rows": _rows(report.frame),
@@ -56,13 +56,13 @@ def block(report: Report) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """A value with its texts escaped, and its numbers with 4 digits; NaN is null."""
+    """A value with its texts escaped, and its numbers with 6 digits; NaN is null."""
     if isinstance(value, str):
         return text.shown(str(value))
     if isinstance(value, float):
         if math.isnan(value) or abs(value) > 1e300:
             return None
-        return float(f"{value:.4g}")
+        return float(f"{value:.6g}")
     if isinstance(value, Mapping):
         return {_clean(key): _clean(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -15,6 +15,7 @@ from gradbench.core.units import counted
 from gradbench.report import answers, machines, sections
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import run_caveats, trust, warnings
+from gradbench.report.style import shortened
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _environment(run: Stored) -> dict[str, str]:
     return {
         "run": run.name,
         "started": run.header.started.started,
-        "command": "gradbench " + " ".join(run.header.started.command),
+        "command": shortened("gradbench " + " ".join(run.header.started.command), 300),
         "sessions": str(run.judged.sessions),
         "cases": str(len(run.judged.rows)),
         "finished": "yes" if run.judged.finished else "no",

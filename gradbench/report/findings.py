@@ -12,7 +12,7 @@ import pandas as pd
 
 from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
-from gradbench.core.units import counted, false_positives, multiple
+from gradbench.core.units import counted, false_positives, multiple, short
 from gradbench.core.verdicts import CALLED
 from gradbench.report import sizes
 from gradbench.report.data import Stored
@@ -79,7 +79,7 @@ def _checked(frame: pd.DataFrame) -> list[str]:
     worst = checked.sort_values("ulps").iloc[-1]
     return [
         "Every mode is compared with the analytic derivative before and after it is timed. The "
-        f"largest error is {worst['ulps']:.2g} units in the last place of the block's largest "
+        f"largest error is {short(worst['ulps'])} units in the last place of the block's largest "
         f"entry ({worst['mode']}, {worst['operator']} of {worst['function']})."
     ]
 

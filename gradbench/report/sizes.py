@@ -56,16 +56,24 @@ def parsed(label: str) -> dict[str, int]:
 
 
 def families(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each function that was timed at three sizes or more, newest runs only."""
+    """The rows of each function that was timed at three sizes or more, newest runs only.
+
+    Without those on a grid, where several sizes have the same product: they are in the atlas.
+    """
     found: list[pd.DataFrame] = []
     if frame.empty:
         return found
     timed = frame[frame["newest"] & frame["seconds"].notna() & (frame["size"] != DOCUMENTS)]
     for _, rows in timed.groupby(FAMILY, sort=False, dropna=False):
         made, _ = sized(rows)
-        if made["n"].nunique() >= 3:
+        if made["n"].nunique() >= 3 and not on_grid(made):
             found.append(rows)
     return found
+
+
+def on_grid(made: pd.DataFrame) -> bool:
+    """Whether several sizes of rows of `sized` have the same n."""
+    return bool(made["size"].nunique() > made["n"].nunique())
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Bands reach from the lowest to the highest session. Dotted lines mark crossovers. `frame` has
     rows of one operator, function, dtype, device, build; sizes of the documents are left out.
-    Raises NothingToDraw for fewer than two sizes.
+    Raises NothingToDraw for fewer than two sizes, or for a grid of them.
     """
     timed = frame[frame["seconds"].notna()]
     many = [c for c in FAMILY if timed[c].nunique(dropna=False) > 1]
@@ -145,6 +153,11 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     made, name = sized(timed)
     if made["n"].nunique() < 2:
         raise NothingToDraw("the scaling figure needs a function timed at two sizes or more")
+    if on_grid(made):
+        raise NothingToDraw(
+            "these sizes are a grid, of which 'gradbench plot atlas' has a map; narrow it to one "
+            "line, such as --size 'm=64,*'"
+        )
     made = made.sort_values("run").drop_duplicates(["n", "mode"], keep="last")
     sizes: list[int] = sorted(int(n) for n in made["n"].unique())
     groups = {str(m): rows.sort_values("n") for m, rows in made.groupby("mode", sort=True)}

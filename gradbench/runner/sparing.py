@@ -28,9 +28,10 @@ MOST = 100
 LONGER = 1.5
 """A bound rests on one size's fastest call, which chance may have made longer by so much."""
 
-RESTING = ((2, 10.0), (3, 2.0))
-"""From which session on modes sit out that are how many times slower than the fastest one. Two
-sessions decide a ratio of ten, three one of two."""
+RESTING = ((2, 100.0), (3, 2.0))
+"""From which session on modes sit out that are how many times slower than the fastest one. At the
+confidence of `statistics.fastest_of_each` an interval of two sessions reaches a dozen times its
+ratio either way where they differ by 3 %, one of three sessions a quarter of it."""
 
 SETTLED = 3
 """From so many sessions on only modes are measured that are close to the fastest, and only while

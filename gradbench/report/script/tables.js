@@ -73,7 +73,7 @@ const drawMatrix = (wide) => {
   const missing = unique(now.rows.filter((r) => ratio(r) === null && r.status !== "ok" && r.mode !== "forward").map((r) => r.status));
   // More modes than a sheet is wide are said to be missing.
   const left = all.length - columns.length;
-  byId("signs").textContent = ["outlined: the fastest", "~: too close to call",
+  byId("signs").textContent = ["Outlined: the fastest", "~: too close to call",
     ...missing.map((status) => `${SIGNS[status] || "·"}: ${status}`),
     ...(wide && left ? [`${counted(left, "mode")} not printed`] : [])].join("; ") + ".";
 };
