@@ -7,19 +7,23 @@ timed by pytest-benchmark.
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 
 from gradbench import state
+from gradbench.cli.yours import Yours
 from gradbench.core import cases
 from gradbench.core.cases import DTYPES, Case, Offer, Place, Selection
 from gradbench.integrations.pytest_json import SCHEMA
 from gradbench.problems import registry
 from gradbench.runner import machine
-from gradbench.runner.choosing import require_devices
+from gradbench.runner.choosing import Measuring, require_devices
 from gradbench.worker.environment import environment
 from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.wall import Visit
@@ -28,6 +32,7 @@ from gradbench.worker.session import Refused, Session
 MEMORY_LIMIT = 4 << 30
 SEED = 0
 WARM = 3_000_000
+MEASURING = Measuring("", None, None, (), SEED, 60.0, MEMORY_LIMIT)
 
 OPTIONS = ("function", "operator", "mode", "document", "size", "dtype", "device")
 
@@ -56,6 +61,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="A Python file with more functions and modes.",
     )
+    own = (
+        ("input", "append", "NAME=EXPR", "Input of a function of your own, named by -function."),
+        ("inputs", "store", "MODULE:FUNCTION", "Function that returns its inputs."),
+        ("wrt", "append", "NAME", "Differentiate it with respect to this input only."),
+        ("also", "append", "MODULE:FUNCTION", "Derivative of your own to measure too."),
+        ("name", "store", "NAME", "Its name in the results."),
+    )
+    for option, action, metavar, said in own:
+        group.addoption(f"--gradbench-{option}", action=action, metavar=metavar, help=said)
     group.addoption(
         "--gradbench-seconds",
         type=float,
@@ -77,19 +91,14 @@ class Engine:
         torch.set_num_interop_threads(1)
         for line in registry.load():
             warnings.warn(line, stacklevel=1)
-        for path in config.getoption("--gradbench-from"):
-            try:
-                for line in registry.load_file(path):
-                    warnings.warn(line, stacklevel=1)
-            except Exception as error:
-                raise pytest.UsageError(f"--gradbench-from {path}: {error}") from error
+        self.files: list[str] = list(config.getoption("--gradbench-from"))
+        self.place = tempfile.TemporaryDirectory(prefix="gradbench-")
+        for path in self.files:
+            self.load(path)
         self.seconds = config.getoption("--gradbench-seconds")
         if not self.seconds > 0:
             raise pytest.UsageError("--gradbench-seconds must be more than 0")
         self.session = Session(MEMORY_LIMIT)
-        discovered = self.session.discover()
-        self.offers = [Offer(**offer) for offer in discovered["offers"]]
-        self.by_hand = sorted({mode["mode"] for mode in discovered["modes"] if mode["by_hand"]})
         patterns = {
             f"{option}s": tuple(config.getoption(f"--gradbench-{option}") or ())
             for option in OPTIONS
@@ -104,13 +113,47 @@ class Engine:
                 **patterns,
             )
             require_devices(selected.devices, environment())
+            suite = self.own(config).suite(
+                selected, (), MEASURING, Path(self.place.name), lambda said: None
+            )
+            for path in suite.files:
+                self.load(path)
+            discovered = self.session.discover()
+            self.offers = [Offer(**offer) for offer in discovered["offers"]]
+            self.by_hand = sorted({m["mode"] for m in discovered["modes"] if m["by_hand"]})
+            selected = suite.selection
             entries = cases.expand(self.offers, selected)
-        except ValueError as error:
+        except (ValueError, click.UsageError) as error:
             raise pytest.UsageError(str(error)) from error
         self.cases = [entry.comparison.case(mode) for entry in entries for mode in entry.modes]
         self.opened: cases.Comparison | None = None
         self.snapshot: state.Snapshot = ()
         self.left_out: list[dict[str, Any]] = []
+
+    @staticmethod
+    def load(path: str) -> None:
+        """Loads a file of the user's."""
+        try:
+            for line in registry.load_file(path):
+                warnings.warn(line, stacklevel=1)
+        except Exception as error:
+            raise pytest.UsageError(f"--gradbench-from {path}: {error}") from error
+
+    @staticmethod
+    def own(config: pytest.Config) -> Yours:
+        """What is said of a function of the user's own."""
+
+        def given(name: str) -> Any:
+            return config.getoption(f"--gradbench-{name}")
+
+        return Yours(
+            tuple(given("input") or ()),
+            given("inputs"),
+            tuple(given("also") or ()),
+            tuple(given("wrt") or ()),
+            "differences",
+            given("name"),
+        )
 
     def enter(self, case: Case) -> tuple[Contestant, Visit, dict[str, Any]]:
         """A contestant that passed the gate, the plan of its visits, and the gate's answer.

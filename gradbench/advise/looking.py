@@ -40,6 +40,8 @@ NOTHING: dict[str, Any] = {
     "pattern": "",
     "structured": False,
     "per_sample": False,
+    "identity": "",
+    "files": [],
 }
 """The findings before anything is found."""
 

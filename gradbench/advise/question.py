@@ -43,6 +43,8 @@ class Question:
     """What the derivative is where autograd and finite differences disagree: "differences" refuses
     the function, "autograd" takes autograd's derivative as the definition."""
     threads: int = 1
+    identify: bool = False
+    """Whether the look tells what the function is, for a history of it."""
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
         """The request, for the processes that load the function."""
@@ -60,6 +62,7 @@ class Question:
             "pattern": pattern,
             "operator": self.operator,
             "definition": self.definition,
+            "identify": self.identify,
         }
 
     def require_valid(self) -> None:

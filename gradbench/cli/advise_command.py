@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from gradbench.advise import DEFINITIONS, OPERATORS
+from gradbench.advise import OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice, Interrupted
 from gradbench.advise.shown import as_document
 from gradbench.analysis.table import record
-from gradbench.cli import ending, options, parameters
+from gradbench.cli import ending, options, parameters, yours
 from gradbench.cli.output import stopped, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Renderer
@@ -22,49 +21,12 @@ from gradbench.store.runs import paths
 
 @click.command()
 @click.argument("target", metavar="MODULE:FUNCTION", type=parameters.Text())
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    type=parameters.Text(),
-    metavar="NAME=EXPR",
-    help="Input, in the function's order: randn(3,4), load(w.pt), tensor([1.,2.]) or a literal; "
-    "may be repeated.",
-)
-@click.option(
-    "--inputs",
-    "maker",
-    type=parameters.Text(),
-    metavar="MODULE:FUNCTION",
-    help="Function that returns the inputs, as a dict by name or a tuple in order.",
-)
-@click.option(
-    "--also",
-    multiple=True,
-    type=parameters.Text(),
-    metavar="MODULE:FUNCTION",
-    help="Derivative of your own to measure too; it takes the function's arguments. May be "
-    "repeated.",
-)
-@click.option(
-    "--wrt",
-    multiple=True,
-    type=parameters.Text(),
-    metavar="NAME",
-    help="Differentiate with respect to this input only; may be repeated.",
-)
+@yours.function_options
 @click.option(
     "--operator",
     type=parameters.Choice(OPERATORS),
     metavar="NAME",
     help="Operator, such as jacobian or vjp.  [default: by the shapes of input and result]",
-)
-@click.option(
-    "--definition",
-    type=parameters.Choice(DEFINITIONS),
-    default="differences",
-    help="What the derivative is where autograd and finite differences disagree: 'differences' "
-    "refuses the function; 'autograd' is for derivatives that differ on purpose.",
 )
 @click.option(
     "--dtype", type=parameters.Choice(TORCH_DTYPES), default="float32", help="Dtype of the inputs."
@@ -121,7 +83,7 @@ def command(
     """
     question = Question(
         target,
-        _pairs(inputs, maker),
+        yours.pairs(inputs, maker),
         wrt,
         operator or "",
         dtype,
@@ -167,18 +129,3 @@ def _write(form: Renderer, advice: Advice) -> None:
             document=as_document(advice),
         )
     )
-
-
-def _pairs(inputs: Sequence[str], maker: str | None) -> tuple[tuple[str, str], ...]:
-    """The inputs as pairs of a name and an expression. Raises UsageError."""
-    pairs: dict[str, str] = {}
-    for given in inputs:
-        name, equals, text = given.partition("=")
-        if not (equals and name.isidentifier() and text.strip()):
-            raise click.UsageError(f"--input {given!r} is not of the form NAME=EXPR")
-        if name in pairs:
-            raise click.UsageError(f"--input {name} is given twice")
-        pairs[name] = text
-    if not (pairs or maker):
-        raise click.UsageError("give the inputs: --input NAME=EXPR, or --inputs MODULE:FUNCTION")
-    return tuple(pairs.items())

@@ -122,19 +122,14 @@ def _once_each(
     return tuple(dict.fromkeys(map(str, files)))
 
 
-def _python_files(name: str, said: str = "") -> Callable[[F], F]:
-    return click.option(
-        name,
-        "files",
-        multiple=True,
-        type=parameters.ReadableFile((".py",)),
-        callback=_once_each,
-        help=f"Python file with functions and modes of your own{said}; may be repeated.",
-    )
-
-
-files_option = _python_files("--from")
-suite_option = _python_files("--suite", " (--from in other commands)")
+files_option = click.option(
+    "--from",
+    "files",
+    multiple=True,
+    type=parameters.ReadableFile((".py",)),
+    callback=_once_each,
+    help="Python file with functions and modes of your own; may be repeated.",
+)
 
 
 def _renderer(context: click.Context, parameter: click.Parameter, form: str) -> Renderer:

@@ -11,6 +11,7 @@ from gradbench.analysis.conditions import BUSY
 from gradbench.cli import options, parameters
 from gradbench.cli.output import on_stop, say, warn
 from gradbench.cli.progress import progress
+from gradbench.cli.yours import Yours, own_options, say_if_changed
 from gradbench.core.cases import Selection
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted, duration
@@ -21,7 +22,7 @@ from gradbench.runner.run import measure
 from gradbench.runner.settings import PROFILES
 from gradbench.runner.sparing import SETTLED
 from gradbench.runner.wire import WorkerOptions
-from gradbench.store.runs import Run
+from gradbench.store.runs import KIND, Run
 
 
 @click.command()
@@ -33,6 +34,7 @@ from gradbench.store.runs import Run
     (),
     click.option("--baseline", type=parameters.Text(), help="Baseline, which is measured twice."),
 )
+@own_options
 @options.files_option
 @options.results_option
 @options.resume_option("run", shell_complete=options.complete_run)
@@ -40,6 +42,7 @@ from gradbench.store.runs import Run
 def command(
     selection: Selection,
     measuring: Measuring,
+    yours: Yours,
     files: tuple[str, ...],
     results: Path,
     resumed: str | None,
@@ -47,15 +50,20 @@ def command(
 ) -> int:
     """Measure every selected case, store what was measured, and show the table.
 
+    '--function MODULE:FUNCTION' or 'FILE.py:FUNCTION' measures a function of your own, at the
+    inputs that --input or --inputs give: no derivative by hand is needed.
+
     Every mode passes the correctness gate before and after it is timed. What was measured is
     stored comparison by comparison: Ctrl-C stops the run, and --resume continues it.
     """
     if resumed is not None:
         options.reject_beside_resume("run", "resumed", "results", "files")
         return _measure(reopen(results, resumed, files, options.discovered, warn))
-    worker = WorkerOptions(files=files, memory_limit=measuring.memory_limit)
+    suite = yours.suite(selection, files, measuring, results, warn)
+    worker = WorkerOptions(files=suite.files, memory_limit=measuring.memory_limit)
     discovery = options.discovered(worker)
-    entries, settings = plan(discovery, selection, measuring, PROFILES[measuring.profile], warn)
+    profile = PROFILES[measuring.profile]
+    entries, settings = plan(discovery, suite.selection, measuring, profile, warn)
     cases = sum(len(entry.modes) for entry in entries)
     first = min(SETTLED, settings.sessions) if settings.enough else settings.sessions
     planned = (
@@ -71,7 +79,9 @@ def command(
         say(planned)
         return 0
     warn(f"Measuring {planned}; {machine.load()}")
-    log, run = start(results, entries, settings, discovery, files, options.given_command())
+    say_if_changed(suite.own, KIND, results, warn)
+    command = options.given_command()
+    log, run = start(results, entries, settings, discovery, suite.files, command, suite.loaded)
     return _measure(Opened(log, run, settings, worker, discovery))
 
 

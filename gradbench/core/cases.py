@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from gradbench.core.own import unversioned
 from gradbench.core.suggest import hint
 from gradbench.core.text import UNSAFE, line
 
@@ -334,9 +335,11 @@ class Entry:
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name fits one of the globs; no globs fit all."""
+    """Whether a name fits one of the globs; no globs fit all. A function of the user's own fits
+    with its version and without."""
     patterns = tuple(patterns)
-    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    names = {name, unversioned(name)}
+    return not patterns or any(fnmatch.fnmatchcase(n, p) for n in names for p in patterns)
 
 
 def _require_known(
@@ -348,7 +351,7 @@ def _require_known(
 ) -> None:
     names = sorted(set(known))
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        if not any(fits(name, (pattern,)) for name in names):
             near = hint(pattern, names, usual, exotic)
             listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} are known"
             raise SelectionError(
@@ -365,7 +368,7 @@ def nothing_fits(cases: Iterable[Case], **globs: Iterable[str]) -> str:
         field = kind.removesuffix("s")
         names = {c.mode if field == "mode" else str(getattr(c.comparison, field)) for c in cases}
         for pattern in patterns:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            if not any(fits(name, (pattern,)) for name in names):
                 near = hint(pattern, names) or f"there are {', '.join(sorted(names)[:8])}"
                 return f"no stored case has a {field} {line(pattern, 60)!r}; {near}"
     return "no stored case matches all of these options"

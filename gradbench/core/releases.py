@@ -118,17 +118,23 @@ def near(text: str) -> list[str]:
     return [release.version for release in sorted(RELEASES, key=distance)[:3]]
 
 
+_PUBLISHED = re.compile(r"cpu(\.cxx11\.abi)?|cu\d+(\.with\.pypi\.cudnn)?|rocm[\d.]+|xpu")
+"""The local parts of published builds."""
+
+
 def require_published(text: str) -> None:
     """Raises ReleaseError, with the nearest releases, for a release that was never published.
 
-    Versions newer than every known release pass, and so do nightlies, builds with a local part and
-    text that is no version.
+    Versions newer than every known release pass, and so do nightlies, builds of one's own and text
+    that is no version.
     """
     try:
         version = parse(text)
     except ReleaseError:
         return
-    own_build = Version(text).local or version.is_prerelease or version.is_postrelease
+    local = Version(text).local or ""
+    other = version.is_prerelease or version.is_postrelease
+    own_build = other or bool(local and not _PUBLISHED.fullmatch(local))
     if own_build or version > parse(RELEASES[-1].version) or str(version) in _BY_VERSION:
         return
     raise ReleaseError(
@@ -146,6 +152,40 @@ def build(text: str, date: datetime.date | None = None) -> Release:
     version = parse(text)
     new_date = date or _nightly(version) or datetime.date.today()
     return _BY_VERSION.get(str(version)) or Release(str(version), new_date)
+
+
+PYTHONS: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...] = (
+    ("2.0.0", (3, 8), (3, 11)),
+    ("2.2.0", (3, 8), (3, 12)),
+    ("2.5.0", (3, 9), (3, 13)),
+    ("2.9.0", (3, 10), (3, 14)),
+)
+"""From which release on there are wheels for which Pythons, the oldest and the newest."""
+
+
+def require_python(text: str, python: tuple[int, int]) -> None:
+    """Raises ReleaseError for a published release without a wheel for this version of Python.
+
+    What newer Pythons the newest releases are built for is not known: they pass.
+    """
+    try:
+        version = parse(text)
+    except ReleaseError:
+        return
+    if str(version) not in _BY_VERSION:
+        return
+    rows = [row for row in PYTHONS if parse(row[0]) <= version]
+    _, oldest, newest = rows[-1]
+    if python < oldest or (python > newest and rows[-1] != PYTHONS[-1]):
+        raise ReleaseError(
+            f"torch {version} has no wheel for Python {_dotted(python)}: it has wheels for Python "
+            f"{_dotted(oldest)} to {_dotted(newest)}; build its environment with one of these "
+            "(--python)"
+        )
+
+
+def _dotted(python: tuple[int, int]) -> str:
+    return ".".join(map(str, python))
 
 
 # First upload of a wheel of each release to the package index.

@@ -72,6 +72,8 @@ class Function:
     precise: Callable[[], AbstractContextManager[Any]] | None = nullcontext
     """The context in which `forward` may be evaluated, and differentiated, in float64; None if it
     cannot be."""
+    reverse: bool = False
+    """Whether `derivatives` are reverse mode themselves, so that it is no second path to them."""
     unit: float = 0.0
     """The unit in the last place of the coarsest dtype inside, where that is coarser than the dtype
     of the inputs."""

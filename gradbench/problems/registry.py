@@ -144,13 +144,26 @@ def load_file(path: str) -> list[str]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     declared = len(FUNCTIONS) + len(MODES)
+    functions, modes = dict(FUNCTIONS), dict(MODES)
     changes = state.Changes()
-    with state.preserve(changes, loading=True):
-        spec.loader.exec_module(module)
+    try:
+        with state.preserve(changes, loading=True):
+            spec.loader.exec_module(module)
+    except BaseException:
+        _put_back(functions, modes)
+        raise
     if len(FUNCTIONS) + len(MODES) == declared:
         # Whoever gives a file wants to see it measured, not the whole catalogue without it.
         raise ImportError("it declares no function or mode (@gradbench.function, @gradbench.mode)")
     return _notes(path, changes)
+
+
+def _put_back(functions: dict[str, Function], modes: dict[tuple[str, str], Mode]) -> None:
+    """What does not load leaves nothing behind."""
+    FUNCTIONS.clear()
+    FUNCTIONS.update(functions)
+    MODES.clear()
+    MODES.update(modes)
 
 
 def _notes(what: str, changes: Any) -> list[str]:
@@ -192,10 +205,7 @@ def load_entry_points() -> list[str]:
                 if isinstance(loaded, Function) and FUNCTIONS.get(loaded.name) is not loaded:
                     function(loaded)
             except (Exception, SystemExit) as error:
-                FUNCTIONS.clear()
-                FUNCTIONS.update(functions)
-                MODES.clear()
-                MODES.update(modes)
+                _put_back(functions, modes)
                 what = " ".join(f"{type(error).__name__}: {error}".split())
                 package = entry.dist.name if entry.dist else "a package"
                 broken.append(

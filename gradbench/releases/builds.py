@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,47 +28,69 @@ class Builds:
     dates: dict[str, str]
 
 
-def gather(
-    names: Sequence[str],
-    baseline: str,
-    dates: Sequence[str],
-    results: Path,
-    base: WorkerOptions,
-    install: Callable[[Sequence[Request]], list[Failure]],
-) -> Builds:
+@dataclass(frozen=True)
+class Requested:
+    """The builds of a track before any is installed, and the dates of some."""
+
+    requests: list[Request]
+    baseline: str
+    dates: dict[str, str]
+
+
+def requested(
+    names: Sequence[str], baseline: str, dates: Sequence[str], results: Path
+) -> Requested:
     """The builds of these names, or all installed ones, and the baseline.
 
-    `install` installs missing ones and returns those that failed. `base` holds the options of
-    workers: if they limit the instructions, each build is asked for its identity again. Raises
-    ReleaseError where there are fewer than two builds.
+    Raises ReleaseError where a name stands for no build, is given twice, or there are fewer than
+    two.
     """
     requests = different([environments.named(name) for name in names])
     if not requests:
         requests = [Request(e.name, e.what) for e in environments.installed()]
     baseline = choose_baseline(baseline, requests, results)
     if baseline not in {request.name for request in requests}:
-        requests.append(environments.named(baseline))
+        requests = different([*requests, environments.named(baseline)])
     days = _dates(dates, [request.name for request in requests])
     _require_two(requests)
-    failed = install(requests)
-    lost = {failure.name for failure in failed}
-    if baseline in lost:
-        raise ReleaseError(f"the baseline {baseline} could not be installed")
-    installed = [environments.find(r.name) for r in requests if r.name not in lost]
-    _require_two(installed, lost)
+    return Requested(requests, baseline, days)
+
+
+def made(
+    wanted: Requested, base: WorkerOptions, install: Callable[[Sequence[Request]], list[Failure]]
+) -> Builds:
+    """The builds, installed. `install` installs missing ones and returns those that failed.
+
+    `base` holds the options of workers: if they limit the instructions, each build is asked for its
+    identity again. Raises ReleaseError where a build cannot be installed, or held to the limit.
+    """
+    failed = install(wanted.requests)
+    if failed:
+        names = ", ".join(failure.name for failure in failed)
+        raise ReleaseError(
+            f"nothing was measured: {names} could not be installed; name the other releases to "
+            "measure them without"
+        )
+    installed = [environments.find(request.name) for request in wanted.requests]
     if base.environment:
-        installed = [_asked(environment, base) for environment in installed]
-        _require_held(installed, base.environment.get(HELD_BY, ""))
-    return Builds(installed, failed, baseline, days)
+        installed = held([*installed], base)
+    return Builds(installed, [], wanted.baseline, wanted.dates)
 
 
-def _require_two(builds: Sequence[Request | Environment], lost: Iterable[str] = ()) -> None:
+def held(installed: Sequence[Environment], base: WorkerOptions) -> list[Environment]:
+    """Environments with the identity that they report under these options.
+
+    Raises ReleaseError where one cannot be held to the instructions that the options ask for.
+    """
+    told = [_asked(environment, base) for environment in installed]
+    _require_held(told, base.environment.get(HELD_BY, ""))
+    return told
+
+
+def _require_two(builds: Sequence[Request]) -> None:
     """Raises ReleaseError where there are fewer than two builds."""
     if len(builds) < 2:
-        raise ReleaseError(
-            "there is nothing to compare: name two different releases at least"
-            + (f" ({', '.join(sorted(lost))} could not be installed)" if lost else "")
-        )
+        raise ReleaseError("there is nothing to compare: name two different releases at least")
 
 
 def choose_baseline(chosen: str, requests: Sequence[Request], results: Path) -> str:
@@ -77,14 +99,24 @@ def choose_baseline(chosen: str, requests: Sequence[Request], results: Path) -> 
     Raises ReleaseError where there is nothing to choose from.
     """
     if chosen:
-        return environments.plain_name(chosen)
+        return _same(environments.named(chosen), requests).name
     with contextlib.suppress(StoreError):
-        last = log.find(results, "latest").baseline
+        last = log.latest(results).baseline
         if last in {r.name for r in requests} | {e.name for e in environments.installed()}:
             return last
     if not requests:
         raise ReleaseError("name the releases to track ('gradbench releases list --all')")
     return max(requests, key=lambda request: environments.order(request.what)).name
+
+
+def _same(chosen: Request, requests: Sequence[Request]) -> Request:
+    """Of the requests the one that is the same release as the chosen one, 2.13.0 for 2.13; else the
+    chosen one."""
+    if chosen.name != chosen.what or chosen in requests:
+        return chosen
+    version = parse(chosen.what)
+    alike = [r for r in requests if r.name == r.what and parse(r.what) == version]
+    return alike[0] if alike else chosen
 
 
 HELD_BY = "ATEN_CPU_CAPABILITY"
@@ -113,13 +145,17 @@ def _require_held(installed: Sequence[Environment], capability: str) -> None:
 
 
 def different(requests: Sequence[Request]) -> list[Request]:
-    """The requested environments, each once.
-
-    Raises ReleaseError where two names stand for the same release.
-    """
-    chosen = list({request.name: request for request in requests}.values())
+    """The requested environments. Raises ReleaseError where one is named twice, or two names stand
+    for the same release."""
+    chosen: dict[str, Request] = {}
     versions: dict[str, str] = {}
-    for request in chosen:
+    for request in requests:
+        if request.name in chosen:
+            raise ReleaseError(
+                f"{request.name} is named twice; to measure a release against itself give it two "
+                f"names: a={request.what} b={request.what}"
+            )
+        chosen[request.name] = request
         if request.interpreter is not None or request.what.endswith(".whl"):
             continue
         version = str(parse(request.what))
@@ -131,7 +167,7 @@ def different(requests: Sequence[Request]) -> list[Request]:
                 f"{versions[version]} and {request.name} are the same release; to measure it "
                 f"against itself name them: a={request.what} b={request.what}"
             )
-    return chosen
+    return list(chosen.values())
 
 
 def _asked(environment: Environment, base: WorkerOptions) -> Environment:

@@ -29,6 +29,7 @@ from gradbench.runner.progress import Progress, Report
 from gradbench.runner.wire import Worker, WorkerError, WorkerOptions
 from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.fields import (
+    Amount,
     Bytes,
     Label,
     Name,
@@ -51,6 +52,9 @@ GIB = 1 << 30
 
 CUDA_BYTES = 6 * GIB
 """The most that an environment with torch's CUDA packages takes, if none is installed yet."""
+
+INSTALLING = 60.0
+"""Seconds that installing a release takes about, if none is installed yet."""
 
 NUMPY_1 = Version("2.3")
 """Releases before this one need NumPy 1."""
@@ -145,6 +149,8 @@ class Environment(msgspec.Struct, frozen=True):
     """Bytes in its folder; 0 if gradbench does not keep it."""
     arguments: Texts = []
     """The arguments passed to the installer."""
+    seconds: Amount = 0.0
+    """What installing it took; 0 where that is not known."""
 
     @property
     def torch(self) -> str:
@@ -154,6 +160,11 @@ class Environment(msgspec.Struct, frozen=True):
     def worker(self, base: WorkerOptions) -> WorkerOptions:
         """Options that start its worker, otherwise as `base`."""
         return replace(base, python=self.python)
+
+    @property
+    def works(self) -> bool:
+        """Whether its Python is there."""
+        return Path(self.python).exists()
 
     @property
     def ours(self) -> bool:
@@ -198,8 +209,16 @@ def _read(name: str) -> Environment | None:
 
 def installed() -> list[Environment]:
     """Every installed environment, by version."""
+    return [environment for environment in recorded() if environment.works]
+
+
+def recorded() -> list[Environment]:
+    """Every environment, by version, those too whose Python is gone."""
     place = home()
-    names = [p.name for p in place.iterdir()] if place.is_dir() else []
+    try:
+        names = [p.name for p in place.iterdir()] if place.is_dir() else []
+    except OSError as error:
+        raise ReleaseError(f"cannot read {place}: {error.strerror}") from error
     existing = [e for e in map(_read, names) if e is not None]
     return sorted(existing, key=lambda e: (order(e.torch), e.name))
 
@@ -230,13 +249,20 @@ def find(name: str) -> Environment:
         raise ReleaseError(
             f"{line(name)} is not installed; 'gradbench releases install {line(name)}' does it"
         )
-    if not Path(environment.python).exists():
-        raise ReleaseError(f"{name}: its Python {environment.python} is gone; install it again")
+    if not environment.works:
+        raise ReleaseError(_gone(environment))
     return environment
 
 
+def _gone(environment: Environment) -> str:
+    name = environment.name
+    cure = "install" if environment.ours else "remove"
+    return f"{name}: its Python {environment.python} is gone; 'gradbench releases {cure} {name}'"
+
+
 def missing(requests: Sequence[Request]) -> list[Request]:
-    """The ones not installed yet. Raises ReleaseError if a name stands for something else."""
+    """The ones not installed yet. Raises ReleaseError if a name stands for something else, or for
+    a Python that is gone."""
     wanted = []
     for request in requests:
         existing = _read(request.name)
@@ -245,7 +271,9 @@ def missing(requests: Sequence[Request]) -> list[Request]:
                 f"{request.name} is {existing.what} already; choose another name, or "
                 f"'gradbench releases remove {request.name}' first"
             )
-        if existing is None or not Path(existing.python).exists():
+        if existing is not None and not (existing.works or existing.ours):
+            raise ReleaseError(_gone(existing))
+        if existing is None or not existing.works:
             wanted.append(request)
     return wanted
 
@@ -257,12 +285,22 @@ def estimate(requests: Sequence[Request]) -> int:
     return each * sum(request.interpreter is None for request in requests)
 
 
+def foreseen_seconds(requests: Sequence[Request]) -> float:
+    """Seconds that installing these takes, by what the installed ones took."""
+    known = [e.seconds for e in installed() if e.ours and e.seconds]
+    each = max(known, default=INSTALLING)
+    return each * sum(request.interpreter is None for request in requests)
+
+
 def free_bytes() -> int:
     """Bytes free where environments go."""
     place = home()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    try:
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+    except OSError as error:
+        raise ReleaseError(f"cannot read {place}: {error.strerror}") from error
 
 
 def install(request: Request, installer: Installer) -> Environment:
@@ -271,12 +309,23 @@ def install(request: Request, installer: Installer) -> Environment:
     Raises ReleaseError with the reason if it fails; `failures` keeps the reason. The next call
     clears away what an interrupted one left behind.
     """
+    with writable() as place:
+        clear()
+        return _installed(request, installer, place)
+
+
+@contextlib.contextmanager
+def writable() -> Iterator[Path]:
+    """The folder of environments, to be written to. Raises ReleaseError where that fails."""
     place = home()
     try:
         place.mkdir(parents=True, exist_ok=True)
+        yield place
     except OSError as error:
-        raise ReleaseError(f"cannot write to {place}: {error.strerror}") from error
-    clear()
+        raise ReleaseError(f"cannot write to {place}: {error.strerror or error}") from error
+
+
+def _installed(request: Request, installer: Installer, place: Path) -> Environment:
     failed = place / f"{request.name}{FAILURE}"
     with _held(request.name):
         try:
@@ -324,13 +373,15 @@ def _point(request: Request, folder: Path) -> Environment:
 def _build(request: Request, installer: Installer, folder: Path) -> Environment:
     _discard(folder)
     draft, _ = _left_behind(folder)
+    began = time.perf_counter()
     try:
         for command in installer.commands(draft, request.requirements):
             installing.run(command, output(request.name))
         passed = installing.public(installer.passed)
         environment = _identified(request, draft / "bin" / "python", _bytes(draft), passed)
         python = str(folder / "bin" / "python")
-        environment = msgspec.structs.replace(environment, python=python)
+        seconds = round(time.perf_counter() - began, 1)
+        environment = msgspec.structs.replace(environment, python=python, seconds=seconds)
         _write(draft / RECORD, environment)
         draft.rename(folder)
     except installing.InstallerFailed as error:

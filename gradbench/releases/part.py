@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradbench.core.cases import Comparison, Entry
+from gradbench.core.verdicts import Status
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
 from gradbench.runner.rounds import visit_in_rounds
 from gradbench.runner.settings import Settings
@@ -173,8 +174,15 @@ class Part:
         settings = self.settings
         limit = settings.preparing(mode in self.opt_in)
         try:
+            try:
+                worker = self._open(name)
+            except WorkerRefused as error:
+                if not self.team.worker(name).failed:
+                    raise
+                # What declares the function does not load in this build.
+                return Entrant(mode, Status.UNSUPPORTED, str(error))
             # One handle for all modes: each takes the place of the last.
-            return prepare(self._open(name), mode, limit, handle=0, warm=settings.warm)
+            return prepare(worker, mode, limit, handle=0, warm=settings.warm)
         except (WorkerRefused, WorkerDied, WorkerTimeout) as error:
             # A release may not have what another one offers: its refusal is a result, no failure.
             return self._failure(name, mode, error)

@@ -1,32 +1,35 @@
 """Carries out a bisection: finds the releases in between, installs and measures them.
 
-Each step is a track of three builds and one case, kept in a folder of its own, so that an
-interrupted search resumes.
+Each step is a track of three builds and one case beside the other tracks, marked as a step of a
+search, so that an interrupted one resumes and `releases show` has what was measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradbench import statistics
 from gradbench.analysis.tracks import Build, History
 from gradbench.core import releases as known
-from gradbench.core.cases import Case, Entry, Offer, Selection, SelectionError, expand
+from gradbench.core.cases import FORWARD, Case, Entry, Offer, Selection, SelectionError, expand
 from gradbench.core.releases import ReleaseError
 from gradbench.core.verdicts import CALLED
 from gradbench.releases import environments, track
 from gradbench.releases.bisect import Measured
-from gradbench.releases.builds import Builds
-from gradbench.releases.environments import Request
+from gradbench.releases.builds import HELD_BY, Builds, different, held
+from gradbench.releases.environments import Environment, Request
+from gradbench.runner.plan import converted_settings
 from gradbench.runner.progress import Report
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Discovery, discover
 from gradbench.statistics import Stopping
 from gradbench.store import tracks as log
+from gradbench.store.executed import digests
 from gradbench.store.lines import StoreError, listed
+from gradbench.store.tracks import Track
 
 STOPPING = Stopping(min_rounds=16, max_rounds=60, every=4, half_width=0.005, budget=1.5)
 """One case is cheap, so it is measured more closely than those of a whole track."""
@@ -35,28 +38,36 @@ WARM = 0.02
 
 
 def candidates(
-    old: str | None, new: str | None, among: Sequence[str], installed: bool
+    names: Sequence[str], installed: bool
 ) -> tuple[tuple[Request, Request], list[Request]]:
     """The two ends and the builds between them, in order.
 
-    Between two releases lies every known one or, with `installed`, every installed one. Raises
-    ReleaseError where the ends or their order are unclear.
+    Of two names, between them lies every known release or, with `installed`, every installed one;
+    of more names, those between the first and the last, in this order. Raises ReleaseError where
+    the ends or their order are unclear.
     """
-    if among:
-        if old or new or len(among) < 2:
-            raise ReleaseError("--among takes two builds at least, and no --from or --to")
-        requests = [environments.named(name) for name in among]
+    requests = different([environments.named(name) for name in names])
+    if len(requests) < 2:
+        raise ReleaseError(
+            "name both ends, the older one first: 'gradbench releases bisect CASE 2.8.0 2.13.0', "
+            "or all builds to search in their order"
+        )
+    if len(requests) > 2:
         return (requests[0], requests[-1]), requests[1:-1]
-    if not old or not new:
-        raise ReleaseError("name both ends: --from A --to B, or --among for builds of your own")
-    ends = environments.named(old), environments.named(new)
+    ends = requests[0], requests[1]
+    for end in ends:
+        if end.interpreter is not None or end.what.endswith(".whl"):
+            raise ReleaseError(
+                f"{end.name} is no release, so what lies between is not known: name every build to "
+                "search, in order"
+            )
     first, last = (environments.order(end.what) for end in ends)
     if not first < last:
         raise ReleaseError(f"{ends[0].name} is not before {ends[1].name}")
     there = [Request(e.name, e.what) for e in environments.installed() if e.name == e.what]
     if not installed:
-        names = {request.name for request in there}
-        there += [Request(r.version, r.version) for r in known.RELEASES if r.version not in names]
+        ready = {request.name for request in there}
+        there += [Request(r.version, r.version) for r in known.RELEASES if r.version not in ready]
     between = [r for r in there if first < environments.order(r.what) < last]
     return ends, sorted(between, key=lambda request: environments.order(request.what))
 
@@ -81,31 +92,28 @@ class Seeker:
     `install` makes environments and returns the reason where one cannot be made.
     """
 
-    case: str
+    selection: Selection
     results: Path
     base: WorkerOptions
-    sessions: int
+    settings: Settings
     floor: float
-    timeout: float
     install: Callable[[Sequence[Request]], str]
     report: Report
+    loaded: Sequence[str] = ()
+    """The files that the user's files load in turn."""
+    command: Sequence[str] = ()
+    note: Callable[[str], None] = lambda said: None
 
     def __post_init__(self) -> None:
-        self.place = log.folder(self.results) / "bisect"
-        self.settings = Settings(
-            sessions=self.sessions,
-            warm=WARM,
-            stopping=STOPPING,
-            timeout=self.timeout,
-            memory_limit=self.base.memory_limit,
-        )
+        self.place = log.folder(self.results)
         self.discovery: Discovery | None = None
+        self.capability = self.base.environment.get(HELD_BY, "")
 
     def ends(self, old: Request, new: Request) -> str:
         """The change between the two ends, in words. Raises ReleaseError where there is none."""
         reason = self.install([old, new])
         if reason:
-            raise ReleaseError(reason)
+            raise ReleaseError(f"nothing was measured: {reason}")
         history = self._measured([old, new])
         before, after = self._build(history, old), self._build(history, new)
         judged = history.changes([(before, after)], self.floor)
@@ -148,61 +156,120 @@ class Seeker:
     def _measured(self, requests: Sequence[Request]) -> History:
         """The track of these builds: a finished one, a resumed one, or a new one."""
         installed = [environments.find(request.name) for request in requests]
+        if self.capability:
+            installed = held(installed, self.base)
         if self.discovery is None:
             # Every build measures this one case, so asking one of them once is enough.
             self.discovery = discover(installed[0].worker(self.base))
-        entry = self._entry(self.discovery.offers)
-        for path in listed(self.place):
-            try:
-                old = log.read(path)
-            except StoreError:
-                continue
-            same = {e.name: e.identity for e in installed} == {
-                name: used.identity for name, used in old.environments.items()
-            }
-            settings = old.started.settings
-            sessions = settings.get("sessions")
-            if same and old.started.plan == [entry] and sessions == self.settings.sessions:
-                if old.finished:
-                    return History.of([old])
-                opened, chosen = track.resume(old)
-                measured = log.read(path)
-                break
+        entry = one_case(self.discovery.offers, self.selection)
+        old = self._earlier(entry, installed)
+        if old is not None and old.finished:
+            return History.of([old])
+        if old is not None:
+            opened, _ = track.resume(old)
+            measured = log.read(old.path)
         else:
-            those = Builds(installed, [], installed[0].name, {})
-            chosen = self.settings
-            opened, measured = track.begin(self.place, [entry], chosen, those, self.base.files)
+            opened, measured = track.begin(
+                self.place,
+                [entry],
+                self.settings,
+                Builds(installed, [], installed[0].name, {}),
+                self.base.files,
+                self.command,
+                self.capability,
+                self.loaded,
+                search=True,
+            )
         with opened:
             measured = track.measure(
-                opened, measured, chosen, self.base, self.discovery, self.report
+                opened,
+                measured,
+                self.settings,
+                self.base,
+                self.discovery,
+                self.report,
+                self.note,
             )
         return History.of([measured])
 
-    def _entry(self, offers: Sequence[Offer]) -> Entry:
-        """The comparison with this case alone. Raises SelectionError where there is none."""
-        try:
-            case = Case.parse(self.case)
-        except ValueError:
-            operator, _, rest = self.case.partition("/")
-            function, _, mode = rest.partition("/")
-            if not mode or "/" in mode:
-                raise SelectionError(
-                    f"{self.case!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as "
-                    "'gradbench list cases' prints it"
-                ) from None
-            selection = Selection(functions=(function,), operators=(operator,), modes=(mode,))
-        else:
-            c = case.comparison
-            selection = Selection(
-                functions=(c.function,),
-                operators=(c.operator,),
-                modes=(case.mode,),
-                sizes=(c.size,),
-                dtypes=(c.dtype,),
-                devices=(c.device,),
-                threads=(c.threads,),
+    def _earlier(self, entry: Entry, installed: Sequence[Environment]) -> Track | None:
+        """A step of a search that measured, or began to measure, this very thing."""
+        identities = {e.name: e.identity for e in installed}
+        digested = digests([*self.base.files, *self.loaded])
+        for path in listed(self.place):
+            try:
+                with log.KIND.opened(path) as lines:
+                    begun = lines.header
+                if not begun.search or begun.plan != [entry] or begun.digests != digested:
+                    continue
+                if begun.groups != [[e.name for e in installed]]:
+                    continue
+                old = log.read(path)
+                settings = converted_settings(old)
+            except StoreError:
+                continue
+            same = identities == {name: used.identity for name, used in old.environments.items()}
+            if same and settings == self.settings:
+                return old
+        return None
+
+
+def settings_for(sessions: int, timeout: float, memory_limit: int, seed: int) -> Settings:
+    """How closely each step of a search measures."""
+    return Settings(
+        sessions=sessions,
+        warm=WARM,
+        stopping=STOPPING,
+        timeout=timeout,
+        memory_limit=memory_limit,
+        seed=seed,
+    )
+
+
+def select(case: str, selection: Selection) -> Selection:
+    """The selection narrowed to a case: a full name, or OPERATOR/FUNCTION/MODE. Raises
+    SelectionError for other text, or where the selection names some of it too."""
+    try:
+        known_case = Case.parse(case)
+    except ValueError:
+        operator, _, rest = case.partition("/")
+        function, _, mode = rest.rpartition("/")
+        if not (operator and function and mode) or ("/" in function and ":" not in function):
+            raise SelectionError(
+                f"{case!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as 'gradbench list "
+                "cases' prints it"
+            ) from None
+        chosen = {"functions": (function,), "operators": (operator,), "modes": (mode,)}
+    else:
+        c = known_case.comparison
+        chosen = {
+            "functions": (c.function,),
+            "operators": (c.operator,),
+            "modes": (known_case.mode,),
+            "sizes": (c.size,),
+            "dtypes": (c.dtype,),
+        }
+        selection = replace(selection, devices=(c.device,), threads=(c.threads,))
+    for field, name in chosen.items():
+        given = getattr(selection, field)
+        if given and given != name:
+            raise SelectionError(
+                f"{case} names a {field.removesuffix('s')}: remove --{field.removesuffix('s')} "
+                f"{given[0]}"
             )
-        entries = expand(offers, selection)
-        if len(entries) > 1 or len(entries[0].modes) > 1:
-            raise SelectionError(f"{self.case!r} is more than one case; a search is for one")
-        return entries[0]
+    return replace(selection, **chosen)
+
+
+def one_case(offers: Sequence[Offer], selection: Selection) -> Entry:
+    """The comparison with the selected case alone. Raises SelectionError where there is none, or
+    more than one."""
+    entries = expand(offers, selection)
+    cases = [case for entry in entries for case in entry.cases]
+    chosen = [case for case in cases if case.mode != FORWARD] or cases
+    if len(chosen) > 1:
+        said = ", ".join(chosen[:3]) + (", …" if chosen[3:] else "")
+        raise SelectionError(
+            f"a search is for one case, and {len(chosen)} are selected: {said}; narrow it with "
+            "--operator, --function and --mode"
+        )
+    return Entry(chosen[0].comparison, (chosen[0].mode,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -104,11 +104,14 @@ def begin(
     files: Sequence[str] = (),
     command: Sequence[str] = (),
     cpu_capability: str = "",
+    loaded: Sequence[str] = (),
+    search: bool = False,
 ) -> tuple[LineLog, Track]:
     """Starts a track's log in a folder, with its plan, its environments and failed installations.
 
     Builds that are no known release and have no date get today's. All workers are held to
-    `cpu_capability`. Raises StoreError where the log cannot be written.
+    `cpu_capability`. `loaded` are files that the user's `files` load in turn; `search` marks a step
+    of a bisection. Raises StoreError where the log cannot be written.
     """
     header = TrackStarted(
         schema=SCHEMA,
@@ -121,7 +124,8 @@ def begin(
         groups=groups(those.baseline, [e.name for e in those.installed], room()),
         command=list(command),
         files=list(files),
-        digests=digests(files),
+        digests=digests([*files, *loaded]),
+        search=search,
     )
     log = KIND.create(place, header)
     track = Track(log.path, header)
@@ -138,6 +142,18 @@ def begin(
 
 def _date(environment: Environment, dates: Mapping[str, str]) -> str:
     return dates.get(environment.name) or str(build(environment.torch).date)
+
+
+STARTING, PREPARING, VISIT = 2.5, 0.025, 0.0035
+"""Seconds of processor time that a worker takes to start, a case to be built and checked in one,
+and a visit: of the history in docs/history.md, small inputs."""
+
+
+def foreseen_seconds(entries: Sequence[Entry], settings: Settings, number: int) -> float:
+    """Seconds that measuring small inputs in a number of builds takes, about."""
+    cases = sum(len(entry.modes) for entry in entries)
+    visits = settings.stopping.max_rounds * VISIT
+    return _sessions(settings) * number * (STARTING + cases * (PREPARING + visits))
 
 
 def resume(track: Track) -> tuple[LineLog, Settings]:
@@ -174,12 +190,14 @@ def measure(
     base: WorkerOptions,
     discovery: Discovery,
     report: Report = silent,
+    note: Callable[[str], None] = lambda said: None,
 ) -> Track:
     """Measures every part of the plan that the log lacks, and stores each at once.
 
-    Sessions are outermost, so those of one case lie far apart in time. Whatever stops it, Ctrl-C
-    included, the log holds all that was measured. Raises WorkerError where a worker cannot be
-    started, StoreError where the disk is full or a build has changed.
+    Sessions are outermost, so those of one case lie far apart in time. `note` is told of files of
+    the user's that do not load in a build: what they declare is unsupported there. Whatever stops
+    it, Ctrl-C included, the log holds all that was measured. Raises WorkerError where a worker
+    cannot be started, StoreError where the disk is full or a build has changed.
     """
     began = time.perf_counter()
     installed = {name: environments.find(name) for name in track.environments}
@@ -196,7 +214,10 @@ def measure(
         log.append(ended)
         track.take([ended])
 
-    with stretch(log, end), Team({name: e.worker(base) for name, e in installed.items()}) as team:
+    lenient = replace(base, lenient=True)
+    told: set[str] = set()
+    workers = {name: e.worker(lenient) for name, e in installed.items()}
+    with stretch(log, end), Team(workers) as team:
         for position, ((group, session, name), entry) in enumerate(steps):
             if (group, session, name) in done:
                 continue
@@ -215,7 +236,11 @@ def measure(
                 team.start(members)
                 for member in members:
                     before = track.environments[member].identity
-                    require_same(f"{member}: this track", before, team.worker(member).environment)
+                    worker = team.worker(member)
+                    require_same(f"{member}: this track", before, worker.environment)
+                    for said in worker.failed if member not in told else ():
+                        note(f"{member}: what this declares is not measured there: {said}")
+                    told.add(member)
             part = Part(
                 entry,
                 session,

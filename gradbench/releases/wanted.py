@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 
 from gradbench.core import releases
 from gradbench.core.releases import ReleaseError
+from gradbench.core.units import duration
 from gradbench.releases import environments
 from gradbench.releases.environments import GIB, Failure, Request
 from gradbench.releases.installing import Installer
@@ -27,6 +31,31 @@ class Installing:
     yes: bool
     """Install even where the disk may be too small."""
 
+    @property
+    def interpreter(self) -> str:
+        """The Python to build environments with."""
+        return self.python or sys.executable
+
+    def foreseen(self, requests: Sequence[Request]) -> str:
+        """What installing the missing ones takes, in words; empty where none is missing. Raises
+        ReleaseError where there is too little room."""
+        wanted = environments.missing(requests)
+        if not wanted:
+            return ""
+        needed, free = environments.estimate(wanted), environments.free_bytes()
+        names = ", ".join(request.name for request in wanted)
+        said = (
+            f"{names} into {environments.home()}: up to {needed / GIB:.0f} GiB of {free / GIB:.0f} "
+            f"GiB free, about {duration(environments.foreseen_seconds(wanted))}"
+        )
+        if needed > free and not self.yes:
+            raise ReleaseError(
+                f"not enough disk space: up to {needed / GIB:.0f} GiB needed, {free / GIB:.0f} "
+                "GiB free; remove some releases ('gradbench releases remove'), use CPU builds "
+                "(--index-url or --torch-backend cpu), or pass --yes to install anyway"
+            )
+        return said
+
     def install(
         self,
         requests: Sequence[Request],
@@ -38,27 +67,15 @@ class Installing:
         wanted = environments.missing(requests)
         if not wanted:
             return []
-        for request in wanted:
-            releases.require_published(request.what)
+        require_available(wanted, self.interpreter)
         how = Installer.choose(
             self.installer,
-            self.python or sys.executable,
+            self.interpreter,
             self.index_url or "",
             self.torch_backend or "",
             self.arguments,
         )
-        needed, free = environments.estimate(wanted), environments.free_bytes()
-        names = ", ".join(request.name for request in wanted)
-        say(
-            f"Installing {names} with {how.name} into {environments.home()}: up to "
-            f"{needed / GIB:.0f} GiB, {free / GIB:.0f} GiB free"
-        )
-        if needed > free and not self.yes:
-            raise ReleaseError(
-                f"not enough disk space: up to {needed / GIB:.0f} GiB needed, {free / GIB:.0f} "
-                "GiB free; remove some releases ('gradbench releases remove'), use CPU builds "
-                "(--index-url or --torch-backend cpu), or pass --yes to install anyway"
-            )
+        say(f"Installing with {how.name}: {self.foreseen(wanted)}")
         with progress("installing") as report:
             _, failed = environments.install_all(wanted, how, report)
         for failure in failed:
@@ -66,3 +83,35 @@ class Installing:
             where = f" (full output: {kept})" if kept.exists() else ""
             say(f"{failure.name} could not be installed: {failure.reason}{where}")
         return failed
+
+
+def require_available(requests: Sequence[Request], python: str) -> None:
+    """Raises ReleaseError where a release was never published, or has no wheel for the Python."""
+    versions = [r.what for r in requests if r.interpreter is None and not r.what.endswith(".whl")]
+    for what in versions:
+        releases.require_published(what)
+    if versions:
+        version = _version(python)
+        for what in versions:
+            releases.require_python(what, version)
+
+
+@functools.cache
+def _version(python: str) -> tuple[int, int]:
+    """The version of an interpreter, or the one that a version such as 3.11 asks uv for. Raises
+    ReleaseError where it does not start."""
+    if python == sys.executable:
+        return sys.version_info[:2]
+    asked = re.fullmatch(r"(?:c?python)?(\d+)\.(\d+)(?:\.\d+)?", python)
+    if asked:
+        return int(asked[1]), int(asked[2])
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True
+        )
+        major, minor = map(int, done.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it does not say its version"
+        raise ReleaseError(f"--python {python}: {said}") from error
+    return major, minor

@@ -64,6 +64,7 @@ class Facts(Answer):
 class Hello(Answer):
     protocol: int
     environment: dict[str, Any]
+    failed: list[Label] = []
 
     def __post_init__(self) -> None:
         if self.protocol != PROTOCOL:

@@ -22,6 +22,18 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Suite:
+    """What is selected, and the user's files that declare some of it."""
+
+    selection: Selection
+    files: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
+    """Files that these load in turn."""
+    own: str = ""
+    """The name of the user's own function that is selected."""
+
+
+@dataclass(frozen=True)
 class Measuring:
     """How much is measured, and how closely, as the user asked for it; None: as in the profile."""
 

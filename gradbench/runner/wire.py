@@ -88,6 +88,9 @@ class WorkerOptions:
     """A program to run it under, and its arguments."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables beside those of this process."""
+    lenient: bool = False
+    """Whether a file that does not load leaves the rest to be measured, rather than ending the
+    worker."""
     rehearse: bool = False
     """Whether it makes the slow first calls of torch before it greets, unless it is awaited."""
 
@@ -101,6 +104,8 @@ class Worker:
     """
 
     environment: dict[str, Any]
+    failed: list[str]
+    """A line for each of the user's files that did not load, where the worker is lenient."""
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class Worker:
         command += ["--memory-limit", str(options.memory_limit)]
         for path in options.files:
             command += ["--from", path]
+        command += ["--lenient"] * options.lenient
         command += ["--rehearse"] * options.rehearse
         self._mark = f"{MARK}={secrets.token_hex(12)}"
         self._ended = False
@@ -160,6 +166,7 @@ class Worker:
                 try:
                     hello = self.request("hello", min(timeout, self.options.start_timeout))
                     self.environment = hello["environment"]
+                    self.failed = hello["failed"]
                     return
                 except (WorkerDied, WorkerTimeout) as error:
                     if isinstance(error, WorkerTimeout) or attempt == STARTS - 1:

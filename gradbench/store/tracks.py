@@ -7,8 +7,10 @@ documents the fields.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +34,7 @@ from gradbench.store.fields import (
     check_machine,
     require_once,
 )
+from gradbench.store.lines import StoreError
 from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
 from gradbench.store.runs import Entrant, Reading, check_plan, check_samples
 
@@ -54,7 +57,9 @@ class TrackStarted(Record, tag="track", frozen=True):
     command: Texts = []
     files: Texts = []
     digests: dict[Text, Digest] = {}
-    """The SHA-256 of each of `files` when the track began."""
+    """The SHA-256 of each of `files`, and of what they load, when the track began."""
+    search: bool = False
+    """Whether it is a step of a search for one change: its baseline is none for later tracks."""
 
     @property
     def name(self) -> str:
@@ -234,3 +239,15 @@ KIND = Kind(
 )
 folder, paths = KIND.folder, KIND.paths
 read, read_all, find = KIND.read, KIND.read_all, KIND.find
+
+
+def latest(results: Path) -> TrackStarted:
+    """The first line of the newest track that is no step of a search.
+
+    Raises StoreError where there is none.
+    """
+    for path in reversed(paths(results)):
+        with contextlib.suppress(StoreError), KIND.opened(path) as lines:
+            if not lines.header.search:
+                return lines.header
+    raise StoreError(f"there is no track in {folder(results)}")

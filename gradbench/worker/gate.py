@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gradbench import state
-from gradbench.core.cases import FORWARD, YOURS
+from gradbench.core.cases import FORWARD
 from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import Tensors, as_tuple
 from gradbench.problems.mode import Unsupported
@@ -130,8 +130,7 @@ class Gate:
                         self.products.begin(self.timed[0].cast(torch.float64))
                     rows = self.products.dimensions
                     ways, further = [self.products.exact], []
-                elif problem.function.name != YOURS:
-                    # A user's reference is reverse mode already.
+                elif not problem.function.reverse:
                     ways.append(computed_by(REVERSE, problem))
             with self._undone():
                 expected = Allowance(

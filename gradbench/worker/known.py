@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradbench.core.cases import YOURS
 from gradbench.core.deadline import Deadline
 from gradbench.core.units import counted
 from gradbench.modes import gathered, mixed, second_structured, structured
@@ -83,18 +82,18 @@ class Known:
         found = {name: kinds[name](**fields) for name, fields in kept.items()}
         return cls(**found, of_gradient=of_gradient)
 
-    def register(self, operator: str) -> None:
-        """Registers the modes of an operator that use it, for the function `yours`."""
+    def register(self, operator: str, function: str) -> None:
+        """Registers the modes of an operator that use it, for the function of this name."""
         if operator == "hessian" and self.structure is not None and self.of_gradient:
-            second_structured.register(YOURS, self.structure, suffix="")
+            second_structured.register(function, self.structure, suffix="")
         if operator != "jacobian":
             return
         if self.structure is not None:
-            structured.register(YOURS, self.structure, suffix="")
+            structured.register(function, self.structure, suffix="")
         if self.mixed is not None:
-            mixed.register(YOURS, self.mixed, suffix="")
+            mixed.register(function, self.mixed, suffix="")
         if self.gathered is not None:
-            gathered.register(YOURS, self.gathered, suffix="")
+            gathered.register(function, self.gathered, suffix="")
 
 
 def _extent(is_global: bool) -> str:

@@ -45,7 +45,7 @@ def resolve(target: str) -> Any:
     if place.endswith(".py"):
         module = _file(place)
     else:
-        _findable(os.getcwd())
+        findable(os.getcwd())
         module = importlib.import_module(place)
     member: Any = module
     for part in name.split("."):
@@ -65,7 +65,8 @@ def importable(place: str) -> str:
     return name if root else os.path.basename(path).removesuffix(".py")
 
 
-def _findable(folder: str) -> None:
+def findable(folder: str) -> None:
+    """Has modules in a folder found first."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
@@ -118,12 +119,12 @@ def _file(place: str) -> ModuleType:
             return _files.setdefault(path, loaded)
     root, name = _package(path)
     if root:
-        _findable(root)
+        findable(root)
         module = importlib.import_module(name)
         if os.path.realpath(str(module.__file__)) == path:
             return _files.setdefault(path, module)
     # As Python does for a script: its folder comes first.
-    _findable(os.path.dirname(path))
+    findable(os.path.dirname(path))
     return _files.setdefault(path, _executed(path))
 
 

@@ -34,7 +34,7 @@ def _top(name: object) -> str:
     return str(name or "").partition(".")[0]
 
 
-def _is_users(module: object, own: frozenset[str]) -> bool:
+def is_users(module: object, own: frozenset[str]) -> bool:
     """Whether a module, by name, is code of the user's: in the packages of what was asked about,
     or not installed."""
     if _top(module) in own:
@@ -48,30 +48,41 @@ def _is_users(module: object, own: frozenset[str]) -> bool:
     return not str(file).startswith(_foreign_folders())
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def names_in(code: CodeType) -> Iterator[str]:
     """The names that code reads, with those of functions inside."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from names_in(constant)
 
 
 def _members(found: Any, names: frozenset[str], own: frozenset[str]) -> Iterable[Any]:
     """What is reached from an object in one step; `names` are what code there reads."""
     if isinstance(found, FunctionType):
-        if not _is_users(found.__module__, own):
+        if not is_users(found.__module__, own):
             # A decorator of a library's holds the user's function in its closure.
             return [found.__closure__, found.__dict__]
-        read = [found.__globals__.get(name) for name in set(_names(found.__code__))]
+        read = [found.__globals__.get(name) for name in set(names_in(found.__code__))]
         held = [found.__closure__, found.__defaults__, found.__kwdefaults__, found.__dict__]
         return [*read, *held]
     if isinstance(found, ModuleType):
-        if not _is_users(found.__name__, own):
+        if not is_users(found.__name__, own):
             return ()
         return [value for name, value in vars(found).items() if name in names]
     if isinstance(found, type):
-        return list(vars(found).values()) if _is_users(found.__module__, own) else ()
+        return list(vars(found).values()) if is_users(found.__module__, own) else ()
     return gc.get_referents(found)
+
+
+def tops(*roots: Any) -> frozenset[str]:
+    """The top packages of objects and of their classes, but for the usual libraries'."""
+    return frozenset(
+        name
+        for root in roots
+        for kind in (root, type(root))
+        if (name := _top(getattr(kind, "__module__", "")))
+        and name not in ("torch", "builtins", "functools", "collections")
+    )
 
 
 def variable(function: Any, name: str) -> Any:
@@ -81,7 +92,7 @@ def variable(function: Any, name: str) -> Any:
         return None
     if name in plain.__code__.co_freevars:
         return inspect.getclosurevars(plain).nonlocals.get(name)
-    return plain.__globals__.get(name) if name in set(_names(plain.__code__)) else None
+    return plain.__globals__.get(name) if name in set(names_in(plain.__code__)) else None
 
 
 def reached(*roots: Any) -> tuple[list[Tensor], list[torch.nn.Module]]:
@@ -89,13 +100,7 @@ def reached(*roots: Any) -> tuple[list[Tensor], list[torch.nn.Module]]:
     tensors: list[Tensor] = []
     modules: list[torch.nn.Module] = []
     unwrapped = [getattr(root, "__func__", getattr(root, "func", root)) for root in roots]
-    own = frozenset(
-        name
-        for root in (*roots, *unwrapped)
-        for kind in (root, type(root))
-        if (name := _top(getattr(kind, "__module__", "")))
-        and name not in ("torch", "builtins", "functools", "collections")
-    )
+    own = tops(*roots, *unwrapped)
     seen: set[int] = set()
     todo: list[tuple[Any, frozenset[str]]] = [(root, frozenset()) for root in roots]
     while todo and len(seen) < MOST_OBJECTS:
@@ -111,6 +116,6 @@ def reached(*roots: Any) -> tuple[list[Tensor], list[torch.nn.Module]]:
         if isinstance(found, (list, tuple, set, dict)) and len(found) > LARGEST_CONTAINER:
             continue
         if isinstance(found, FunctionType):
-            names = frozenset(_names(found.__code__))
+            names = frozenset(names_in(found.__code__))
         todo += ((member, names) for member in _members(found, names, own))
     return tensors, modules

@@ -41,6 +41,7 @@ from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
 from gradbench.worker.cost import explain, refuse
 from gradbench.worker.evidence import Evidence, Refused, gather
+from gradbench.worker.identity import identity
 from gradbench.worker.known import Known, known
 from gradbench.worker.loading import Unusable
 from gradbench.worker.memory import limit_memory
@@ -145,6 +146,9 @@ class Look:
         self.tell(doing="loading the function")
         with state.preserve(state.Changes(), loading=True):
             self.subject = Subject(self.spec)
+        if self.spec.get("identify"):
+            digest, files = identity(self.subject, self.spec)
+            self.tell(found={"identity": digest, "files": files})
         self.tell(doing="calling the function")
         self.inputs = self.subject.values
         with _restoring():

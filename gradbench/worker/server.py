@@ -48,6 +48,7 @@ def main(wire: Wire) -> None:
     parser = argparse.ArgumentParser(prog="python -m gradbench.worker")
     parser.add_argument("--memory-limit", type=int, default=4 << 30)
     parser.add_argument("--from", dest="files", action="append", default=[])
+    parser.add_argument("--lenient", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
     wire.require_driver()
@@ -55,16 +56,18 @@ def main(wire: Wire) -> None:
     torch.set_num_threads(1)
     broken = registry.load()
     session = Session(options.memory_limit, broken=broken, wire=wire, enforced=True)
-    path = ""
-    try:
-        for path in options.files:
-            wire.require_driver()
+    for path in options.files:
+        wire.require_driver()
+        try:
             session.load([path])
-    except BaseException as error:
-        reason = {"ok": False, "reason": f"{path}: {line_of(error)}", "where": where(error)}
-        for _ in wire.requests():
-            wire.answer(reason)
-        return
+        except BaseException as error:
+            said = f"{path}: {line_of(error)}"
+            if options.lenient and isinstance(error, (Exception, SystemExit)):
+                session.failed.append(said)
+                continue
+            for _ in wire.requests():
+                wire.answer({"ok": False, "reason": said, "where": where(error)})
+            return
     wire.require_driver()
     if options.rehearse and not wire.waiting:
         rehearse()

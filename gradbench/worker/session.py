@@ -103,11 +103,13 @@ class Session:
         """Nanoseconds of a call of the function, 0 before it was called: no pass is shorter."""
         self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
         self.compiled = False
+        self.failed: list[str] = []
+        """A line for each of the user's files that did not load, and were left out."""
 
     # Each method below with a name in `answer` is one kind of request.
 
     def hello(self) -> dict[str, Any]:
-        return {"protocol": PROTOCOL, "environment": environment()}
+        return {"protocol": PROTOCOL, "environment": environment(), "failed": self.failed}
 
     def ping(self) -> dict[str, Any]:
         """Does nothing: the driver sees that no other answer came before this one."""
@@ -149,7 +151,8 @@ class Session:
         wanted = Comparison.parse(comparison)
         function = registry.FUNCTIONS.get(wanted.function)
         if function is None or wanted.operator not in function.derivatives:
-            raise Refused(f"there is no {wanted.operator} of {wanted.function} here")
+            why = f": {'; '.join(self.failed)}" if self.failed else ""
+            raise Refused(f"there is no {wanted.operator} of {wanted.function} here{why}")
         place = wanted.place
         if not place.on_cpu and not torch.cuda.is_available():
             raise Refused(f"{wanted.device}: there is no CUDA device here")

@@ -388,7 +388,11 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
 def register(spec: dict[str, Any]) -> None:
     """Makes the user's function, and the modes that use its structure, part of the registry."""
     known = Known.load(spec["pattern"]) if spec["structured"] else Known()
-    declare(Subject(spec), spec["target"], spec["operators"], known, spec["per_sample"])
+    if "folder" in spec:
+        # Of a log that is resumed elsewhere.
+        loading.findable(spec["folder"])
+    name = spec.get("name", YOURS)
+    declare(Subject(spec), spec["target"], spec["operators"], known, spec["per_sample"], name)
 
 
 def within(subject: Subject, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -407,15 +411,16 @@ def declare(
     operators: Sequence[str],
     known: Known,
     per_sample: bool,
+    name: str = YOURS,
 ) -> Function:
-    """Registers a subject as the function `yours`, and the modes of its own.
+    """Registers a subject as a function of this name, and the modes of its own.
 
     These are the user's own derivatives and the modes that use what is known of the zeros or, for a
     jacobian, that its outputs are those of independent samples.
     """
     references = formulas(subject)
     function = Function(
-        name=YOURS,
+        name=name,
         document="",
         formula=target,
         derivative="float64 reverse mode, held against finite differences",
@@ -431,6 +436,7 @@ def declare(
         },
         exact=within(subject, subject.forward),
         precise=None if subject.manner.precision == MEASURED else lambda: subject.wide,
+        reverse=True,
         unit=subject.manner.unit,
         inputs=tuple(subject.names),
         constants=tuple(subject.names[subject.differentiated :]),
@@ -438,11 +444,11 @@ def declare(
     )
     registry.function(function)
     for operator in operators:
-        known.register(operator)
+        known.register(operator, name)
     if "jacobian" in operators and per_sample:
         structured.register_samples()
     if "hessian" in operators and subject.is_several:
         second_order.register_several()
-    for name, way in subject.ways.items():
-        _own(operators, name, way, subject)
+    for mode, way in subject.ways.items():
+        _own(operators, mode, way, subject)
     return function

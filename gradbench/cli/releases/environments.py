@@ -13,6 +13,7 @@ from gradbench.cli.rendering import Answer, Renderer, Table, places
 from gradbench.core.cases import SelectionError
 from gradbench.core.units import counted
 from gradbench.releases.wanted import Installing
+from gradbench.runner.machine import capabilities
 
 install_options = options.as_one(
     "installing",
@@ -48,6 +49,18 @@ install_options = options.as_one(
 )
 """How missing environments are made."""
 
+capability_option = click.option(
+    "--cpu-capability",
+    type=parameters.Choice(capabilities()),
+    help="Limit all releases to these CPU instructions, for a fair comparison.",
+)
+
+dry_run_option = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done, with its disk space and time, and stop.",
+)
+
 FIELDS = {
     "name": "name",
     "torch": "torch",
@@ -67,7 +80,7 @@ def list_(everything: bool, form: Renderer) -> int:
     """List the installed environments, or all known releases."""
     from gradbench.releases import environments
 
-    there = environments.installed()
+    there = environments.recorded()
     rows = _rows(there, everything)
     free = environments.free_bytes() / environments.GIB
     size = sum(e.size for e in there) / environments.GIB
@@ -93,11 +106,11 @@ def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
             e.name,
             e.torch,
             str(known.build(e.torch).date),
-            "installed" if e.ours else "pointed at",
+            ("installed" if e.ours else "pointed at") if e.works else "broken",
             round(e.size / environments.GIB, 1),
             e.identity.get("numpy"),
             e.identity.get("cpu_capability"),
-            "",
+            "" if e.works else f"its Python {e.python} is gone",
         )
         for e in there
     ]
@@ -115,15 +128,22 @@ def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
 @click.command()
 @click.argument("names", nargs=-1, required=True, type=parameters.Text(), metavar="RELEASE...")
 @install_options
-def install(names: tuple[str, ...], installing: Installing) -> int:
+@dry_run_option
+def install(names: tuple[str, ...], installing: Installing, dry_run: bool) -> int:
     """Make an environment for each release.
 
     Existing environments stay as they are.
     """
     from gradbench.releases import builds, environments
+    from gradbench.releases.wanted import require_available
 
     with on_stop("Stopped. Finished environments stay: the same command installs the rest."):
         requests = builds.different([environments.named(name) for name in names])
+        if dry_run:
+            require_available(environments.missing(requests), installing.interpreter)
+            foreseen = installing.foreseen(requests)
+            say(f"Would install {foreseen}" if foreseen else "All of them are installed.")
+            return 0
         failed = installing.install(requests, warn, progress)
     say(f"installed: {len(requests) - len(failed)} of {counted(len(requests), 'release')}")
     return 1 if failed else 0
@@ -140,7 +160,7 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
     from gradbench.releases import environments
 
     if everything:
-        names += tuple(e.name for e in environments.installed())
+        names += tuple(e.name for e in environments.recorded())
         names += tuple(f.name for f in environments.failures())
     if not names:
         raise SelectionError("name the releases to remove, or pass --all")

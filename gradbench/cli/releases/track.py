@@ -10,16 +10,17 @@ import click
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, on_stop, say, warn
 from gradbench.cli.progress import progress
-from gradbench.cli.releases.environments import install_options
+from gradbench.cli.releases.environments import capability_option, dry_run_option, install_options
+from gradbench.cli.yours import Yours, own_options, say_if_changed
 from gradbench.core.cases import Offer, Selection
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted, duration
 from gradbench.releases import track as tracking
-from gradbench.releases.plan import Asked, planned, reopen
+from gradbench.releases.environments import Failure, Request
+from gradbench.releases.plan import Asked, planned, prepared, reopen
 from gradbench.releases.wanted import Installing
 from gradbench.runner.choosing import Measuring, Opened
-from gradbench.runner.machine import capabilities
-from gradbench.store.tracks import Track
+from gradbench.store.tracks import KIND, Track
 
 
 @click.command()
@@ -33,11 +34,7 @@ from gradbench.store.tracks import Track
 )
 @options.selection_options
 @options.profile_options(tracking.PROFILES, "standard", 2, (WALL_TIME,))
-@click.option(
-    "--cpu-capability",
-    type=parameters.Choice(capabilities()),
-    help="Limit all releases to these CPU instructions, for a fair comparison.",
-)
+@capability_option
 @click.option(
     "--date",
     "dates",
@@ -46,11 +43,12 @@ from gradbench.store.tracks import Track
     metavar="NAME=YYYY-MM-DD",
     help="Date of an unlisted build; may be repeated.  [default: today]",
 )
+@own_options
 @options.files_option
 @install_options
 @options.results_option
 @options.resume_option("track")
-@click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
+@dry_run_option
 def track(
     names: tuple[str, ...],
     baseline: str | None,
@@ -58,6 +56,7 @@ def track(
     measuring: Measuring,
     cpu_capability: str | None,
     dates: tuple[str, ...],
+    yours: Yours,
     files: tuple[str, ...],
     installing: Installing,
     results: Path,
@@ -69,29 +68,43 @@ def track(
     Each of several short sessions has a fresh worker process per release. Missing releases are
     installed first. Every case is stored as soon as it is measured: Ctrl-C stops the track, and
     --resume continues it. Default: the installed releases.
+
+    '--function MODULE:FUNCTION' or 'FILE.py:FUNCTION' measures a function of your own, at the
+    inputs that --input or --inputs give: no derivative by hand is needed.
     """
     with on_stop("Stopped before anything was measured. Installed releases stay."):
         if resumed is not None:
             options.reject_beside_resume("track", "resumed", "results", "files")
             return _measure(results, reopen(results, resumed, files, options.discovered, warn))
-        plan = planned(
+        ready = prepared(
             Asked(names, baseline or "", dates, cpu_capability or ""),
-            selection,
             measuring,
             results,
-            files,
-            lambda requests: [] if dry_run else installing.install(requests, warn, progress),
+            lambda: yours.suite(selection, files, measuring, results, warn),
+            installing.interpreter,
             options.discovered,
             warn,
         )
-        cases = sum(len(entry.modes) for entry in plan.entries)
-        warn(
-            f"Measuring {counted(cases, 'case')} in "
-            f"{counted(len(plan.those.installed), 'build')} of torch, "
-            f"{counted(plan.settings.sessions, 'session')}; baseline {plan.those.baseline}"
+        requests = ready.wanted.requests
+        cases = sum(len(entry.modes) for entry in ready.entries)
+        seconds = tracking.foreseen_seconds(ready.entries, ready.settings, len(requests))
+        said = (
+            f"{counted(cases, 'case')} in {counted(len(requests), 'build')} of torch, "
+            f"{counted(ready.settings.sessions, 'session')}; baseline {ready.wanted.baseline}"
         )
+        foreseen = installing.foreseen(requests)
+        say_if_changed(ready.suite.own, KIND, results, warn)
         if dry_run:
+            if foreseen:
+                say(f"Would install {foreseen}")
+            say(f"Would measure {said}: about {duration(seconds)} for small inputs")
             return 0
+
+        def install(requests: Sequence[Request]) -> list[Failure]:
+            return installing.install(requests, warn, progress)
+
+        plan = planned(ready, measuring, install, options.discovered, warn)
+        warn(f"Measuring {said}")
         opened = plan.begin(results, options.given_command())
     return _measure(results, opened)
 
@@ -109,7 +122,7 @@ def _measure(results: Path, opened: Opened[Track]) -> int:
     try:
         with on_stop(hint), opened.log, progress("tracking") as report:
             tracking.measure(
-                opened.log, track, opened.settings, opened.worker, opened.discovery, report
+                opened.log, track, opened.settings, opened.worker, opened.discovery, report, warn
             )
     finally:
         _write_asv(results, track, opened.discovery.offers)
