@@ -9,6 +9,7 @@ from pathlib import Path
 from gradbench.integrations import asv_names as _names
 from gradbench.integrations import asv_suite as _suite
 
+_suite.end_with_asv()
 _results = Path(os.environ.get("ASV_CONF_DIR", "."), "results", "asv")
 _benchmarks = _names.merge([_suite.discover(), _names.stored(_results)])
 

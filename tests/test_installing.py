@@ -194,27 +194,33 @@ def test_install_names_the_nearest_releases_and_makes_nothing(home):
 
 
 @pytest.mark.parametrize(
-    ("words", "command"),
+    ("words", "asks"),
     [
-        (["run", "v2.13.0^!"], "run"),
-        (["--config", "x.json", "check"], "check"),
-        (["-v", "find", "v2.0.0..v2.13.0", "x"], "find"),
-        (["show", "v2.13.0"], "show"),
-        ([], ""),
+        (["run", "v2.13.0^!"], True),
+        (["run", "-b", "x", "v2.12.1..v2.13.0"], True),
+        (["run"], False),
+        (["run", "-b", "v2.13.0^!"], False),
+        (["run", "EXISTING"], False),
+        (["--config", "x.json", "check"], False),
+        (["-v", "find", "v2.0.0..v2.13.0", "x"], False),
+        (["continuous", "v2.12.1", "v2.13.0"], False),
+        (["profile", "x", "v2.13.0"], False),
+        (["show", "v2.13.0"], False),
     ],
 )
-def test_asvs_command_is_told_from_its_arguments(words, command):
-    from gradbench.integrations.asv_plugin import asv_command
+def test_only_asv_run_with_releases_asks_for_them(words, asks):
+    from gradbench.integrations.asv_plugin import names_releases
 
-    assert asv_command(words) == command
+    assert names_releases(words) == asks
 
 
-def test_an_asv_command_that_measures_nothing_installs_nothing(home, monkeypatch):
+@pytest.mark.parametrize("words", [["check"], ["run"], ["continuous", "v2.12.1", "v2.13.0"]])
+def test_an_asv_command_that_was_not_asked_to_installs_nothing(home, monkeypatch, words):
     from asv import util
 
     from gradbench.integrations import asv_plugin
 
-    monkeypatch.setattr(sys, "argv", ["asv", "check"])
+    monkeypatch.setattr(sys, "argv", ["asv", *words])
     with pytest.raises(util.UserError, match=r"'gradbench releases install 2\.13\.0' does"):
         asv_plugin._install(known.find("2.13.0"))
     assert list(home.iterdir()) == []

@@ -481,23 +481,37 @@ def test_bisection_says_what_it_could_not_tell():
 def test_the_command_locates_a_planted_slowdown(home, tmp_path, capsys):
     for place, name in enumerate("abcd"):
         build(tmp_path, name, TEST_PACE="5" if place >= 2 else "1")
-    words = ["releases", "bisect", "jacobian/exp/paced", "--suite", SUITE, "--sessions", "2"]
-    words += [word for name in "abcd" for word in ("--among", name)]
+    words = ["releases", "bisect", "jacobian/exp/paced", *"abcd", "--from", SUITE]
+    words += ["--sessions", "2", "--cpu-capability", "default"]
     code = cli.main([*words, "--results", str(tmp_path / "r")], standalone_mode=False)
     assert code == 0
     assert "Changed in c: b is as before" in capsys.readouterr().out
     # What was measured is kept, and the same search needs no measuring again.
-    kept = set((tmp_path / "r" / "releases" / "bisect").glob("*.jsonl"))
+    kept = log.paths(tmp_path / "r")
+    assert len(kept) >= 2
     cli.main([*words, "--results", str(tmp_path / "r")], standalone_mode=False)
-    assert set((tmp_path / "r" / "releases" / "bisect").glob("*.jsonl")) == kept
+    assert log.paths(tmp_path / "r") == kept
+    # It is where the history is looked for, and is no baseline of later tracks.
+    first = log.read(kept[0])
+    assert first.started.settings["cpu_capability"] == "default"
+    assert {used.facts.cpu_capability for used in first.environments.values()} == {"DEFAULT"}
+    with pytest.raises(StoreError):
+        log.latest(tmp_path / "r")
+    code = cli.main(
+        ["releases", "show", "-m", "paced", "--results", str(tmp_path / "r")], standalone_mode=False
+    )
+    assert code == 0
+    assert "paced" in capsys.readouterr().out
 
 
 def test_candidates_are_the_known_releases_between_the_ends(home):
-    _, between = seeking.candidates("2.8.0", "2.10.0", (), False)
+    _, between = seeking.candidates(["2.8.0", "2.10.0"], False)
     assert [r.name for r in between] == ["2.9.0", "2.9.1"]
     assert seeking.most_installations(between) == 2
     with pytest.raises(ReleaseError, match="is not before"):
-        seeking.candidates("2.10.0", "2.8.0", (), False)
+        seeking.candidates(["2.10.0", "2.8.0"], False)
+    ends, between = seeking.candidates(["2.10.0", "2.13.0", "2.8.0"], False)
+    assert [r.name for r in (ends[0], *between, ends[1])] == ["2.10.0", "2.13.0", "2.8.0"]
 
 
 # ── what the commands say ─────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ The format is that of asv 0.6 (results 2, benchmarks 2, machine 1).
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import datetime
@@ -15,7 +16,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def other_builds(path: Path) -> tuple[Release, ...]:
 class AsvRow:
     """The result of a case on one release.
 
-    `seconds` is the time of a call, NaN if the case is not supported, None if it failed. `low` and
+    `seconds` is the time of a call, NaN if there is none, None if the case is wrong. `low` and
     `high` are its 99 % confidence interval between sessions, infinite for a single session.
     `samples` has the seconds per call of each session; `number` is the calls in a sub-block,
     `repeat` the number of sessions.
@@ -164,6 +165,36 @@ def write(
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
     return written
+
+
+def list_benchmarks(folder: Path, offers: Iterable[Offer]) -> None:
+    """Writes the list of benchmarks where it is missing: those of the offers, and those that the
+    result files have. Raises StoreError as `write` does."""
+    from asv.results import Results
+    from asv.util import UserError
+
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*/v*.json")):
+        with contextlib.suppress(UserError, ValueError, KeyError, TypeError, AttributeError):
+            results = Results.load(str(path))
+            found += [
+                asv_names.benchmark(
+                    asv_names.parse(name),
+                    [ast.literal_eval(mode) for mode in results.get_result_params(name)[0]],
+                )
+                for name in sorted(results.get_all_result_keys())
+            ]
+    save_benchmarks(folder, asv_names.merge([asv_names.offered(offers), found]))
+
+
+def save_benchmarks(folder: Path, benchmarks: Mapping[str, dict[str, Any]]) -> None:
+    """Writes the list of benchmarks: the same bytes for the same benchmarks, whoever writes it.
+    Raises StoreError as `write` does."""
+    try:
+        with _locked(folder):
+            _replace(folder / "benchmarks.json", {**benchmarks, "version": 2})
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def _write_results(

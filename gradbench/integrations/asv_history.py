@@ -10,6 +10,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from gradbench.core.cases import Case, Offer
+from gradbench.core.own import is_own
+from gradbench.core.verdicts import Status
 from gradbench.integrations import asv_files
 from gradbench.integrations.asv_files import AsvRow
 from gradbench.store.runs import LOST
@@ -54,8 +56,9 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
     """A row for each case that was measured in an environment.
 
     The value is the median over sessions of the median of their visit minima; the interval is the
-    99 % Student interval of the sessions' logarithms. A case that is not supported has NaN. One
-    that is wrong, failed in any session or crashed in all has no value, and asv shows it as failed.
+    99 % Student interval of the sessions' logarithms. A case that is wrong in any session has no
+    value, and asv shows it as failed; one that could not be measured has NaN, which asv shows as
+    n/a. Functions that only the user's own command declares are left out.
     """
     sides: dict[Case, list[Side]] = {}
     times: dict[Case, list[float]] = {}
@@ -68,13 +71,13 @@ def rows(track: Track, environment: str) -> Iterator[AsvRow]:
             if np.isfinite(visits).any():
                 times.setdefault(case, []).append(float(np.nanmedian(visits)))
     for case, measured_sides in sides.items():
+        if is_own(case.comparison.function):
+            continue
         statuses = {side.entrant.status for side in measured_sides}
         if statuses - {*LOST} == {"ok"} and case in times:
             yield _row(case, times[case], measured_sides[0].entrant.number)
-        elif statuses and statuses <= {"unsupported", "refused"}:
-            yield AsvRow(case, math.nan)
-        elif statuses - {"ok"}:
-            yield AsvRow(case, None)
+        elif statuses - {Status.OK}:
+            yield AsvRow(case, None if Status.WRONG in statuses else math.nan)
 
 
 def _row(case: Case, medians: list[float], number: int) -> AsvRow:

@@ -7,6 +7,9 @@ internals of asv 0.6.6.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -15,34 +18,94 @@ from typing import Any
 
 import asv_runner
 from asv import util
-from asv.commands import command_order
+from asv.benchmarks import Benchmarks
+from asv.commands import make_argparser
+from asv.commands.compare import Compare
+from asv.commands.run import Run
 from asv.console import log
 from asv.environment import Environment
 from asv.machine import Machine, MachineCollection
 from asv.repo import NoSuchNameError, Repo
+from asv.results import Results
 
 import gradbench
 from gradbench.core.releases import RELEASES, Release, ReleaseError, parse
 from gradbench.integrations import asv_files, asv_names
-from gradbench.releases import environments, installing
+from gradbench.releases import environments
+from gradbench.releases.wanted import Installing
 from gradbench.runner import machine
+from gradbench.runner.progress import silent
+from gradbench.runner.wire import WorkerError, WorkerOptions
+from gradbench.runner.workers import discover
+from gradbench.store.lines import StoreError
 
 BRANCH = "releases"
-MEASURING = ("run", "dev", "continuous", "find", "profile")
-"""asv's commands that measure and may install releases."""
-
 INSTALLED = "installed"
 """The range of all releases that are installed."""
 
 
 def setup() -> None:
-    """Called by asv: sets the machine's name to that of gradbench's files. Takes a second."""
+    """Called by asv: sets the machine's name to that of gradbench's files, and amends what asv does
+    with these. Takes a second."""
     fields = asv_files.asv_machine(machine.facts())
     name = Machine.hardcoded_machine_name = fields["machine"]
     try:
         MachineCollection.load(name)
     except util.UserError:
         MachineCollection.save(name, fields)
+    _amend(name)
+
+
+def _amend(mine: str) -> None:
+    """The list of benchmarks is written as gradbench writes it, and made where it is missing, as in
+    a fresh clone; `asv compare` is of this machine where there are several; what was never measured
+    is n/a."""
+    load, compare = Benchmarks.load.__func__, Compare.run.__func__
+    value = Results.get_result_value
+
+    def loaded(cls: Any, conf: Any, regex: Any = None) -> Any:
+        folder = Path(conf.results_dir)
+        if not Path(cls.get_benchmark_file_path(conf.results_dir)).is_file():
+            try:
+                asv_files.list_benchmarks(folder, discover(WorkerOptions()).offers)
+            except (StoreError, WorkerError) as error:
+                raise util.UserError(str(error)) from error
+        return load(cls, conf, regex)
+
+    def saved(self: Any) -> None:
+        try:
+            asv_files.save_benchmarks(Path(self._conf.results_dir), self._all_benchmarks)
+        except StoreError as error:
+            raise util.UserError(str(error)) from error
+
+    def compared(cls: Any, conf: Any, *words: Any, **named: Any) -> Any:
+        if named.get("machine") is None:
+            named["machine"] = _compared_machine(Path(conf.results_dir), mine)
+        return compare(cls, conf, *words, **named)
+
+    def valued(self: Any, key: str, params: Any) -> Any:
+        values, known = value(self, key, params), self._benchmark_params[key]
+        if self._results[key] is None or not known:
+            return values
+        measured = set(itertools.product(*known))
+        return [
+            v if of in measured else math.nan for of, v in zip(itertools.product(*params), values)
+        ]
+
+    Benchmarks.load, Benchmarks.save = classmethod(loaded), saved
+    Compare.run, Results.get_result_value = classmethod(compared), valued
+
+
+def _compared_machine(folder: Path, mine: str) -> str | None:
+    """The machine whose results are compared where none is named; None leaves it to asv. Raises
+    UserError where there are several, and none is this one."""
+    names = sorted(path.parent.name for path in folder.glob("*/machine.json"))
+    if mine in names or len(names) < 2:
+        return mine if mine in names else None
+    raise util.UserError(
+        f"{folder} has no results of this machine, but of {len(names)} others: add --machine "
+        f"{names[0]}"
+    )
 
 
 class ReleaseHistory(Repo):  # type: ignore[misc]
@@ -89,8 +152,8 @@ class ReleaseHistory(Repo):  # type: ignore[misc]
     def get_hash_from_name(self, name: str | None) -> str:
         """The tag of `v2.13.0`, `2.13` or `2.13.0+cpu`, or of the branch's newest release.
 
-        The newest installed one, if any: a plain `asv run`, and asv's second attempt to discover
-        the benchmarks, should not install gigabytes.
+        The newest installed one, if any: a plain `asv run` measures that one, and asv looks for
+        the benchmarks in it.
         """
         if name is None or name in (BRANCH, "HEAD"):
             return (self._installed() or list(self._builds))[-1]
@@ -163,27 +226,29 @@ def _installed(release: Release) -> environments.Environment | None:
 
 
 def _install(release: Release) -> environments.Environment:
-    command = asv_command(sys.argv[1:])
-    if command not in MEASURING:
+    """Installs a release that `asv run` names. Raises UserError in any other command."""
+    if not names_releases(sys.argv[1:]):
         raise util.UserError(
-            f"torch {release} is not installed, and 'asv {command}' installs nothing: "
-            f"'gradbench releases install {release}' does"
+            f"torch {release} is not installed, and only 'asv run' with releases installs them: "
+            f"'gradbench releases install {release}' does it"
         )
-    log.info(f"Installing torch {release}")
+    # In this process, so that the installation ends when asv does.
+    how = Installing("auto", None, None, None, (), yes=False)
+    request = environments.parse(release.version)
     try:
-        # In this process, so that the installation ends when asv does.
-        return environments.install(
-            environments.parse(release.version), installing.Installer.choose()
-        )
+        failed = how.install([request], log.info, lambda what: contextlib.nullcontext(silent))
     except ReleaseError as error:
-        log.error(f"torch {release} could not be installed: {error}")
-        raise util.ProcessError(["install", release.version], 1, "", str(error)) from error
+        raise util.UserError(f"torch {release} is not installed: {error}") from error
+    if failed:
+        raise util.ProcessError(["install", release.version], 1, "", failed[0].reason)
+    return environments.find(release.version)
 
 
-def asv_command(words: Sequence[str]) -> str:
-    """The command among asv's arguments; empty if there is none."""
-    commands = {word.lower() for word in (*command_order, "check", "dev", "gh-pages")}
-    return next((word for word in words if word in commands), "")
+def names_releases(words: Sequence[str]) -> bool:
+    """Whether asv's arguments are those of `run` with a range of releases to measure."""
+    given = make_argparser()[0].parse_known_args(list(words))[0]
+    asked = getattr(given, "range", None)
+    return getattr(given, "func", None) == Run.run_from_args and asked not in (None, "EXISTING")
 
 
 class ReleaseEnvironment(Environment):  # type: ignore[misc]

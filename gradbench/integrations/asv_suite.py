@@ -10,6 +10,7 @@ from typing import Any
 
 from gradbench.core.cases import Comparison, Offer
 from gradbench.core.clocks import Visits, clock_of
+from gradbench.core.process import bind, end_with_parent
 from gradbench.integrations.asv_names import DEVICE, offered, parse
 
 WARM = 20_000_000
@@ -41,6 +42,12 @@ def functions(benchmarks: Iterable[dict[str, Any]]) -> dict[str, Callable[..., A
     return tracks
 
 
+def end_with_asv() -> None:
+    """Ends this process, and its forks, with the process that started it: asv may be killed."""
+    bind(os.getppid())
+    os.register_at_fork(after_in_child=end_with_parent)
+
+
 def discover() -> list[dict[str, Any]]:
     """The benchmarks of the registry in this process. Imports torch."""
     from gradbench.problems import registry
@@ -56,22 +63,22 @@ def _require_ok(answer: dict[str, Any]) -> dict[str, Any]:
     """The gate's answer, if the mode passed; raises as `measure` does."""
     from asv_runner.benchmarks.mark import SkipNotImplemented
 
-    if answer["status"] in ("unsupported", "refused"):
-        raise SkipNotImplemented(f"{answer['status']}: {answer['reason']}")
+    if answer["status"] == "wrong":
+        raise Wrong(f"wrong: {answer['reason']}")
     if answer["status"] != "ok":
-        raise NotRight(f"{answer['status']}: {answer['reason']}")
+        raise SkipNotImplemented(f"{answer['status']}: {answer['reason']}")
     return answer
 
 
-class NotRight(Exception):
+class Wrong(Exception):
     """A mode did not pass the gate; the message says why."""
 
 
 def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
     """One sample of a case in this process: the median of its visits in seconds per call.
 
-    The gate checks the mode before and after timing. Raises asv's SkipNotImplemented if the mode is
-    not supported or needs too much memory, and NotRight if it is wrong or fails.
+    The gate checks the mode before and after timing. Raises Wrong if it is wrong, and asv's
+    SkipNotImplemented if it cannot be measured: not supported, failing, or too large.
     """
     import gc
 

@@ -97,6 +97,8 @@ def parse(text: str) -> Request:
     name, equals, what = text.partition("=")
     if not equals:
         name = what = plain_name(text)
+        if os.sep in text or text.endswith(".whl"):
+            raise ReleaseError(f"{line(text)!r}: give it a name, as in mine={line(text)}")
     if not is_name(name):
         raise ReleaseError(f"{line(text)!r}: {NAMES} (NAME=VERSION, NAME=WHEEL or NAME=PYTHON)")
     path = Path(what)
