@@ -219,6 +219,7 @@ def test_a_track_measures_it_where_it_loads_and_names_the_release_where_not(
     words += ["--function", "model.py:loss", "--inputs", "model.py:inputs"]
     assert command(*words, "--dry-run") == 0
     assert "Would measure 1 case in 3 builds of torch" in capsys.readouterr().out
+    assert not Path("results").exists()
     assert not tracks.paths(Path("results"))
     assert command(*words, "--sessions", "2", "--profile", "quick") == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("old: ")]

@@ -59,7 +59,7 @@ def command(
     if resumed is not None:
         options.reject_beside_resume("run", "resumed", "results", "files")
         return _measure(reopen(results, resumed, files, options.discovered, warn))
-    suite = yours.suite(selection, files, measuring, results, warn)
+    suite = yours.suite(selection, files, measuring, None if dry_run else results, warn)
     worker = WorkerOptions(files=suite.files, memory_limit=measuring.memory_limit)
     discovery = options.discovered(worker)
     profile = PROFILES[measuring.profile]

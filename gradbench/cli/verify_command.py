@@ -14,9 +14,10 @@ from gradbench.cli import options
 from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Column, Renderer, Styled, Table
+from gradbench.cli.yours import Yours, own_options
 from gradbench.core.cases import Entry, Selection
 from gradbench.core.units import counted
-from gradbench.runner.choosing import planned, require_devices
+from gradbench.runner.choosing import Measuring, planned, require_devices
 from gradbench.runner.settings import Settings
 from gradbench.runner.verify import Verification, verify
 from gradbench.runner.wire import WorkerOptions
@@ -40,6 +41,7 @@ REASONS = (
 @options.swept_options("standard")
 @options.seed_option
 @options.limit_options
+@own_options
 @options.files_option
 @click.option("--all", "everything", is_flag=True, help="Show every case, not only the exceptions.")
 @options.format_option
@@ -48,6 +50,7 @@ def command(
     seed: int,
     timeout: float,
     memory_limit: int,
+    yours: Yours,
     files: tuple[str, ...],
     everything: bool,
     form: Renderer,
@@ -58,10 +61,14 @@ def command(
     results is compared with the analytic derivative in float64. Without --dtype, float32 and
     float64 are checked. Exit code 1 if a case is wrong, failed, crashed or timed out.
     """
-    selection = replace(selection, dtypes=selection.dtypes or ("float32", "float64"))
-    worker = WorkerOptions(files=files, memory_limit=memory_limit)
     settings = Settings(timeout=timeout, seed=seed)
+    measuring = Measuring("", None, None, (), seed, timeout, memory_limit)
     with on_stop("Stopped. Checks are not stored: the same command starts over."):
+        suite = yours.suite(selection, files, measuring, None, warn)
+        selection = suite.selection
+        if not suite.own:
+            selection = replace(selection, dtypes=selection.dtypes or ("float32", "float64"))
+        worker = WorkerOptions(files=suite.files, memory_limit=memory_limit)
         discovery = options.discovered(worker)
         require_devices(selection.devices, discovery.environment)
         entries = planned(discovery.offers, selection, warn)

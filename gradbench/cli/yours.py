@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,14 +98,15 @@ class Yours:
         selection: Selection,
         files: tuple[str, ...],
         measuring: Measuring,
-        results: Path,
+        results: Path | None,
         say: Say,
     ) -> Suite:
         """The selection, and the files that workers load for it, with the user's function among
         what they declare where one is selected.
 
-        Raises UsageError and SelectionError where that cannot be. `say` is told what the function's
-        derivatives were held against.
+        Without `results`, as in a dry run, the files do not outlast the command. `say` is told
+        what the function's derivatives were held against. Raises UsageError and SelectionError
+        where that cannot be.
         """
         target = self._target(selection)
         if not target:
@@ -131,7 +135,7 @@ class Yours:
         label = self.label or own.label(target)
         try:
             with starting(f"looking at {target}: {IMPORTING}"):
-                made = register(question, label, selection.operators, results)
+                made = register(question, label, selection.operators, results or _scratch())
         except Refusal as error:
             raise SelectionError(f"{target}: {error}") from error
         for sentence in made.evidence:
@@ -175,6 +179,14 @@ class Yours:
         if len(selection.dtypes) > 1:
             raise click.UsageError("a function of your own is measured in one --dtype at a time")
         return selection.dtypes[0] if selection.dtypes else "float32"
+
+
+@functools.cache
+def _scratch() -> Path:
+    """A folder that the end of the command deletes."""
+    place = tempfile.TemporaryDirectory(prefix="gradbench-")
+    atexit.register(place.cleanup)
+    return Path(place.name)
 
 
 def _label(context: click.Context, parameter: click.Parameter, label: str | None) -> str | None:

@@ -48,14 +48,6 @@ OUTPUT = ".failed.log"
 LONGEST_NAME = 100
 NAMES = f"a name has letters, digits, '.', '_' and '+' only, at most {LONGEST_NAME}"
 OLDEST = Version("2.0")
-GIB = 1 << 30
-
-CUDA_BYTES = 6 * GIB
-"""The most that an environment with torch's CUDA packages takes, if none is installed yet."""
-
-INSTALLING = 60.0
-"""Seconds that installing a release takes about, if none is installed yet."""
-
 NUMPY_1 = Version("2.3")
 """Releases before this one need NumPy 1."""
 
@@ -280,31 +272,6 @@ def missing(requests: Sequence[Request]) -> list[Request]:
     return wanted
 
 
-def estimate(requests: Sequence[Request]) -> int:
-    """Bytes that installing these takes at most, judged by the installed ones."""
-    ours = [e.size for e in installed() if e.ours]
-    each = max(ours, default=CUDA_BYTES)
-    return each * sum(request.interpreter is None for request in requests)
-
-
-def foreseen_seconds(requests: Sequence[Request]) -> float:
-    """Seconds that installing these takes, by what the installed ones took."""
-    known = [e.seconds for e in installed() if e.ours and e.seconds]
-    each = max(known, default=INSTALLING)
-    return each * sum(request.interpreter is None for request in requests)
-
-
-def free_bytes() -> int:
-    """Bytes free where environments go."""
-    place = home()
-    try:
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
-    except OSError as error:
-        raise ReleaseError(f"cannot read {place}: {error.strerror}") from error
-
-
 def install(request: Request, installer: Installer) -> Environment:
     """Makes one environment and asks its worker for its identity.
 
@@ -380,7 +347,9 @@ def _build(request: Request, installer: Installer, folder: Path) -> Environment:
         for command in installer.commands(draft, request.requirements):
             installing.run(command, output(request.name))
         passed = installing.public(installer.passed)
-        environment = _identified(request, draft / "bin" / "python", _bytes(draft), passed)
+        environment = _identified(
+            request, draft / "bin" / "python", installing.folder_bytes(draft), passed
+        )
         python = str(folder / "bin" / "python")
         seconds = round(time.perf_counter() - began, 1)
         environment = msgspec.structs.replace(environment, python=python, seconds=seconds)
@@ -417,16 +386,6 @@ def ask(options: WorkerOptions) -> dict[str, Any]:
 def _write(path: Path, record: msgspec.Struct) -> None:
     with replacing(path) as draft:
         draft.write_bytes(msgspec.json.encode(storable(msgspec.to_builtins(record))))
-
-
-def _bytes(folder: Path) -> int:
-    """A folder's size on the disk; a file that several names share counts once."""
-    seen: dict[tuple[int, int], int] = {}
-    for path, _, names in os.walk(folder):
-        for name in names:
-            state = os.lstat(os.path.join(path, name))
-            seen[state.st_dev, state.st_ino] = state.st_blocks * 512
-    return sum(seen.values())
 
 
 def removable(text: str) -> str:

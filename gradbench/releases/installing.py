@@ -192,3 +192,13 @@ def public(words: Iterable[str]) -> list[str]:
             word = word[: named.end()] + "…" if named else _ADDRESS.sub("…", word)
         kept.append(word)
     return kept
+
+
+def folder_bytes(folder: Path) -> int:
+    """A folder's size on the disk; a file that several names share counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            state = os.lstat(os.path.join(path, name))
+            seen[state.st_dev, state.st_ino] = state.st_blocks * 512
+    return sum(seen.values())

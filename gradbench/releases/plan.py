@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gradbench.core.cases import Entry, SelectionError, expand
 from gradbench.core.instruments import WALL_TIME
+from gradbench.core.releases import ReleaseError
 from gradbench.releases import builds, environments
 from gradbench.releases import track as tracking
 from gradbench.releases.environments import Failure, Request
@@ -15,7 +16,7 @@ from gradbench.releases.wanted import require_available
 from gradbench.runner.choosing import Measuring, Opened, Say, Suite, plan
 from gradbench.runner.machine import capabilities, lacks
 from gradbench.runner.settings import Settings
-from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.wire import WorkerOptions, WorkerRefused
 from gradbench.runner.workers import Discovery
 from gradbench.store import tracks as log
 from gradbench.store.executed import executed
@@ -83,6 +84,15 @@ def require_capability(capability: str) -> None:
         )
 
 
+def offered(name: str, worker: WorkerOptions, discover: Discover) -> Discovery:
+    """What an installed build offers. Raises ReleaseError where a file of the user's does not load
+    in it."""
+    try:
+        return discover(environments.find(name).worker(worker))
+    except WorkerRefused as error:
+        raise ReleaseError(f"{name}, which the others are compared with: {error}") from error
+
+
 def prepared(
     asked: Asked,
     measuring: Measuring,
@@ -108,7 +118,7 @@ def prepared(
     worker = builds.held_to(worker, asked.cpu_capability)
     profile = tracking.PROFILES[measuring.profile]
     if wanted.baseline not in {request.name for request in missing}:
-        discovery = discover(environments.find(wanted.baseline).worker(worker))
+        discovery = offered(wanted.baseline, worker, discover)
         entries, settings = plan(discovery, suite.selection, measuring, profile, say)
         return Prepared(wanted, suite, entries, settings, worker, asked.cpu_capability, discovery)
     # Devices and instruments are the baseline's own: they are looked at when it is there.
@@ -131,7 +141,7 @@ def planned(
     those = builds.made(ready.wanted, ready.worker, install)
     entries, settings, discovery = ready.entries, ready.settings, ready.discovery
     if discovery is None:
-        discovery = discover(environments.find(those.baseline).worker(ready.worker))
+        discovery = offered(those.baseline, ready.worker, discover)
         profile = tracking.PROFILES[measuring.profile]
         entries, settings = plan(discovery, ready.suite.selection, measuring, profile, say)
     held = ready.cpu_capability

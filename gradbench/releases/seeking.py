@@ -20,6 +20,7 @@ from gradbench.releases import environments, track
 from gradbench.releases.bisect import Measured
 from gradbench.releases.builds import HELD_BY, Builds, different, held
 from gradbench.releases.environments import Environment, Request
+from gradbench.releases.plan import offered
 from gradbench.runner.plan import converted_settings
 from gradbench.runner.progress import Report
 from gradbench.runner.settings import Settings
@@ -160,7 +161,7 @@ class Seeker:
             installed = held(installed, self.base)
         if self.discovery is None:
             # Every build measures this one case, so asking one of them once is enough.
-            self.discovery = discover(installed[0].worker(self.base))
+            self.discovery = offered(installed[0].name, self.base, discover)
         entry = one_case(self.discovery.offers, self.selection)
         old = self._earlier(entry, installed)
         if old is not None and old.finished:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from gradbench.core import releases
 from gradbench.core.releases import ReleaseError
 from gradbench.core.units import duration
-from gradbench.releases import environments
-from gradbench.releases.environments import GIB, Failure, Request
+from gradbench.releases import environments, room
+from gradbench.releases.environments import Failure, Request
 from gradbench.releases.installing import Installer
+from gradbench.releases.room import GIB
 from gradbench.runner.progress import Report
 
 
@@ -42,11 +43,11 @@ class Installing:
         wanted = environments.missing(requests)
         if not wanted:
             return ""
-        needed, free = environments.estimate(wanted), environments.free_bytes()
+        needed, free = room.estimate(wanted), room.free_bytes()
         names = ", ".join(request.name for request in wanted)
         said = (
             f"{names} into {environments.home()}: up to {needed / GIB:.0f} GiB of {free / GIB:.0f} "
-            f"GiB free, about {duration(environments.foreseen_seconds(wanted))}"
+            f"GiB free, about {duration(room.seconds(wanted))}"
         )
         if needed > free and not self.yes:
             raise ReleaseError(

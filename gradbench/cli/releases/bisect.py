@@ -70,7 +70,7 @@ def bisect(
     stored like a track.
     """
     from gradbench.releases import bisect as searching
-    from gradbench.releases import builds, environments, seeking
+    from gradbench.releases import builds, environments, room, seeking
     from gradbench.releases.plan import require_capability
     from gradbench.releases.track import foreseen_seconds
     from gradbench.runner.wire import WorkerOptions
@@ -87,7 +87,7 @@ def bisect(
             selection = seeking.select(case, selection)
         settings = seeking.settings_for(sessions, timeout, memory_limit, seed)
         measuring = Measuring("", sessions, None, (), seed, timeout, memory_limit)
-        suite = yours.suite(selection, files, measuring, results, warn)
+        suite = yours.suite(selection, files, measuring, None if dry_run else results, warn)
         base = WorkerOptions(files=suite.files, memory_limit=memory_limit)
         base = builds.held_to(base, cpu_capability or "")
         # Before anything is fetched: what this Python offers, the releases offer too.
@@ -104,7 +104,7 @@ def bisect(
             if foreseen:
                 say(f"Would install {foreseen}")
             if most:
-                each = environments.estimate([Request("", "2")]) / environments.GIB
+                each = room.estimate([Request("", "2")]) / room.GIB
                 say(f"Would install at most {most} more, up to {each:.0f} GiB each")
             say(f"Would search {said}: about {duration(seconds)} for a small case")
             return 0

@@ -78,12 +78,12 @@ FIELDS = {
 @options.format_option
 def list_(everything: bool, form: Renderer) -> int:
     """List the installed environments, or all known releases."""
-    from gradbench.releases import environments
+    from gradbench.releases import environments, room
 
     there = environments.recorded()
     rows = _rows(there, everything)
-    free = environments.free_bytes() / environments.GIB
-    size = sum(e.size for e in there) / environments.GIB
+    free = room.free_bytes() / room.GIB
+    size = sum(e.size for e in there) / room.GIB
     summary = [
         f"{counted(len(there), 'environment')} ({size:.1f} GiB) in {environments.home()}, "
         f"{free:.0f} GiB free."
@@ -99,7 +99,7 @@ def list_(everything: bool, form: Renderer) -> int:
 
 def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
     from gradbench.core import releases as known
-    from gradbench.releases import environments
+    from gradbench.releases import environments, room
 
     rows = [
         (
@@ -107,7 +107,7 @@ def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
             e.torch,
             str(known.build(e.torch).date),
             ("installed" if e.ours else "pointed at") if e.works else "broken",
-            round(e.size / environments.GIB, 1),
+            round(e.size / room.GIB, 1),
             e.identity.get("numpy"),
             e.identity.get("cpu_capability"),
             "" if e.works else f"its Python {e.python} is gone",
@@ -157,7 +157,7 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
 
     What was measured with them is kept.
     """
-    from gradbench.releases import environments
+    from gradbench.releases import environments, room
 
     if everything:
         names += tuple(e.name for e in environments.recorded())
@@ -167,5 +167,5 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
     # All are looked at before the first is touched.
     chosen = list(dict.fromkeys(environments.removable(name) for name in names))
     freed = sum(environments.remove(name) for name in chosen)
-    say(f"Removed {counted(len(chosen), 'environment')}, {freed / environments.GIB:.1f} GiB")
+    say(f"Removed {counted(len(chosen), 'environment')}, {freed / room.GIB:.1f} GiB")
     return 0

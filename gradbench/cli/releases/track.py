@@ -80,7 +80,7 @@ def track(
             Asked(names, baseline or "", dates, cpu_capability or ""),
             measuring,
             results,
-            lambda: yours.suite(selection, files, measuring, results, warn),
+            lambda: yours.suite(selection, files, measuring, None if dry_run else results, warn),
             installing.interpreter,
             options.discovered,
             warn,
