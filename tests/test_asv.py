@@ -289,6 +289,26 @@ class TestTracks:
         assert value / stats["ci_99_a"] == pytest.approx(math.exp(0.0324), rel=1e-3)
         assert stats["repeat"] == 5
 
+    @pytest.mark.parametrize(
+        "status", ["failed", "crashed", "timed out", "out of memory", "refused"]
+    )
+    def test_only_what_is_wrong_is_failed(self, status):
+        """What could not be measured is n/a; so is what one session could not and none could."""
+        header = TrackStarted(1, "t", "2026", {}, MACHINE, [Entry(EXP, ("grad",))], "a", [["a"]])
+        track = Track(Path("t"), header)
+        case = CaseMeasured("grad", [Side("a", Entrant("grad", status))], "")
+        track.take([PartMeasured(EXP, 0, 0, [case], 1.0, 1.0, 0.0)])
+        (row,) = asv_history.rows(track, "a")
+        assert math.isnan(row.seconds)
+
+    def test_a_function_of_the_user_s_own_is_left_out(self):
+        own = Comparison("vjp", "model:f@0a1b2c3d", "documents", "float32")
+        header = TrackStarted(1, "t", "2026", {}, MACHINE, [Entry(own, ("grad",))], "a", [["a"]])
+        track = Track(Path("t"), header)
+        case = CaseMeasured("grad", [Side("a", Entrant("grad", "wrong"))], "")
+        track.take([PartMeasured(own, 0, 0, [case], 1.0, 1.0, 0.0)])
+        assert not list(asv_history.rows(track, "a"))
+
     def test_of_two_builds_of_a_release_the_one_with_its_name_is_shown(self, tmp_path):
         track = self.track(tmp_path, {"cuda": "2.13.0+cu130", "2.13.0": "2.13.0+cpu"})
         (path,), left = asv_history.write(tmp_path, track)
@@ -395,8 +415,11 @@ class TestCommands:
         mine = {one["name"]: one for one in json.loads(discovered.stdout)}
         assert len(mine) > 100
         assert listed == mine
-        # The writer's file of the same release is the same file.
+        # The writer's file of the same release is the same file, and its list the same bytes.
         folder = project / "results" / "asv"
+        before = (folder / "benchmarks.json").read_bytes()
+        asv_files.save_benchmarks(folder, mine)
+        assert (folder / "benchmarks.json").read_bytes() == before
         facts = json.loads((path.parent / "machine.json").read_text())
         written = asv_files.write(folder, facts, known.find("2.13"), ENVIRONMENT, [row("jvp")])
         assert written == [path]
@@ -425,9 +448,25 @@ class TestCommands:
         assert "| 1.50 | vjp.exp.track_float32('grad')" in " ".join(compared.stdout.split()), (
             compared.stdout + compared.stderr
         )
+        # A fresh clone has no list: it is made, with all that is in the catalogue and the results.
+        (folder / "benchmarks.json").unlink()
         shown = asv(project, "show", told, "--machine", NAME)
+        assert len(json.loads((folder / "benchmarks.json").read_text())) > 100
         assert "15.0" in shown.stdout, shown.stdout + shown.stderr
         assert "failed" not in shown.stdout
+
+    def test_comparing_is_of_this_machine_or_says_what_to_add(self, tmp_path):
+        from gradbench.integrations.asv_plugin import _compared_machine
+
+        assert _compared_machine(tmp_path, "mine") is None
+        for name in ("other", "another"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "machine.json").write_text("{}")
+        with pytest.raises(util.UserError, match=r"no results of this machine.*--machine another"):
+            _compared_machine(tmp_path, "mine")
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "machine.json").write_text("{}")
+        assert _compared_machine(tmp_path, "mine") == "mine"
 
     def test_what_is_no_release_is_one_line_and_no_traceback(self, project):
         run = asv(project, "run", "2.99^!")
