@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -76,6 +77,9 @@ class Installing:
             self.torch_backend or "",
             self.arguments,
         )
+        with environments.writable() as place:
+            if not os.access(place, os.W_OK):
+                raise ReleaseError(f"cannot write to {place}: no permission")
         say(f"Installing with {how.name}: {self.foreseen(wanted)}")
         with progress("installing") as report:
             _, failed = environments.install_all(wanted, how, report)
