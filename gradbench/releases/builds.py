@@ -156,7 +156,7 @@ def different(requests: Sequence[Request]) -> list[Request]:
                 f"names: a={request.what} b={request.what}"
             )
         chosen[request.name] = request
-        if request.interpreter is not None or request.what.endswith(".whl"):
+        if not request.is_release:
             continue
         version = str(parse(request.what))
         # NAME=VERSION gives a release twice on purpose; 2.13 beside 2.13.0 is a mistake.

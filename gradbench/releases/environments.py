@@ -71,6 +71,14 @@ class Request:
         return path if path.is_file() and path.suffix != ".whl" else None
 
     @property
+    def is_release(self) -> bool:
+        """Whether it is a version of torch, which an index has."""
+        try:
+            return bool(Version(self.what))
+        except InvalidVersion:
+            return False
+
+    @property
     def requirements(self) -> list[str]:
         """The packages to install."""
         if self.what.endswith(".whl"):

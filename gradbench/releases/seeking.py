@@ -57,7 +57,7 @@ def candidates(
         return (requests[0], requests[-1]), requests[1:-1]
     ends = requests[0], requests[1]
     for end in ends:
-        if end.interpreter is not None or end.what.endswith(".whl"):
+        if not end.is_release:
             raise ReleaseError(
                 f"{end.name} is no release, so what lies between is not known: name every build to "
                 "search, in order"

@@ -92,7 +92,7 @@ class Installing:
 
 def require_available(requests: Sequence[Request], python: str) -> None:
     """Raises ReleaseError where a release was never published, or has no wheel for the Python."""
-    versions = [r.what for r in requests if r.interpreter is None and not r.what.endswith(".whl")]
+    versions = [request.what for request in requests if request.is_release]
     for what in versions:
         releases.require_published(what)
     if versions:
