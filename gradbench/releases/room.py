@@ -14,14 +14,18 @@ GIB = 1 << 30
 CUDA_BYTES = 6 * GIB
 """The most that an environment with torch's CUDA packages takes, if none is installed yet."""
 
+CPU_BYTES = 2 * GIB
+"""The same without them."""
+
 INSTALLING = 60.0
 """Seconds that installing a release takes about, if none is installed yet."""
 
 
-def estimate(requests: Sequence[Request]) -> int:
-    """Bytes that installing these takes at most, judged by the installed ones."""
-    ours = [e.size for e in environments.installed() if e.ours]
-    each = max(ours, default=CUDA_BYTES)
+def estimate(requests: Sequence[Request], cpu: bool = False) -> int:
+    """Bytes that installing these takes at most, judged by the installed ones of their kind: with
+    torch's CUDA packages or, with `cpu`, without."""
+    ours = [e for e in environments.installed() if e.ours and e.torch.endswith("+cpu") == cpu]
+    each = max((e.size for e in ours), default=CPU_BYTES if cpu else CUDA_BYTES)
     return each * sum(request.interpreter is None for request in requests)
 
 

@@ -38,13 +38,19 @@ class Installing:
         """The Python to build environments with."""
         return self.python or sys.executable
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether builds without CUDA packages are asked for."""
+        index = (self.index_url or "").rstrip("/")
+        return self.torch_backend == "cpu" or index.endswith("/cpu")
+
     def foreseen(self, requests: Sequence[Request]) -> str:
         """What installing the missing ones takes, in words; empty where none is missing. Raises
         ReleaseError where there is too little room."""
         wanted = environments.missing(requests)
         if not wanted:
             return ""
-        needed, free = room.estimate(wanted), room.free_bytes()
+        needed, free = room.estimate(wanted, self.on_cpu), room.free_bytes()
         names = ", ".join(request.name for request in wanted)
         said = (
             f"{names} into {environments.home()}: up to {needed / GIB:.0f} GiB of {free / GIB:.0f} "

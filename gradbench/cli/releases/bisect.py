@@ -104,7 +104,7 @@ def bisect(
             if foreseen:
                 say(f"Would install {foreseen}")
             if most:
-                each = room.estimate([Request("", "2")]) / room.GIB
+                each = room.estimate([Request("", "2")], installing.on_cpu) / room.GIB
                 say(f"Would install at most {most} more, up to {each:.0f} GiB each")
             say(f"Would search {said}: about {duration(seconds)} for a small case")
             return 0
