@@ -81,6 +81,16 @@ def build(folder, name, **variables):
     install(parse(f"{name}={warm.python(folder / f'python-{name}', **variables)}"), Installer())
 
 
+def recorded(folder, *names):
+    """The same, not asked who they are: for what is refused before anything is measured."""
+    for name in names:
+        path = str(warm.python(folder / f"python-{name}"))
+        made = environments.Environment(1, name, path, path, {"torch": "2.13.0"}, "", 0)
+        (environments.home() / name).mkdir(parents=True)
+        record = environments.home() / name / environments.RECORD
+        record.write_bytes(msgspec.json.encode(made))
+
+
 # ── names ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -271,8 +281,7 @@ def test_a_search_takes_the_words_of_a_track(model, tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_before_anything_is_measured(model, tmp_path, words, says):
-    for name in ("a", "b", "c", "gone"):
-        build(tmp_path, name)
+    recorded(tmp_path, "a", "b", "c", "gone")
     (tmp_path / "python-gone").unlink()
     with pytest.raises(click.UsageError) as raised:
         command("releases", *words)
@@ -283,8 +292,7 @@ def test_bad_input_is_one_line_before_anything_is_measured(model, tmp_path, word
 
 
 def test_an_environment_whose_python_is_gone_is_not_installed(model, tmp_path, capsys):
-    for name in ("a", "gone"):
-        build(tmp_path, name)
+    recorded(tmp_path, "a", "gone")
     (tmp_path / "python-gone").unlink()
     assert [e.name for e in environments.installed()] == ["a"]
     assert command("releases", "list", "--format", "json") == 0
