@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gradbench import statistics
 from gradbench.analysis.tracks import Build, History
@@ -240,7 +241,11 @@ def select(case: str, selection: Selection) -> Selection:
                 f"{case!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as 'gradbench list "
                 "cases' prints it"
             ) from None
-        chosen = {"functions": (function,), "operators": (operator,), "modes": (mode,)}
+        chosen: dict[str, Any] = {
+            "functions": (function,),
+            "operators": (operator,),
+            "modes": (mode,),
+        }
     else:
         c = known_case.comparison
         chosen = {
