@@ -31,7 +31,7 @@ def _interval(name: str) -> Callable[[dict[str, Any]], str]:
         if row.get(name) is None or not row["trials"]:
             return ""
         low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
-        return f"{_percent(row[name])} [{low:.2g}, {high:.3g}]"
+        return f"{_percent(row[name])} [{low:.3g}, {high:.3g}]"
 
     return cell
 
