@@ -32,6 +32,8 @@ LONGEST_CODE = 100_000
 """The most characters of one piece of code."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 60)]
+Times = Annotated[int, Meta(ge=1, le=10**12)]
+"""How often something is called."""
 Status = Literal["ok", "unsupported", "refused", "wrong", "failed", "out of memory"]
 
 
@@ -158,6 +160,15 @@ class ReadAnswer(Answer):
     reasons: dict[str, str]
 
 
+class Traced(Answer):
+    operations: dict[str, Times]
+    python_calls: dict[str, Times]
+
+
+class ProfilesWritten(Answer):
+    calls: Times
+
+
 class Dose(Answer):
     turns: Count
     share: Finite
@@ -188,6 +199,8 @@ ANSWERS: dict[str, type[Answer]] = {
     "check": Checked,
     "trust": Answer,
     "read": ReadAnswer,
+    "trace": Traced,
+    "profile": ProfilesWritten,
     "slow": Dose,
     "curve": Curve,
     "limits": LimitsMeasured,

@@ -21,13 +21,18 @@ FEWEST_CALLS = 2
 """The calls of a case at least: a cold one and a counted one."""
 
 
-def prefix(scratch: Path) -> tuple[str, ...]:
-    """The start of a process's command; `scratch` is an empty folder of its own."""
+PROFILE = "profile"
+"""The file in a process's folder whose name, with a number behind it, is that of a profile."""
+
+
+def prefix(scratch: Path, profiles: bool = False) -> tuple[str, ...]:
+    """The start of a process's command; `scratch` is an empty folder of its own. With `profiles`
+    the process can write some there."""
     return (
         shutil.which("valgrind") or "valgrind",
         "--tool=callgrind",
         "--instr-atstart=no",
-        "--callgrind-out-file=/dev/null",
+        f"--callgrind-out-file={scratch / PROFILE if profiles else '/dev/null'}",
         f"--log-file={scratch}/%p",
         "--vgdb=no",
     )
@@ -39,14 +44,17 @@ def environment(scratch: Path) -> Mapping[str, str]:
     return {CALLGRIND_LOG: str(scratch), "PYTHONHASHSEED": "0"}
 
 
-def refusal(call: int, compiles: bool) -> str | None:
-    """Why a case whose call takes `call` nanoseconds is refused; None if it is not."""
+def refusal(
+    call: int, compiles: bool, calls: int = FEWEST_CALLS, longest: float = LONGEST
+) -> str | None:
+    """Why a case is refused, of which so many calls of `call` nanoseconds are needed; None if it is
+    not."""
     if compiles:
         return "compiling takes minutes under Callgrind"
-    seconds = call * 1e-9 * SLOWER * FEWEST_CALLS
-    if seconds <= LONGEST:
+    seconds = call * 1e-9 * SLOWER * calls
+    if seconds <= longest:
         return None
     return (
-        f"{FEWEST_CALLS} calls of {call * 1e-6:.0f} ms would take about {seconds:.0f} s "
-        f"under Callgrind, more than {LONGEST:.0f} s"
+        f"{calls} calls of {call * 1e-6:.0f} ms would take about {seconds:.0f} s "
+        f"under Callgrind, more than {longest:.0f} s"
     )

@@ -31,7 +31,7 @@ STARTS = 2
 LONGEST_ANSWER = 16 << 20
 """The most bytes of one answer."""
 
-RUNS_CODE = frozenset({"prepare", "visit", "check", "trust", "read", "slow"})
+RUNS_CODE = frozenset({"prepare", "visit", "check", "trust", "read", "trace", "profile", "slow"})
 """The requests that run measured code."""
 
 SLICE = 0.5

@@ -28,7 +28,8 @@ from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronize
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
 from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
-from gradbench.worker.instruments import READERS
+from gradbench.worker.instruments import READERS, profiles
+from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
 from gradbench.worker.interference import Visited, processor
@@ -424,6 +425,22 @@ class Session:
                 reasons[name] = f"{failed['status']}: {failed['reason']}"
         return {"values": values, "reasons": reasons}
 
+    def trace(self, handle: int) -> dict[str, Any]:
+        """The operations that one call dispatches and the Python functions that it enters."""
+        contestant, _ = self.contestants[handle]
+        self._refresh_snapshot()
+        with self._watched(contestant):
+            operations = profiles.operations(contestant)
+            calls = profiles.python_calls(contestant.call, contestant.arguments)
+        return {"operations": operations, "python_calls": calls}
+
+    def profile(self, handle: int) -> dict[str, Any]:
+        """Under Callgrind: writes profiles, and answers the number of calls of each."""
+        contestant, _ = self.contestants[handle]
+        self._refresh_snapshot()
+        with self._watched(contestant):
+            return {"calls": profiles.write(contestant, Callgrind())}
+
     def slow(
         self, handle: int, share: float, spend: int, turns: int | None = None, repeats: int = 1
     ) -> dict[str, Any]:
@@ -480,7 +497,7 @@ class Session:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
         known = {"hello", "ping", "load", "discover", "open", "prepare", "visit", "check", "close"}
-        known |= {"trust", "read", "slow", "curve", "limits"}
+        known |= {"trust", "read", "trace", "profile", "slow", "curve", "limits"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
         answer: dict[str, Any] = getattr(self, kind)(**request)

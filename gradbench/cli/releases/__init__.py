@@ -20,5 +20,6 @@ command = Group(
         "compare": "releases.history.compare",
         "asv": "releases.track.asv",
         "bisect": "releases.bisect.bisect",
+        "explain": "releases.explain.explain",
     },
 )

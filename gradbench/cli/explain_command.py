@@ -1,0 +1,106 @@
+"""gradbench explain"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gradbench.cli import options, parameters
+from gradbench.cli.output import on_stop, warn
+from gradbench.cli.progress import progress
+from gradbench.cli.rendering import Renderer, Terminal
+
+if TYPE_CHECKING:
+    from gradbench.runner.profiling import Side
+
+top_option = click.option(
+    "--top", type=parameters.Whole(1, 10**6), default=10, help="Number of functions shown."
+)
+explain_options = options.all_of(
+    top_option,
+    options.files_option,
+    options.seed_option,
+    options.limit_options,
+    options.results_option,
+    options.format_option,
+)
+
+
+@click.command()
+@click.argument("case", type=parameters.Text(), metavar="CASE")
+@click.argument("mode", type=parameters.Text(), required=False, metavar="[MODE]")
+@explain_options
+def command(
+    case: str,
+    mode: str | None,
+    top: int,
+    files: tuple[str, ...],
+    seed: int,
+    timeout: float,
+    memory_limit: int,
+    results: Path,
+    form: Renderer,
+) -> int:
+    """Say what one call of CASE executes, or why MODE executes more or less.
+
+    CASE is a full name, as 'gradbench list cases' prints it, or OPERATOR/FUNCTION/MODE, with a
+    size or a dtype before the mode if needed: vjp/exp/n=64/grad. Instructions are counted under
+    Callgrind, function by function, which takes one to two minutes. A case in two torch releases:
+    'gradbench releases explain'.
+    """
+    from gradbench.core.naming import one_entry
+    from gradbench.runner.profiling import Side, require_valgrind
+    from gradbench.runner.wire import WorkerOptions
+
+    require_valgrind()
+    worker = WorkerOptions(files=files, memory_limit=memory_limit)
+    discovery = options.discovered(worker)
+    modes = [] if mode is None else [mode]
+    entry = one_entry(discovery.offers, case, modes)
+    chosen = dict.fromkeys([one for one in entry.modes if one not in modes] + modes)
+    sides = [
+        Side(one, entry.comparison.case(one), worker, one in discovery.opt_in) for one in chosen
+    ]
+    return explained(results, "modes", sides, files, seed, timeout, memory_limit, form, top)
+
+
+def explained(
+    results: Path,
+    of: str,
+    sides: Sequence[Side],
+    files: Sequence[str],
+    seed: int,
+    timeout: float,
+    memory_limit: int,
+    form: Renderer,
+    top: int,
+    note: Callable[[str], None] = warn,
+) -> int:
+    """Measures what the sides execute, stores it and shows it."""
+    import time
+
+    from gradbench.analysis import explained as analysis
+    from gradbench.cli import explained as shown
+    from gradbench.core.units import duration
+    from gradbench.runner import machine
+    from gradbench.runner.profiling import profiled
+    from gradbench.runner.settings import Settings
+    from gradbench.store import explanations
+
+    began = time.perf_counter()
+    settings = Settings(timeout=timeout, memory_limit=memory_limit, seed=seed)
+    with on_stop("Stopped. Nothing was stored."), progress("explaining") as report:
+        measured = profiled(sides, settings, report)
+    elapsed = time.perf_counter() - began
+    stored = explanations.write(
+        results, of, measured, machine.facts(), options.given_command(), files, elapsed
+    )
+    found = analysis.of(stored)
+    assert found is not None
+    form.write(shown.answer(found, top))
+    if isinstance(form, Terminal):
+        note(f"Took {duration(elapsed)}. Stored in {stored.path}")
+    return 0

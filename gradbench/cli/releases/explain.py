@@ -1,0 +1,51 @@
+"""gradbench releases explain"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gradbench.cli import options, parameters
+from gradbench.cli.explain_command import explain_options, explained
+from gradbench.cli.rendering import Renderer
+from gradbench.runner.machine import capabilities
+
+
+@click.command()
+@click.argument("case", type=parameters.Text(), metavar="CASE")
+@click.argument("old", type=parameters.Text(), metavar="OLD")
+@click.argument("new", type=parameters.Text(), metavar="NEW")
+@click.option(
+    "--cpu-capability",
+    type=parameters.Choice(capabilities()),
+    help="Limit both releases to these CPU instructions, for a fair comparison.",
+)
+@explain_options
+def explain(
+    case: str,
+    old: str,
+    new: str,
+    cpu_capability: str | None,
+    top: int,
+    files: tuple[str, ...],
+    seed: int,
+    timeout: float,
+    memory_limit: int,
+    results: Path,
+    form: Renderer,
+) -> int:
+    """Say why CASE became slower or faster from release OLD to NEW: which functions changed.
+
+    CASE is named as in 'gradbench explain'. Both releases must be installed. One call is counted
+    under Callgrind, function by function, in both; this takes one to two minutes. OLD and NEW may
+    be the same release, to see what two processes of one build differ by.
+    """
+    from gradbench.releases.explaining import sides
+    from gradbench.runner.profiling import require_valgrind
+    from gradbench.runner.wire import WorkerOptions
+
+    require_valgrind()
+    base = WorkerOptions(files=files, memory_limit=memory_limit)
+    chosen = sides(case, old, new, base, cpu_capability or "", options.discovered)
+    return explained(results, "releases", chosen, files, seed, timeout, memory_limit, form, top)

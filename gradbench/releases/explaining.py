@@ -1,0 +1,46 @@
+"""The two sides of an explanation of releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradbench.core.cases import SelectionError
+from gradbench.core.naming import one_entry
+from gradbench.releases import environments
+from gradbench.releases.builds import held_to
+from gradbench.runner.machine import lacks
+from gradbench.runner.profiling import Side
+from gradbench.runner.wire import WorkerOptions
+from gradbench.runner.workers import Discovery
+
+AGAIN = "again"
+"""What follows the name of a release that is measured a second time."""
+
+
+def sides(
+    case: str,
+    old: str,
+    new: str,
+    base: WorkerOptions,
+    cpu_capability: str,
+    discover: Callable[[WorkerOptions], Discovery],
+) -> list[Side]:
+    """One case in two installed releases.
+
+    Raises ReleaseError where one is not installed, SelectionError where there is no such case or
+    the processor lacks the instructions.
+    """
+    installed = [environments.find(name) for name in (old, new)]
+    if cpu_capability and lacks(cpu_capability):
+        raise SelectionError(f"--cpu-capability {cpu_capability}: this processor does not have it")
+    workers = [held_to(environment.worker(base), cpu_capability) for environment in installed]
+    discovery = discover(workers[0])
+    entry = one_entry(discovery.offers, case)
+    (mode,) = entry.modes
+    names = [environment.name for environment in installed]
+    if names[0] == names[1]:
+        names[1] = f"{names[1]} {AGAIN}"
+    return [
+        Side(name, entry.comparison.case(mode), worker, mode in discovery.opt_in)
+        for name, worker in zip(names, workers)
+    ]
