@@ -9,6 +9,7 @@ from functools import cached_property
 
 from gradbench.analysis.symbols import GROUPS, WORK
 from gradbench.core.units import reading
+from gradbench.store.environment import WorkerEnvironment
 from gradbench.store.explanations import Explanation, FunctionCost, SideProfiled
 
 SAME = 0.005
@@ -149,6 +150,12 @@ class Explained:
                 f"the sides use different CPU instructions: {one} and {two} "
                 "(--cpu-capability holds both to the same)"
             )
+        found += [
+            f"also differs: {name} {before} → {after}"
+            for name, before, after in WorkerEnvironment.of(self.before.environment).differences(
+                WorkerEnvironment.of(self.after.environment), ("python", "numpy", "torch_cuda")
+            )
+        ]
         return found
 
 
@@ -284,8 +291,8 @@ def _composition(found: Explained) -> str:
     what = "Overhead" if work <= 1 - MOSTLY else "Work" if work >= MOSTLY else "Overhead and work"
     parts = _parts([Change(g.name, 0.0, g.after) for g in found.groups], total)
     return (
-        f"{what}: of the {number(total)} instructions of a call of {side.side}, {percent(1 - work)} are "
-        f"overhead ({parts}) and {percent(work)} kernels."
+        f"{what}: of the {number(total)} instructions of a call of {side.side}, "
+        f"{percent(1 - work)} are overhead ({parts}) and {percent(work)} kernels."
     )
 
 

@@ -117,6 +117,23 @@ def _before_lambda(text: str) -> str:
     return _last_word(_outline(text)[0])
 
 
+WRAPPERS = {
+    "c10::function_ref::callback_fn": "loop",
+    "c10::impl::wrap_kernel_functor_unboxed_::call": "wrapper",
+}
+"""What wraps another function, in a word."""
+
+
+def short(name: str) -> str:
+    """A function's name without the namespaces that most have, and without a wrapper's own name:
+    ``AVX2::sinh_kernel loop``."""
+    outer, _, target = name.partition("<")
+    if target and outer in WRAPPERS:
+        name = f"{target.rstrip('>')} {WRAPPERS[outer]}"
+    name = re.sub(r"@+[A-Z]+_[\d.]+$", "", name)
+    return re.sub(r"\b(at::native|c10::impl|torch::autograd|at|c10|torch|std)::(?=\w)", "", name)
+
+
 # ── groups ────────────────────────────────────────────────────────────────────────────────────
 
 PYTHON = "Python"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from gradbench.analysis import explained as analysis
 from gradbench.analysis.explained import Change, Explained, number, percent, signed, spread
+from gradbench.analysis.symbols import short
 from gradbench.cli.rendering import Answer, Column, Styled, Table
 from gradbench.core.units import counted
+from gradbench.store import explanations
 from gradbench.store.explanations import SideProfiled
+from gradbench.store.lines import StoreError
 
 LEAST = 0.001
 """The share of all instructions below which a function's change is not shown in a table."""
@@ -93,23 +98,6 @@ def _function_columns(found: Explained) -> list[Column]:
     ]
 
 
-WRAPPERS = {
-    "c10::function_ref::callback_fn": "loop",
-    "c10::impl::wrap_kernel_functor_unboxed_::call": "wrapper",
-}
-"""What wraps another function, in a word."""
-
-
-def short(name: str) -> str:
-    """A function's name without the namespaces that most have, and without a wrapper's own name:
-    ``AVX2::sinh_kernel loop``."""
-    outer, _, target = name.partition("<")
-    if target and outer in WRAPPERS:
-        name = f"{target.rstrip('>')} {WRAPPERS[outer]}"
-    name = re.sub(r"@+[A-Z]+_[\d.]+$", "", name)
-    return re.sub(r"\b(at::native|c10::impl|torch::autograd|at|c10|torch|std)::(?=\w)", "", name)
-
-
 def _library(name: str) -> str:
     """``libtorch_cpu.so`` is torch_cpu, ``libc.so.6`` is libc."""
     stem = re.sub(r"\.so[.\d]*$|\.cpython.*", "", name)
@@ -143,9 +131,9 @@ def _about(found: Explained) -> str:
     side = found.after
     apart = max(spread(one.repeats) for one in (found.before, found.after))
     return (
-        f"{side.case}: instructions under Callgrind, the median of {len(side.repeats)} profiles of "
-        f"{counted(side.calls, 'call')} after warming up ({apart:.2%} apart). They are no time: compare one "
-        f"side with the other. Stored as {found.explanation.name}"
+        f"{side.case}: instructions under Callgrind, the median of {len(side.repeats)} profiles "
+        f"of {counted(side.calls, 'call')} after warming up ({apart:.2%} apart). "
+        f"They are no time: compare one side with the other. Stored as {found.explanation.name}"
     )
 
 
@@ -206,3 +194,13 @@ def _side(side: SideProfiled) -> dict[str, Any]:
 
 def _changes(changes: Sequence[Change]) -> list[dict[str, Any]]:
     return [{"name": c.name, "before": c.before, "after": c.after} for c in changes]
+
+
+def stored(results: Path, name: str) -> Answer | None:
+    """The answer of a stored explanation by its name, the beginning of it or its file; None where
+    there is none."""
+    try:
+        found = analysis.of(explanations.find(results, name))
+    except StoreError:
+        return None
+    return None if found is None else answer(found)

@@ -106,11 +106,12 @@ def _assembled(
     extras: Collection[str],
     told: Steps,
 ) -> Report:
-    from gradbench.report import content, data
+    from gradbench.report import content, data, why
 
     stored, problems = data.read(results, runs, *judging, told)
     changes, damaged = ({}, []) if runs else content.releases(results)
-    notes(damaged)
+    whys, unread = ([], []) if runs else why.read(results)
+    notes(damaged + unread)
     if not stored and not changes:
         raise StoreError(
             f"there are no runs in {results / 'runs'}; 'gradbench run' makes one"
@@ -126,6 +127,7 @@ def _assembled(
         extras,
         drawn,
         _studies(results) if "studies" in extras else [],
+        whys,
     )
 
 

@@ -17,7 +17,7 @@ from gradbench.analysis.readings import launch_bound
 from gradbench.analysis.recommend import of_run, records
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged, Row, record
-from gradbench.cli import options, parameters, summary
+from gradbench.cli import explained, options, parameters, summary
 from gradbench.cli.cells import number, odds, times
 from gradbench.cli.output import notes, warn
 from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table, Terminal, fields
@@ -73,7 +73,8 @@ def command(
     results: Path,
     form: Renderer,
 ) -> int:
-    """Show a stored run: RUN is its name, the beginning of it, a file, or 'latest'.
+    """Show a stored run: RUN is its name, the beginning of it, a file, or 'latest'. Of an
+    explanation, RUN is its name.
 
     Without options, what to try first for each operator, then one line per comparison: the fastest
     mode, how far behind the next one is, and the usual choice. With --comparison or --all, every
@@ -83,7 +84,14 @@ def command(
     if list_runs:
         form.write(_runs(results))
         return 0
-    path = log.locate(results, run)
+    try:
+        path = log.locate(results, run)
+    except log.StoreError:
+        explanation = None if run == "latest" else explained.stored(results, run)
+        if explanation is None:
+            raise
+        form.write(explanation)
+        return 0
     shown = judged(path, *judging)
     if not shown.rows:
         warn(

@@ -16,6 +16,7 @@ from gradbench.report import answers, machines, sections
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import run_caveats, trust, warnings
 from gradbench.report.style import shortened
+from gradbench.report.why import Why
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Report:
     studies: Sequence[tuple[str, Figure]] = ()
     this: str = ""
     """The machine that makes the report."""
+    explanations: Sequence[Why] = ()
+    """The stored explanations of every machine."""
 
     @cached_property
     def runs(self) -> list[Stored]:
@@ -183,6 +186,7 @@ def assemble(
     wanted: Collection[str] = (),
     drawn: Sequence[pd.DataFrame] = (),
     studies: Sequence[tuple[str, Figure]] = (),
+    explanations: Sequence[Why] = (),
 ) -> Report:
     """The report of runs.
 
@@ -202,7 +206,7 @@ def assemble(
     sources = [m for m in code[0] if (m["operator"], m["mode"]) in timed and m["mode"] != FORWARD]
     return Report(
         *(stored, frame, machine, changes, problems, sources, code[1]),
-        *(wanted, drawn, studies, this),
+        *(wanted, drawn, studies, this, explanations),
     )
 
 
