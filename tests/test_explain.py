@@ -21,7 +21,6 @@ from gradbench.runner import profiling
 from gradbench.store import explanations
 from gradbench.store.explanations import FunctionCost, SideProfiled
 from gradbench.store.lines import StoreError
-from gradbench.worker.instruments import profiles
 
 CASE = "vjp/exp/documents/float32/cpu/1/grad"
 
@@ -514,18 +513,6 @@ def test_a_page_has_a_section_why(tmp_path):
 def test_what_was_stored_is_damaged_or_not_of_this_kind(tmp_path):
     with pytest.raises(StoreError, match="no explanation"):
         explanations.find(tmp_path, "latest")
-
-
-# ── in the worker ─────────────────────────────────────────────────────────────────────────────
-
-
-def test_python_functions_are_named_by_their_package():
-    def call():
-        return json.dumps({"a": [1]})
-
-    counted = profiles.python_calls(call, ())
-    assert any(name.startswith("__init__.py dumps") for name in counted)
-    assert not any(name.startswith("/") for name in counted)
 
 
 @pytest.mark.slow

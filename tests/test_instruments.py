@@ -26,6 +26,7 @@ from gradbench.runner.readings import missing
 from gradbench.runner.settings import Settings
 from gradbench.store import runs as log
 from gradbench.worker.gate import Contestant, Gate
+from gradbench.worker.instruments import profiles
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.device_time import MOST, DeviceTime
 from gradbench.worker.instruments.dispatches import Dispatches, count
@@ -461,6 +462,22 @@ def test_readings_are_shown_and_exported(two_runs):
     table = frame.load(two_runs[0]).set_index("mode")
     assert table.loc["once", "instructions"] == found["once"]["instructions"] > 0
     assert table["device_time"].isna().all()
+
+
+def test_python_functions_are_named_by_their_package():
+    counted = profiles.python_calls(lambda: json.dumps({"a": [1]}), ())
+    assert any(name.startswith("__init__.py dumps") for name in counted)
+    assert not any(name.startswith("/") for name in counted)
+
+
+def test_the_operations_of_a_call_are_counted_by_name():
+    counted = profiles.operations(contestant("grads_batched"))
+    assert counted["aten.exp.default"] == 1
+    assert sum(counted.values()) == count(*_called(contestant("grads_batched")))
+
+
+def _called(one):
+    return one.call, one.arguments
 
 
 def test_instructions_are_not_counted_outside_callgrind():
