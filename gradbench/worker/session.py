@@ -29,7 +29,6 @@ from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
 from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
 from gradbench.worker.instruments import READERS, profiles
-from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
 from gradbench.worker.interference import Visited, processor
@@ -430,16 +429,14 @@ class Session:
         contestant, _ = self.contestants[handle]
         self._refresh_snapshot()
         with self._watched(contestant):
-            operations = profiles.operations(contestant)
-            calls = profiles.python_calls(contestant.call, contestant.arguments)
-        return {"operations": operations, "python_calls": calls}
+            return profiles.traced(contestant)
 
     def profile(self, handle: int) -> dict[str, Any]:
         """Under Callgrind: writes profiles, and answers the number of calls of each."""
         contestant, _ = self.contestants[handle]
         self._refresh_snapshot()
         with self._watched(contestant):
-            return {"calls": profiles.write(contestant, Callgrind())}
+            return {"calls": profiles.write(contestant)}
 
     def slow(
         self, handle: int, share: float, spend: int, turns: int | None = None, repeats: int = 1

@@ -29,10 +29,10 @@ CALLS = 10
 LONGEST_NAME = 300
 
 
-def write(contestant: Contestant, counter: Callgrind) -> int:
+def write(contestant: Contestant) -> int:
     """Writes a profile to throw away, one of no call (what marking the calls costs) and `REPEATS`
     profiles of some calls; returns the number of these calls."""
-    call, arguments = contestant.call, contestant.arguments
+    call, arguments, counter = contestant.call, contestant.arguments, Callgrind()
     first = counter.count(call, arguments, 1)
     calls = max(1, min(CALLS, ENOUGH // first))
     for _ in repeat(None, WARM if calls > 1 else 1):
@@ -43,6 +43,14 @@ def write(contestant: Contestant, counter: Callgrind) -> int:
     for _ in range(REPEATS):
         counter.profile(call, arguments, calls)
     return calls
+
+
+def traced(contestant: Contestant) -> dict[str, dict[str, int]]:
+    """The operations that one call dispatches, and the Python functions that it enters."""
+    return {
+        "operations": operations(contestant),
+        "python_calls": python_calls(contestant.call, contestant.arguments),
+    }
 
 
 def operations(contestant: Contestant) -> dict[str, int]:
