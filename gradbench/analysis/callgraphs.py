@@ -273,8 +273,8 @@ def _cycles(graph: Mapping[Function, Iterable[Function]]) -> Iterator[list[Funct
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node])
                 if low[node] == index[node]:
-                    group = []
-                    while not group or group[-1] != node:
-                        group.append(stack.pop())
-                        on_stack.discard(group[-1])
-                    yield group
+                    members: list[Function] = []
+                    while not members or members[-1] != node:
+                        members.append(stack.pop())
+                        on_stack.discard(members[-1])
+                    yield members
