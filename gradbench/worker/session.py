@@ -497,5 +497,4 @@ class Session:
         known |= {"trust", "read", "trace", "profile", "slow", "curve", "limits"}
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
-        answer: dict[str, Any] = getattr(self, kind)(**request)
-        return answer
+        return dict(getattr(self, kind)(**request))
