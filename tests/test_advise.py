@@ -243,7 +243,11 @@ def test_what_is_found_before_the_process_hangs_or_dies_stays():
 
 
 def test_hopeless_modes_are_ruled_out_by_their_passes_before_a_call():
-    found = {"passes": {"jacfwd": (4000, True), "loop": (200, False)}, "seconds": 1e-3}
+    found = {
+        "passes": {"jacfwd": (4000, True), "loop": (200, False)},
+        "transforms": [],
+        "seconds": 1e-3,
+    }
     modes = ["forward", "backward", "jacfwd", "loop"]
     said = ruled_out(found, modes, dict.fromkeys(modes, 0.1))
     assert said == {
@@ -251,6 +255,16 @@ def test_hopeless_modes_are_ruled_out_by_their_passes_before_a_call():
         "loop": "200 passes, each longer than the function's 1 ms: over 200 ms a call",
     }
     assert in_order(found, reversed(modes)) == ["forward", "backward", "jacfwd", "loop"]
+
+
+def test_of_modes_with_as_many_passes_those_of_torch_func_come_first_and_may_be_the_only_ones():
+    modes = ["vectorized", "batched", "jacrev", "jacrev_chunked"]
+    passes = dict.fromkeys(modes, (3000, True))
+    found = {"passes": passes, "transforms": ["jacrev", "jacrev_chunked"], "seconds": 2e-3}
+    assert in_order(found, modes) == ["jacrev", "jacrev_chunked", "vectorized", "batched"]
+    assert not ruled_out(found, modes, dict.fromkeys(modes, 6.0))
+    # A batch that copies for every pass may take minutes.
+    assert list(ruled_out(found, modes, dict.fromkeys(modes, 3.0))) == ["vectorized", "batched"]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,26 @@ def test_an_error_of_a_few_units_passes_and_of_a_thousand_does_not(session, dtyp
         assert answer["ulps"] == pytest.approx(factor / unit, rel=0.3)
 
 
+def test_what_is_left_out_for_want_of_time_is_said(session):
+    session.open(str(Comparison("jacobian", "wide_map", "documents", "float32")), 0, [1])
+    answer = session.prepare("jacrev", 0, 0, [0], limit=1)
+    assert answer["status"] == "ok"
+    assert "no time for others" in answer["note"]
+    # Whether it is rounding takes draws.
+    registry.MODES.pop(("jacobian", "scaled"), None)
+
+    @registry.mode("jacobian", name="scaled")
+    def scaled(problem):
+        """the jacobian with a relative error"""
+        formula = problem.function.derivatives["jacobian"]
+        return lambda inputs: formula(*inputs) * (1 + 1e-3)
+
+    answer = session.prepare("scaled", 0, 0, [0], limit=1)
+    assert answer["status"] == "refused"
+    assert "no time is left to see whether that is rounding" in answer["reason"]
+    assert session.prepare("scaled", 0, 0, [0])["status"] == "wrong"
+
+
 def test_the_fresh_inputs_differ_and_repeat(session):
     name = str(Comparison("gradient", "square_chain", "documents", "float64"))
     session.open(name, 0, [1, 2])
@@ -232,11 +252,11 @@ def test_a_small_entry_is_not_hidden_by_a_large_one_in_its_row(session):
 
 
 def test_a_message_shows_as_many_digits_as_tell_the_two_numbers_apart():
-    from gradbench.worker.gate import _told_apart
+    from gradbench.worker.comparing import told_apart
 
-    assert _told_apart(2.0, 3.0) == ("2", "3")
-    found, wanted = _told_apart(2.998340001, 2.998340002)
+    assert told_apart(2.0, 3.0) == ("2", "3")
+    found, wanted = told_apart(2.998340001, 2.998340002)
     assert found != wanted
     assert (float(found), float(wanted)) == (2.998340001, 2.998340002)
     # Infinities and NaN, which no digits tell apart, end it too.
-    assert _told_apart(float("nan"), float("nan")) == ("nan", "nan")
+    assert told_apart(float("nan"), float("nan")) == ("nan", "nan")

@@ -4,10 +4,11 @@ import pytest
 
 from gradbench import state
 from gradbench.core.cases import YOURS
+from gradbench.core.deadline import Deadline
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.worker import products
-from gradbench.worker.gate import Gate
+from gradbench.worker.gate import Gate, NoTime
 from gradbench.worker.known import Known
 from gradbench.worker.settling import settle
 from gradbench.worker.subject import Subject, declare
@@ -41,6 +42,11 @@ def one(x, y):
 
 def reverse_only(x, y):
     return Backward.apply(M.to(x.dtype) @ x) + y
+
+
+def survival(x, y):
+    risk = y[:, None] * y @ x
+    return (torch.logcumsumexp(risk, 0) - risk).sum()
 """
 PLANTED = {
     "an entry": lambda block: block[3, 5].mul_(1.01),
@@ -124,3 +130,28 @@ def test_without_forward_mode_products_from_the_left_decide(gate):
     one = gate("reverse_only", "jacobian")
     assert judged(one, "loop_grad").passed
     assert len(one.products.dimensions) == 2
+
+
+def test_a_constant_inside_torchs_forward_mode_is_no_error_in_a_users_function(gate):
+    one = gate("survival", "gradient", "float64")
+    assert judged(one, "jacfwd").passed
+    finding = judged(one, "jacfwd", lambda block: block[5].mul_(1 + 1e-5))
+    assert "by x[5]" in finding.reason
+
+
+def test_without_time_for_every_entry_products_stand_in(gate, monkeypatch):
+    monkeypatch.setattr(products, "MOST_CHECKED", 10**6)
+    one = gate("values", "jacobian")
+    assert one.products is None
+    monkeypatch.setattr("gradbench.worker.gate.REFERENCE_SHARE", 0.0)
+    one.deadline = Deadline(1e6)
+    assert judged(one, "jacrev").passed
+    assert one.products is not None
+
+
+def test_without_time_for_the_exact_derivative_nothing_is_called_right_or_wrong(gate):
+    for name, operator, mode in (("values", "jacobian", "jacrev"), ("one", "gradient", "jacfwd")):
+        one = gate(name, operator)
+        one.deadline = Deadline(0)
+        with pytest.raises(NoTime, match="derivative take"):
+            judged(one, mode)

@@ -45,7 +45,8 @@ FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
 
 PATIENCE = 0.003
 """The share of the budget that one call of a mode may take, or `PATIENT` times a call of the
-function where that is longer, or the passes of the most promising mode up to `LONGEST` of it."""
+function where that is longer, or the passes of the most promising mode up to `LONGEST` of the time
+that is left."""
 PATIENT = 10
 LONGEST = 0.1
 
@@ -299,7 +300,7 @@ def _plan(
         patience = max(
             PATIENCE * question.budget,
             PATIENT * found["seconds"],
-            min(LONGEST * question.budget, theory.cheapest(found, modes)),
+            min(LONGEST * deadline.left, theory.cheapest(found, modes)),
         )
         limits = {m: patience * (BASELINE_PATIENCE if m == usual else 1) for m in modes}
         entries.append(replace(entry, modes=tuple(modes)))

@@ -115,6 +115,7 @@ def compare(
         definition=definition,
         device=device,
         threads=threads,
+        sizes=tuple((name, _numbers(value)) for name, value in given.items()),
     )
     advice = advise(question, place, _report(progress), [])
     code = advice.found["code"]
@@ -172,6 +173,11 @@ def _tensors(value: Any) -> list[Any]:
     if not isinstance(value, (dict, list, tuple)):
         return []
     return [x for part in parts for x in _tensors(part)]
+
+
+def _numbers(value: Any) -> int:
+    """How many floating-point numbers an input has."""
+    return sum(x.numel() for x in _tensors(value) if x.is_floating_point())
 
 
 def _pickled(content: Any) -> bytes:

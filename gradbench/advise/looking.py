@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gradbench.advise import unseen
 from gradbench.advise.question import Question, Refusal
 from gradbench.core import text
 from gradbench.core.deadline import Deadline
@@ -35,6 +36,7 @@ NOTHING: dict[str, Any] = {
     "code": {},
     "own": {},
     "passes": {},
+    "transforms": [],
     "ruled_out": [],
     "seconds": 0.0,
     "pattern": "",
@@ -113,8 +115,8 @@ class Look:
     def findings(self, tick: Tick = lambda doing: None) -> dict[str, Any]:
         """What is found of the function until the look ends, or has to.
 
-        Where the time is up before the function was called, its keys are those of `NOTHING`.
-        Raises Refusal where no advice can be given: the function raises, dies, hangs or misbehaves.
+        Where the time is up before the function was called, they are those of `unseen`. Raises
+        Refusal where no advice can be given: the function raises, dies, hangs or misbehaves.
         """
         ended = self._read(tick)
         if not self.called and not self.refused and -ended in OUTSIDE:
@@ -202,10 +204,11 @@ class Look:
         self.found["doing"] = self.doing
         if self.called:
             self._note(f"{self.doing} was not over when the time for it was")
-        elif self.doing != IMPORTING:
-            limits = {"--timeout": self.question.timeout, "--budget": self.question.budget}
-            name = min(limits, key=lambda name: limits[name])
-            raise Refusal(f"{self.doing}: it did not end within {limits[name]:g} s ({name})")
+        elif self.doing != IMPORTING and self._since + self.question.timeout < time.perf_counter():
+            limit = self.question.timeout
+            raise Refusal(f"{self.doing}: it did not end within {limit:g} s (--timeout)")
+        else:
+            self.found |= unseen.findings(self.question)
 
     def _note(self, said: str) -> None:
         key = "structure" if self.found["evidence"] else "evidence"

@@ -45,6 +45,8 @@ class Question:
     threads: int = 1
     identify: bool = False
     """Whether the look tells what the function is, for a history of it."""
+    sizes: tuple[tuple[str, int], ...] = ()
+    """Of inputs that were passed: their names, and how many floating-point numbers each has."""
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
         """The request, for the processes that load the function."""

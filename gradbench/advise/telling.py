@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradbench.advise import theory
+from gradbench.advise.looking import IMPORTING
 from gradbench.analysis.table import Ratio, Row
 from gradbench.core.cases import FORWARD
 from gradbench.core.instruments import PEAK_MEMORY
@@ -208,11 +209,13 @@ def recommendation(advice: Advice) -> list[str]:
     """What to try where nothing was timed, by the count of passes."""
     found, budget = advice.found, advice.budget
     if not found["operators"]:
-        return [
-            f"Nothing was measured: {found['doing']} was not over when the time was up, as the "
-            f"machine is busy: {_more(advice)}.",
-            *_by_rule(advice),
+        said = [
+            f"Nothing was measured: {found['doing']} was not over when the time was up"
+            f"{', as the machine is busy' if found['doing'] == IMPORTING else ''}: {_more(advice)}."
         ]
+        if found["code"]:
+            said.append("The code below is the best by theory: it picks by the value's size.")
+        return said
     ways = _left(advice)
     if not ways:
         return ["No mode could be timed."]
@@ -227,22 +230,6 @@ def recommendation(advice: Advice) -> list[str]:
         said += f", then {others[0]} ({_passes(advice, others[0])})"
     more = [] if advice.stopped else [f"To measure them: --budget {MORE * budget:g}."]
     return [f"{said}.", *more]
-
-
-def _by_rule(advice: Advice) -> list[str]:
-    """What is true of every function, where nothing is known of this one."""
-    operator = advice.question.operator
-    first = {"vjp": "torch.func.vjp", "jvp": "torch.func.jvp", "hvp": "jvp of grad"}
-    if operator in first:
-        return [f"By theory: one pass of {first[operator]} computes it."]
-    if operator == "hessian":
-        return ["By theory, for one number: torch.func.hessian takes a pass for each input number."]
-    return [
-        f"By theory: if {advice.name} returns one number, take torch.func.grad (one pass); if it "
-        "returns fewer numbers than it is differentiated by, take torch.func.jacrev (a pass for "
-        "each number that it returns); if more, take torch.func.jacfwd (a pass for each input "
-        "number)."
-    ]
 
 
 def recommended(advice: Advice) -> str:

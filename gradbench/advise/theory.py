@@ -23,12 +23,12 @@ def passes(found: Mapping[str, Any], mode: str) -> tuple[int, bool]:
 
 def in_order(found: Mapping[str, Any], modes: Iterable[str], usual: str = "") -> list[str]:
     """The modes, the forward pass first, then the most promising: by the passes in turn, then by
-    those at once. Ties keep their order. The usual choice comes third at the latest, for it is what
-    the others are compared with."""
+    those at once, then those of torch.func, whose batching copies the least. Ties keep their order.
+    The usual choice comes third at the latest, for it is what the others are compared with."""
 
-    def key(mode: str) -> tuple[bool, int, int]:
+    def key(mode: str) -> tuple[bool, int, int, bool]:
         number, batched = passes(found, mode)
-        return mode != FORWARD, 1 if batched else number, number
+        return mode != FORWARD, 1 if batched else number, number, mode not in found["transforms"]
 
     ordered = sorted(modes, key=key)
     if usual in ordered[EARLY:]:
@@ -53,17 +53,25 @@ def ruled_out(
     """
     modes = [mode for mode in modes if mode != FORWARD]
     fewest = min((passes(found, mode)[0] for mode in modes), default=1)
+    safe = {passes(found, mode): mode for mode in modes if mode in found["transforms"]}
     reasons = {}
     for mode in modes:
         number, batched = passes(found, mode)
         seconds = number * found["seconds"]
-        if not batched and number > 1 and seconds > patience[mode]:
+        long = number > 1 and seconds > patience[mode]
+        if not batched and long:
             reasons[mode] = (
                 f"{counted(number, 'pass')}, each longer than the function's {_per_call(found)}: "
                 f"over {call_time(seconds)} a call"
             )
         elif number >= HOPELESS * fewest:
             reasons[mode] = f"{counted(number, 'pass')} where {fewest} will do"
+        elif long and mode not in found["transforms"] and (number, batched) in safe:
+            # One that copies for every pass can take minutes, and what it leaves nobody can use.
+            reasons[mode] = (
+                f"a batch of {counted(number, 'pass')}, {call_time(seconds)} one by one: "
+                f"{safe[number, batched]} makes the same passes, and nothing slower is tried"
+            )
     return reasons
 
 

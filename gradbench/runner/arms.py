@@ -152,11 +152,13 @@ def prepare(
     warm: float,
     fresh: Sequence[int] = (0,),
     patience: float = 0.0,
+    limit: float = 0.0,
 ) -> Arm | Entrant:
     """Has a worker build, gate and warm one mode of the open comparison.
 
     Returns the record alone where the mode is not to be timed: it did not pass, or `warm` is 0.
-    `patience` is that of the settings. Raises WorkerDied or WorkerTimeout.
+    `patience` is that of the settings; `limit` are the seconds after which its checks end by
+    themselves, 0 for none. Raises WorkerDied or WorkerTimeout.
     """
     try:
         answer = worker.request(
@@ -167,6 +169,7 @@ def prepare(
             warm=int(warm * 1e9),
             fresh=list(fresh),
             patience=int(patience * 1e9),
+            limit=int(limit * 1e9),
         )
     except WorkerRefused as error:
         return failure(mode, error)

@@ -61,6 +61,9 @@ PREPARING_SHARE = 0.6
 MODE_SHARE = 0.4
 """The share of that time which the first checks of one mode may take: others wait behind it."""
 
+LIMIT_SHARE = 0.8
+"""The part of that after which the checks end by themselves; later, their process is ended."""
+
 NO_TIME = "no time left to try it"
 BUDGET_OVER = "the time was up before its first calls were checked"
 
@@ -249,14 +252,16 @@ class Measurement:
             if hopeless is not None:
                 self.failed[mode] = hopeless
                 return None
+        timeout = self.deadline.share(MODE_SHARE).within(settings.preparing(mode in self.opt_in))
         try:
             prepared = prepare(
                 worker,
                 mode,
-                self.deadline.share(MODE_SHARE).within(settings.preparing(mode in self.opt_in)),
+                timeout,
                 handle=handle,
                 warm=settings.warm,
                 patience=patience,
+                limit=LIMIT_SHARE * timeout if settings.total else 0.0,
             )
         except (WorkerDied, WorkerTimeout) as error:
             self._charge(mode, error)

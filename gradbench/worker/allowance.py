@@ -4,7 +4,9 @@ An entry may always be off by
 
     ENTRY · (u · |exact| + the smallest positive number of the dtype)
 
-u is the unit in the last place of the dtype (`torch.finfo(dtype).eps`) or of TF32. Where that does
+u is the unit in the last place of the dtype (`torch.finfo(dtype).eps`) or of TF32. In functions of
+the user's own an entry may also be off by LIBRARY of its row's largest, up to LIBRARY_ENTRY of
+itself: torch's formulas have small constants of their own. Where that does
 not do, the derivative is evaluated again in Monte Carlo arithmetic (`gradbench.worker.rounding`),
 and an entry may be off by SPREAD times its largest deviation more. Most results pass without, and
 the more draws are only due before a result is called wrong: see `LEVELS`.
@@ -27,11 +29,17 @@ from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.worker.failures import line_of
 from gradbench.worker.rounding import Rounding
+from gradbench.worker.urgency import Late
 
 ENTRY = 32
 ROW = 16
 INPUT = 16
 SPREAD = 4
+
+LIBRARY, LIBRARY_ENTRY = 1e-10, 1e-6
+"""Constants inside torch's formulas, such as the 1e-13 that forward mode of `logcumsumexp` adds to
+a denominator of up to 1, are no rounding, and no error of whoever uses them. Wrong formulas, and
+float32 inside, are off by more than 1e-8."""
 
 SMALLEST_STEP = 2.0**-46
 """The smallest relative move of a number: below it, float64 rounding of the exact derivative
@@ -142,7 +150,8 @@ class Allowance:
     """The exact result for one set of arguments, with the errors allowed, in float64.
 
     `ways` compute the result; the first is exact (`blocks`, where that is known). `further` are
-    other ways, for the last level. Levels are computed when asked for, and kept.
+    other ways, for the last level. `library` allows for LIBRARY. Levels are computed when asked
+    for, and kept; Late is raised where there is no time to.
     """
 
     def __init__(
@@ -156,6 +165,7 @@ class Allowance:
         dtype: torch.dtype,
         entry_unit: float | None = None,
         blocks: Tensors | None = None,
+        library: bool = False,
     ) -> None:
         self.ways = tuple(ways)
         self.further = tuple(further)
@@ -166,6 +176,7 @@ class Allowance:
         self.dtype = dtype
         self.entry_unit = unit if entry_unit is None else entry_unit
         self.blocks = self.ways[0](self.arguments) if blocks is None else blocks
+        self.library = library
         self._spread: list[Tensors] = []
         self._plain: dict[Path, Tensors] = {self.ways[0]: self.blocks}
         self.trouble = ""
@@ -184,6 +195,11 @@ class Allowance:
         info = torch.finfo(self.dtype)
         smallest = float(info.tiny * info.eps)
         cheap = tuple(ENTRY * (self.entry_unit * b.abs() + smallest) for b in self.blocks)
+        if self.library:
+            cheap = tuple(
+                a + torch.minimum(LIBRARY * _row_scale(b, leading), LIBRARY_ENTRY * b.abs())
+                for a, b, leading in zip(cheap, self.blocks, self.rows)
+            )
         if not level:
             return cheap
         return tuple(a + s for a, s in zip(cheap, self._spread_at(level)))
@@ -212,6 +228,8 @@ class Allowance:
             for which, way in enumerate(ways):
                 try:
                     deviation = self._deviation(way, 1000 * which + 100 * number + draw, level)
+                except Late:
+                    raise
                 except Exception as error:
                     trouble = trouble or line_of(error)
                     continue

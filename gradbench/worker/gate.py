@@ -21,14 +21,24 @@ from torch import Tensor
 
 from gradbench import state
 from gradbench.core.cases import FORWARD
+from gradbench.core.deadline import Deadline
 from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import Tensors, as_tuple
 from gradbench.problems.mode import Unsupported
-from gradbench.problems.operators import OPERATORS, Problem, Shape
+from gradbench.problems.operators import OPERATORS, Problem
 from gradbench.worker.allowance import FURTHER, REVERSE, Allowance, Path, computed_by
+from gradbench.worker.comparing import Finding, compare, mismatch
 from gradbench.worker.devices import synchronizer
 from gradbench.worker.interference import look, own_time
 from gradbench.worker.products import ALLOWED, Products
+from gradbench.worker.urgency import Late, until
+
+REFERENCE_SHARE = 0.5
+"""The share of the time that is left which the exact derivative may take, where products of it can
+stand in."""
+
+AGAIN = 2
+"""How many times longer than the first check the time that is left has to be for another one."""
 
 SLOW = 10_000_000
 """Nanoseconds of a call from which on it is checked with fewer repeats."""
@@ -47,26 +57,8 @@ class TooSlow(Exception):
         super().__init__(f"a call takes {nanoseconds * 1e-9:.2g} s, too long for this budget")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of checks: the reason of the first failure, and the worst errors.
-
-    `error` is a share of the allowed error; `ulps` is in units in the last place of the block's
-    largest entry.
-    """
-
-    reason: str = ""
-    error: float = 0.0
-    ulps: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        return not self.reason
-
-    def and_then(self, later: Finding) -> Finding:
-        """This finding combined with a later one."""
-        error, ulps = max(self.error, later.error), max(self.ulps, later.ulps)
-        return Finding(self.reason or later.reason, error, ulps)
+class NoTime(Exception):
+    """There is no time left to find out whether a result is right; the message says what for."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +94,8 @@ class Gate:
         self.argument_sets = (*self.timed, *self.fresh)
         self._expected: dict[tuple[bool, int, bool], Allowance] = {}
         self.products = Products.of(problem)
+        self.deadline = Deadline()
+        """Until when a check has to end: what it then lacks raises NoTime, or is left out."""
         self._wider: dict[tuple[str, int], Finding | None] = {}
         self._slow: dict[str, int] = {}
         """The modes that are slow in float64, and the set that they were evaluated at."""
@@ -115,7 +109,24 @@ class Gate:
 
     def _expect(self, forward: bool, index: int, wide: bool = False) -> Allowance:
         """The exact result for an argument set, with the errors allowed in the dtype; with `wide`,
-        those of a mode that computes in float64."""
+        those of a mode that computes in float64. Raises NoTime."""
+        try:
+            with until(self.deadline.share(REFERENCE_SHARE)):
+                return self._expectation(forward, index, wide)
+        except Late:
+            pass
+        if not forward and self.products is None:
+            self.products = Products.of(self.problem, always=True)
+        if forward or self.products is None:
+            raise NoTime("its exact derivative takes longer than the time that is left")
+        self._expected = {key: kept for key, kept in self._expected.items() if key[0]}
+        try:
+            with until(self.deadline):
+                return self._expectation(forward, index, wide)
+        except Late:
+            raise NoTime("products of its exact derivative take longer than is left") from None
+
+    def _expectation(self, forward: bool, index: int, wide: bool) -> Allowance:
         key = (forward, index, wide)
         if key not in self._expected:
             problem = self.problem
@@ -143,6 +154,7 @@ class Gate:
                     dtype=torch.float64 if wide else problem.dtype,
                     entry_unit=problem.unit,
                     blocks=self._expect(forward, index).blocks if wide else None,
+                    library=problem.function.reverse,
                 )
             self._require_range(expected.blocks)
             self._expected[key] = expected
@@ -208,9 +220,8 @@ class Gate:
             return Finding(f"returned {len(blocks)} blocks instead of {len(shapes)}")
         device = torch.device("cpu") if self.transfer else self.problem.device
         for number, (block, shape) in enumerate(zip(blocks, shapes)):
-            mismatch = _mismatch(block, shape, self.problem.dtype, device)
-            if mismatch:
-                return Finding(f"{self._block_name(forward, number)}: {mismatch}")
+            if reason := mismatch(block, shape, self.problem.dtype, device):
+                return Finding(f"{self._block_name(forward, number)}: {reason}")
         # What is compared by products needs to know whether forward mode is right.
         self._expect(forward, index)
         finding = self._judged(mode, forward, index, self._values(forward, blocks))
@@ -247,8 +258,13 @@ class Gate:
         """The finding of the first level that passes, or of the last one."""
         finding, level = Finding(), 0
         while level < expected.levels:
-            with contextlib.nullcontext() if expected.known(level) else self._undone():
-                allowed = expected.allowed(level)
+            try:
+                undone = contextlib.nullcontext() if expected.known(level) else self._undone()
+                with undone, until(self.deadline):
+                    allowed = expected.allowed(level)
+            except Late:
+                reason = f"{finding.reason}; no time is left to see whether that is rounding"
+                raise NoTime(reason) from None
             finding = self._compare(forward, values, expected, allowed)
             if finding.passed:
                 return finding
@@ -268,7 +284,7 @@ class Gate:
         for number, value in enumerate(values.blocks):
             name = self._name(forward, number)
             exact, unit = expected.blocks[number], self.problem.unit
-            finding = finding.and_then(_compare(name, value, exact, allowed[number], unit))
+            finding = finding.and_then(compare(name, value, exact, allowed[number], unit))
         return finding
 
     def _name(self, forward: bool, number: int) -> str:
@@ -287,7 +303,7 @@ class Gate:
             way = computed_by({self.problem.operator: mode}, self.problem)
             began = CLOCK()
             try:
-                with self._undone():
+                with self._undone(), until(self.deadline):
                     values = way(self.argument_sets[index].cast(torch.float64))
                 self._wider[key] = self._compared(
                     False, self._values(False, values), self._expect(False, index, wide=True)
@@ -326,61 +342,6 @@ def transferred(call: Callable[..., Any], problem: Problem, leaves: bool) -> Cal
     return call_with_copies
 
 
-def _mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
-    """How a block's type, shape, dtype or device is wrong; empty if it is not."""
-    if not isinstance(block, Tensor):
-        return f"is a {type(block).__name__}, not a tensor"
-    if tuple(block.shape) != shape:
-        return f"has shape {tuple(block.shape)} instead of {shape}"
-    # A function may compute in a wider dtype than that of its inputs.
-    if torch.promote_types(block.dtype, dtype) != block.dtype or not block.is_floating_point():
-        return f"is {block.dtype} instead of {dtype}"
-    if block.device.type != device.type:
-        return f"is on {block.device} instead of {device}"
-    return ""
-
-
-def _compare(name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float) -> Finding:
-    if values.numel() == 0:
-        return Finding()
-    # The difference of equal infinities is NaN, and the allowed error of an exact zero may be zero.
-    difference = torch.where(values == exact, 0.0, (values - exact).abs())
-    share = torch.where(difference == 0, 0.0, difference / allowed).nan_to_num(nan=torch.inf)
-    worst = int(share.argmax())
-    error = float(share.flatten()[worst])
-    largest = float(difference.nan_to_num(nan=torch.inf).max())
-    scale = float(exact.abs().max())
-    ulps = largest / (unit * scale) if scale else largest and torch.inf
-    if error <= 1:
-        return Finding("", error, ulps)
-    wrong = int((share > 1).sum())
-    found, wanted = _told_apart(float(values.flatten()[worst]), float(exact.flatten()[worst]))
-    reason = (
-        f"{name}{_unravelled(worst, tuple(values.shape))}: {found} instead of {wanted}, "
-        f"{error:.3g} times the error allowed ({wrong} of {values.numel()} entries)"
-    )
-    return Finding(reason, error, ulps)
-
-
-def _told_apart(a: float, b: float) -> tuple[str, str]:
-    """Two numbers with as many digits as show that they differ, six at least."""
-    shown = (f"{a:.6g}", f"{b:.6g}")
-    for digits in range(7, 18):
-        if shown[0] != shown[1] or a == b:
-            break
-        shown = (f"{a:.{digits}g}", f"{b:.{digits}g}")
-    return shown
-
-
-def _unravelled(flat: int, shape: Shape) -> list[int]:
-    """The indices of a flat index (`torch.unravel_index` is missing before torch 2.2)."""
-    indices = []
-    for length in reversed(shape):
-        flat, index = divmod(flat, length)
-        indices.append(index)
-    return indices[::-1]
-
-
 @dataclass(eq=False)
 class Contestant:
     """A mode's callable with private copies of the timed arguments, for gate and clock alike."""
@@ -401,6 +362,8 @@ class Contestant:
         """The same, in processor time where the call ran in this thread alone."""
         self.changes = state.Changes()
         """Changes of the state by its calls."""
+        self.left_out = False
+        """Whether there was no time for a check at other inputs than the timed ones."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -413,8 +376,9 @@ class Contestant:
 
         The second call on the timed arguments detects side effects: an accumulated `.grad`, a
         changed input, a cached result. By default a slow call is repeated only after it was timed;
-        `again` overrides that. Raises TooSlow if a call takes longer than `patience` nanoseconds,
-        unless that is 0.
+        `again` overrides that. Where the gate's deadline is near, the first check is the only one.
+        Raises TooSlow if a call takes longer than `patience` nanoseconds, unless that is 0, and
+        NoTime where it cannot be told in time whether a result is right.
         """
         try:
             finding = self._checked(fresh, again, patience)
@@ -427,13 +391,18 @@ class Contestant:
         return finding
 
     def _checked(self, fresh: Sequence[int], again: bool | None, patience: int) -> Finding:
+        began = time.perf_counter()
         finding = self._check(0, self.arguments)
+        first = time.perf_counter() - began
         # A first call may load code, so it alone does not show that the mode is too slow.
         if patience and self.fastest > FIRST * patience:
             raise TooSlow(self.fastest)
         finding = self._check_timed(finding, 1)
         for index in fresh:
             if not finding.passed:
+                return finding
+            if self.gate.deadline.left < AGAIN * first:
+                self.left_out = True
                 return finding
             arguments = self.gate.deliver(self.gate.fresh[index], self.leaves)
             finding = finding.and_then(self._check(len(self.sets) + index, arguments))

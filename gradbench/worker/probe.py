@@ -35,7 +35,7 @@ from gradbench import state
 from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
 from gradbench.problems import registry
-from gradbench.problems.mode import Unsupported
+from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
@@ -196,12 +196,14 @@ class Look:
         width, limit = torch.finfo(subject.dtype).bits // 8, self.spec["memory_limit"]
         code: dict[str, str] = {}
         passes: dict[str, tuple[int, bool]] = {}
+        transforms: list[str] = []
         of_value = self.structure if y.dim() else None
         if operator in operators and operator not in refusals:
             before = dict(registry.MODES)
             problem = self._problem(operator)
             code = _code(subject, self.spec["target"], problem, self.written, self.zeros.local)
             passes = _passes(problem)
+            transforms = [m.name for m in registry.modes_of(operator) if _transforms(m)]
             registry.MODES.clear()
             registry.MODES.update(before)
             registry.FUNCTIONS.pop(YOURS)
@@ -209,6 +211,7 @@ class Look:
             found={
                 "code": code,
                 "passes": passes,
+                "transforms": transforms,
                 "seconds": self.seconds,
                 "pattern": self.pattern,
                 "operators": operators,
@@ -309,6 +312,11 @@ def _passes(problem: Problem) -> dict[str, tuple[int, bool]]:
             made = mode.passes(problem)
             counts[mode.name] = made.number, made.batched
     return counts
+
+
+def _transforms(mode: Mode) -> bool:
+    """Whether a mode is one of `torch.func`."""
+    return any(name.startswith("torch.func.") for name in mode.needs)
 
 
 def _code(

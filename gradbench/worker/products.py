@@ -17,6 +17,7 @@ from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import Tensors
 from gradbench.problems.operators import Problem, Shape
 from gradbench.worker.cost import MOST_CHECKED
+from gradbench.worker.urgency import Late, require_time
 
 DIRECTIONS = 4
 
@@ -47,11 +48,12 @@ class Products:
         """Whether there are products from the right; None before `begin`."""
 
     @classmethod
-    def of(cls, problem: Problem) -> Products | None:
-        """None where every entry of the result is compared."""
+    def of(cls, problem: Problem, always: bool = False) -> Products | None:
+        """None where every entry of the result is compared, and with `always` where it has to be:
+        not every operator has products."""
         if problem.operator not in problem.function.products:
             return None
-        return cls(problem) if problem.result_numel > MOST_CHECKED else None
+        return cls(problem) if always or problem.result_numel > MOST_CHECKED else None
 
     @property
     def numel(self) -> int:
@@ -82,6 +84,7 @@ class Products:
         *rows), then from the left, of shape (DIRECTIONS, *columns)."""
         inputs = arguments.inputs
         left = [self._left(seed, *inputs) for seed in self._seeds]
+        require_time()
         right = []
         if self._from_the_right:
             right = [self._right(tangent, *inputs) for tangent in self._tangents]
@@ -129,6 +132,8 @@ class Products:
         """Whether products from the right can be had, and say the same as those from the left."""
         try:
             right = self._right(self._tangents[0], *inputs)
+        except Late:
+            raise
         except Exception:
             return False
         ours = [(p * u).double() for p, u in zip(right, self._seeds[0])]

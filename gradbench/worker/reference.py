@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils import _python_dispatch as python_dispatch
 
 from gradbench.problems.function import Formula, Tensors
 from gradbench.worker.rounding import Rounding
+from gradbench.worker.urgency import Late, require_time
 
 if TYPE_CHECKING:
     from gradbench.worker.subject import Subject
@@ -147,6 +148,8 @@ def rows(subject: Subject, *inputs: Tensor, trust: Trust | None = None) -> tuple
 def _tried(call: Callable[[], Tensors]) -> Tensors:
     try:
         return call()
+    except Late:
+        raise
     except Exception:
         return ()
 
@@ -170,9 +173,13 @@ def _seed(y: Tensor) -> Tensor:
 
 
 def _chunks(total: int, numbers: int) -> Iterator[tuple[int, int]]:
-    """The first and the last of the passes in each batch, where a pass takes so many numbers."""
+    """The first and the last of the passes in each batch, where a pass takes so many numbers.
+
+    Raises Late where the time is up."""
     size = max(1, NUMBERS // max(1, numbers))
-    yield from ((start, min(total, start + size)) for start in range(0, total, size))
+    for start in range(0, total, size):
+        require_time()
+        yield start, min(total, start + size)
 
 
 def _units(start: int, end: int, like: Tensor) -> Tensor:
@@ -209,11 +216,15 @@ def _row_batches(y: Tensor, wrt: Tensors) -> Iterator[tuple[int, int, Tensors]]:
                 continue
             except RuntimeError:
                 batched = False
-        single = [
-            _filled(torch.autograd.grad(y, wrt, s, retain_graph=True, allow_unused=True), wrt)
-            for s in seeds
-        ]
-        yield start, end, tuple(torch.stack(c) for c in zip(*single))
+        yield start, end, tuple(torch.stack(c) for c in zip(*_one_by_one(y, wrt, seeds)))
+
+
+def _one_by_one(y: Tensor, wrt: Tensors, seeds: Tensor) -> Iterator[Tensors]:
+    """What each seed pulls back."""
+    for seed in seeds:
+        require_time()
+        pulled = torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
+        yield _filled(pulled, wrt)
 
 
 def _columns(subject: Subject, inputs: Sequence[Tensor], numbers: int) -> Tensors:
@@ -236,15 +247,25 @@ def _columns(subject: Subject, inputs: Sequence[Tensor], numbers: int) -> Tensor
             tangents[number] = _units(start, end, x)
             try:
                 pushed = torch.func.vmap(push)(*tangents)
+            except Late:
+                raise
             except Exception:
-                each = zip(*tangents)
-                pushed = torch.stack([pushforward(subject, t, *inputs) for t in each])
+                pushed = torch.stack(list(_pushed(subject, zip(*tangents), inputs)))
             parts.append(pushed.detach().reshape(end - start, -1))
         if not parts:
             outputs = subject.forward(*inputs).numel()
             parts.append(x.new_zeros(0, outputs))
         blocks.append(torch.cat(parts).T.contiguous())
     return tuple(blocks)
+
+
+def _pushed(
+    subject: Subject, tangents: Iterable[Tensors], inputs: Sequence[Tensor]
+) -> Iterator[Tensor]:
+    """The jacobian times each of the tangents, one after the other."""
+    for tangent in tangents:
+        require_time()
+        yield pushforward(subject, tangent, *inputs)
 
 
 def nodes(y: Tensor, most: int = 100_000) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gradbench.problems.dispatch import DispatchMode
+from gradbench.worker.urgency import require_time
 
 
 def _names(text: str) -> frozenset[str]:
@@ -183,7 +184,7 @@ class Rounding(DispatchMode):
 
     `dtype` is the dtype whose range they must fit: what overflows or underflows there does here.
     Views and whatever only moves numbers stay exact. A kernel of several operations is decomposed,
-    so that what cancels inside it is rounded too.
+    so that what cancels inside it is rounded too. Raises Late where the time is up.
     """
 
     def __init__(self, unit: float, dtype: torch.dtype, seed: int) -> None:
@@ -195,6 +196,7 @@ class Rounding(DispatchMode):
         """How many decompositions are being executed."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        require_time()
         kwargs = kwargs or {}
         kind = kind_of(func)
         if kind is Kind.EXACT or _only_moves(func, args, kwargs):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import torch
 
 from gradbench import state
 from gradbench.core.cases import DOCUMENTS, FORWARD, TF32, Comparison, parse_size
+from gradbench.core.deadline import Deadline
 from gradbench.core.process import PROTOCOL, Wire
 from gradbench.core.units import size
 from gradbench.modes.capability import message_of, unsupported_reason
@@ -27,7 +29,7 @@ from gradbench.worker import cost
 from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
-from gradbench.worker.gate import SLOW, Contestant, Gate, TooSlow
+from gradbench.worker.gate import SLOW, Contestant, Gate, NoTime, TooSlow
 from gradbench.worker.instruments import READERS, profiles
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
@@ -53,6 +55,8 @@ class _Changes:
     calls: state.Changes = field(default_factory=state.Changes)
     function: state.Changes = field(default_factory=state.Changes)
     compiles: bool = False
+    left_out: bool = False
+    """Whether there was no time to check it at fresh inputs."""
 
     def noted(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
         """The answer with a note on them; its status is `failed` if a call changed something on
@@ -72,6 +76,8 @@ class _Changes:
             calls = state.Changes(harmless=calls.harmless)
         if calls:
             notes.append(f"its calls change {calls.summary}: put back after each")
+        if self.left_out:
+            notes.append("checked at the timed inputs alone: there was no time for others")
         if self.function:
             notes.append(f"the function changes {self.function.summary}: put back")
         return {**answer, "note": "; ".join(notes)} if notes else answer
@@ -189,14 +195,16 @@ class Session:
         }
 
     def prepare(
-        self, mode: str, handle: int, warm: int, fresh: list[int], patience: int = 0
+        self, mode: str, handle: int, warm: int, fresh: list[int], patience: int = 0, limit: int = 0
     ) -> dict[str, Any]:
         """Builds a mode, checks it and plans its visits; `warm` in nanoseconds, 0 only checks.
 
-        Refuses a mode whose call takes longer than `patience` nanoseconds; 0: no limit.
+        Refuses a mode whose call takes longer than `patience` nanoseconds, or whose result cannot
+        be told to be right within `limit` nanoseconds; 0: no limit.
         """
         if self.gate is None:
             raise Refused("no comparison is open")
+        self.gate.deadline = Deadline(limit * 1e-9 if limit else math.inf)
         declared = registry.MODES.get((self.gate.problem.operator, mode))
         if declared is None:
             return {"status": "unsupported", "reason": "there is no such mode here"}
@@ -231,8 +239,11 @@ class Session:
             contestant.changes = changes.calls
             # Without timing there is no later check.
             finding = contestant.check(fresh, again=None if warm else True, patience=patience)
+            changes.left_out = contestant.left_out
         except TooSlow as error:
             return {"status": "refused", "reason": str(error), "takes": error.seconds}
+        except NoTime as error:
+            return {"status": "refused", "reason": str(error)}
         except Unsupported as error:
             return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
@@ -373,6 +384,7 @@ class Session:
 
     def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         contestant, _ = self.contestants[handle]
+        contestant.gate.deadline = Deadline()
         try:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
             finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
