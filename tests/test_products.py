@@ -149,9 +149,13 @@ def test_without_time_for_every_entry_products_stand_in(gate, monkeypatch):
     assert one.products is not None
 
 
-def test_without_time_for_the_exact_derivative_nothing_is_called_right_or_wrong(gate):
-    for name, operator, mode in (("values", "jacobian", "jacrev"), ("one", "gradient", "jacfwd")):
-        one = gate(name, operator)
-        one.deadline = Deadline(0)
-        with pytest.raises(NoTime, match="derivative take"):
-            judged(one, mode)
+@pytest.mark.parametrize(
+    ("name", "operator", "mode"), [("values", "jacobian", "jacrev"), ("one", "gradient", "jacfwd")]
+)
+def test_without_time_for_the_exact_derivative_nothing_is_called_right_or_wrong(
+    gate, name, operator, mode
+):
+    one = gate(name, operator)
+    one.deadline = Deadline(0)
+    with pytest.raises(NoTime, match="derivative take"):
+        judged(one, mode)

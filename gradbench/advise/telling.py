@@ -209,13 +209,13 @@ def recommendation(advice: Advice) -> list[str]:
     """What to try where nothing was timed, by the count of passes."""
     found, budget = advice.found, advice.budget
     if not found["operators"]:
-        said = [
+        lines = [
             f"Nothing was measured: {found['doing']} was not over when the time was up"
             f"{', as the machine is busy' if found['doing'] == IMPORTING else ''}: {_more(advice)}."
         ]
         if found["code"]:
-            said.append("The code below is the best by theory: it picks by the value's size.")
-        return said
+            lines.append("The code below is the best by theory: it picks by the value's size.")
+        return lines
     ways = _left(advice)
     if not ways:
         return ["No mode could be timed."]

@@ -119,7 +119,7 @@ def _code(question: Question) -> str:
     if place:
         module = os.path.basename(place).removesuffix(".py") if place.endswith(".py") else place
         imports.append(f"from {module} import {root}")
-    names = list(dict(question.sizes) or dict(question.inputs))
+    names = list(_sizes(question))
     if question.wrt:
         wrt = question.wrt if len(question.wrt) > 1 else f"({question.wrt[0]!r},)"
         imports.insert(0, "import inspect")
