@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
 from gradbench.worker.interference import Visited, processor
 from gradbench.worker.memory import limit_memory
+from gradbench.worker.noted import Noted
 from gradbench.worker.offers import offer
 
 FORKED = "it forks, and the child comes back as if it were the measuring process"
@@ -42,45 +43,6 @@ FORKED = "it forks, and the child comes back as if it were the measuring process
 
 class Refused(Exception):
     """A request that cannot be carried out, with the reason."""
-
-
-_COMPILING = ("threads ", "the recursion limit ", "sys.path")
-
-
-@dataclass
-class _Changes:
-    """The changes to the process by a mode: by its build, its calls, and its function."""
-
-    build: state.Changes = field(default_factory=state.Changes)
-    calls: state.Changes = field(default_factory=state.Changes)
-    function: state.Changes = field(default_factory=state.Changes)
-    compiles: bool = False
-    left_out: bool = False
-    """Whether there was no time to check it at fresh inputs."""
-
-    def noted(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
-        """The answer with a note on them; its status is `failed` if a call changed something on
-        which results or times depend. docs/correctness.md has the rule."""
-        calls = self.calls
-        if self.compiles:
-            # torch.compile changes these itself.
-            other = [what for what in calls.harmless if not what.startswith(_COMPILING)]
-            calls = state.Changes(calls.harmful, other)
-        notes = []
-        if self.build:
-            notes.append(f"its build changes {self.build.summary}: put back before its calls")
-        if calls.harmful and answer["status"] == "ok":
-            what = state.summarize(calls.harmful)
-            reason = f"{when}changes {what} and does not put it back"
-            answer = {**answer, "status": "failed", "reason": reason}
-            calls = state.Changes(harmless=calls.harmless)
-        if calls:
-            notes.append(f"its calls change {calls.summary}: put back after each")
-        if self.left_out:
-            notes.append("checked at the timed inputs alone: there was no time for others")
-        if self.function:
-            notes.append(f"the function changes {self.function.summary}: put back")
-        return {**answer, "note": "; ".join(notes)} if notes else answer
 
 
 class Session:
@@ -104,7 +66,7 @@ class Session:
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
         self.contestants: dict[int, tuple[Contestant, Visit]] = {}
-        self.changes: dict[int, _Changes] = {}
+        self.changes: dict[int, Noted] = {}
         self.pass_time = 0
         """Nanoseconds of a call of the function, 0 before it was called: no pass is shorter."""
         self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
@@ -216,14 +178,14 @@ class Session:
             }
         self._refresh_snapshot()
         compiles = declared.opt_in
-        changes = self.changes[handle] = _Changes(function=self.gate.changes, compiles=compiles)
+        changes = self.changes[handle] = Noted(function=self.gate.changes, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)
         return changes.noted(answer)
 
     def _prepare(
         self,
         declared: Mode,
-        changes: _Changes,
+        changes: Noted,
         handle: int,
         warm: int,
         fresh: list[int],
@@ -273,7 +235,7 @@ class Session:
         self.contestants[handle] = (contestant, how)
         return {"status": "ok", "visit": asdict(how), **evidence}
 
-    def _built(self, declared: Mode, changes: _Changes) -> Callable[..., Any]:
+    def _built(self, declared: Mode, changes: Noted) -> Callable[..., Any]:
         """The callable that a mode's builder returns; its changes to the process are undone."""
         assert self.gate is not None
         try:
@@ -409,7 +371,7 @@ class Session:
             raise Refused("no comparison is open")
         declared = registry.MODES[self.gate.problem.operator, mode]
         self._refresh_snapshot()
-        changes = self.changes[handle] = _Changes(function=self.gate.changes)
+        changes = self.changes[handle] = Noted(function=self.gate.changes)
         built = self._built(declared, changes)
         contestant = self.gate.enter(mode, built, declared.leaves)
         contestant.changes = changes.calls
