@@ -16,7 +16,7 @@ import warm
 
 from gradbench import statistics as st
 from gradbench.analysis.timelines import COLUMNS, frame, timeline
-from gradbench.analysis.tracks import Build, History
+from gradbench.analysis.tracks import History
 from gradbench.cli import cli
 from gradbench.core.cases import Comparison, Entry
 from gradbench.core.releases import ReleaseError
@@ -184,10 +184,11 @@ def test_builds_are_measured_in_turns_and_what_one_lacks_costs_the_others_nothin
     assert history.point(poor, EXP.case("dying")).status == "crashed"
     # The worker that died is replaced: its other modes are timed all the same.
     assert history.point(poor, EXP.case("manual")).status == "ok"
-    ratio, paired = history.ratios([EXP.case("paced")], [(one, slow)], 0.02, 0.95)[0][one, slow]
-    assert paired
+    pair = EXP.case("paced"), one, slow
+    ratio = history.ratios([pair])[pair]
+    assert ratio.paired
     # Waits of 200 µs and of 100 µs; on a busy machine both grow.
-    assert 1.3 < ratio.ratio < 3
+    assert 1.3 < ratio.estimate.ratio < 3
     rounds = {
         len(side.entrant.samples)
         for part in history.tracks[0].parts
@@ -375,7 +376,8 @@ def test_one_release_in_two_builds_is_told_apart(tmp_path):
     facts = {"cpu": {"torch": "2.9.0+cpu"}, "cuda": {"torch": "2.9.0+cu128"}}
     written(tmp_path, {"cpu": 1.0, "cuda": 1.0}, facts)
     history = History.of(log.read_all(tmp_path)[0])
-    assert any("one release, two builds" in d for d in history.differences(*history.builds))
+    (change, _) = history.changes(history.steps()).changes
+    assert "one release, two builds" in change.note
 
 
 def test_two_tracks_join_through_the_baseline_they_share(tmp_path):
@@ -383,11 +385,11 @@ def test_two_tracks_join_through_the_baseline_they_share(tmp_path):
     written(tmp_path, {"base": 1.0, "old": 1.0}, same | {"old": {"torch": "2.0.0"}})
     written(tmp_path, {"base": 1.0, "new": 1.1}, same | {"new": {"torch": "2.2.0"}}, "t2", seed=1)
     history = History.of(log.read_all(tmp_path)[0])
-    step = (Build("t1", "old"), Build("t2", "new"))
-    estimate, paired = history.ratios([EXP.case("jacrev")], [step], 0.02, 0.95)[0][step]
-    assert not paired
-    assert st.verdict(estimate) == "slower"
     assert [str(b) for b in history.builds] == ["old", "base", "new"]
+    pair = EXP.case("jacrev"), history.find("old"), history.find("new")
+    ratio = history.ratios([pair])[pair]
+    assert not ratio.paired
+    assert st.verdict(ratio.estimate) == "slower"
 
 
 def test_tracks_with_unlike_baselines_are_not_joined(tmp_path):
@@ -395,8 +397,7 @@ def test_tracks_with_unlike_baselines_are_not_joined(tmp_path):
     other = {"base": {"cpu_capability": "AVX2"}}
     written(tmp_path, {"base": 1.0, "new": 1.1}, other, "t2")
     history = History.of(log.read_all(tmp_path)[0])
-    step = (Build("t1", "old"), Build("t2", "new"))
-    assert history.ratios([EXP.case("jacrev")], [step], 0.02, 0.95)[0] == {}
+    assert history.ratios([(EXP.case("jacrev"), history.find("old"), history.find("new"))]) == {}
 
 
 def test_two_of_the_same_build_are_hardly_ever_called_different(tmp_path):

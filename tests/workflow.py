@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
-WHAT = "--profile quick --function affine_sum --operator gradient"
+FEW = {"WHAT": "--function affine_sum --operator gradient", "HOW": "--profile quick"}
 
 
 def workflow() -> dict[str, Any]:
@@ -86,7 +86,7 @@ def main() -> int:
             python = home / ".local"
             subprocess.run([sys.executable, "-m", "venv", str(python)], check=True)
             path = f"{python / 'bin'}{os.pathsep}{os.environ['PATH']}"
-            outcome = run(clone, Path(folder) / "cache", home, {"PATH": path, "WHAT": WHAT})
+            outcome = run(clone, Path(folder) / "cache", home, {"PATH": path, **FEW})
             print(outcome.summary)
             print(
                 f"{time} job: " + (f"failed in {outcome.failed!r}" if outcome.failed else "passed")

@@ -15,7 +15,7 @@ import msgspec
 
 from gradbench.core.cases import Case, Comparison
 from gradbench.core.instruments import INSTRUMENTS
-from gradbench.core.verdicts import Status, Verdict
+from gradbench.core.verdicts import CALLED, Status, Verdict
 
 if TYPE_CHECKING:
     from gradbench.statistics import Estimate
@@ -149,10 +149,30 @@ class Changes(Table, Generic[C], frozen=True, kw_only=True):
         shown = (Verdict.SLOWER, Verdict.FASTER, Verdict.SAME, Verdict.UNDECIDED)
         return {verdict: counts[verdict] for verdict in shown}
 
+    def power(self, slowdown: float) -> float:
+        """The share of cases such as these in which a slowdown (0.05 is 5 %) would have been
+        called, by the spread that was measured. NaN without any."""
+        from gradbench import statistics
+
+        number, alpha = len(self.changes), 1 - self.confidence
+        if not number:
+            return math.nan
+        calls = sum(change.verdict in CALLED for change in self.changes)
+        needed = level(number, calls, alpha, self.method)
+        estimates = [change.estimate for change in self.changes]
+        return float(statistics.power(estimates, slowdown, needed, self.confidence).mean())
+
     def geometric_mean(self) -> float:
         """Of the ratios of all cases. NaN without any."""
         logs = [math.log(change.estimate.ratio) for change in self.changes]
         return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def level(cases: int, calls: int, alpha: float, method: str) -> float:
+    """The p-value that suffices for one more call in a table: see `statistics.adjust`."""
+    if method == "holm":
+        return alpha / max(cases - calls, 1)
+    return alpha * min(calls + 1, cases) / cases
 
 
 def judge(

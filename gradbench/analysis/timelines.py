@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.analysis.tracks import Change, History
+from gradbench.analysis.tracks import History
 from gradbench.core import arguments
-from gradbench.core.cases import Case
 from gradbench.statistics import Estimate
 from gradbench.store import tracks as log
 from gradbench.store.environment import BUILD
@@ -38,10 +37,16 @@ COLUMNS = (
     "to_baseline",
     "to_baseline_low",
     "to_baseline_high",
+    "before",
     "change",
     "change_low",
     "change_high",
     "verdict",
+    "first",
+    "from_first",
+    "from_first_low",
+    "from_first_high",
+    "from_first_verdict",
     "baseline",
     "instructions",
     "torch",
@@ -50,6 +55,7 @@ COLUMNS = (
     "cpu_capability",
     "numpy",
     "python",
+    "machine",
     "track",
     "note",
 )
@@ -64,11 +70,12 @@ def timeline(
     """A row per case and build that was tracked, in the releases' order; empty without any.
 
     `seconds` is the median over sessions of a call's time, descriptive. `to_baseline` is the ratio
-    to the build that all were measured in turns with, `change` that to the build before (NaN for
-    the first), both with their interval between sessions; `verdict` is that of the change, with
-    false positives controlled over the whole table. `note` names what else changed with the
-    release. `tracks`: names, beginnings of names or paths; None for all. Raises StoreError for one
-    that does not exist.
+    to the build `baseline`, `change` that to the build `before` it (NaN for the first), and
+    `from_first`, in the last row of a case, that to the `first` build of all; each with its
+    interval between sessions. `verdict` and `from_first_verdict` are those of the changes, with
+    false positives controlled over the whole table. Each ratio is of the newest measurement that
+    has both builds. `note` names what else changed with the release. `tracks`: names, beginnings of
+    names or paths; None for all. Raises StoreError for one that does not exist.
     """
     place = arguments.folder("results", results)
     names = arguments.texts("tracks", tracks)
@@ -89,18 +96,19 @@ def frame(
     confidence: float = statistics.CONFIDENCE,
 ) -> pd.DataFrame:
     """As `timeline`, of a history."""
-    judged = history.changes(history.steps(), floor, confidence)
-    changes: dict[tuple[Case, str, str], Change] = {
-        (c.case, c.after.track, c.after.name): c for c in judged.changes
-    }
+    steps = history.steps()
+    judged = history.changes(steps, floor, confidence)
+    changes = {(c.case, c.after): c for c in judged.changes}
+    wider = history.changes(history.ranges(steps), floor, confidence)
+    ranges = {(c.case, c.after): c for c in wider.changes}
     rows = []
-    for case, to_baseline in zip(history.cases, history.to_baseline(history.cases)):
+    for case, (reference, to_baseline) in zip(history.cases, history.to_baseline(history.cases)):
         for build in history.builds:
             point = history.point(build, case)
             if point is None:
                 continue
-            used = history.used[build]
-            change = changes.get((case, build.track, build.name))
+            used = history.used(build)
+            change, whole = changes.get((case, build)), ranges.get((case, build))
             row: dict[str, Any] = {
                 "operator": case.comparison.operator,
                 "function": case.comparison.function,
@@ -109,7 +117,7 @@ def frame(
                 "device": case.comparison.device,
                 "threads": case.comparison.threads,
                 "mode": case.mode,
-                "release": build.name,
+                "release": history.key(build),
                 "date": used.date,
                 "status": point.status,
                 "reason": point.reason,
@@ -118,15 +126,20 @@ def frame(
                 "wall_seconds": point.wall_seconds,
                 "processor_seconds": point.processor_seconds,
                 **_ratio("to_baseline", to_baseline.get(build)),
+                "before": history.key(change.before) if change else "",
                 **_ratio("change", change.estimate if change else None),
                 "verdict": change.verdict if change else "",
-                "baseline": history.baseline(build).name,
+                "first": history.key(whole.before) if whole else "",
+                **_ratio("from_first", whole.estimate if whole else None),
+                "from_first_verdict": whole.verdict if whole else "",
+                "baseline": history.key(reference) if reference else "",
                 "instructions": point.instructions,
                 **{name: used.identity.get(name) for name in BUILD},
-                "track": build.track,
+                "machine": build.machine,
+                "track": history.track(build, case),
                 "note": change.note if change else "",
             }
-            if build == history.baseline(build):
+            if build == reference:
                 row |= {"to_baseline": 1.0, "to_baseline_low": 1.0, "to_baseline_high": 1.0}
             rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))

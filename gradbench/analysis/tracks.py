@@ -1,76 +1,47 @@
-"""From a track to its history: each case over the releases, and what changed between which two.
+"""From tracks to a history: each case over the releases, and what changed between which two.
 
-Everything is computed on reading. Two builds that were measured in turns are compared round by
-round; other pairs through the baseline that both were measured with.
+Everything is computed on reading. For each case and pair of builds the newest measurement that has
+both is judged, whatever else its track has or lacks. Two builds that were measured in turns are
+compared round by round; other pairs through the baseline that both were measured with.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 
 from gradbench import statistics
 from gradbench.analysis import table
-from gradbench.analysis.clocks import MIXED
+from gradbench.analysis.measured import Build, Measured, Point, Step, Times, differences
 from gradbench.analysis.table import Changes
 from gradbench.core.cases import Case
-from gradbench.core.clocks import Clock, clock_of
 from gradbench.core.releases import ReleaseError, parse
 from gradbench.core.suggest import hint
-from gradbench.core.verdicts import Status
+from gradbench.core.verdicts import Status, Verdict
 from gradbench.statistics import Estimate
-from gradbench.store.environment import BESIDES
 from gradbench.store.lines import StoreError
-from gradbench.store.runs import LOST, loss
 from gradbench.store.tracks import EnvironmentUsed, Track
 
-Array = npt.NDArray[np.float64]
-
-TERMS = {
-    "cpu_capability": "CPU capability",
-    "numpy": "NumPy",
-    "python": "Python",
-    "mkl": "MKL",
-    "device_names": "GPU",
-}
-
-
-@dataclass(frozen=True)
-class Build:
-    """One environment of one track, whatever its release is called."""
-
-    track: str
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Step = tuple[Build, Build]
-"""Two builds, the earlier first."""
+__all__ = ["Build", "Change", "History", "Judged", "Pair", "Point", "Ratio", "Step"]
 
 TOGETHER = 256
 """Cases whose ratios are computed at once: see `statistics.relative_to_each`."""
 
+Pair = tuple[Case, Build, Build]
+"""A case, and the two builds that are compared on it, the earlier first."""
+
 
 @dataclass(frozen=True)
-class Point:
-    """One case in one build. `seconds` is the median over sessions of their median visit minima, by
-    the `clock` that compares builds: descriptive. The other times are by each clock, disturbed
-    sub-blocks included; NaN where it does not tell."""
+class Ratio:
+    """One case in the second build over the same in the first, and where it was measured."""
 
-    status: Status
-    reason: str = ""
-    seconds: float = math.nan
-    instructions: float = math.nan
-    clock: str = ""
-    wall_seconds: float = math.nan
-    processor_seconds: float = math.nan
+    estimate: Estimate
+    before: Measured
+    after: Measured
+    """The tracks: the same one where the two were measured in turns."""
+    paired: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,46 +54,23 @@ class Change(table.Change):
     new: Point
     paired: bool
     """Whether the two were measured in turns, rather than through the baseline."""
-    note: str = ""
+    tracks: tuple[str, ...] = ()
+    """The tracks that it was measured in."""
+    differences: tuple[str, ...] = ()
     """What differs between the two besides the release."""
+    newer: str = ""
+    """What a newer track says of this case, where it could not time it."""
+
+    @property
+    def note(self) -> str:
+        return "; ".join(filter(None, (*self.differences, self.newer)))
+
+    @property
+    def pair(self) -> Pair:
+        return self.case, self.before, self.after
 
 
 Judged = Changes[Change]
-
-
-Ratios = dict[Step, tuple[Estimate, bool]]
-"""One case in the second build of each step over the same in the first, and whether the two were
-measured in turns."""
-
-
-@dataclass
-class _Times:
-    """The visit minima of one case where it is ok: seconds by session, group and environment."""
-
-    sessions: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
-    clocked: dict[str, list[tuple[Clock, float, float]]] = field(default_factory=dict)
-    """By environment the clock of each session, and its median visit by both clocks."""
-    wrong: dict[str, Point] = field(default_factory=dict)
-    lost: dict[str, Point] = field(default_factory=dict)
-    """The state where a mode was lost in every session; its reason also where in one."""
-
-    def in_turns(self, steps: Sequence[Step]) -> tuple[list[Step], list[Array]]:
-        """The steps whose builds were never wrong, and their ratios: a table for each session,
-        rounds × steps, and last a column of ones as the reference."""
-        good = [step for step in steps if not any(build.name in self.wrong for build in step)]
-        tables = []
-        for own in self.sessions.values():
-            rounds = max(map(len, own.values()), default=0)
-            missing = np.full(rounds, math.nan)
-            columns = [
-                own[after.name] / own[before.name]
-                if before.name in own and after.name in own
-                else missing
-                for before, after in good
-            ]
-            if rounds:
-                tables.append(np.array([*columns, np.ones(rounds)]).T)
-        return good, tables
 
 
 @dataclass
@@ -131,80 +79,85 @@ class History:
 
     tracks: list[Track]
     builds: list[Build] = field(default_factory=list)
-    used: dict[Build, EnvironmentUsed] = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
-    _times: dict[tuple[str, Case], _Times] = field(default_factory=dict)
-    _read: dict[tuple[Build, Case], float] = field(default_factory=dict)
+    beside: list[Measured] = field(default_factory=list)
+    """What is not judged, and yet known: the tracks of other machines, say."""
+    filters: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _measured: list[Measured] = field(default_factory=list)
+    """The newest first."""
     _points: dict[tuple[Build, Case], Point | None] = field(default_factory=dict)
+    _sources: dict[Pair, tuple[Measured, Measured] | None] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, tracks: Sequence[Track], filters: dict[str, Iterable[str]] | None = None
+        cls,
+        tracks: Sequence[Track],
+        filters: dict[str, Iterable[str]] | None = None,
+        beside: Sequence[Track] = (),
     ) -> History:
-        """The history of tracks. A build that is in several counts once for each, except that
-        the baseline appears once."""
-        made = cls(list(tracks))
-        cases: dict[Case, None] = {}
-        for track in tracks:
-            for name, used in track.environments.items():
-                made.used[Build(track.name, name)] = used
-            for entry in track.started.plan:
-                cases |= {c: None for c in entry.cases if not filters or c.matches(**filters)}
-            made._take(track)
-        made.cases = list(cases)
-        made.builds = _ordered(made)
+        """The history of tracks, in whatever order they come."""
+        made = cls(list(tracks), filters={k: tuple(v) for k, v in (filters or {}).items()})
+        measured = sorted(map(Measured.of, tracks), key=lambda m: m.order)
+        made.cases = [
+            case
+            for case in dict.fromkeys(case for m in measured for case in m.cases)
+            if case.matches(**made.filters)
+        ]
+        made._measured = measured[::-1]
+        made.beside = [Measured.of(track) for track in beside]
+        made.builds = _ordered(made._measured)
         return made
 
-    def _take(self, track: Track) -> None:
-        sessions = 1 + max((part.session for part in track.parts), default=0)
-        for part in track.parts:
-            for measured in part.cases:
-                case = part.comparison.case(measured.mode)
-                times = self._times.setdefault((track.name, case), _Times())
-                own = times.sessions.setdefault((part.session, part.group), {})
-                visits = measured.visits()
-                clock = clock_of(visits.values())
-                for name, known in visits.items():
-                    own[name] = np.array(known.by(clock))
-                    both = clock, _middle(known.raw), _middle(known.processor)
-                    times.clocked.setdefault(name, []).append(both)
-                for side in measured.sides:
-                    name, entrant = side.environment, side.entrant
-                    if entrant.status == Status.OK:
-                        continue
-                    if entrant.status in LOST:
-                        reason = loss(entrant, part.session, sessions)
-                        times.lost.setdefault(name, Point(entrant.status, reason))
-                    else:
-                        times.wrong.setdefault(name, Point(entrant.status, entrant.reason))
-        for made in track.readings:
-            if made.reading.instrument == "instructions":
-                build = Build(track.name, made.environment)
-                for mode, values in made.reading.values.items():
-                    self._read[build, made.reading.comparison.case(mode)] = float(np.median(values))
+    @property
+    def every(self) -> Iterator[Measured]:
+        """All that is known, judged or not."""
+        yield from self._measured
+        yield from self.beside
+
+    def used(self, build: Build) -> EnvironmentUsed:
+        """The newest environment of a build."""
+        return next(m for m in self._measured if build in m.names).used(build)
 
     def baseline(self, build: Build) -> Build:
-        """The build that one was measured in turns with."""
-        track = next(t for t in self.tracks if t.name == build.track)
-        return Build(track.name, track.baseline)
+        """The build that one was last measured in turns with."""
+        return next(m for m in self._measured if build in m.names).baseline
 
     def label(self, build: Build) -> str:
-        """A build's name; with its full version where the name does not tell."""
-        used = self.used[build]
-        return build.name if used.torch.startswith(build.name) else f"{build.name} ({used.torch})"
+        """A build's name; with more where the name does not tell it from others."""
+        alike = [b for b in self.builds if b.name == build.name]
+        named = build.torch.startswith(build.name)
+        parts = [
+            value
+            for value, values, told in (
+                (build.torch, {b.torch for b in alike}, named),
+                (build.capability, {b.capability for b in alike}, True),
+                (", ".join(build.devices), {b.devices for b in alike}, True),
+                (build.machine, {b.machine for b in alike}, True),
+            )
+            if value and (len(values) > 1 or not told)
+        ]
+        return f"{build.name} ({', '.join(parts)})" if parts else build.name
 
-    def find(self, text: str) -> Build:
-        """The build of an environment's name or of a release; the latest measured one.
+    def key(self, build: Build) -> str:
+        """A build's name, if no other has it; else its label."""
+        alone = sum(b.name == build.name for b in self.builds) < 2
+        return build.name if alone else self.label(build)
 
-        Raises StoreError where there is none.
+    def find_all(self, text: str) -> list[Build]:
+        """The builds of an environment's name, of a full version (2.13.0+cpu) or of a release, in
+        their order.
+
+        Of builds of one kind that have the name in turn, such as those of one's own, the latest
+        measured one. Raises StoreError where there is none.
         """
-        hits = [b for b in self.used if b.name == text]
+        hits = [b for b in self.builds if b.name == text]
+        hits = hits or [b for b in self.builds if b.torch == text]
         if not hits:
             try:
                 version = parse(text)
             except ReleaseError:
                 version = None
-            hits = [b for b, e in self.used.items() if parse(e.torch) == version]
+            hits = [b for b in self.builds if parse(b.torch) == version]
         if not hits:
             known = ", ".join(dict.fromkeys(b.name for b in self.builds))
             near = hint(text, (b.name for b in self.builds))
@@ -212,197 +165,305 @@ class History:
                 f"{text!r} has not been measured; {near + ' ' if near else ''}measured are: "
                 f"{known or 'none'}"
             )
-        return max(hits, key=lambda b: b.track)
+        newest: dict[tuple[object, ...], Build] = {}
+        for build in self._newest_first(hits):
+            newest.setdefault((bool(build.cuda), build.capability, build.machine), build)
+        sources = {(build.git, parse(build.torch)) for build in newest.values()}
+        return [build for build in hits if (build.git, parse(build.torch)) in sources]
+
+    def find(self, text: str) -> Build:
+        """The latest measured build of an environment's name or of a release.
+
+        Raises StoreError where there is none.
+        """
+        return next(self._newest_first(self.find_all(text)))
+
+    def _newest_first(self, builds: Sequence[Build]) -> Iterator[Build]:
+        found = dict.fromkeys(b for m in self._measured for b in m.names if b in builds)
+        yield from found
 
     def point(self, build: Build, case: Case) -> Point | None:
-        """One case in one build; None where it was no part of that track."""
+        """One case in one build: from the newest track that timed it or, where none did, the newest
+        that had it as a part. None where none had."""
         if (build, case) not in self._points:
-            self._points[build, case] = self._point(build, case)
+            points = [m.point(build, case) for m in self._measured if build in m.names]
+            seen = [point for point in points if point is not None]
+            timed = [point for point in seen if point.status == Status.OK]
+            self._points[build, case] = next(iter(timed or seen), None)
         return self._points[build, case]
 
-    def _point(self, build: Build, case: Case) -> Point | None:
-        times = self._times.get((build.track, case))
-        if times is None:
+    def track(self, build: Build, case: Case) -> str:
+        """The track that `point` is from."""
+        point = self.point(build, case)
+        return next(m.name for m in self._measured if m.point(build, case) is point)
+
+    # ── which measurement ──
+
+    def _source(self, pair: Pair) -> tuple[Measured, Measured] | None:
+        """The newest tracks of both builds: one where they took turns, or two with one baseline."""
+        if pair not in self._sources:
+            self._sources[pair] = self._found(*pair)
+        return self._sources[pair]
+
+    def _found(self, case: Case, before: Build, after: Build) -> tuple[Measured, Measured] | None:
+        if before.machine != after.machine:
             return None
-        instructions = self._read.get((build, case), math.nan)
-        if build.name in times.wrong:
-            # Wrong in one session is wrong in all: what was timed there is not judged.
-            return replace(times.wrong[build.name], instructions=instructions)
-        mine = [own[build.name] for own in times.sessions.values() if build.name in own]
-        mine = [values for values in mine if not np.isnan(values).all()]
-        lost = times.lost.get(build.name)
-        if not mine:
-            return lost and replace(lost, instructions=instructions)
-        medians = [statistics.middle(values[values == values]) for values in mine]
-        reason = lost.reason if lost else ""
-        used, walls, processors = zip(*times.clocked[build.name])
-        clock = str(used[0]) if len(set(used)) == 1 else MIXED
-        seconds = statistics.middle(medians)
-        return Point(
-            *(Status.OK, reason, seconds, instructions, clock, _middle(walls), _middle(processors))
-        )
+        direct = [((m, m), m.sessions(case, before, after)) for m in self._measured]
+        if any(sessions for _, sessions in direct):
+            return _newest(direct)
+        sides = [
+            [
+                (place, m, m.sessions(case, build, m.baseline))
+                for place, m in enumerate(self._measured)
+                if m.sessions(case, build, m.baseline)
+            ]
+            for build in (before, after)
+        ]
+        through = sorted(product(*sides), key=lambda two: two[0][0] + two[1][0])
+        return _newest([((a, b), min(i, j)) for (_, a, i), (_, b, j) in through if _joined(a, b)])
+
+    def comparable(self, pair: Pair) -> bool:
+        return self._source(pair) is not None
+
+    # ── which pairs ──
+
+    def course(self, case: Case) -> list[Pair]:
+        """A case from build to build: each with the nearest before it that it can be compared with,
+        one of its own kind if there is any. Where a release lacks the case, the next is compared
+        with the one before."""
+        timed = [b for b in self.builds if any(m.sessions(case, b) for m in self._measured)]
+        pairs = []
+        for place, after in enumerate(timed):
+            earlier = timed[:place][::-1]
+            nearest = sorted(earlier, key=lambda before: not before.like(after))
+            pair = next((p for b in nearest if self.comparable(p := (case, b, after))), None)
+            if pair is not None:
+                pairs.append(pair)
+        return pairs
+
+    def steps(self) -> list[Pair]:
+        """The course of every case."""
+        return [pair for case in self.cases for pair in self.course(case)]
+
+    def ranges(self, steps: Sequence[Pair]) -> list[Pair]:
+        """From the first build of each course to its last, where there are others between: the
+        first that the last can be compared with."""
+        found = []
+        before = {(case, after): first for case, first, after in steps}
+        passed = {(case, first) for case, first, _ in steps}
+        for case, _, last in steps:
+            if (case, last) in passed:
+                continue
+            chain = [last]
+            while (case, chain[-1]) in before:
+                chain.append(before[case, chain[-1]])
+            wider = (p for b in chain[:1:-1] if self.comparable(p := (case, b, last)))
+            found += list(wider)[:1]
+        return found
+
+    def between(self, old: str, new: str) -> list[Pair]:
+        """Every case in two builds, by their names: in builds of one kind where there are any.
+
+        Raises StoreError where a build has not been measured.
+        """
+        steps = [s for s in product(self.find_all(old), self.find_all(new)) if s[0] != s[1]]
+        pairs = [p for step in steps for case in self.cases if self.comparable(p := (case, *step))]
+        like = [pair for pair in pairs if bool(pair[1].cuda) == bool(pair[2].cuda)]
+        return like or pairs
+
+    # ── judging ──
 
     def ratios(
-        self, cases: Sequence[Case], steps: Sequence[Step], floor: float, confidence: float
-    ) -> list[Ratios]:
-        """The ratios of each case, without the steps of which one build was not timed."""
-        by_track: dict[str, list[Step]] = {}
-        for before, after in steps:
-            if before.track == after.track:
-                by_track.setdefault(before.track, []).append((before, after))
-        ratios: list[Ratios] = [{} for _ in cases]
-        for track, own in by_track.items():
-            for start in range(0, len(cases), TOGETHER):
-                asked, answers = [], []
-                for number, case in enumerate(cases[start : start + TOGETHER], start):
-                    times = self._times.get((track, case), _Times())
-                    good, tables = times.in_turns(own)
-                    if good and tables:
-                        asked.append((statistics.Tables.of(tables), len(good)))
-                        answers.append((number, good))
-                estimates = statistics.relative_to_each(asked, floor, confidence)
-                for (number, good), related in zip(answers, estimates):
-                    ratios[number] |= {s: (e, True) for s, e in zip(good, related) if e.sessions}
-        for case, found in zip(cases, ratios):
-            for step in steps:
-                if step not in found:
-                    estimate = self._through_baseline(case, step, floor, confidence)
-                    if estimate is not None:
-                        found[step] = (estimate, False)
-        return ratios
-
-    def to_baseline(self, cases: Sequence[Case]) -> list[dict[Build, Estimate]]:
-        """Each case in each build over the same in the one that all were measured in turns with."""
-        steps = [(self.baseline(build), build) for build in self.builds]
-        steps = [step for step in steps if step[0] != step[1]]
-        ratios = self.ratios(cases, steps, statistics.RELEASE_FLOOR, statistics.CONFIDENCE)
-        return [{build: e for (_, build), (e, _) in found.items()} for found in ratios]
-
-    def _through_baseline(
-        self, case: Case, step: Step, floor: float, confidence: float
-    ) -> Estimate | None:
-        through = []
-        for build in reversed(step):
-            times, reference = self._times.get((build.track, case)), self.baseline(build)
-            if times is None or build.name in times.wrong or reference.name in times.wrong:
-                return None
-            through.append(
-                [
-                    own[build.name] / own[reference.name]
-                    for own in times.sessions.values()
-                    if build.name in own and reference.name in own
-                ]
-            )
-        if not all(through) or not self._same_baseline(*step):
-            return None
-        return statistics.compare_runs(through[0], through[1], floor, confidence)
-
-    def _same_baseline(self, one: Build, other: Build) -> bool:
-        a, b = (self.used[self.baseline(build)].facts for build in (one, other))
-        machines = [
-            next(t for t in self.tracks if t.name == build.track).started.machine.get("cpu")
-            for build in (one, other)
-        ]
-        return a.identity == b.identity and machines[0] == machines[1]
-
-    def differences(self, before: Build, after: Build) -> list[str]:
-        """What differs between two builds besides the release, and may explain a change."""
-        old, new = self.used[before].facts, self.used[after].facts
-        found = [
-            f"{TERMS.get(name, name)} {one} → {other}"
-            for name, one, other in old.differences(new, BESIDES)
-        ]
-        if bool(old.torch_cuda) != bool(new.torch_cuda):
-            kinds = [f"CUDA {e.torch_cuda}" if e.torch_cuda else "CPU" for e in (old, new)]
-            found.append(f"{kinds[0]} build → {kinds[1]} build")
-        same_release = self.used[before].release == self.used[after].release
-        if same_release and (old.torch, old.torch_git) != (new.torch, new.torch_git):
-            found.append(f"one release, two builds: {old.torch} → {new.torch}")
+        self,
+        pairs: Sequence[Pair],
+        floor: float = statistics.RELEASE_FLOOR,
+        confidence: float = statistics.CONFIDENCE,
+    ) -> dict[Pair, Ratio]:
+        """The ratios of pairs, without those that no track can tell."""
+        found: dict[Pair, Ratio] = {}
+        in_turns: dict[int, tuple[Measured, dict[Case, list[Step]]]] = {}
+        for pair in pairs:
+            source = self._source(pair)
+            if source is None:
+                continue
+            first, second = source
+            if first is second and first.sessions(*pair):
+                own = in_turns.setdefault(id(first), (first, {}))[1]
+                own.setdefault(pair[0], []).append(pair[1:])
+            else:
+                estimate = _through_baseline(pair, first, second, floor, confidence)
+                found[pair] = Ratio(estimate, first, second, False)
+        for measured, wanted in in_turns.values():
+            for (case, step), estimate in _in_turns(measured, wanted, floor, confidence):
+                found[(case, *step)] = Ratio(estimate, measured, measured, True)
         return found
+
+    def to_baseline(
+        self, cases: Sequence[Case]
+    ) -> list[tuple[Build | None, dict[Build, Estimate]]]:
+        """Each case in each build over the same in one build: of the baselines of its tracks the
+        one that most builds can be compared with, the newest of several such. None where no track
+        timed it."""
+        references: list[Build | None] = []
+        pairs: list[list[Pair]] = []
+        for case in cases:
+            candidates = dict.fromkeys(m.baseline for m in self._measured if case in m.times)
+            options = [
+                (one, [p for b in self.builds if b != one and self.comparable(p := (case, one, b))])
+                for one in candidates
+            ]
+            reference, kept = max(options, key=lambda option: len(option[1]), default=(None, []))
+            references.append(reference)
+            pairs.append(kept)
+        ratios = self.ratios([pair for own in pairs for pair in own])
+        return [
+            (reference, {p[2]: ratios[p].estimate for p in own if p in ratios})
+            for reference, own in zip(references, pairs)
+        ]
 
     def changes(
         self,
-        steps: Sequence[Step],
+        pairs: Sequence[Pair],
         floor: float = statistics.RELEASE_FLOOR,
         confidence: float = statistics.CONFIDENCE,
         method: str = "benjamini-hochberg",
     ) -> Judged:
-        """Every case over every step, false positives controlled over the whole table."""
-        notes = {step: "; ".join(self.differences(*step)) for step in steps}
-        drafts = [
-            (case, step, estimate, paired)
-            for case, ratios in zip(self.cases, self.ratios(self.cases, steps, floor, confidence))
-            for step, (estimate, paired) in ratios.items()
+        """Every pair, with false positives controlled over the whole table."""
+        ratios = self.ratios(pairs, floor, confidence)
+        known = [(pair, ratios[pair]) for pair in dict.fromkeys(pairs) if pair in ratios]
+        estimates = [ratio.estimate for _, ratio in known]
+        verdicts, judging = table.judge(estimates, floor, confidence, method)
+        changes = [
+            self._change(pair, ratio, verdict, q)
+            for (pair, ratio), (verdict, q) in zip(known, verdicts)
         ]
-        verdicts, judging = table.judge([draft[2] for draft in drafts], floor, confidence, method)
-        changes = []
-        for (case, step, estimate, paired), (verdict, q) in zip(drafts, verdicts):
-            old, new = (self.point(build, case) for build in step)
-            assert old is not None
-            assert new is not None
-            changes.append(
-                Change(
-                    case=case,
-                    estimate=estimate,
-                    verdict=verdict,
-                    q=q,
-                    before=step[0],
-                    after=step[1],
-                    old=old,
-                    new=new,
-                    paired=paired,
-                    note=notes[step],
-                )
-            )
-        return Changes(
-            changes=changes,
-            **judging,
+        return Changes(changes=changes, **judging)
+
+    def _change(self, pair: Pair, ratio: Ratio, verdict: Verdict, q: float | None) -> Change:
+        case, before, after = pair
+        old, new = ratio.before.point(before, case), ratio.after.point(after, case)
+        assert old is not None
+        assert new is not None
+        used = ratio.before.used(before), ratio.after.used(after)
+        return Change(
+            case=case,
+            estimate=ratio.estimate,
+            verdict=verdict,
+            q=q,
+            before=before,
+            after=after,
+            old=old,
+            new=new,
+            paired=ratio.paired,
+            tracks=tuple(dict.fromkeys((ratio.before.name, ratio.after.name))),
+            differences=tuple(differences(*used)),
+            newer=self._newer(pair, ratio),
         )
 
-    def unlike(self, steps: Sequence[Step]) -> dict[tuple[Build, str, str], int]:
+    def _newer(self, pair: Pair, ratio: Ratio) -> str:
+        """What newer tracks say of a pair that they could not time."""
+        case, *builds = pair
+        for measured in self._measured:
+            if measured in (ratio.before, ratio.after):
+                break
+            for build in builds:
+                point = measured.point(build, case)
+                if point is not None and point.status != Status.OK:
+                    return f"{build} in newer track {measured.name}: {point.status}"
+        return ""
+
+    def unlike(self, pairs: Sequence[Pair]) -> dict[tuple[Build, str, str], int]:
         """What only one build of a step can do: the build that cannot, its status and reason, and
         the number of cases."""
-        found: dict[tuple[Build, str, str], int] = {}
-        seen = set()
-        for before, after in steps:
-            for case in self.cases:
-                points = [self.point(build, case) for build in (before, after)]
-                for build, point, other in zip((before, after), points, points[::-1]):
-                    if not (point and other and point.status != Status.OK == other.status):
-                        continue
-                    if (build, case) not in seen:
-                        seen.add((build, case))
-                        key = (build, point.status, point.reason)
-                        found[key] = found.get(key, 0) + 1
-        return found
-
-    def steps(self) -> list[Step]:
-        """Each build and the one before it, in the releases' order."""
-        return list(zip(self.builds, self.builds[1:]))
+        steps = dict.fromkeys((before, after) for _, before, after in pairs)
+        found: dict[tuple[Build, str, str], set[Case]] = {}
+        for step, case in product(steps, self.cases):
+            points = [self.point(build, case) for build in step]
+            for build, point, other in zip(step, points, points[::-1]):
+                if point and other and point.status != Status.OK == other.status:
+                    found.setdefault((build, point.status, point.reason), set()).add(case)
+        return {key: len(cases) for key, cases in found.items()}
 
 
-def _middle(times: Sequence[float]) -> float:
-    """The median without what is missing."""
-    known = [time for time in times if time == time]
-    return statistics.middle(known) if known else math.nan
+def differing(changes: Sequence[Change]) -> list[str]:
+    """What else differs between the builds of some changes; how many of them it touches, where not
+    all."""
+    touched = Counter(what for change in changes for what in change.differences)
+    return [
+        what if number == len(changes) else f"{what} (in {number} of {len(changes)} cases)"
+        for what, number in touched.items()
+    ]
 
 
-def _ordered(history: History) -> list[Build]:
-    """The builds by release and name; of one that is in several tracks the latest."""
-    latest: dict[tuple[Any, ...], Build] = {}
-    for build, used in history.used.items():
-        key = (build.name, used.facts.identity)
-        if key not in latest or latest[key].track < build.track:
-            latest[key] = build
-    measured = {
-        (part_track.name, side.environment)
-        for part_track in history.tracks
-        for part in part_track.parts
-        for case in part.cases
-        for side in case.sides
-    }
-    found = [b for b in latest.values() if (b.track, b.name) in measured]
+def _newest(
+    sources: Sequence[tuple[tuple[Measured, Measured], int]],
+) -> tuple[Measured, Measured] | None:
+    """The newest source, of those whose sessions suffice: see `statistics.ENOUGH`."""
+    enough = min(statistics.ENOUGH, max((sessions for _, sessions in sources), default=0))
+    return next((source for source, sessions in sources if sessions >= enough), None)
+
+
+def _joined(one: Measured, other: Measured) -> bool:
+    """Whether two tracks have a baseline in common, in the same surroundings."""
+    first, second = one.baseline, other.baseline
+    return first == second and one.used(first).facts.identity == other.used(second).facts.identity
+
+
+def _in_turns(
+    measured: Measured, wanted: dict[Case, list[Step]], floor: float, confidence: float
+) -> Iterator[tuple[tuple[Case, Step], Estimate]]:
+    """The ratios of steps whose builds one track measured in turns, with the spread of its sessions
+    pooled over all its cases, whatever is asked."""
+    cases, spread = list(wanted), measured.spread
+    for start in range(0, len(cases), TOGETHER):
+        some = cases[start : start + TOGETHER]
+        asked = []
+        for case in some:
+            named = [
+                (measured.names[before], measured.names[after]) for before, after in wanted[case]
+            ]
+            tables = measured.times[case].tables(named)
+            asked.append((statistics.Tables.of(tables), len(named)))
+        estimates = statistics.relative_to_each(asked, floor, confidence)
+        for case, related in zip(some, estimates):
+            for step, estimate in zip(wanted[case], related):
+                yield (case, step), spread.moderated(estimate) if spread else estimate
+
+
+def _through_baseline(
+    pair: Pair, first: Measured, second: Measured, floor: float, confidence: float
+) -> Estimate:
+    case, before, after = pair
+    through = []
+    for measured, build in ((second, after), (first, before)):
+        times: Times = measured.times[case]
+        timed = times.timed(measured.names[build], measured.names[measured.baseline])
+        through.append([mine / reference for mine, reference in timed])
+    return statistics.compare_runs(through[0], through[1], floor, confidence)
+
+
+def _ordered(measured: Sequence[Measured]) -> list[Build]:
+    """The builds in which anything was measured, by release and name."""
+    found: dict[Build, EnvironmentUsed] = {}
+    for one in measured:
+        sides = {
+            side.environment
+            for part in one.track.parts
+            for case in part.cases
+            for side in case.sides
+        }
+        for build, name in one.names.items():
+            if name in sides:
+                found.setdefault(build, one.used(build))
     return sorted(
         found,
-        key=lambda b: (parse(history.used[b].torch), history.used[b].date, b.name, b.track),
+        key=lambda b: (
+            parse(b.torch),
+            found[b].date,
+            b.name,
+            b.torch,
+            b.capability,
+            b.devices,
+            b.machine,
+        ),
     )

@@ -215,8 +215,7 @@ def _judging(threshold: float) -> Callable[[F], F]:
 
 
 judging_options = _judging(0.01)
-change_options = all_of(
-    _judging(0.02),
+shown_options = all_of(
     click.option(
         "--fail-on",
         type=parameters.Choice([*(verdict.value for verdict in CALLED), "any"]),
@@ -226,6 +225,9 @@ change_options = all_of(
         "--all", "everything", is_flag=True, help="Show unchanged and undecided cases too."
     ),
 )
+"""Which changes are shown, and which fail a check."""
+
+change_options = all_of(_judging(0.02), shown_options)
 """Where runs, or releases, are compared with each other."""
 
 

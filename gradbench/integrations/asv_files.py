@@ -28,6 +28,7 @@ from gradbench.core.cases import Case, Offer
 from gradbench.core.releases import Release, ReleaseError
 from gradbench.core.text import line
 from gradbench.integrations import asv_names
+from gradbench.statistics import ENOUGH
 from gradbench.store.fields import Label, reason
 from gradbench.store.files import write_text
 from gradbench.store.lines import StoreError, content
@@ -299,7 +300,7 @@ def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
         repr(row.case.mode): (row.seconds, row.statistics, [_short(s) for s in row.samples] or None)
         for row in rows
     }
-    merged = old | new
+    merged = old | {mode: own for mode, own in new.items() if not _weaker(own, old.get(mode))}
     results._results[name], results._stats[name], results._samples[name] = (
         list(column) if any(value is not None for value in column) else None
         for column in zip(*merged.values())
@@ -312,6 +313,17 @@ def _merge(results: Any, name: str, rows: list[AsvRow], now: int) -> None:
 def _short(seconds: float) -> float:
     """Six digits are more than a clock has; the rest would be a third of each file."""
     return float(f"{seconds:.5e}")
+
+
+def _weaker(new: tuple[Any, ...], old: tuple[Any, ...] | None) -> bool:
+    """Whether a result is not to take the place of an earlier one: it has no value, or fewer
+    sessions than one that counts (`statistics.ENOUGH`)."""
+    if old is None or old[0] is None or math.isnan(old[0]):
+        return False
+    if new[0] is None or math.isnan(new[0]):
+        return True
+    before, after = ((stats or {}).get("repeat") or 1 for stats in (old[1], new[1]))
+    return bool(after < min(ENOUGH, before))
 
 
 def _benchmarks(

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradbench import statistics
 from gradbench.analysis.tracks import Build, History
 from gradbench.core import releases as known
 from gradbench.core.cases import FORWARD, Case, Entry, Offer, Selection, SelectionError, expand
@@ -118,7 +117,7 @@ class Seeker:
             raise ReleaseError(f"nothing was measured: {reason}")
         history = self._measured([old, new])
         before, after = self._build(history, old), self._build(history, new)
-        judged = history.changes([(before, after)], self.floor)
+        judged = history.changes([(history.cases[0], before, after)], self.floor)
         if not judged.changes:
             points = [history.point(build, history.cases[0]) for build in (before, after)]
             said = "; ".join(
@@ -145,12 +144,12 @@ class Seeker:
         history = self._measured([before, one, after])
         before_, one_, after_ = (self._build(history, r) for r in (before, one, after))
         case = history.cases[0]
-        steps = [(before_, one_), (after_, one_)]
-        (found,) = history.ratios([case], steps, self.floor, statistics.CONFIDENCE)
-        if len(found) < len(steps):
+        pairs = [(case, before_, one_), (case, after_, one_)]
+        found = history.ratios(pairs, self.floor)
+        if len(found) < len(pairs):
             point = history.point(one_, case)
             return f"{point.status}: {point.reason}" if point else "not timed"
-        return Measured(*(found[step][0] for step in steps))
+        return Measured(*(found[pair].estimate for pair in pairs))
 
     def _build(self, history: History, request: Request) -> Build:
         return history.find(request.name)

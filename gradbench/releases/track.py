@@ -61,6 +61,15 @@ PROFILES = {
             stopping=Stopping(min_rounds=5, max_rounds=5, every=5, half_width=0.005, budget=0.5),
         ),
     ),
+    "gate": replace(
+        RUN["quick"],
+        summary="small example inputs, 8 to 40 rounds in 10 sessions, for a gate in CI",
+        settings=replace(
+            RUN["quick"].settings,
+            sessions=10,
+            stopping=Stopping(min_rounds=8, max_rounds=40, every=4, half_width=0.02, budget=1.5),
+        ),
+    ),
     "full": replace(
         RUN["standard"],
         summary="example inputs and larger ones, 16 to 100 rounds in 10 sessions",

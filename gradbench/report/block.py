@@ -162,7 +162,7 @@ def _releases(changes: pd.DataFrame) -> dict[str, Any] | None:
     largest ones."""
     if changes.empty:
         return None
-    releases = list(dict.fromkeys(changes["release"]))
+    releases = history.ordered(changes)
     modes = changes[changes["mode"] != FORWARD]
     dates = dict(zip(changes["release"], changes["date"]))
     operators: Sequence[Any] = list(dict.fromkeys(modes["operator"]))

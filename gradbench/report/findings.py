@@ -14,7 +14,7 @@ from gradbench.analysis.readings import LAUNCH_BOUND, launch_bound
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted, false_positives, multiple, short
 from gradbench.core.verdicts import CALLED
-from gradbench.report import sizes
+from gradbench.report import history, sizes
 from gradbench.report.data import Stored
 
 LONGEST_ANCHOR = 180
@@ -122,11 +122,22 @@ def _limits(frame: pd.DataFrame) -> list[str]:
 def over_releases(changes: pd.DataFrame) -> str:
     """What changed over the tracked builds of one machine, in a sentence."""
     counts = changes["verdict"].value_counts()
-    names = list(dict.fromkeys(changes["release"]))
+    names = history.ordered(changes)
     return (
         f"Over {len(names)} torch builds ({names[0]} to {names[-1]}): "
         f"{counts.get('slower', 0)} changes are slower, {counts.get('faster', 0)} faster, "
-        f"{counts.get('undecided', 0)} too close to call. {_largest(changes)}"
+        f"{counts.get('undecided', 0)} too close to call. {_whole(changes)}{_largest(changes)}"
+    )
+
+
+def _whole(changes: pd.DataFrame) -> str:
+    """What changed from the first release to the last, where there are others between."""
+    if "from_first_verdict" not in changes or not changes["from_first_verdict"].any():
+        return ""
+    counts = changes["from_first_verdict"].value_counts()
+    return (
+        f"From the first release to the last, {counted(counts.get('slower', 0), 'case')} became "
+        f"slower and {counts.get('faster', 0)} faster. "
     )
 
 

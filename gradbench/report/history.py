@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from gradbench.core.releases import ReleaseError, parse
 from gradbench.core.verdicts import CALLED
 from gradbench.report.style import FAINT, SERIES, NothingToDraw, decades, settings, shortened
 
@@ -20,12 +21,14 @@ CASE = ["operator", "function", "size", "dtype", "device", "threads", "mode"]
 
 
 def shown(frame: pd.DataFrame, most: int = 12) -> list[tuple[str, pd.DataFrame]]:
-    """The cases worth showing: those with called changes first, the largest change first; of a
-    mode no second one before every mode has its first."""
+    """The cases worth showing: those with called changes first, the largest change first, be it of
+    a step or of the whole range; of a mode no second one before every mode has its first."""
     cases: list[tuple[int, float, str, pd.DataFrame]] = []
     for key, rows in frame.groupby(CASE, sort=False):
-        called = rows[rows["verdict"].isin(CALLED)]
-        size = float(np.abs(np.log(called["change"])).max()) if len(called) else -1.0
+        called = list(rows.loc[rows["verdict"].isin(CALLED), "change"])
+        if "from_first" in rows:
+            called += list(rows.loc[rows["from_first_verdict"].isin(CALLED), "from_first"])
+        size = float(np.abs(np.log(called)).max()) if called else -1.0
         if rows["to_baseline"].notna().any():
             cases.append((0, size, "/".join(map(str, key)), rows))
     cases.sort(key=lambda c: (-c[1], c[2]))
@@ -38,10 +41,22 @@ def shown(frame: pd.DataFrame, most: int = 12) -> list[tuple[str, pd.DataFrame]]
     return [(name, rows) for _, _, name, rows in cases[:most]]
 
 
+def ordered(frame: pd.DataFrame) -> list[str]:
+    """The releases in their order; no case need have all."""
+    builds = frame.drop_duplicates("release")
+    try:
+        versions = [parse(str(torch)) for torch in builds["torch"]]
+    except ReleaseError:
+        return [str(release) for release in builds["release"]]
+    return [str(key[-1]) for key in sorted(zip(versions, builds["date"], builds["release"]))]
+
+
 def also_differs(frame: pd.DataFrame) -> dict[str, str]:
     """What changed with a release besides torch, by release."""
-    noted = frame[frame["note"].astype(bool)].drop_duplicates("release")
-    return {str(r): str(n) for r, n in zip(noted["release"], noted["note"])}
+    notes: dict[str, dict[str, None]] = {}
+    for release, note in frame.loc[frame["note"].astype(bool), ["release", "note"]].to_numpy():
+        notes.setdefault(str(release), {})[str(note)] = None
+    return {release: "; ".join(said) for release, said in notes.items()}
 
 
 def figure(frame: pd.DataFrame, most: int = 12, columns: int = 2) -> Figure:

@@ -32,8 +32,10 @@ needed, and not by the stopping rule or the control, which run inside the measur
 from gradbench.statistics.between import TRIM, Estimate, between_sessions, compare_runs
 from gradbench.statistics.fastest import Ranking, fastest_of_each
 from gradbench.statistics.groups import Group, clusters
+from gradbench.statistics.moderation import Spread, power
 from gradbench.statistics.samples import (
     CONFIDENCE,
+    ENOUGH,
     FLOOR,
     RELEASE_FLOOR,
     Array,
@@ -50,6 +52,7 @@ from gradbench.statistics.verdicts import Judgement, Method, adjust, judge, verd
 __all__ = [
     "BATCH",
     "CONFIDENCE",
+    "ENOUGH",
     "FLOOR",
     "RELEASE_FLOOR",
     "TRIM",
@@ -60,6 +63,7 @@ __all__ = [
     "Method",
     "Ranking",
     "SessionEstimate",
+    "Spread",
     "Stop",
     "Stopping",
     "Tables",
@@ -75,6 +79,7 @@ __all__ = [
     "median_interval",
     "middle",
     "middles",
+    "power",
     "relative_to",
     "relative_to_each",
     "session_time",

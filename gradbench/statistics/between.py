@@ -102,7 +102,7 @@ def _p_beyond(log: Array, floor: float, errors: Sequence[tuple[Array, float]]) -
     return p
 
 
-def _estimated(
+def estimated(
     log: Array,
     error: Array,
     degrees: float,
@@ -242,7 +242,7 @@ def _between_several(
     medians = np.take_along_axis(sessions.median[:, columns].T, order, axis=-1)
     errors = np.take_along_axis(sessions.error[:, columns].T, order, axis=-1)
     centres = _centres(medians, errors)
-    numbers = _estimated(
+    numbers = estimated(
         centres.log,
         np.sqrt(centres.between),
         centres.degrees,
@@ -372,7 +372,7 @@ def compare_runs(
         # Without any spread the formula is 0 / 0; the within error decides then.
         parts = float((one.between**2 / one.degrees + two.between**2 / two.degrees)[0])
         degrees = sum_of_both**2 / parts if parts else one.degrees + two.degrees
-        (fields,) = _estimated(logs, np.sqrt(total), degrees, np.sqrt(variance), floor, confidence)
+        (fields,) = estimated(logs, np.sqrt(total), degrees, np.sqrt(variance), floor, confidence)
         return Estimate(sessions=sessions, rounds=rounds, groups=groups, **fields)
     log, within = float(logs[0]), math.sqrt(variance[0])
     half = math.inf if math.isnan(within) else quantile(math.inf, confidence) * within

@@ -21,6 +21,10 @@ RELEASE_FLOOR = 0.02
 
 CONFIDENCE = 0.95
 
+ENOUGH = 5
+"""A measurement of so many sessions takes the place of an older one, whatever that had. One of
+fewer, as an interruption leaves, does so only where the older one had no more."""
+
 ROUNDING = 1e-12
 """Logs closer than this are equal: the difference is rounding, not a step of the clock."""
 

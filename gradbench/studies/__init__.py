@@ -14,5 +14,6 @@ STUDIES = {
     "load": "gradbench.studies.load",
     "budgets": "gradbench.studies.budgets",
     "experts": "gradbench.studies.experts",
+    "releases": "gradbench.studies.releases",
 }
 """The module of each study; each has a `plan` and `rows`, and `tables` if it has several."""

@@ -80,7 +80,7 @@ def begin(
         places(settings.get("neighbour", "none"))
     except NoPinning as error:
         raise SelectionError(str(error)) from error
-    worker = WorkerOptions(files=tuple(settings["files"]))
+    worker = _worker(module, settings, tuple(settings["files"]))
     discovery = discover(worker)
     default = getattr(module, "CASES", engine.CASES)
     resolve = getattr(module, "resolve", engine.resolve)
@@ -104,7 +104,14 @@ def reopen(
     study = store.find(results, resumed, name)
     study.require_unfinished()
     files = executed(store.KIND, study, results, study.settings.get("files", ()), files, say)
-    worker = WorkerOptions(files=files)
+    module = importlib.import_module(STUDIES[name])
+    worker = _worker(module, study.settings, files)
     require_same("this study", study.started.environment, discover(worker).environment)
     log = store.KIND.reopen(study)
-    return Opened(importlib.import_module(STUDIES[name]), log, store.read(study.path), worker)
+    return Opened(module, log, store.read(study.path), worker)
+
+
+def _worker(module: ModuleType, settings: dict[str, Any], files: tuple[str, ...]) -> WorkerOptions:
+    """The worker that a study measures with: this Python's, unless it has one of its own."""
+    own = getattr(module, "worker", None)
+    return WorkerOptions(files=files) if own is None else own({**settings, "files": files})

@@ -65,6 +65,8 @@ class Step:
     """Another mode of the same comparison; empty: the same mode."""
     fixed_rounds: int = 0
     """The number of rounds, whatever the precision; 0: until the stopping rule says so."""
+    rule: Stopping | None = None
+    """The stopping rule, where it is not that of a run."""
 
     @property
     def key(self) -> str:
@@ -73,6 +75,8 @@ class Step:
 
     @property
     def stopping(self) -> Stopping:
+        if self.rule is not None:
+            return self.rule
         if self.fixed_rounds:
             return Stopping(self.fixed_rounds, self.fixed_rounds, half_width=1e-9)
         return Stopping(budget=self.budget, max_rounds=ROUNDS)
@@ -149,20 +153,19 @@ def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
 
 @dataclass
 class _Pairs:
-    """Measures the steps of a process, or of a pair of processes if `two`."""
+    """Measures the steps of a process, or of a pair of processes: one for each of `options`."""
 
-    two: bool
+    options: Sequence[WorkerOptions]
     core: int | None
     seed: int
-    options: WorkerOptions
     workers: list[Worker] = field(default_factory=list)
     opened: str = ""
     handle: int = 0
 
     def start(self) -> None:
         self.end()
-        for _ in range(2 if self.two else 1):
-            worker = Worker(self.options)
+        for options in self.options:
+            worker = Worker(options)
             self.workers.append(worker)
             if self.core is not None:
                 pin(worker.pid, self.core)
@@ -222,8 +225,10 @@ def carry_out(
     steps: Sequence[Step],
     report: Report,
     options: WorkerOptions,
+    other: WorkerOptions | None = None,
 ) -> Study:
-    """Measures the steps that the log lacks, storing each at once.
+    """Measures the steps that the log lacks, storing each at once; with `other` the second process
+    of a pair is another one's.
 
     Whatever stops it, the background load and the workers end, and the log holds all that was
     measured. Raises NoPinning, WorkerError or StoreError.
@@ -234,7 +239,8 @@ def carry_out(
         stack.enter_context(neighbours(cores, settings["seed"]))
 
         def runner(two: bool) -> _Pairs:
-            measurer = _Pairs(two, core, settings["seed"], options)
+            used = [options, other or options] if two else [options]
+            measurer = _Pairs(used, core, settings["seed"])
             stack.callback(measurer.end)
             return measurer
 

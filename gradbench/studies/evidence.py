@@ -57,6 +57,10 @@ def _ratio(name: str) -> Callable[[dict[str, Any]], str]:
 COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "method": ("method", lambda row: str(row["method"])),
     "rule": ("rule", lambda row: str(row["rule"])),
+    "sessions": ("sessions", lambda row: str(row["sessions"])),
+    "cases": ("cases", lambda row: str(row["cases"])),
+    "gates": ("gates", lambda row: str(row["gates"])),
+    "gates_alarmed": ("with a false alarm", lambda row: str(row["gates_alarmed"])),
     "neighbour": ("background load", lambda row: str(row["neighbour"])),
     "busy": ("busy processes per core", lambda row: str(row["busy"])),
     "length": ("long call", lambda row: str(row["length"])),
@@ -102,6 +106,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "rate": ("rate [95 %]", _interval("rate")),
     "found": ("detected", lambda row: str(row["found"])),
     "power": ("power [95 %]", _interval("power")),
+    "power_said": ("power that the gate states", _as(_percent, "power_said")),
     "covered": ("covered", lambda row: str(row["covered"])),
     "coverage": ("coverage [95 %]", _interval("coverage")),
     "q95": ("q95", _as(_percent, "q95")),
@@ -147,6 +152,13 @@ HEADINGS = {
         "A counted loop before the call makes one side slower. *Injected* is its size by "
         "calibration in place, *long runs* its size by separate runs of 100 rounds in each of up "
         "to four processes. *Detected* means called slower.",
+    ),
+    "releases": (
+        "The gate on releases: one release installed twice",
+        "A gate compares the two installations, whose processes take turns, by the code that "
+        "judges tracks. All that it calls is false; and each case in turn is put in slower. *With "
+        "a false alarm* counts whole gates, of which most share sessions with others; detected "
+        "slowdowns and false positives are those of gates that share none.",
     ),
     "coverage": (
         "Coverage: does the interval contain the long-run ratio of two different modes?",

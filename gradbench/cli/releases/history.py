@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gradbench.analysis.filters import fails
 from gradbench.cli import options, parameters
 from gradbench.cli.output import warn
+from gradbench.cli.releases.judging import Asked, release_options
 from gradbench.cli.rendering import Renderer
+
+if TYPE_CHECKING:
+    from gradbench.analysis.scope import Scope
+    from gradbench.analysis.tracks import Judged
 
 history_options = options.all_of(
     click.option(
@@ -21,7 +27,7 @@ history_options = options.all_of(
         help="Only this track ('latest', its name or the beginning of it); may be repeated.",
     ),
     options.filter_options,
-    options.change_options,
+    release_options,
     options.results_option,
     options.format_option,
 )
@@ -39,8 +45,9 @@ history_options = options.all_of(
 def show(
     tracks: tuple[str, ...],
     filters: options.Filters,
-    judging: options.Judging,
+    asked: Asked,
     fail_on: str | None,
+    allow_fewer: bool,
     everything: bool,
     results: Path,
     form: Renderer,
@@ -49,18 +56,21 @@ def show(
 ) -> int:
     """Show what changed between each measured release and the one before.
 
-    A selection of at most three cases is shown over all releases.
+    Beside the steps stands the change from the first release to the last. A selection of at most
+    three cases is shown over all releases.
     """
+    from gradbench.analysis.scope import newest_scope
     from gradbench.cli.releases import tables
     from gradbench.releases.stored import history
 
-    past = history(results, tracks, _note, filters)
-    judged = past.changes(past.steps(), *judging)
+    past = history(results, tracks, _note, filters, beside=True)
+    course = tables.Course.of(past, asked.judging(gate=fail_on is not None))
+    scope = newest_scope(past, course.judged.changes)
     if by is None:
-        form.write(tables.changes(past, judged, top, everything))
+        form.write(tables.changes(course, scope, top, everything))
     else:
-        form.write(tables.groups(past, judged, by))
-    return int(fails((change.verdict for change in judged.changes), fail_on))
+        form.write(tables.groups(course, by))
+    return _gated(course.judged, scope, fail_on, allow_fewer)
 
 
 @click.command()
@@ -72,24 +82,39 @@ def compare(
     new: str,
     tracks: tuple[str, ...],
     filters: options.Filters,
-    judging: options.Judging,
+    asked: Asked,
     fail_on: str | None,
+    allow_fewer: bool,
     everything: bool,
     results: Path,
     form: Renderer,
 ) -> int:
     """Compare release NEW with release OLD, case by case.
 
-    Two releases of one track took turns and are compared directly; two of different tracks, through
-    the baseline that both tracks have.
+    Each case is judged by the newest track that has it in both releases. Two releases of one track
+    took turns and are compared directly; two of different tracks, through the baseline that both
+    tracks have.
     """
+    from gradbench.analysis.scope import scope
     from gradbench.cli.releases import tables
     from gradbench.releases.stored import compared, history
 
-    past = history(results, tracks, _note, filters)
-    before, after, judged = compared(past, old, new, judging)
-    form.write(tables.comparison(past, judged, before, after, everything))
-    return int(fails((change.verdict for change in judged.changes), fail_on))
+    past = history(results, tracks, _note, filters, beside=True)
+    before, after, judged = compared(past, old, new, asked.judging(gate=True))
+    covered = scope(past, judged.changes, before, after)
+    form.write(tables.comparison(past, judged, (before, after), covered, everything))
+    return _gated(judged, covered, fail_on, allow_fewer)
+
+
+def _gated(judged: Judged, scope: Scope, fail_on: str | None, allow_fewer: bool) -> int:
+    """The exit code. A check that compares less than it could does not pass."""
+    short = fail_on is not None and bool(scope.fewer) and not allow_fewer
+    if short:
+        warn(
+            f"gradbench: {scope} --fail-on {fail_on} fails for it: measure them, narrow the "
+            "question (-f, -o, -m …), or accept it with --allow-fewer"
+        )
+    return int(short or fails((change.verdict for change in judged.changes), fail_on))
 
 
 def _note(problem: str) -> None:

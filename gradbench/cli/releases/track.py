@@ -127,7 +127,7 @@ def _measure(results: Path, opened: Opened[Track]) -> int:
     finally:
         _write_asv(results, track, opened.discovery.offers)
     past = history(results, [track.name], lambda problem: notes([problem]))
-    Terminal().write(tables.changes(past, past.changes(past.steps())))
+    Terminal().write(tables.changes(tables.Course.of(past)))
     say(f"Took {duration(track.elapsed)}. Stored in {track.path}")
     sides = [side for part in track.parts for case in part.cases for side in case.sides]
     if not any(side.entrant.samples for side in sides):

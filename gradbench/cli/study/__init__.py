@@ -12,8 +12,8 @@ command = Group(
     identical code (aa), injected slowdowns found (power), the same for other tools (peers), and
     how often an interval contains the true ratio (coverage). 'gate' does so for correctness: right
     derivatives of real functions, and planted errors. 'load' measures known ratios
-    beside busy processes. 'budgets' times advice itself, 'experts' compares it with an expert's
-    code. 'report' writes the evidence page.
+    beside busy processes, 'releases' the gate on releases. 'budgets' times advice itself, 'experts'
+    compares it with an expert's code. 'report' writes the evidence page.
     """,
     homes={
         "aa": "study.measured.aa",
@@ -23,6 +23,7 @@ command = Group(
         "load": "study.measured.load",
         "asv-steps": "study.asv_steps.asv_steps",
         "experts": "study.gate.experts",
+        "releases": "study.measured.releases",
         "gate": "study.gate.gate",
         "budgets": "study.gate.budgets",
         "report": "study.stored.report",

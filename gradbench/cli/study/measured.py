@@ -1,4 +1,4 @@
-"""gradbench study aa, power, coverage and peers"""
+"""gradbench study aa, power, coverage, peers, load and releases"""
 
 from __future__ import annotations
 
@@ -218,6 +218,36 @@ def load(conditions: Conditions, **settings: Any) -> int:
     and with copies slower by 5 %, on as many cores as this process may use ('taskset' limits them).
     """
     return _study("load", conditions, settings)
+
+
+@click.command()
+@click.argument("installed", nargs=2, type=parameters.Text(), metavar="RELEASE TWIN")
+@click.option(
+    "--sessions",
+    type=parameters.Whole(5, MOST_TRIALS),
+    default=20,
+    help="Number of pairs of processes; gates of five and ten are replayed from them.",
+)
+@click.option(
+    "--slowdown",
+    type=parameters.Real(0, 1e4, min_open=True),
+    default=5.0,
+    help="Injected slowdown in percent.",
+)
+@click.option(
+    "--profile",
+    type=parameters.Choice(["quick", "standard", "gate", "full"]),
+    default="gate",
+    help="How closely a session measures, as in 'gradbench releases track'.",
+)
+@_common
+def releases(conditions: Conditions, **settings: Any) -> int:
+    """Try the gate on one release installed twice, RELEASE and TWIN.
+
+    Whatever the gate calls is a false alarm, and each case in turn is put in slower. Make the twin
+    with 'gradbench releases install 2.13.0 twin=2.13.0'.
+    """
+    return _study("releases", conditions, {**settings, "neighbour": "none"})
 
 
 def _study(name: str, conditions: Conditions, settings: dict[str, Any]) -> int:
