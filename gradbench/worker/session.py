@@ -26,7 +26,6 @@ from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.worker import cost
-from gradbench.worker.changed import ByMode
 from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
@@ -36,6 +35,7 @@ from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
 from gradbench.worker.interference import Visited, processor
 from gradbench.worker.memory import limit_memory
+from gradbench.worker.noted import Noted
 from gradbench.worker.offers import offer
 
 FORKED = "it forks, and the child comes back as if it were the measuring process"
@@ -66,7 +66,7 @@ class Session:
         self.wall = WallTime(clock)
         self.gate: Gate | None = None
         self.contestants: dict[int, tuple[Contestant, Visit]] = {}
-        self.changes: dict[int, ByMode] = {}
+        self.changes: dict[int, Noted] = {}
         self.pass_time = 0
         """Nanoseconds of a call of the function, 0 before it was called: no pass is shorter."""
         self.instruments: dict[str, Reader] = {name: reader() for name, reader in READERS.items()}
@@ -178,14 +178,14 @@ class Session:
             }
         self._refresh_snapshot()
         compiles = declared.opt_in
-        changes = self.changes[handle] = ByMode(function=self.gate.changes, compiles=compiles)
+        changes = self.changes[handle] = Noted(function=self.gate.changes, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)
         return changes.noted(answer)
 
     def _prepare(
         self,
         declared: Mode,
-        changes: ByMode,
+        changes: Noted,
         handle: int,
         warm: int,
         fresh: list[int],
@@ -235,7 +235,7 @@ class Session:
         self.contestants[handle] = (contestant, how)
         return {"status": "ok", "visit": asdict(how), **evidence}
 
-    def _built(self, declared: Mode, changes: ByMode) -> Callable[..., Any]:
+    def _built(self, declared: Mode, changes: Noted) -> Callable[..., Any]:
         """The callable that a mode's builder returns; its changes to the process are undone."""
         assert self.gate is not None
         try:
@@ -371,7 +371,7 @@ class Session:
             raise Refused("no comparison is open")
         declared = registry.MODES[self.gate.problem.operator, mode]
         self._refresh_snapshot()
-        changes = self.changes[handle] = ByMode(function=self.gate.changes)
+        changes = self.changes[handle] = Noted(function=self.gate.changes)
         built = self._built(declared, changes)
         contestant = self.gate.enter(mode, built, declared.leaves)
         contestant.changes = changes.calls
