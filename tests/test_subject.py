@@ -1,5 +1,6 @@
 """A user's function runs as it would by itself, and its parameters can be anywhere."""
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -463,3 +464,11 @@ def test_files_of_packages_with_dots_and_with_the_names_of_modules_are_loaded(tm
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_an_object_without_a_name_goes_by_its_variable_in_the_session(monkeypatch):
+    twice = functools.partial(torch.mul, 2.0)
+    assert live._target(twice) == ":the_function"
+    assert live._target(torch.nn.Linear(2, 2)) == ":the_function"
+    monkeypatch.setattr(sys.modules["__main__"], "doubled", twice, raising=False)
+    assert live._target(twice) == ":doubled"

@@ -21,6 +21,9 @@ from gradbench.core.source import with_lambda
 from gradbench.runner.progress import Progress, Report, silent
 from gradbench.store.lines import new_id
 
+UNNAMED = "the_function"
+"""What an object without a name is called in the code to paste."""
+
 
 def compare(
     function: Callable[..., Any],
@@ -203,8 +206,16 @@ def _pickled(content: Any) -> bytes:
 
 
 def _target(function: Callable[..., Any]) -> str:
-    """The function as ``module:name`` where it can be imported, else ``:name``."""
-    name = getattr(function, "__qualname__", type(function).__name__)
+    """The function as ``module:name`` where it can be imported, else ``:name``.
+
+    An object that is called, such as a module or a partial, goes by the name of a variable of the
+    user's session that has it: its class is another thing.
+    """
+    name = getattr(function, "__qualname__", "")
+    if not name:
+        session = vars(sys.modules["__main__"]).items()
+        names = (n for n, value in session if value is function and not n.startswith("_"))
+        return f":{next(names, UNNAMED)}"
     module = getattr(function, "__module__", "") or ""
     member: Any = sys.modules.get(module)
     for part in name.split("."):
