@@ -29,9 +29,8 @@ class Scope:
             return "No case that the tracks have is left out."
         reasons = ", ".join(f"{number} {why}" for why, number in self.missing.items())
         of = self.compared + self.fewer
-        return (
-            f"{self.fewer} of {counted(of, 'case')} that the tracks have not compared: {reasons}."
-        )
+        said = f"{self.fewer} of {counted(of, 'case')} that the tracks have were not compared"
+        return f"{said}: {reasons}."
 
 
 def scope(
