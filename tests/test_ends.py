@@ -442,7 +442,15 @@ def test_commands_write_through_one_module():
     )
     may = {"output.py", "progress.py", "streams.py", "ending.py", "__init__.py"}
     worker_side = {
-        *("__main__.py", "failures.py", "probe.py", "registry.py", "process.py", "bound.py")
+        *(
+            "__main__.py",
+            "failures.py",
+            "probe.py",
+            "registry.py",
+            "process.py",
+            "bound.py",
+            "detection.py",
+        )
     }
     from_python = {"live.py"}
     for path in package.rglob("*.py"):

@@ -101,7 +101,7 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
     tried = 0
     for operator in operators:
         problem = problem_of(subject, operator)
-        found.register(operator)
+        found.register(operator, problem.function.name)
         if operator == "jacobian" and per_sample(subject):
             structured.register_samples()
         seed = OPERATORS[operator].seed
@@ -151,7 +151,7 @@ def test_code_that_relies_on_a_pattern_of_one_branch_raises_in_the_other(
     assert found.local == ["structure"]
     problem = problem_of(subject, operator)
     before = set(registry.MODES)
-    found.register(operator)
+    found.register(operator, problem.function.name)
     written, _ = patterns.codes(found, "")
     x = subject.values[0]
     whole = getattr(torch.autograd.functional, operator)

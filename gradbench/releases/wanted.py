@@ -116,12 +116,11 @@ def _version(python: str) -> tuple[int, int]:
     asked = re.fullmatch(r"(?:c?python)?(\d+)\.(\d+)(?:\.\d+)?", python)
     if asked:
         return int(asked[1]), int(asked[2])
-    code = "import sys; print(*sys.version_info[:2])"
     try:
         done = subprocess.run(
-            [python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True
+            [python, "--version"], capture_output=True, text=True, timeout=60, check=True
         )
-        major, minor = map(int, done.stdout.split())
+        major, minor = map(int, done.stdout.removeprefix("Python ").split(".")[:2])
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else "it does not say its version"
         raise ReleaseError(f"--python {python}: {said}") from error

@@ -80,7 +80,7 @@ class Fake:
     def open(self, comparison, salt, fresh):
         return {"outputs": 1, "coordinates": 3, "result_bytes": 12, "argument_bytes": 12}
 
-    def prepare(self, mode, handle, warm, fresh, patience=0):
+    def prepare(self, mode, handle, warm, fresh, patience=0, limit=0.0):
         self.modes[handle] = mode
         return {"status": "ok", "error": 0.1, "ulps": 1.0, **({"visit": VISIT} if warm else {})}
 
