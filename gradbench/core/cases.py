@@ -355,7 +355,7 @@ def _require_known(
             near = hint(pattern, names, usual, exotic)
             listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} are known"
             raise SelectionError(
-                f"no {kind} matches {line(pattern, 60)!r}; {near + ' ' if near else ''}"
+                f"no {kind} matches {line(pattern, 60)!r}{'; ' + near if near else ''} "
                 f"('gradbench list' shows all: {listed})"
             )
 

@@ -74,13 +74,14 @@ def report(
 
 def answer(study: Study, by_case: bool) -> Answer:
     """What a study shows."""
-    from gradbench.studies.evidence import COLUMNS, tables_of
+    from gradbench.studies.evidence import COLUMNS, HEADINGS, tables_of
 
+    heading, _ = HEADINGS[study.started.study]
     tables = []
     rows: list[dict[str, Any]] = []
     for title, own in tables_of(study, by_case):
         names = [name for name in COLUMNS if own and name in own[0]]
-        tables.append(Table([_column(name, own) for name in names], own, title))
+        tables.append(Table([_column(name, own) for name in names], own, title or heading))
         rows += own
     summary: list[Cell] = []
     failed = [trial for trial in study.trials if trial.reason]
