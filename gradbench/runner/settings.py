@@ -82,7 +82,7 @@ PROFILES = {
         dtypes=("float32", "float64"),
     ),
     "atlas": Profile(
-        "the fastest mode over outputs × inputs, 1 to 4096 each, in 3 to 5 processes: about 45 minutes",
+        "the fastest mode over outputs × inputs, 1 to 4096 each, in 3 to 5 processes, about 45 min",
         "atlas",
         Settings(
             sessions=5,
