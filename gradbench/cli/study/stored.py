@@ -13,11 +13,15 @@ from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Table
 from gradbench.core.units import counted, duration
 from gradbench.store.studies import Study
 
-NAMES = ("method", "neighbour", "pair", "case", "place", "function", "kind", "dtype")
-PROSE = ("rule", "fault")
+NAMES = (
+    *("method", "neighbour", "pair", "case", "place", "function", "kind", "dtype"),
+    *("operator", "best", "usual"),
+)
+PROSE = ("rule", "fault", "usual_verdict", "expert_status")
 """The columns that say what a row is about; the others are numbers."""
 
 LEAST = (
+    *("seconds", "usual", "operator"),
     *("seconds_in_all", "half_width", "alarms_at_equal_power", "long_run", "worst", "calibrated"),
     *("q95", "unsupported", "seconds_measuring", "power_2_at_5", "functions", "case", "floor"),
     *("neighbour", "by_processor", "near", "trials", "budget", "power_5", "power_2"),

@@ -169,7 +169,7 @@ def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     return [
         {
             **dict.fromkeys(columns, ""),
-            **trial.values,
+            **{key: value for key, value in trial.values.items() if key != "budget"},
             "function": trial.values.get("field", ""),
             "seconds": trial.elapsed,
             **conditions(study),
