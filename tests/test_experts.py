@@ -7,7 +7,7 @@ import torch
 
 from gradbench.analysis.table import Ratio
 from gradbench.store.studies import begin, read
-from gradbench.studies import evidence, experts
+from gradbench.studies import engine, evidence, experts
 from gradbench.studies.experts import FUNCTIONS, question, row
 from gradbench.worker.reference import hessian, rows
 from gradbench.worker.subject import Subject
@@ -72,16 +72,16 @@ def test_the_study_is_stored_and_says_where_an_expert_is_ahead(tmp_path):
     log, study = begin(tmp_path, "experts", settings, {}, {"torch": "2.13.0"}, ["gradbench"])
     answers = [
         row(ASKED, advice(entry("pinn_expert", 1.0), entry("best", 1.2), entry("usual", 9.0))),
-        {"function": "hand", "field": "hand tracking", "refused": "it has no inputs"},
+        {"function": "hand", "field": "hand tracking, by the pose", "refused": "it has no inputs"},
     ]
     with log:
         for step, values in zip(experts.plan(settings, ()), answers, strict=True):
             log.append(step.trial(values=values, elapsed=29.0))
     stored = read(study.path)
-    assert not experts.left(stored)
+    assert not engine.left(stored, experts.plan(settings, ()))
     assert experts.behind(stored) == [
         f"{ASKED.field}: behind the expert, or the expert was not timed",
-        "hand tracking: no answer: it has no inputs",
+        "hand tracking, by the pose: no answer: it has no inputs",
     ]
     first, second = (
         dict(zip(evidence.show_columns(r), evidence.cells(r[0])))

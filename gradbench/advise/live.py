@@ -17,12 +17,9 @@ from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
 from gradbench.core import arguments, text
 from gradbench.core.cases import MOST_THREADS
-from gradbench.core.source import with_lambda
+from gradbench.core.source import UNNAMED, with_lambda
 from gradbench.runner.progress import Progress, Report, silent
 from gradbench.store.lines import new_id
-
-UNNAMED = "the_function"
-"""What an object without a name is called in the code to paste."""
 
 
 def compare(

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from gradbench.advise.question import Question
+from gradbench.core.source import UNNAMED
 from gradbench.core.units import counted
 
 CODE = "by_size"
@@ -131,7 +132,7 @@ def _code(question: Question) -> str:
     header = "\n".join(imports) + "\n"
     if not place:
         # As the code to paste of a function that was looked at.
-        function = "the_function" if not name.isidentifier() else name
+        function = name if name.isidentifier() else UNNAMED
         header += f"\n# {function} is the function that was compared\n"
     listed = f": {', '.join(names)}" if names else ""
     comment = f"    # The inputs in the order of the function's arguments{listed}\n"

@@ -9,6 +9,9 @@ from types import CodeType, ModuleType
 from typing import Any
 
 LAMBDA = "<lambda>"
+UNNAMED = "the_function"
+"""What the code to paste calls a function without a name of its own, or whose name it uses."""
+
 LONGEST = 2000
 """Characters of a source that is worth writing down."""
 

@@ -7,29 +7,29 @@ a refusal, and an answer without a winner are counted.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gradbench.advise.advice import Refusal, advise
+from gradbench.advise.answer import Advice
 from gradbench.core.cases import Case
-from gradbench.runner.progress import Report, silent
-from gradbench.runner.wire import WorkerError, WorkerOptions
-from gradbench.runner.workers import Discovery
-from gradbench.store.lines import LineLog, StoreError
+from gradbench.runner.progress import Report
+from gradbench.runner.wire import WorkerOptions
+from gradbench.store.lines import LineLog
 from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine
+from gradbench.studies.asking import answered
 from gradbench.studies.engine import Step
 from gradbench.studies.gate import listed, question
 from gradbench.studies.neighbour import load
 from gradbench.studies.tally import conditions
 
 CASES = ()
+"""The cases are functions here: the settings have them."""
+
 FUNCTIONS = 30
 BUSY = 4
 """Busy processes beside the second half of the answers."""
@@ -52,11 +52,6 @@ def settings(functions: Sequence[str], budget: float, busy: int, seed: int) -> d
     }
 
 
-def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
-    """The cases are functions here: the settings have them."""
-    return []
-
-
 def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Every function alone, then every function beside the busy processes."""
     ways = (ALONE, BESIDE) if settings["busy"] else (ALONE,)
@@ -69,12 +64,6 @@ def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
 
 def _case(name: str, way: str) -> Case:
     return Case.parse(f"advise/{name}/point=1/float32/cpu/1/{way}")
-
-
-def left(study: Study) -> list[Step]:
-    """The steps that are not stored yet."""
-    done = {trial.key for trial in study.trials}
-    return [step for step in plan(study.settings, ()) if step.key not in done]
 
 
 def carry_out(
@@ -92,34 +81,19 @@ def carry_out(
                 started.add(step.process)
                 busy.enter_context(load(settings["busy"]))
             function = functions[step.case.comparison.function]
-            return _asked(step, function, settings["seed"], place)
+            asked = question(function, "float32", settings["seed"], step.budget)
+            return answered(step, asked, place, _told)
 
         started: set[int] = set()
         return engine.loop(log, study, steps, report, one)
 
 
-def _asked(step: Step, function: dict[str, Any], seed: int, results: Path) -> Trial:
-    """One question, and how long the answer took."""
-    began = time.perf_counter()
-    values: dict[str, Any] = {}
-    reason = ""
-    try:
-        asked = question(function, "float32", seed, step.budget)
-        advice = advise(asked, results, silent, [])
-        values = {
-            "winner": advice.winner() if advice.operators else "",
-            "told": [name for name in ("evidence", "structure", "cost") if advice.found.get(name)],
-        }
-    except Refusal as error:
-        values = {"refused": str(error)}
-    except (WorkerError, StoreError) as error:
-        reason = str(error)
-    return step.trial(
-        values=values,
-        reason=reason,
-        elapsed=round(time.perf_counter() - began, 2),
-        load=round(os.getloadavg()[0], 2),
-    )
+def _told(advice: Advice) -> dict[str, Any]:
+    """What is kept of an answer."""
+    return {
+        "winner": advice.winner() if advice.operators else "",
+        "told": [name for name in ("evidence", "structure", "cost") if advice.found.get(name)],
+    }
 
 
 # ── counting ──────────────────────────────────────────────────────────────────────────────────

@@ -47,8 +47,7 @@ class Opened:
 
     def left(self) -> list[Step]:
         """The steps that are not stored yet. Raises StoreError as `steps` does."""
-        done = {trial.key for trial in self.study.trials}
-        return [step for step in self.steps() if step.key not in done]
+        return engine.left(self.study, self.steps())
 
     def expected(self) -> float:
         """About how many seconds the rest takes; 0 where that is not known."""

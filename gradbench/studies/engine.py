@@ -256,6 +256,12 @@ def carry_out(
         return loop(log, study, steps, report, one, next_process)
 
 
+def left(study: Study, steps: Iterable[Step]) -> list[Step]:
+    """The steps that the study's log lacks."""
+    done = {trial.key for trial in study.trials}
+    return [step for step in steps if step.key not in done]
+
+
 def loop(
     log: LineLog,
     study: Study,
@@ -266,9 +272,8 @@ def loop(
 ) -> Study:
     """Runs the steps that the log lacks; calls `next_process` between processes."""
     began = time.perf_counter()
-    done = {trial.key for trial in study.trials}
-    left = [step for step in steps if step.key not in done]
-    skipped = position = len(steps) - len(left)
+    missing = left(study, steps)
+    skipped = position = len(steps) - len(missing)
 
     def end(finished: bool, elapsed: float) -> None:
         ended = Ended(now(), finished, round(elapsed, 2))
@@ -276,7 +281,7 @@ def loop(
         study.ends.append(ended)
 
     with stretch(log, end):
-        for _, own in groupby(left, lambda step: step.process):
+        for _, own in groupby(missing, lambda step: step.process):
             next_process()
             for step in own:
                 label = f"{step.way} {step.case}"

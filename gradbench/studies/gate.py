@@ -31,7 +31,6 @@ from gradbench.runner.wire import (
     WorkerTimeout,
     process_environment,
 )
-from gradbench.runner.workers import Discovery
 from gradbench.store.lines import LineLog
 from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine
@@ -39,6 +38,8 @@ from gradbench.studies.rules import rate
 from gradbench.studies.tally import conditions
 
 CASES = ()
+"""The cases are functions here: the settings have them."""
+
 DTYPES = ("float32", "float64", "bfloat16")
 POINTS = 5
 
@@ -174,11 +175,6 @@ def some(functions: Sequence[str], number: int) -> list[str]:
     return [functions[i * len(functions) // number] for i in range(number)]
 
 
-def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
-    """The cases are functions here: the settings have them."""
-    return []
-
-
 def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """Every function in every dtype at every point, and the errors inside some of them."""
     steps: list[Step] = []
@@ -218,12 +214,6 @@ def settings(
         "seed": seed,
         "files": [],
     }
-
-
-def left(study: Study) -> int:
-    """The number of cases that are not stored yet."""
-    done = {trial.key for trial in study.trials}
-    return sum(step.key not in done for step in plan(study.settings, ()))
 
 
 def carry_out(

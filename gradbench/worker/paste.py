@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gradbench.core.source import UNNAMED
 from gradbench.modes.local import CHECKS
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Mode
@@ -80,7 +81,7 @@ def named(code: str, target: str) -> str:
     rest = own.replace(f"import {name}\n", "")
     if name.isidentifier() and not re.search(rf"\b{name}\b", rest):
         return own.replace(FUNCTION, name)
-    return code.replace(FUNCTION, "the_function")
+    return code.replace(FUNCTION, UNNAMED)
 
 
 def _usage(operator: str, places: Sequence[str]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ from gradbench.cli.rendering import Renderer
 from gradbench.cli.study.stored import answer
 from gradbench.core.units import counted, duration
 from gradbench.store.studies import Study
+
+if TYPE_CHECKING:
+    from gradbench.studies.engine import Step
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,9 +83,9 @@ def gate(
         kinds = dtypes or study.DTYPES
         return study.settings(chosen, kinds, 1 if quick else points, seed, quick)
 
-    def expect(stored: Study) -> None:
-        left = study.left(stored)
-        say(f"{counted(left, 'case')}: about {duration(study.SECONDS * left)}.", err=True)
+    def expect(left: Sequence[Step]) -> None:
+        seconds = study.SECONDS * len(left)
+        say(f"{counted(len(left), 'case')}: about {duration(seconds)}.", err=True)
 
     done = _carried_out("gate", settings, expect, results, resumed)
     form.write(answer(done, by_case=False))
@@ -123,7 +126,7 @@ def budgets(
     def settings() -> dict[str, Any]:
         return study.settings(_chosen(names, number), budget, busy, seed)
 
-    done = _carried_out("budgets", settings, _most(study.left), results, resumed)
+    done = _carried_out("budgets", settings, _most, results, resumed)
     form.write(answer(done, by_case=False))
     return int(any(row["late"] or row["empty"] for row in study.rows(done)))
 
@@ -149,7 +152,7 @@ def experts(
         except ValueError as error:
             raise click.UsageError(f"-f {error}") from error
 
-    done = _carried_out("experts", settings, _most(study.left), results, resumed)
+    done = _carried_out("experts", settings, _most, results, resumed)
     form.write(answer(done, by_case=False))
     behind = study.behind(done)
     for said in behind:
@@ -157,15 +160,10 @@ def experts(
     return int(bool(behind))
 
 
-def _most(left: Callable[[Study], list[Any]]) -> Callable[[Study], None]:
+def _most(left: Sequence[Step]) -> None:
     """Says how long the answers that are left take at most."""
-
-    def say_so(stored: Study) -> None:
-        steps = left(stored)
-        longest = duration(sum(step.budget for step in steps))
-        say(f"{counted(len(steps), 'answer')}: up to {longest}.", err=True)
-
-    return say_so
+    longest = duration(sum(step.budget for step in left))
+    say(f"{counted(len(left), 'answer')}: up to {longest}.", err=True)
 
 
 def _chosen(names: tuple[str, ...], number: int) -> list[str]:
@@ -181,11 +179,11 @@ def _chosen(names: tuple[str, ...], number: int) -> list[str]:
 def _carried_out(
     name: str,
     settings: Callable[[], dict[str, Any]],
-    expect: Callable[[Study], None],
+    expect: Callable[[Sequence[Step]], None],
     results: Path,
     resumed: str | None,
 ) -> Study:
-    """A new study, or the rest of an interrupted one; `expect` says how long it takes."""
+    """A new study, or the rest of an interrupted one; `expect` says how long what is left takes."""
     from gradbench.studies import conducting
 
     with on_stop("Stopped before anything was tried."):
@@ -195,7 +193,7 @@ def _carried_out(
         else:
             command = ["gradbench", *options.given_command()]
             opened = conducting.begin(name, settings(), (), "cpu", results, command)
-    expect(opened.study)
+    expect(opened.left())
     log = opened.log
     hint = (
         f"Stopped. Everything tried so far is in {log.path}.\n"

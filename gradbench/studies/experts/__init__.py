@@ -6,23 +6,22 @@ the same rounds of the same processes, and puts all of them through the gate.
 
 from __future__ import annotations
 
-import os
+import functools
 import tempfile
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradbench.advise.advice import Question, Refusal, advise
+from gradbench.advise.advice import Question
 from gradbench.advise.answer import Advice
 from gradbench.core.cases import Case
-from gradbench.runner.progress import Report, silent
-from gradbench.runner.wire import WorkerError, WorkerOptions
-from gradbench.runner.workers import Discovery
-from gradbench.store.lines import LineLog, StoreError
+from gradbench.runner.progress import Report
+from gradbench.runner.wire import WorkerOptions
+from gradbench.store.lines import LineLog
 from gradbench.store.studies import Study, Trial
 from gradbench.studies import engine
+from gradbench.studies.asking import answered
 from gradbench.studies.engine import Step
 from gradbench.studies.tally import conditions
 
@@ -30,6 +29,9 @@ FLOOR = 0.02
 """A winner is behind the expert where the whole interval lies above one by more than this."""
 
 PLACE = "gradbench.studies.experts"
+
+CASES = ()
+"""The cases are functions here: the settings have them."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,6 @@ def settings(names: Sequence[str], budget: float) -> dict[str, Any]:
     return {"cases": [], "functions": chosen, "budget": budget, "seed": 0, "files": []}
 
 
-def resolve(discovery: Discovery, names: Iterable[str]) -> list[Case]:
-    """The cases are functions here: the settings have them."""
-    return []
-
-
 def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
     """A question for each function."""
     return [
@@ -122,12 +119,6 @@ def plan(settings: dict[str, Any], cases: Sequence[Case]) -> list[Step]:
         for budget in (settings["budget"],)
         for name in settings["functions"]
     ]
-
-
-def left(study: Study) -> list[Step]:
-    """The steps that are not stored yet."""
-    done = {trial.key for trial in study.trials}
-    return [step for step in plan(study.settings, ()) if step.key not in done]
 
 
 def carry_out(
@@ -139,38 +130,21 @@ def carry_out(
 
         def one(step: Step) -> Trial:
             asked = functions[step.case.comparison.function]
-            values: dict[str, Any] = {"function": asked.name, "field": asked.field}
-            reason = ""
-            began = time.perf_counter()
-            try:
-                values = row(asked, advise(question(asked, step.budget), Path(place), silent, []))
-            except Refusal as error:
-                values["refused"] = str(error)
-            except (WorkerError, StoreError) as error:
-                reason = str(error)
-            return step.trial(
-                values=values,
-                reason=reason,
-                elapsed=round(time.perf_counter() - began, 2),
-                load=round(os.getloadavg()[0], 2),
-            )
+            told = functools.partial(row, asked)
+            return answered(step, question(asked, step.budget), Path(place), told)
 
         return engine.loop(log, study, steps, report, one)
-
-
-def tables(study: Study, by_case: bool = False) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Each table's title and rows."""
-    return [("", rows(study))]
 
 
 def rows(study: Study, by_case: bool = False) -> list[dict[str, Any]]:
     """A row for each function; see `row`."""
     columns = ("operator", "best", "usual", "usual_verdict", "expert_status")
+    fields = {asked.name: asked.field for asked in FUNCTIONS}
     return [
         {
             **dict.fromkeys(columns, ""),
             **{key: value for key, value in trial.values.items() if key != "budget"},
-            "function": trial.values.get("field", ""),
+            "function": fields.get(trial.case.comparison.function, ""),
             "seconds": trial.elapsed,
             **conditions(study),
         }
