@@ -424,6 +424,9 @@ def test_a_release_that_is_not_installed_is_named(tmp_path, valgrind, monkeypatc
     done = gradbench("releases", "explain", "vjp/exp/grad", "2.13.0", "2.14.0")
     assert done.returncode == 2
     assert "2.13.0 is not installed; 'gradbench releases install 2.13.0' does it" in done.stderr
+    done = gradbench("releases", "explain", "vjp/exp/grad", "../elsewhere", "2.14.0")
+    assert done.returncode == 2
+    assert "../elsewhere is not installed; 'gradbench releases list' shows what is" in done.stderr
 
 
 @pytest.fixture

@@ -248,9 +248,12 @@ def find(name: str) -> Environment:
     """The environment of a name. Raises ReleaseError where it is not installed."""
     environment = _read(plain_name(name))
     if environment is None:
-        raise ReleaseError(
-            f"{line(name)} is not installed; 'gradbench releases install {line(name)}' does it"
-        )
+        try:
+            parse(name)
+            what = f"'gradbench releases install {name}' does it"
+        except ReleaseError:
+            what = "'gradbench releases list' shows what is"
+        raise ReleaseError(f"{line(name)} is not installed; {what}")
     if not environment.works:
         raise ReleaseError(_gone(environment))
     return environment
