@@ -316,6 +316,17 @@ class TestTracks:
         value = Results.load(str(path)).get_result_value("vjp.exp.track_float32", [["'grad'"]])
         assert value[0] == pytest.approx(2e-5, rel=0.05)
 
+    def test_builds_held_to_fewer_instructions_are_a_line_of_their_own(self, tmp_path):
+        track = self.track(tmp_path, {"2.13.0": "2.13.0"})
+        (usual,), _ = asv_history.write(tmp_path, track)
+        before = usual.read_bytes()
+        track.started.settings["cpu_capability"] = "avx2"
+        (held,), _ = asv_history.write(tmp_path, track)
+        assert held != usual
+        assert usual.read_bytes() == before
+        axes = {"ATEN_CPU_CAPABILITY": "avx2", "GRADBENCH_DEVICE": "cpu"}
+        assert Results.load(str(held)).env_vars == axes
+
     def test_one_session_has_no_interval_and_can_still_be_read(self, tmp_path):
         (path,), _ = asv_history.write(tmp_path, self.track(tmp_path, {"2.13.0": "2.13.0"}, 1))
         stats = Results.load(str(path)).get_result_stats("vjp.exp.track_float32", [["'grad'"]])[0]

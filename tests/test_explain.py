@@ -14,8 +14,8 @@ from gradbench.analysis import callgraphs, explained
 from gradbench.analysis.callgraphs import Function, Graph
 from gradbench.analysis.symbols import GROUPS, group, readable, short
 from gradbench.cli import explain_command
-from gradbench.core.cases import Case, Offer, SelectionError
-from gradbench.core.naming import one_entry, selected
+from gradbench.core.cases import Case, Offer, Selection, SelectionError
+from gradbench.core.naming import narrowed, one_entry, selected
 from gradbench.report import why
 from gradbench.runner import profiling
 from gradbench.store import explanations
@@ -372,7 +372,7 @@ OFFER = Offer(
     ],
 )
 def test_a_case_has_one_way_of_naming(name, case):
-    assert one_entry([OFFER], name).cases == [case]
+    assert one_entry([OFFER], name, selected(name)).cases == [case]
 
 
 @pytest.mark.parametrize(
@@ -392,15 +392,45 @@ def test_a_case_has_one_way_of_naming(name, case):
 )
 def test_a_name_that_is_no_case_says_so(name, says):
     with pytest.raises(SelectionError, match=says.replace("(", r"\(")) as raised:
-        one_entry([OFFER], name)
+        one_entry([OFFER], name, selected(name))
     assert "\n" not in str(raised.value)
 
 
 def test_further_modes_are_of_the_same_comparison():
-    assert set(one_entry([OFFER], "vjp/exp/grad", ["backward"]).modes) == {"grad", "backward"}
+    assert set(
+        one_entry([OFFER], "vjp/exp/grad", selected("vjp/exp/grad"), ["backward"]).modes
+    ) == {"grad", "backward"}
     with pytest.raises(SelectionError, match="no mode 'jvp'"):
-        one_entry([OFFER], "vjp/exp/grad", ["jvp"])
+        one_entry([OFFER], "vjp/exp/grad", selected("vjp/exp/grad"), ["jvp"])
     assert selected("vjp/exp/cuda/grad").devices == ("cuda:0",)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "rest"),
+    [
+        ("gradient/model.py:loss/grad", "model.py:loss", {}),
+        ("gradient/a/b/model.py:loss/grad", "a/b/model.py:loss", {}),
+        ("gradient//a/model.py:loss/float64/grad", "/a/model.py:loss", {"dtypes": "float64"}),
+        ("gradient/net:loss@0a1b2c3d/given/float64/grad", "net:loss@0a1b2c3d", {"sizes": "given"}),
+        ("gradient/a/model.py:loss/float64/grad", "a/model.py:loss", {"dtypes": "float64"}),
+        ("gradient/exp/n=64/cuda:0/grad", "exp", {"devices": "cuda:0", "sizes": "n=64"}),
+    ],
+)
+def test_a_function_of_ones_own_is_named_like_any_other(name, function, rest):
+    chosen = selected(name)
+    assert chosen.functions == (function,)
+    for field, value in rest.items():
+        assert getattr(chosen, field) == (value,)
+
+
+def test_a_selection_is_narrowed_to_a_case():
+    threads = Selection(threads=(2,), dtypes=("float64",))
+    assert narrowed("vjp/exp/grad", threads) == Selection(
+        ("exp",), ("vjp",), ("grad",), dtypes=("float64",), threads=(2,)
+    )
+    assert narrowed("vjp/exp/float64/grad", threads).dtypes == ("float64",)
+    with pytest.raises(SelectionError, match="names a dtype: remove --dtype float64"):
+        narrowed("vjp/exp/float32/grad", threads)
 
 
 # ── commands ──────────────────────────────────────────────────────────────────────────────────
@@ -437,7 +467,7 @@ def shown(tmp_path, monkeypatch):
     def show(*words, columns="80"):
         @explain_command.click.command()
         @explain_command.explain_options
-        def command(top, files, seed, timeout, memory_limit, results, form):
+        def command(top, yours, files, seed, timeout, memory_limit, results, form):
             return explain_command.explained(
                 results, "releases", [], files, seed, timeout, memory_limit, form, top
             )

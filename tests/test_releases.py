@@ -21,7 +21,7 @@ from gradbench.cli import cli
 from gradbench.core.cases import Comparison, Entry
 from gradbench.core.releases import ReleaseError
 from gradbench.releases import bisect, environments, installing, seeking, track
-from gradbench.releases.builds import Builds
+from gradbench.releases.builds import Builds, choose_baseline
 from gradbench.releases.environments import Request, install, parse
 from gradbench.releases.installing import Installer
 from gradbench.runner.settings import Settings
@@ -100,7 +100,7 @@ def test_an_environment_that_others_keep_is_pointed_at_and_stays(home, tmp_path)
         environments.missing([parse("mine=2.9.0")])
     environments.remove("mine")
     assert Path(made.what).exists()
-    with pytest.raises(ReleaseError, match="mine is not installed; .gradbench releases list"):
+    with pytest.raises(ReleaseError, match="mine is not installed; 'gradbench releases list'"):
         environments.find("mine")
 
 
@@ -263,6 +263,13 @@ def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(home, tmp_path):
     assert "releases track --resume" in said
     assert "Traceback" not in said
     assert log.read(files[0]).parts
+
+
+def test_the_newest_release_is_the_baseline_before_any_build_of_ones_own(tmp_path):
+    asked = [parse("2.9.0"), parse(f"mine={sys.executable}"), parse("2.13.0"), parse("2.12.0")]
+    assert choose_baseline("", asked, tmp_path) == "2.13.0"
+    assert choose_baseline("mine", asked, tmp_path) == "mine"
+    assert choose_baseline("", asked[1:2], tmp_path) == "mine"
 
 
 def test_groups_keep_the_baseline_in_each():
@@ -496,8 +503,11 @@ def test_the_command_locates_a_planted_slowdown(home, tmp_path, capsys):
     # It is where the history is looked for, and is no baseline of later tracks.
     first = log.read(kept[0])
     assert first.started.settings["cpu_capability"] == capability
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="there are no tracks"):
         log.latest(tmp_path / "r")
+    with pytest.raises(StoreError, match="there are no tracks"):
+        log.find(tmp_path / "r", "latest")
+    assert log.find(tmp_path / "r", first.name).started.search
     code = cli.main(
         ["releases", "show", "-m", "paced", "--results", str(tmp_path / "r")], standalone_mode=False
     )

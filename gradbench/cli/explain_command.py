@@ -12,6 +12,10 @@ from gradbench.cli import options, parameters
 from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer, Terminal
+from gradbench.cli.yours import Yours, own_options
+from gradbench.core.naming import one_entry, selected
+from gradbench.runner.choosing import Measuring, Suite
+from gradbench.runner.wire import WorkerOptions
 
 if TYPE_CHECKING:
     from gradbench.runner.profiling import Side
@@ -21,6 +25,7 @@ top_option = click.option(
 )
 explain_options = options.all_of(
     top_option,
+    own_options,
     options.files_option,
     options.seed_option,
     options.limit_options,
@@ -37,6 +42,7 @@ def command(
     case: str,
     mode: str | None,
     top: int,
+    yours: Yours,
     files: tuple[str, ...],
     seed: int,
     timeout: float,
@@ -47,24 +53,38 @@ def command(
     """Say what one call of CASE executes, or why MODE executes more or less.
 
     CASE is a full name, as 'gradbench list cases' prints it, or OPERATOR/FUNCTION/MODE, with a
-    size or a dtype before the mode if needed: vjp/exp/n=64/grad. Instructions are counted under
+    size or a dtype before the mode if needed: vjp/exp/n=64/grad. The function may be one of your
+    own: gradient/model.py:loss/grad, with --input or --inputs. Instructions are counted under
     Callgrind, function by function, which takes one to two minutes. A case in two torch releases:
     'gradbench releases explain'.
     """
-    from gradbench.core.naming import one_entry
     from gradbench.runner.profiling import Side, require_valgrind
-    from gradbench.runner.wire import WorkerOptions
 
     require_valgrind()
-    worker = WorkerOptions(files=files, memory_limit=memory_limit)
+    suite = named(case, yours, files, seed, timeout, memory_limit, results)
+    worker = WorkerOptions(files=suite.files, memory_limit=memory_limit)
     discovery = options.discovered(worker)
     modes = [] if mode is None else [mode]
-    entry = one_entry(discovery.offers, case, modes)
+    entry = one_entry(discovery.offers, case, suite.selection, modes)
     chosen = dict.fromkeys([one for one in entry.modes if one not in modes] + modes)
     sides = [
         Side(one, entry.comparison.case(one), worker, one in discovery.opt_in) for one in chosen
     ]
-    return explained(results, "modes", sides, files, seed, timeout, memory_limit, form, top)
+    return explained(results, "modes", sides, suite.files, seed, timeout, memory_limit, form, top)
+
+
+def named(
+    case: str,
+    yours: Yours,
+    files: tuple[str, ...],
+    seed: int,
+    timeout: float,
+    memory_limit: int,
+    results: Path,
+) -> Suite:
+    """What the name of a case selects, and the files that declare it."""
+    measuring = Measuring("", None, None, (), seed, timeout, memory_limit)
+    return yours.suite(selected(case), files, measuring, results, warn)
 
 
 def explained(

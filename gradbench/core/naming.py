@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
+from gradbench.core import own
 from gradbench.core.cases import (
     DTYPES,
     Entry,
@@ -28,35 +30,57 @@ def selected(name: str) -> Selection:
 
     It is a full name, as 'gradbench list cases' prints it (``vjp/exp/n=64/float32/cpu/1/grad``),
     or has at least the operator, the function and, last, the mode: ``vjp/exp/grad``,
-    ``vjp/exp/n=64/grad``, ``vjp/exp/float64/grad``. Tables have spaces in place of slashes. Raises
-    SelectionError where a part is missing or is no size, dtype, device or number of threads.
+    ``vjp/exp/n=64/grad``, ``vjp/exp/float64/grad``, ``gradient/model.py:loss/grad``. Tables have
+    spaces in place of slashes. Raises SelectionError where a part is missing or is no size, dtype,
+    device or number of threads.
     """
+    return Selection(**_fields(name))
+
+
+def narrowed(name: str, selection: Selection) -> Selection:
+    """A selection narrowed to the case of a name. Raises SelectionError as `selected` does, and
+    where the selection names some of it too."""
+    fields = _fields(name)
+    for field in ("functions", "operators", "modes", "sizes", "dtypes"):
+        given = getattr(selection, field)
+        if given and field in fields and given != fields[field]:
+            option = field.removesuffix("s")
+            raise SelectionError(
+                f"{line(name, 80)} names a {option}: remove --{option} {line(given[0], 60)}"
+            )
+    return replace(selection, **fields)
+
+
+def _fields(name: str) -> dict[str, Any]:
+    """The fields of a selection that a name of a case gives."""
     parts = name.split("/") if "/" in name else name.split()
-    if len(parts) < 3 or not all(parts):
+    function, between = _function(parts[1:-1])
+    if len(parts) < 3 or not all((parts[0], function, *between, parts[-1])):
         raise SelectionError(
             f"{line(name, 80)!r} is no case: {FORM}, or a full name as 'gradbench list cases' "
             "prints it"
         )
-    operator, function, *between, mode = parts
-    fields: dict[str, tuple[str, ...]] = {}
-    threads: tuple[int, ...] = (1,)
+    fields: dict[str, Any] = {
+        "functions": (function,),
+        "operators": (parts[0],),
+        "modes": (parts[-1],),
+    }
     for part in between:
         field, value = _field(name, part)
-        if field in fields or (field == "threads" and threads != (1,)):
+        if field in fields:
             raise SelectionError(f"{line(name, 80)!r}: it has two {field}")
-        if field == "threads":
-            threads = (int(value),)
-        else:
-            fields[field] = (value,)
-    return Selection(
-        functions=(function,),
-        operators=(operator,),
-        modes=(mode,),
-        sizes=fields.get("sizes", ()),
-        dtypes=fields.get("dtypes", ()),
-        devices=fields.get("devices", ("cpu",)),
-        threads=threads,
-    )
+        fields[field] = (int(value),) if field == "threads" else (value,)
+    return fields
+
+
+def _function(parts: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The function at the beginning of the parts, and the parts after it. The path of a file in
+    the name of a user's own function has slashes too."""
+    for end in range(1, len(parts) + 1):
+        joined = "/".join(parts[:end])
+        if own.is_target(own.unversioned(joined)):
+            return joined, parts[end:]
+    return (parts[0], parts[1:]) if parts else ("", ())
 
 
 def _field(name: str, part: str) -> tuple[str, str]:
@@ -76,12 +100,14 @@ def _field(name: str, part: str) -> tuple[str, str]:
         return "sizes", part
 
 
-def one_entry(offers: Sequence[Offer], name: str, modes: Collection[str] = ()) -> Entry:
+def one_entry(
+    offers: Sequence[Offer], name: str, chosen: Selection, modes: Collection[str] = ()
+) -> Entry:
     """The comparison that a name is about, with its mode, and further `modes`, alone.
 
-    Raises SelectionError where there is no such case, or where the name has several.
+    `chosen` is what the name selects. Raises SelectionError where there is no such case, or where
+    the name has several.
     """
-    chosen = selected(name)
     wanted = replace(chosen, modes=tuple(dict.fromkeys((*chosen.modes, *modes))))
     for offer in offers:
         if (offer.operator,) == chosen.operators and (offer.function,) == chosen.functions:

@@ -28,6 +28,7 @@ from gradbench.core.cases import Case, Offer
 from gradbench.core.releases import Release, ReleaseError
 from gradbench.core.text import line
 from gradbench.integrations import asv_names
+from gradbench.releases.builds import HELD_BY
 from gradbench.statistics import ENOUGH
 from gradbench.store.fields import Label, reason
 from gradbench.store.files import write_text
@@ -132,13 +133,15 @@ def write(
     environment: dict[str, Any],
     rows: Iterable[AsvRow],
     offers: Iterable[Offer] = (),
+    capability: str = "",
 ) -> list[Path]:
     """Merges one release's rows into a folder of asv's results and returns the files written.
 
     `machine` is `machine.facts()` or asv's own fields, `environment` that of a worker. With the
     `offers` of a worker, the list of benchmarks has all that asv would discover; without, it has
-    earlier ones and those of the rows. Other values stay. A build that is no known release is
-    added to ``releases.json`` beside the folder.
+    earlier ones and those of the rows. Other values stay. Builds held to a `capability` of the
+    processor have files of their own, and lines in asv's graphs. A build that is no known release
+    is added to ``releases.json`` beside the folder.
 
     Raises StoreError, without half-written files, if the folder cannot be written, is in use for a
     minute, or has an unreadable file.
@@ -156,8 +159,17 @@ def write(
             _replace(path, fields | {"version": 1})
             _add_build(folder.parent / "releases.json", release)
             benchmarks = _benchmarks(folder, rows, offers)
+            held = {HELD_BY: capability} if capability else {}
             written = [
-                _write_results(folder, fields, release, environment, device, chunk, benchmarks)
+                _write_results(
+                    folder,
+                    fields,
+                    release,
+                    environment,
+                    {asv_names.DEVICE: device, **held},
+                    chunk,
+                    benchmarks,
+                )
                 for device, chunk in by_device.items()
             ]
             for other in sorted(set(path.parent.glob("*.json")) - {path, *written}):
@@ -203,7 +215,7 @@ def _write_results(
     machine: dict[str, Any],
     release: Release,
     environment: dict[str, Any],
-    device: str,
+    axes: dict[str, str],
     rows: list[AsvRow],
     benchmarks: dict[str, dict[str, Any]],
 ) -> Path:
@@ -218,8 +230,8 @@ def _write_results(
         release.tag,
         asv_names.milliseconds(release.date),
         python,
-        get_env_name("releases", python, {}, {("nobuild", asv_names.DEVICE): device}),
-        {asv_names.DEVICE: device},
+        get_env_name("releases", python, {}, {("nobuild", axis): of for axis, of in axes.items()}),
+        dict(axes),
     )
     path = Path(folder, results._filename)
     # asv would wait for a FIFO, and does not catch what invalid content raises.

@@ -43,11 +43,12 @@ def write(
         if chosen.setdefault(used.release.tag, used) is not used:
             left_out.append(used)
     written: list[Path] = []
+    held = str(track.started.settings.get("cpu_capability", ""))
     for used in chosen.values():
         machine, asv_rows = track.started.machine, list(rows(track, used.name))
         if asv_rows:
             written += asv_files.write(
-                folder(results), machine, used.release, used.identity, asv_rows, offers
+                folder(results), machine, used.release, used.identity, asv_rows, offers, held
             )
     return written, left_out
 

@@ -96,6 +96,8 @@ def _require_two(builds: Sequence[Request]) -> None:
 def choose_baseline(chosen: str, requests: Sequence[Request], results: Path) -> str:
     """The baseline's name: the chosen one, the last track's if it is installed, or the newest.
 
+    The newest is a release, where there is one: how old a build of one's own is, is not known.
+
     Raises ReleaseError where there is nothing to choose from.
     """
     if chosen:
@@ -106,7 +108,8 @@ def choose_baseline(chosen: str, requests: Sequence[Request], results: Path) -> 
             return last
     if not requests:
         raise ReleaseError("name the releases to track ('gradbench releases list --all')")
-    return max(requests, key=lambda request: environments.order(request.what)).name
+    releases = [request for request in requests if request.is_release] or requests
+    return max(releases, key=lambda request: environments.order(request.what)).name
 
 
 def _same(chosen: Request, requests: Sequence[Request]) -> Request:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from gradbench.core.cases import SelectionError
+from gradbench.core.cases import Selection, SelectionError
 from gradbench.core.naming import one_entry
-from gradbench.releases import environments
 from gradbench.releases.builds import held_to
+from gradbench.releases.environments import Environment
 from gradbench.runner.machine import lacks
 from gradbench.runner.profiling import Side
 from gradbench.runner.wire import WorkerOptions
@@ -19,23 +19,21 @@ AGAIN = "again"
 
 def sides(
     case: str,
-    old: str,
-    new: str,
+    chosen: Selection,
+    installed: Sequence[Environment],
     base: WorkerOptions,
     cpu_capability: str,
     discover: Callable[[WorkerOptions], Discovery],
 ) -> list[Side]:
-    """One case in two installed releases.
+    """One case in two releases; `chosen` is what its name selects.
 
-    Raises ReleaseError where one is not installed, SelectionError where there is no such case or
-    the processor lacks the instructions.
+    Raises SelectionError where there is no such case or the processor lacks the instructions.
     """
-    installed = [environments.find(name) for name in (old, new)]
     if cpu_capability and lacks(cpu_capability):
         raise SelectionError(f"--cpu-capability {cpu_capability}: this processor does not have it")
     workers = [held_to(environment.worker(base), cpu_capability) for environment in installed]
     discovery = discover(workers[0])
-    entry = one_entry(discovery.offers, case)
+    entry = one_entry(discovery.offers, case, chosen)
     (mode,) = entry.modes
     names = [environment.name for environment in installed]
     if names[0] == names[1]:

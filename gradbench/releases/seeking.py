@@ -7,13 +7,12 @@ search, so that an interrupted one resumes and `releases show` has what was meas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gradbench.analysis.tracks import Build, History
 from gradbench.core import releases as known
-from gradbench.core.cases import FORWARD, Case, Entry, Offer, Selection, SelectionError, expand
+from gradbench.core.cases import FORWARD, Entry, Offer, Selection, SelectionError, expand
 from gradbench.core.releases import ReleaseError
 from gradbench.core.verdicts import CALLED
 from gradbench.releases import environments, track
@@ -225,44 +224,6 @@ def settings_for(sessions: int, timeout: float, memory_limit: int, seed: int) ->
         memory_limit=memory_limit,
         seed=seed,
     )
-
-
-def select(case: str, selection: Selection) -> Selection:
-    """The selection narrowed to a case: a full name, or OPERATOR/FUNCTION/MODE. Raises
-    SelectionError for other text, or where the selection names some of it too."""
-    try:
-        known_case = Case.parse(case)
-    except ValueError:
-        operator, _, rest = case.partition("/")
-        function, _, mode = rest.rpartition("/")
-        if not (operator and function and mode) or ("/" in function and ":" not in function):
-            raise SelectionError(
-                f"{case!r} is no case: OPERATOR/FUNCTION/MODE, or a full name as 'gradbench list "
-                "cases' prints it"
-            ) from None
-        chosen: dict[str, Any] = {
-            "functions": (function,),
-            "operators": (operator,),
-            "modes": (mode,),
-        }
-    else:
-        c = known_case.comparison
-        chosen = {
-            "functions": (c.function,),
-            "operators": (c.operator,),
-            "modes": (known_case.mode,),
-            "sizes": (c.size,),
-            "dtypes": (c.dtype,),
-        }
-        selection = replace(selection, devices=(c.device,), threads=(c.threads,))
-    for field, name in chosen.items():
-        given = getattr(selection, field)
-        if given and given != name:
-            raise SelectionError(
-                f"{case} names a {field.removesuffix('s')}: remove --{field.removesuffix('s')} "
-                f"{given[0]}"
-            )
-    return replace(selection, **chosen)
 
 
 def one_case(offers: Sequence[Offer], selection: Selection) -> Entry:

@@ -170,6 +170,8 @@ class Kind(Generic[H, L]):
     """The command that resumes one, less its name."""
     order: Callable[[Path], str] = lambda path: path.name
     """The key by which files are sorted, oldest first."""
+    aside: Callable[[H], bool] = lambda header: False
+    """Whether one is found by its name only, and is never the latest."""
     resumed: Callable[[str, int], Record] = Resumed
 
     @cached_property
@@ -189,8 +191,8 @@ class Kind(Generic[H, L]):
     def locate(self, results: Path, name: str, only: str = "") -> Path:
         """The file of a name or of the beginning of one, of 'latest', or of a path.
 
-        The latest is the newest whose header can be read. `only`: of this kind of study. Raises
-        StoreError where there is none, or more than one.
+        The latest is the newest whose header can be read, less those that are `aside`. `only`: of
+        this kind of study. Raises StoreError where there is none, or more than one.
         """
         if is_log(Path(name)) and os.path.lexists(name):
             return Path(name)
@@ -200,8 +202,9 @@ class Kind(Generic[H, L]):
         hint = self.hint.format(only)
         if name == "latest":
             for path in reversed(known):
-                with contextlib.suppress(StoreError), self.opened(path):
-                    return path
+                with contextlib.suppress(StoreError), self.opened(path) as lines:
+                    if not self.aside(lines.header):
+                        return path
             raise StoreError(f"there are no {what}s in {place}; {hint}")
         hits = [path for path in known if stem(path).startswith(name)]
         hits = [path for path in hits if stem(path) == name] or hits

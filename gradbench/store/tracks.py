@@ -7,7 +7,6 @@ documents the fields.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,6 @@ from gradbench.store.fields import (
     check_machine,
     require_once,
 )
-from gradbench.store.lines import StoreError
 from gradbench.store.logs import Ended, Kind, Log, Record, Resumed
 from gradbench.store.runs import Entrant, Reading, check_plan, check_samples
 
@@ -59,7 +57,7 @@ class TrackStarted(Record, tag="track", frozen=True):
     digests: dict[Text, Digest] = {}
     """The SHA-256 of each of `files`, and of what they load, when the track began."""
     search: bool = False
-    """Whether it is a step of a search for one change: its baseline is none for later tracks."""
+    """Whether it is a step of a search for one change: it is no baseline and never the latest."""
 
     @property
     def name(self) -> str:
@@ -236,6 +234,7 @@ KIND = Kind(
     place="releases",
     hint="'gradbench releases track' makes one",
     resume=lambda header: "gradbench releases track --resume",
+    aside=lambda header: header.search,
 )
 folder, paths = KIND.folder, KIND.paths
 read, read_all, find = KIND.read, KIND.read_all, KIND.find
@@ -246,8 +245,5 @@ def latest(results: Path) -> TrackStarted:
 
     Raises StoreError where there is none.
     """
-    for path in reversed(paths(results)):
-        with contextlib.suppress(StoreError), KIND.opened(path) as lines:
-            if not lines.header.search:
-                return lines.header
-    raise StoreError(f"there is no track in {folder(results)}")
+    with KIND.opened(KIND.locate(results, "latest")) as lines:
+        return lines.header

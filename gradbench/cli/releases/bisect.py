@@ -64,11 +64,11 @@ def bisect(
     """Find the release in which a case changed.
 
     Of two releases, all between them are searched, and as few as possible installed; of more, only
-    those, in this order. CASE is a full name, as 'gradbench list cases' prints it, or
-    OPERATOR/FUNCTION/MODE; the options of 'releases track' select one case too, also of a function
-    of your own. Each step measures one release between two others, in turns with both, and is
-    stored like a track.
+    those, in this order. CASE is named as in 'gradbench explain'; the options of 'releases track'
+    select one case too, also of a function of your own. Each step measures one release between two
+    others, in turns with both, and is stored like a track.
     """
+    from gradbench.core.naming import narrowed
     from gradbench.releases import bisect as searching
     from gradbench.releases import builds, environments, room, seeking
     from gradbench.releases.plan import require_capability
@@ -84,7 +84,7 @@ def bisect(
         between = _available(between, installing.interpreter)
         require_available(environments.missing(ends), installing.interpreter)
         if case:
-            selection = seeking.select(case, selection)
+            selection = narrowed(case, selection)
         settings = seeking.settings_for(sessions, timeout, memory_limit, seed)
         measuring = Measuring("", sessions, None, (), seed, timeout, memory_limit)
         suite = yours.suite(selection, files, measuring, None if dry_run else results, warn)

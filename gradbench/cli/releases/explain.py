@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.explain_command import explain_options, explained
+from gradbench.cli.explain_command import explain_options, explained, named
 from gradbench.cli.rendering import Renderer
+from gradbench.cli.yours import Yours
 from gradbench.runner.machine import capabilities
 
 
@@ -28,6 +29,7 @@ def explain(
     new: str,
     cpu_capability: str | None,
     top: int,
+    yours: Yours,
     files: tuple[str, ...],
     seed: int,
     timeout: float,
@@ -41,11 +43,16 @@ def explain(
     under Callgrind, function by function, in both; this takes one to two minutes. OLD and NEW may
     be the same release, to see what two processes of one build differ by.
     """
+    from gradbench.releases import environments
     from gradbench.releases.explaining import sides
     from gradbench.runner.profiling import require_valgrind
     from gradbench.runner.wire import WorkerOptions
 
     require_valgrind()
-    base = WorkerOptions(files=files, memory_limit=memory_limit)
-    chosen = sides(case, old, new, base, cpu_capability or "", options.discovered)
-    return explained(results, "releases", chosen, files, seed, timeout, memory_limit, form, top)
+    installed = [environments.find(name) for name in (old, new)]
+    suite = named(case, yours, files, seed, timeout, memory_limit, results)
+    base = WorkerOptions(files=suite.files, memory_limit=memory_limit)
+    chosen = sides(case, suite.selection, installed, base, cpu_capability or "", options.discovered)
+    return explained(
+        results, "releases", chosen, suite.files, seed, timeout, memory_limit, form, top
+    )
