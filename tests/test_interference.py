@@ -63,6 +63,29 @@ def test_a_sub_block_in_which_another_process_had_the_core_is_marked():
     assert visited.cpu == [250_000] * 5
 
 
+def test_short_sub_blocks_share_a_reading_of_the_processor_time():
+    """A system call between them would slow what follows."""
+    reads = []
+    system = System(QUIET)
+    used, system.thread = system.thread, lambda: reads.append(1) or used()
+    system.visit()
+    assert len(reads) == 2
+    system = System((2 * MS, 0, False), (2 * MS, MS, False), (2 * MS, 0, False))
+    used, system.thread = system.thread, lambda: reads.append(1) or used()
+    wall = WallTime(system, processor=system)
+    visited = wall.visit(system.call, repeat(()), Visit(1, 3, 0, 2 * MS))
+    assert len(reads) == 2 + 4
+    assert visited.disturbed == [1]
+
+
+def test_slow_sub_blocks_are_not_disturbed_where_the_processor_was_never_away():
+    """Another guest of the host slows the core, and takes no time of it."""
+    slow = (350_000, 0, False)
+    visited = System(QUIET, slow, QUIET).visit()
+    assert visited.disturbed == []
+    assert visited.cpu == [270_000] * 5
+
+
 def test_steal_without_a_switch_is_a_disturbance():
     system = System(QUIET, (250_000, MS, False), QUIET)
     system.look = lambda thread=None: Look(system.process, system.used, 0, 0)

@@ -25,9 +25,14 @@ def call_of(clock, *lengths):
     return call
 
 
-def test_a_sub_block_lasts_about_a_quarter_millisecond():
-    for length in (50, 1_000, 24_000, 100_000):
+def test_a_sub_block_lasts_about_a_tenth_of_a_millisecond_and_longer_on_a_device():
+    for length in (50, 1_000, 24_000, 60_000):
         assert 0.5 * BLOCK <= plan(length).number * length <= 1.5 * BLOCK
+    clock = FakeClock()
+    waited = WallTime(clock, synchronize=lambda: None)
+    host = WallTime(clock).warm(call_of(clock, 10_000), repeat(()), 1_000_000)
+    device = waited.warm(call_of(clock, 10_000), repeat(()), 1_000_000)
+    assert (host.number, device.number) == (10, 25)
 
 
 def test_long_calls_are_visited_with_fewer_repeats():
@@ -35,7 +40,7 @@ def test_long_calls_are_visited_with_fewer_repeats():
         (how.untimed + how.blocks * how.number)
         for how in map(plan, (1_000_000, 10_000_000, 50_000_000, 500_000_000))
     ]
-    assert calls == [9, 4, 1, 1]
+    assert calls == [6, 4, 1, 1]
 
 
 def test_warming_plans_by_the_fastest_block_and_calls_twice_at_least():
@@ -46,6 +51,10 @@ def test_warming_plans_by_the_fastest_block_and_calls_twice_at_least():
     slow = call_of(clock, 900_000_000)
     assert WallTime(clock).warm(slow, repeat(()), 1).number == 1
     assert slow.count == 2
+
+
+def test_untimed_calls_take_no_longer_than_they_must():
+    assert [plan(length).untimed for length in (1_000, 99_000, 150_000, 900_000)] == [4, 4, 3, 1]
 
 
 def test_a_visit_leaves_out_the_cold_calls():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,8 +89,9 @@ def own_time(wall: int, before: Look | None, after: Look | None) -> int:
 class Visited:
     """What a visit measured.
 
-    `wall` has the nanoseconds of each sub-block. `cpu` has the thread's processor time in each, and
-    is empty where that is not what the calls took: other threads worked, or the thread waited.
+    `wall` has the nanoseconds of each sub-block. `cpu` has the thread's processor time in each, or
+    their mean, and is empty where that is not what the calls took: other threads worked, or the
+    thread waited.
     `disturbed` are the positions of the sub-blocks in which others had the processor.
     """
 
@@ -110,7 +110,8 @@ def judged(wall: list[int], cpu: list[int], before: Look, after: Look) -> Visite
     """A visit from the times of its sub-blocks and two looks, before the first and after the last.
 
     Time away from the processor is a disturbance where the thread was switched involuntarily, or
-    not at all: then a hypervisor or an interrupt had it.
+    not at all: then a hypervisor or an interrupt had it. Where sub-blocks share a reading of the
+    processor time, those that took longer than their share were disturbed.
     """
     waited = after.voluntary > before.voluntary
     interrupted = after.involuntary > before.involuntary
@@ -118,7 +119,7 @@ def judged(wall: list[int], cpu: list[int], before: Look, after: Look) -> Visite
     others = after.process - before.process - own
     alone = not waited and others <= max(OTHERS, OTHERS_SHARE * own)
     disturbed: list[int] = []
-    if max(map(operator.sub, wall, cpu)) > AWAY and (interrupted or not waited):
+    if sum(wall) - sum(cpu) > AWAY and (interrupted or not waited):
         disturbed = [
             position
             for position, (total, used) in enumerate(zip(wall, cpu))

@@ -1,9 +1,10 @@
 """Wall time of a call: visits with a few short sub-blocks.
 
-Sub-blocks of about 250 µs make the cost of the clock negligible. Each visit starts with untimed
-calls, since the first ones after a switch of contestant are cold (docs/measuring.md has the
-numbers). Beside the wall clock stands the thread's processor time: where the two part, another
-process had the core, and the sub-block is marked as disturbed.
+Short visits are what makes ratios precise: what disturbs a shared processor lasts, so contestants
+that follow each other sooner see the same of it. Sub-blocks are as short as the cost of the clocks
+allows. Each visit starts with untimed calls, since the first ones after a switch of contestant are
+cold (docs/measuring.md has the numbers). Beside the wall clock stands the thread's processor time:
+where the two part, another process had the core, and the sub-block is marked as disturbed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ Clock = Callable[[], int]
 Turns = Iterator[tuple[Any, ...]]
 """The arguments of successive calls, without end."""
 
-BLOCK = 250_000
-"""The target length of a sub-block, in nanoseconds."""
+BLOCK, DEVICE_BLOCK = 100_000, 250_000
+"""The target length of a sub-block, in nanoseconds; longer on a device, which is waited for at both
+ends."""
+
+COLD, WARMTH = 4, 400_000
+"""A visit begins with so many untimed calls, or as many as take so many nanoseconds, if fewer."""
 
 MILLISECOND = 1_000_000
+
+ALONE = MILLISECOND
+"""Sub-blocks of so many nanoseconds have a reading of the thread's processor time each. It is a
+system call, after which the next calls are slower; shorter sub-blocks share one."""
 
 TRIES = 3
 SLICE = 2 * MILLISECOND
@@ -48,16 +57,16 @@ class Visit:
     call: int
 
 
-def plan(call: int) -> Visit:
+def plan(call: int, block: int = BLOCK) -> Visit:
     """The visit for calls of that many nanoseconds.
 
-    Long calls are less disturbed and get fewer repeats: up to 2 ms five sub-blocks after four
-    untimed calls, up to 20 ms three after one, and a single call beyond that.
+    Long calls are less disturbed and get fewer repeats: up to 2 ms five sub-blocks after one to
+    four untimed calls, up to 20 ms three after one, and a single call beyond that.
     """
     call = max(call, 1)
-    number = max(1, round(BLOCK / call))
+    number = max(1, round(block / call))
     if call <= 2 * MILLISECOND:
-        return Visit(number, 5, 4, call)
+        return Visit(number, 5, min(COLD, max(1, round(WARMTH / call))), call)
     if call <= 20 * MILLISECOND:
         return Visit(1, 3, 1, call)
     return Visit(1, 1, 0, call)
@@ -87,8 +96,13 @@ class WallTime:
             synchronize()
         return clock() - start
 
-    def _blocks(self, call: Callable[..., Any], turns: Turns, number: int, blocks: int) -> Visited:
-        """The times of so many sub-blocks."""
+    def _blocks(
+        self, call: Callable[..., Any], turns: Turns, number: int, blocks: int, lasts: int = 0
+    ) -> Visited:
+        """The times of so many sub-blocks, each of which lasts about so many nanoseconds.
+
+        Short ones share a reading of the thread's processor time, and have equal parts of it.
+        """
         processor, flush = self.processor, self.flush
         wall: list[int] = []
         if processor is None:
@@ -99,14 +113,16 @@ class WallTime:
             return Visited(wall, [], [])
         thread, cost, cpu = processor.thread, processor.cost, []
         before = processor.last or processor.look()
+        together = 1 if flush is not None or lasts >= ALONE else blocks
         start = thread()
-        for _ in repeat(None, blocks):
+        for _ in repeat(None, blocks // together):
             if flush is not None:
                 flush()
                 start = thread()
-            wall.append(self._block(call, turns, number))
+            for _ in repeat(None, together):
+                wall.append(self._block(call, turns, number))
             end = thread()
-            cpu.append(max(1, end - start - cost))
+            cpu += [max(1, (end - start - cost) // together)] * together
             start = end
         processor.last = processor.look(start)
         return judged(wall, cpu, before, processor.last)
@@ -131,10 +147,15 @@ class WallTime:
             best = min(best, self._least(call, turns, number))
             spent = self.clock() - start
             if spent >= spend:
-                return plan(best) if self.flush is None else replace(plan(best), number=1)
+                how = plan(best, self._block_length)
+                return how if self.flush is None else replace(how, number=1)
             if self.flush is not None:
                 continue
-            number = max(1, min(BLOCK, spend - spent) // best)
+            number = max(1, min(self._block_length, spend - spent) // best)
+
+    @property
+    def _block_length(self) -> int:
+        return BLOCK if self.synchronize is None else DEVICE_BLOCK
 
     def _least(self, call: Callable[..., Any], turns: Turns, number: int) -> int:
         """Nanoseconds that a call takes, from one block."""
@@ -171,4 +192,5 @@ class WallTime:
     def _visit(self, call: Callable[..., Any], turns: Turns, how: Visit) -> Visited:
         for arguments in islice(turns, how.untimed):
             call(*arguments)
-        return self._blocks(call, turns, how.number, how.blocks)
+        lasts = how.number * how.call
+        return self._blocks(call, turns, how.number, how.blocks, lasts)
