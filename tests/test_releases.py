@@ -266,9 +266,10 @@ def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(home, tmp_path):
 
 
 def test_the_newest_release_is_the_baseline_before_any_build_of_ones_own(tmp_path):
-    asked = [parse("2.9.0"), parse(f"mine={sys.executable}"), parse("2.13.0"), parse("2.12.0")]
+    mine = f"mine={sys.executable}"
+    asked = [parse("2.9.0"), parse(mine), parse("2.13.0"), parse("2.12.0")]
     assert choose_baseline("", asked, tmp_path) == "2.13.0"
-    assert choose_baseline("mine", asked, tmp_path) == "mine"
+    assert choose_baseline(mine, asked, tmp_path) == "mine"
     assert choose_baseline("", asked[1:2], tmp_path) == "mine"
 
 
