@@ -7,6 +7,8 @@
 #
 # make workflow   run the steps of the CI workflow in docs/releases.md on a fresh clone
 #
+# make plugin     the pytest plugin in a project of its own, over three commits (docs/pytest.md)
+#
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, into
 #                  results/gpu-check. It installs nothing: GPU_PYTHON (default: PYTHON) is a Python
 #                  that has this package and a torch that finds the device.
@@ -20,7 +22,7 @@ GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
 FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
-.PHONY: bench test faults workflow gpu-check clean
+.PHONY: bench test faults workflow plugin gpu-check clean
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
@@ -39,6 +41,9 @@ faults: $(VENV)/.ready
 
 workflow: $(VENV)/.ready
 	$(BIN)/python tests/workflow.py
+
+plugin: $(VENV)/.ready
+	$(BIN)/python tests/plugin_project.py
 
 # Correctness, times and memory of every mode on the device.
 gpu-check:

@@ -18,7 +18,16 @@ from gradbench.advise.question import Question, Refusal
 from gradbench.advise.spares import Spares
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged
-from gradbench.core.cases import YOURS, Comparison, Entry, Place, Selection, expand
+from gradbench.core.cases import (
+    FORWARD,
+    YOURS,
+    Comparison,
+    Entry,
+    Place,
+    Selection,
+    expand,
+    fits,
+)
 from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted
@@ -295,7 +304,12 @@ def _plan(
         ),
     ):
         usual = baseline or discovery.first(operator)
-        there = (m for m in entry.modes if m not in discovery.by_hand)
+        always = {usual, FORWARD, *found["own"]} if question.modes else set(entry.modes)
+        there = (
+            m
+            for m in entry.modes
+            if m not in discovery.by_hand and (m in always or fits(m, question.modes))
+        )
         modes = theory.in_order(found, there, usual)
         patience = max(
             PATIENCE * question.budget,

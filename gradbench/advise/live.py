@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,59 @@ def compare(
     cannot be stored, WorkerError if no process can be started. Ctrl-C raises a KeyboardInterrupt
     whose `advice` has what was known by then, if anything was.
     """
+    place = arguments.folder("results", results)
+    if callable(also):
+        also = (also,)
+    ways: dict[str, Callable[..., Any]] = {}
+    for number, way in enumerate(also):
+        name = getattr(way, "__name__", "own")
+        ways[f"{name}_{number}" if name in ways else name] = way
+    question, content = asked(
+        function,
+        inputs,
+        named,
+        ways,
+        wrt=wrt,
+        operator=operator,
+        definition=definition,
+        dtype=dtype,
+        budget=budget,
+        timeout=timeout,
+        memory_limit=memory_limit,
+        seed=seed,
+        threads=threads,
+    )
+    advice = answered(question, content, place, _report(progress))
+    code = advice.found["code"]
+    code |= {mode: with_lambda(text, function) for mode, text in code.items()}
+    return advice
+
+
+def asked(
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    named: dict[str, Any],
+    ways: Mapping[str, Callable[..., Any]],
+    *,
+    wrt: str | Sequence[str] = (),
+    operator: str = "",
+    definition: str = "differences",
+    dtype: str = "",
+    budget: float = 30.0,
+    timeout: float = 60.0,
+    memory_limit: int = 4 << 30,
+    seed: int = 0,
+    threads: int = 1,
+    modes: Sequence[str] = (),
+) -> tuple[Question, bytes]:
+    """A question on a function of the caller's, and the content of the file that hands it over.
+
+    The arguments are those of `compare`, `ways` the derivatives of the caller's own by name, and
+    `modes` globs of the modes to measure beside them and the usual choice; none are all. Raises
+    Refusal, TypeError and ValueError for arguments that cannot be used.
+    """
     import torch
 
-    place = arguments.folder("results", results)
     if not callable(function):
         raise TypeError(f"function should be callable, not a {type(function).__name__}")
     arguments.number("budget", budget, 0, 1e7, low_open=True)
@@ -73,8 +123,7 @@ def compare(
         arguments.choice("operator", operator, OPERATORS)
     arguments.choice("definition", definition, DEFINITIONS)
     wrt = (arguments.texts("wrt", wrt) or ()) if wrt else ()
-    if callable(also):
-        also = (also,)
+    modes = (arguments.texts("modes", modes) or ()) if modes else ()
 
     given = _by_name(function, inputs, named)
     tensors = [x for value in given.values() for x in _tensors(value)]
@@ -87,40 +136,38 @@ def compare(
         kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
         dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
     try:
-        ways: dict[str, Callable[..., Any]] = {}
-        for number, way in enumerate(also):
-            name = getattr(way, "__name__", "own")
-            ways[f"{name}_{number}" if name in ways else name] = way
         default = str(torch.get_default_dtype()).removeprefix("torch.")
-        content = _pickled((function, given, ways))
+        content = _pickled((function, given, dict(ways)))
     except Exception as error:
         raise Refusal(
             f"it cannot be sent to the measuring process: {' '.join(str(error).split())[:200]}"
         ) from error
-    kept = place.resolve() / "advise"
-    kept.mkdir(parents=True, exist_ok=True)
-    path = kept / f"passed_{new_id()}.pickle"
-    path.write_bytes(pickle.dumps((sys.path, default, content)))
     question = Question(
         _target(function),
         (),
-        wrt,
+        tuple(wrt),
         operator,
         dtype,
         budget,
         timeout,
         memory_limit,
         seed,
-        str(path),
         definition=definition,
         device=device,
         threads=threads,
         sizes=tuple((name, _numbers(value)) for name, value in given.items()),
+        modes=tuple(modes),
     )
-    advice = advise(question, place, _report(progress), [])
-    code = advice.found["code"]
-    code |= {mode: with_lambda(text, function) for mode, text in code.items()}
-    return advice
+    return question, pickle.dumps((sys.path, default, content))
+
+
+def answered(question: Question, content: bytes, results: Path, report: Report) -> Advice:
+    """The advice on a question of `asked`; the run is stored in `results`. Raises as `compare`."""
+    kept = results.resolve() / "advise"
+    kept.mkdir(parents=True, exist_ok=True)
+    path = kept / f"passed_{new_id()}.pickle"
+    path.write_bytes(content)
+    return advise(dataclasses.replace(question, passed=str(path)), results, report, [])
 
 
 def _report(progress: bool | Report | None) -> Report:

@@ -47,6 +47,8 @@ class Question:
     """Whether the look tells what the function is, for a history of it."""
     sizes: tuple[tuple[str, int], ...] = ()
     """Of inputs that were passed: their names, and how many floating-point numbers each has."""
+    modes: tuple[str, ...] = ()
+    """Globs of the modes to measure beside the usual choice and the user's own; none are all."""
 
     def spec(self, pattern: str = "") -> dict[str, Any]:
         """The request, for the processes that load the function."""

@@ -68,6 +68,22 @@ def judge_run(
     )
 
 
+def ratios_to(
+    run: Run, comparison: Comparison, reference: str, floor: float = 0.01, confidence: float = 0.95
+) -> dict[str, Estimate]:
+    """The ratio of each mode that is right to one of them, between sessions: empty where that one
+    was not timed. Sessions whose control differs are left out, as everywhere."""
+    from gradbench import statistics
+
+    contest = _contest(comparison, run.by_comparison().get(comparison, []), "", floor)
+    if contest.timed is None or reference not in contest.good:
+        return {}
+    estimates = statistics.relative_to(
+        contest.timed, contest.good.index(reference), floor, confidence
+    )
+    return {mode: e for mode, e in zip(contest.good, estimates) if e.sessions}
+
+
 def settled(sessions: Sequence[SessionMeasured]) -> dict[str, Entrant]:
     """Each mode's record over all sessions.
 

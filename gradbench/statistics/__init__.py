@@ -30,6 +30,7 @@ needed, and not by the stopping rule or the control, which run inside the measur
 """
 
 from gradbench.statistics.between import TRIM, Estimate, between_sessions, compare_runs
+from gradbench.statistics.bounds import Bound, at_most
 from gradbench.statistics.fastest import Ranking, fastest_of_each
 from gradbench.statistics.groups import Group, clusters
 from gradbench.statistics.moderation import Spread, power
@@ -57,6 +58,7 @@ __all__ = [
     "RELEASE_FLOOR",
     "TRIM",
     "Array",
+    "Bound",
     "Estimate",
     "Group",
     "Judgement",
@@ -68,6 +70,7 @@ __all__ = [
     "Stopping",
     "Tables",
     "adjust",
+    "at_most",
     "between_sessions",
     "clusters",
     "compare_runs",

@@ -170,12 +170,17 @@ def inputs_from(maker: str, target: Any) -> tuple[dict[str, Any], dict[str, str]
     )
 
 
-def passed(path: str) -> tuple[Any, dict[str, Any], dict[str, Callable[..., Any]]]:
-    """The function, the inputs by name and the user's own derivatives by name that
-    `gradbench.compare` wrote to a file.
+Passed = tuple[Any, dict[str, Any], dict[str, Callable[..., Any]]]
+"""A function, its inputs by name, and the user's own derivatives by name."""
+
+
+def passed(path: str | Passed) -> Passed:
+    """What `gradbench.compare` wrote to a file, or what is of this process already.
 
     Raises Unusable where they cannot be made again in this process.
     """
+    if not isinstance(path, str):
+        return path
     with open(path, "rb") as file:
         folders, dtype, content = pickle.load(file)
     torch.set_default_dtype(getattr(torch, dtype))
