@@ -2,8 +2,8 @@
 
 As a program ('make plugin'): builds the wheel, installs it into an environment that has nothing of
 this checkout, and tests a project of three files over three commits: the first, one that changes
-nothing, and one in which a derivative has a tenth more work. Only the last may fail, and has to
-name its test. It takes some minutes, and wants a machine that is otherwise idle.
+nothing, by pytest-xdist's workers too, and one in which a derivative has a tenth more work. Only
+the last may fail, and has to name its test. It takes some minutes, and wants an idle machine.
 """
 
 from __future__ import annotations
@@ -125,11 +125,12 @@ def main() -> int:
         for name, content, options, failing in (
             ("first", CHAIN, ("--gradbench-save",), False),
             ("nothing changed", SAME, compare, False),
+            ("nothing changed, in two workers", SAME, ("-n", "2", *compare), False),
             ("a tenth more work", SLOWER, compare, True),
         ):
             (project / "chain.py").write_text(content)
             done("git", "add", "chain.py", "test_chain.py", "pytest.ini", place=project)
-            done(
+            called(
                 *("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", name),
                 place=project,
             )
@@ -138,7 +139,7 @@ def main() -> int:
             last = "".join(result.stdout.partition("FAILED --gradbench-fail-on")[1:])
             named = "test_jacobian" in last and "test_gradient" not in last
             failures += result.returncode != int(failing) or named is not failing
-    print("as expected" if not failures else f"{failures} of 3 not as expected")
+    print("as expected" if not failures else f"{failures} of 4 not as expected")
     return int(bool(failures))
 
 

@@ -93,7 +93,9 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption
     if given("--gradbench-fail-on") and not given("--gradbench-compare"):
         raise pytest.UsageError("--gradbench-fail-on needs a run: add --gradbench-compare REF")
-    if any(map(given, ("--gradbench", "--gradbench-save", "--gradbench-compare"))):
+    timing = map(given, ("--gradbench", "--gradbench-save", "--gradbench-compare"))
+    if any(timing) or any(config.getini(name) for name, _ in INI):
+        # What is wrong with an option, or in the ini-file, is said before the first test.
         _room(config)
 
 
