@@ -79,7 +79,7 @@ gpu-check:
 # The constraints pin torch to a build without CUDA packages, and everything else to tested versions.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parquet]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
 # Deletes VENV only if it is a virtual environment.

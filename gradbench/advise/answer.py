@@ -13,6 +13,7 @@ from gradbench.advise.question import Question
 from gradbench.advise.telling import PEAK
 from gradbench.analysis.table import Judged, Row, record
 from gradbench.core.cases import FORWARD
+from gradbench.core.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +121,9 @@ class Advice:
     def figure(self, operator: str = "") -> Figure:
         """A plot of each mode's time as a multiple of the fastest's, with its interval.
 
-        Raises NothingToDraw if no mode was timed.
+        Raises NothingToDraw if no mode was timed, MissingExtra without matplotlib.
         """
+        require("a figure", "matplotlib")
         from matplotlib.figure import Figure
 
         from gradbench.report.ratios import dots

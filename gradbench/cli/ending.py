@@ -20,7 +20,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from gradbench.core import text
+from gradbench.core import extras, text
 
 FIXABLE = 2
 """The exit code of what the user can mend."""
@@ -139,16 +139,19 @@ def _carried_out(command: click.Command) -> tuple[int, str]:
 def fixable() -> tuple[type[Exception], ...]:
     """The errors of this package that say what the user can do about them."""
     from gradbench.core.cases import SelectionError
+    from gradbench.core.extras import MissingExtra
     from gradbench.core.releases import ReleaseError
     from gradbench.runner.wire import WorkerError
     from gradbench.store.lines import StoreError
 
-    return ReleaseError, SelectionError, StoreError, WorkerError
+    return MissingExtra, ReleaseError, SelectionError, StoreError, WorkerError
 
 
 def _failed(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno is not None:
         return FIXABLE, told(error)
+    if module := extras.missing(error):
+        return FIXABLE, extras.told("this command", module)
     what = " ".join([type(error).__name__, *([f"({error})"] if str(error) else [])])
     return INTERNAL, (
         f"internal error: {text.line(what)} at {_place(error)}; {TRACEBACK}=1 shows the traceback: "

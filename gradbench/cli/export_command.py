@@ -12,6 +12,7 @@ import click
 from gradbench.cli import options, parameters
 from gradbench.cli.output import say, warn
 from gradbench.core import text
+from gradbench.core.extras import MissingExtra, told
 from gradbench.core.units import counted
 from gradbench.store.files import replacing
 
@@ -73,10 +74,8 @@ def command(
                 clean.to_json(draft, orient="records", indent=1, force_ascii=False)
             else:
                 _clean(data, text.shown).to_parquet(draft, index=False)
-    except ImportError:
-        raise click.UsageError(
-            "Parquet needs pyarrow: pip install 'gradbench[parquet]', or export to .csv"
-        ) from None
+    except ImportError as error:
+        raise MissingExtra(f"{told('Parquet', 'pyarrow')}, or export to .csv") from error
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
     say(f"{counted(len(data), 'row')} in {target}")

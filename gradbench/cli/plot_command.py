@@ -9,6 +9,7 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, say
+from gradbench.core.extras import require
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def command(
 
     For 'releases', RUNS are tracks; for 'aa', 'power', 'coverage' and 'peers', studies.
     """
+    require("gradbench plot", "matplotlib")
     from gradbench.report.fitting import fit
     from gradbench.report.style import NothingToDraw, save
 

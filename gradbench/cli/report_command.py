@@ -12,6 +12,7 @@ import click
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, on_stop, say, warn
 from gradbench.cli.progress import progress
+from gradbench.core.extras import require
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def command(
     The HTML page is one file that needs no network. It begins with the runs of this machine; those
     of others can be chosen in it, and are never averaged with them.
     """
+    require("gradbench report", "matplotlib")
     from gradbench.report import page
     from gradbench.report.sections import EXTRAS
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradbench.core import text
+from gradbench.core.extras import require
 from gradbench.report.looks import COLOURS, MARKS
 from gradbench.store.files import replacing, write_text
 
@@ -61,6 +62,7 @@ def shade(number: int) -> str:
 @contextmanager
 def settings() -> Iterator[None]:
     """matplotlib's settings for the figures of this package, without a display."""
+    require("a figure", "matplotlib")
     import matplotlib
 
     rc: dict[Any, Any] = {

@@ -13,6 +13,7 @@ from gradbench.cli.progress import progress
 from gradbench.cli.releases.environments import capability_option, dry_run_option, install_options
 from gradbench.cli.yours import Yours, own_options, say_if_changed
 from gradbench.core.cases import Offer, Selection
+from gradbench.core.extras import installed, require
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted, duration
 from gradbench.releases import track as tracking
@@ -125,7 +126,8 @@ def _measure(results: Path, opened: Opened[Track]) -> int:
                 opened.log, track, opened.settings, opened.worker, opened.discovery, report, warn
             )
     finally:
-        _write_asv(results, track, opened.discovery.offers)
+        if installed("asv"):
+            _write_asv(results, track, opened.discovery.offers)
     past = history(results, [track.name], lambda problem: notes([problem]))
     Terminal().write(tables.changes(tables.Course.of(past)))
     say(f"Took {duration(track.elapsed)}. Stored in {track.path}")
@@ -141,10 +143,11 @@ def _measure(results: Path, opened: Opened[Track]) -> int:
 @click.argument("names", nargs=-1, type=parameters.Text(), metavar="[TRACK]...")
 @options.results_option
 def asv(names: tuple[str, ...], results: Path) -> int:
-    """Write stored tracks as asv's files, for 'asv publish'. 'track' does this by itself.
+    """Write stored tracks as asv's files, for 'asv publish'. 'track' does so where asv is there.
 
     Default: all tracks, oldest first.
     """
+    require("gradbench releases asv", "asv")
     from gradbench.releases import stored
     from gradbench.runner.wire import WorkerOptions
     from gradbench.runner.workers import discover

@@ -12,6 +12,7 @@ from gradbench.cli import options, parameters
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Renderer, Table, places
 from gradbench.cli.study.measured import trials_option
+from gradbench.core.extras import require
 from gradbench.core.units import counted
 
 
@@ -71,6 +72,7 @@ def asv_steps(
     What counts is asv's regressions page. Nothing is measured or stored: the numbers follow from
     the seed.
     """
+    require("gradbench study asv-steps", "asv")
     from gradbench.runner.progress import Progress
     from gradbench.studies import asv_steps as study
 

@@ -14,6 +14,7 @@ from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer
 from gradbench.cli.study.stored import answer
+from gradbench.core.extras import require
 from gradbench.core.units import counted, duration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -183,6 +184,8 @@ def peers(conditions: Conditions, **settings: Any) -> int:
     These are asv, pytest-benchmark, pyperf, torch.utils.benchmark and timeit, each used as its
     documentation says, on the same pairs in the same run as gradbench.
     """
+    pyperf = ("pyperf",) if settings["pyperf_trials"] else ()
+    require("gradbench study peers", "asv", "pytest_benchmark", *pyperf)
     return _study("peers", conditions, settings)
 
 
