@@ -1,6 +1,7 @@
 """Functions and modes of the user's own: decorators, files, and installed packages."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -134,6 +135,7 @@ def test_a_broken_package_is_named_in_one_line_and_costs_only_itself(install):
     (line,) = found.broken
     assert "gb_broken" in line
     assert "no luck" in line
+    assert f"at gb_broken.py:{len(SUITE.splitlines()) + 2}" in line
     functions = {offer.function for offer in found.offers}
     assert "whole_cube" in functions
     assert "packaged_cube" not in functions
@@ -142,6 +144,86 @@ def test_a_broken_package_is_named_in_one_line_and_costs_only_itself(install):
     assert ran.returncode == 0
     assert ran.stderr.count("gb_broken is left out") == 1
     assert "Traceback" not in ran.stderr
+
+
+BROKEN = """
+import os
+import gradbench
+
+@gradbench.mode("diagonal")
+def bad_result(problem):
+    return lambda inputs: 0 * inputs[0]
+
+@gradbench.mode("diagonal")
+def bad_luck(problem):
+    def call(inputs):
+        raise RuntimeError("no luck")
+    return call
+
+@gradbench.mode("diagonal")
+def bad_end(problem):
+    return lambda inputs: os._exit(3)
+
+@gradbench.mode("diagonal")
+def bad_builder(problem):
+    return None
+"""
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_broken_mode_is_named_with_its_file_and_line(install, tmp_path, installed):
+    if installed:
+        install("gb_bad", BROKEN, "[gradbench.modes]", "b = gb_bad")
+    else:
+        (tmp_path / "gb_bad.py").write_text(BROKEN)
+    more = [] if installed else ["--from", str(tmp_path / "gb_bad.py")]
+    words = ["-f", "exp", "-o", "diagonal", "-m", "bad_*", "--dtype", "float32", *more]
+    ran = gradbench_command("verify", *words, "--format", "json")
+    reasons = {row["case"].rpartition("/")[2]: row["reason"] for row in json.loads(ran.stdout)}
+    lines = {"bad_result": 5, "bad_luck": 12, "bad_end": 15, "bad_builder": 19}
+    for mode, number in lines.items():
+        assert reasons[mode].endswith(f"gb_bad.py:{number})"), reasons[mode]
+
+
+def test_what_python_has_no_source_of_breaks_nothing(empty_registry, install):
+    made = SUITE.replace('@gradbench.mode("diagonal")\ndef', "def")
+    made += "\nimport functools\npartial = functools.partial(packaged_ones)\n"
+    install(
+        "gb_partial",
+        made + "gradbench.mode('diagonal', name='packaged_partial')(partial)\n",
+        "[gradbench.modes]",
+        "p = gb_partial",
+    )
+    ran = gradbench_command("list", "modes", "-m", "packaged_*")
+    assert ran.returncode == 0, ran.stderr
+    assert "packaged_partial" in ran.stdout
+    assert "left out" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"needs": "torch.func"}, "tuple of names"),
+        ({"memory": 3}, "memory is a int"),
+        ({"passes": 3}, "passes is a int"),
+    ],
+)
+def test_a_mode_that_would_fail_when_it_is_met_is_refused(empty_registry, fields, told):
+    with pytest.raises(TypeError, match=told):
+        gradbench.mode("gradient", name="mine", **fields)(lambda problem: None)
+
+
+def test_a_function_under_no_operator_is_refused(empty_registry):
+    wrong = fields() | {"derivatives": {"gradiant": lambda x: x}}
+    with pytest.raises(ValueError, match="did you mean gradient"):
+        gradbench.function(**wrong, name="mine")(lambda x: x)
+
+
+def test_an_entry_point_that_names_nothing_is_named_with_its_line(install, tmp_path):
+    install("gb_whole", SUITE, "[gradbench.functions]", "w = gb_whole", "v = gb_missing")
+    (line,) = discover(WorkerOptions()).broken
+    assert f"{tmp_path.name}" in line or "gb_whole-1.0.dist-info" in line
+    assert "entry_points.txt:3" in line
 
 
 def test_a_file_declares_by_the_public_names(tmp_path):

@@ -26,6 +26,7 @@ OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 """What ends a process from outside: it is tried once more."""
 
 NOTHING: dict[str, Any] = {
+    "broken": [],
     "wrt": [],
     "operators": [],
     "refusals": {},

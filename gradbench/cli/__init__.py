@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": "Check every case for correctness, without timing it.",
     "run": "Measure, store and show which way of differentiating is fastest.",
     "advise": "Find the fastest correct way to differentiate a function of your own.",
+    "init": "Write benchmarks of your own functions, for pytest, asv and CI.",
     "show": "Show a stored run, or one comparison of it in full.",
     "compare": "Compare two stored runs, case by case.",
     "explain": "Say what a case executes: Python, dispatcher, autograd or kernels.",

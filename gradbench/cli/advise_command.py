@@ -113,6 +113,8 @@ def command(
             f"Stopped. Everything measured so far is in {begun[-1]}.\n"
             f"Resume it with: gradbench run --resume {begun[-1].stem}"
         )
+    for problem in advice.found.get("broken", ()):
+        warn(problem)
     _write(form, advice)
     return 0 if advice.winner() else 1
 

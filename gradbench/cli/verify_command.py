@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -103,11 +104,17 @@ def _summary(result: Verification) -> Iterator[str]:
         yield f"Largest error that passed: {max(errors):.2f} of the tolerance"
 
 
+def _where(entrant: Entrant) -> str:
+    """Where it failed, unless the reason says it: it does for modes that are not gradbench's."""
+    named = not entrant.where or re.search(r":\d+\)$", entrant.reason)
+    return "" if named else f" ({entrant.where})"
+
+
 def _row(entry: Entry, entrant: Entrant) -> dict[str, Any]:
     return {
         "case": str(entry.comparison.case(entrant.mode)),
         "status": entrant.status,
-        "reason": entrant.reason + (f" ({entrant.where})" if entrant.where else ""),
+        "reason": entrant.reason + _where(entrant),
         "note": entrant.note,
         "error": entrant.error,
         "ulps": entrant.ulps,

@@ -20,6 +20,9 @@ from gradbench.core.cases import DOCUMENTS, Comparison, Offer, Place
 DEVICE = "GRADBENCH_DEVICE"
 """The environment variable for asv's axis of devices."""
 
+OWN = "GRADBENCH_OWN"
+"""The environment variable for the files that declare functions of the user's."""
+
 VERSION = "1"
 """Pinned: asv hides the history of a benchmark whose version changes with its source."""
 

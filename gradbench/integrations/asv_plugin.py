@@ -8,7 +8,9 @@ internals of asv 0.6.6.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import json
 import math
 import os
 import sys
@@ -29,8 +31,10 @@ from asv.repo import NoSuchNameError, Repo
 from asv.results import Results
 
 import gradbench
+from gradbench.advise import registering
 from gradbench.core.releases import RELEASES, Release, ReleaseError, parse
-from gradbench.integrations import asv_files, asv_names
+from gradbench.integrations import asv_files, asv_names, asv_own
+from gradbench.integrations.asv_own import OwnError
 from gradbench.releases import environments
 from gradbench.releases.wanted import Installing
 from gradbench.runner import machine
@@ -56,6 +60,23 @@ def setup() -> None:
     _amend(name)
 
 
+def _looked_at(conf: Any) -> tuple[registering.Registered, ...]:
+    """The user's functions in ``"gradbench": {"functions": [...]}`` of the configuration, each
+    looked at once by an asv command that measures. Raises UserError."""
+    try:
+        return _registered(
+            json.dumps(getattr(conf, "gradbench", {})), str(Path(conf.results_dir).parent)
+        )
+    except OwnError as error:
+        raise util.UserError(str(error)) from error
+
+
+@functools.cache
+def _registered(configured: str, results: str) -> tuple[registering.Registered, ...]:
+    declared = asv_own.declared(json.loads(configured))
+    return tuple(asv_own.registered(one, Path(results), log.info) for one in declared)
+
+
 def _amend(mine: str) -> None:
     """The list of benchmarks is written as gradbench writes it, and made where it is missing, as in
     a fresh clone; `asv compare` is of this machine where there are several; what was never measured
@@ -67,14 +88,20 @@ def _amend(mine: str) -> None:
         folder = Path(conf.results_dir)
         if not Path(cls.get_benchmark_file_path(conf.results_dir)).is_file():
             try:
-                asv_files.list_benchmarks(folder, discover(WorkerOptions()).offers)
+                # A project with functions of its own does not measure the catalogue.
+                own = hasattr(conf, "gradbench")
+                offers = () if own else discover(WorkerOptions()).offers
+                asv_files.list_benchmarks(folder, offers)
             except (StoreError, WorkerError) as error:
                 raise util.UserError(str(error)) from error
         return load(cls, conf, regex)
 
     def saved(self: Any) -> None:
         try:
-            asv_files.save_benchmarks(Path(self._conf.results_dir), self._all_benchmarks)
+            folder = Path(self._conf.results_dir)
+            # Those of functions that have changed since keep their history.
+            merged = asv_names.merge([self._all_benchmarks.values(), asv_names.stored(folder)])
+            asv_files.save_benchmarks(folder, merged)
         except StoreError as error:
             raise util.UserError(str(error)) from error
 
@@ -265,6 +292,7 @@ class ReleaseEnvironment(Environment):  # type: ignore[misc]
         self._requirements = requirements
         super().__init__(conf, python, requirements, tagged_env_vars)
         self._release: Release | None = None
+        self._own: tuple[registering.Registered, ...] = ()
         self._executable: Path | None = None
 
     @classmethod
@@ -299,6 +327,7 @@ class ReleaseEnvironment(Environment):  # type: ignore[misc]
         """
         release = repo.release(commit_hash)
         environment = _installed(release) or _install(release)
+        self._own = _looked_at(conf)
         self._release, self._executable = release, Path(environment.python)
         self._set_commit_hash(release.tag)
 
@@ -308,6 +337,7 @@ class ReleaseEnvironment(Environment):  # type: ignore[misc]
             raise util.UserError("no torch release has been chosen")
         env = dict(kwargs.pop("env", os.environ))
         env.update(self._global_env_vars)
+        env[asv_names.OWN] = os.pathsep.join(one.suite for one in self._own)
         # asv's script removes PYTHONPATH unless ASV_PYTHONPATH names the same.
         env["PYTHONPATH"] = env["ASV_PYTHONPATH"] = self._path
         return util.check_output([str(self._executable), *args], env=env, **kwargs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import os
 import statistics
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from gradbench.core.cases import Comparison, Offer
 from gradbench.core.clocks import Visits, clock_of
 from gradbench.core.process import bind, end_with_parent
-from gradbench.integrations.asv_names import DEVICE, offered, parse
+from gradbench.integrations.asv_names import DEVICE, OWN, offered, parse
 
 WARM = 20_000_000
 ROUNDS = 16
@@ -48,15 +49,35 @@ def end_with_asv() -> None:
     os.register_at_fork(after_in_child=end_with_parent)
 
 
+def _load() -> None:
+    """Registers what can be measured; packages that do not load are named on standard error."""
+    from gradbench.problems import registry
+
+    if not registry.FUNCTIONS:
+        for line in registry.load():
+            print(line, file=sys.stderr)
+
+
 def discover() -> list[dict[str, Any]]:
     """The benchmarks of the registry in this process. Imports torch."""
+    from gradbench.worker.session import Session
+
+    _load()
+    offers = Session(MEMORY_LIMIT).discover()["offers"]
+    return offered(Offer(**offer) for offer in offers)
+
+
+def own() -> list[dict[str, Any]]:
+    """The benchmarks of the user's functions that asv's plugin has looked at. Imports torch."""
     from gradbench.problems import registry
     from gradbench.worker.session import Session
 
-    if not registry.FUNCTIONS:
-        registry.load()
-    offers = Session(MEMORY_LIMIT).discover()["offers"]
-    return offered(Offer(**offer) for offer in offers)
+    _load()
+    known = set(registry.FUNCTIONS)
+    for path in filter(None, os.environ.get(OWN, "").split(os.pathsep)):
+        registry.load_file(path)
+    offers = (Offer(**offer) for offer in Session(MEMORY_LIMIT).discover()["offers"])
+    return offered(offer for offer in offers if offer.function not in known)
 
 
 def _require_ok(answer: dict[str, Any]) -> dict[str, Any]:
@@ -85,11 +106,9 @@ def measure(comparison: Comparison, mode: str) -> dict[str, Any]:
     import torch
     from asv_runner.benchmarks.mark import SkipNotImplemented
 
-    from gradbench.problems import registry
     from gradbench.worker.session import Refused, Session
 
-    if not registry.FUNCTIONS:
-        registry.load()
+    _load()
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
     session = Session(MEMORY_LIMIT)

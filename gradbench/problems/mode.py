@@ -128,8 +128,11 @@ class Mode:
         return self.memory(problem)
 
     def source(self) -> str:
-        """The source code of the mode."""
-        return inspect.getsource(self.build)
+        """The source code of the mode; empty where Python knows none."""
+        try:
+            return inspect.getsource(self.build)
+        except (OSError, TypeError):
+            return ""
 
 
 def available(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradbench.core.cases import is_name
+from gradbench.core.places import of_code, of_error, short
 from gradbench.core.suggest import hint
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
         if fields:
             raise TypeError("function() takes a Function, or the fields of one, not both")
         _require_name(declared.name)
+        _require_formulas(declared)
         if declared.name in FUNCTIONS:
             raise ValueError(f"a function named {declared.name!r} is registered already")
         FUNCTIONS[declared.name] = declared
@@ -79,24 +81,22 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
     a mode of that name, or does not exist.
     """
     from gradbench.problems.mode import Mode
-    from gradbench.problems.operators import OPERATORS
 
     if not operators or not all(isinstance(one, str) for one in operators):
         raise TypeError("mode() takes the operators that the mode computes: @mode('gradient')")
     for operator in operators:
-        if operator not in OPERATORS:
-            near = hint(operator, OPERATORS) or f"there are {', '.join(OPERATORS)}"
-            raise ValueError(f"there is no operator {operator!r}; {near}")
+        _require_operator(operator)
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         declared = Mode(
-            name=fields.pop("name", build.__name__),
+            name=fields.pop("name", getattr(build, "__name__", "")),
             operators=operators,
             build=build,
             summary=_first_line(build),
             **fields,
         )
         _require_name(declared.name)
+        _require_mode(declared)
         for operator in operators:
             key = (operator, declared.name)
             if key in MODES:
@@ -115,10 +115,48 @@ def _require_name(name: object) -> None:
         )
 
 
+def _require_formulas(declared: Function) -> None:
+    """Raises ValueError or TypeError for derivatives that are none."""
+    for operator, formula in dict(declared.derivatives).items():
+        _require_operator(operator)
+        if not callable(formula):
+            raise TypeError(f"the {operator} of {declared.name} is a {type(formula).__name__}")
+
+
+def _require_operator(operator: str) -> None:
+    from gradbench.problems.operators import OPERATORS
+
+    if operator not in OPERATORS:
+        near = hint(operator, OPERATORS) or f"there are {', '.join(OPERATORS)}"
+        raise ValueError(f"there is no operator {operator!r}; {near}")
+
+
+def _require_mode(declared: Mode) -> None:
+    """Raises TypeError for fields that would fail when the mode is met."""
+    if not callable(declared.build):
+        raise TypeError(f"{declared.name}: a mode is a function that returns the callable to time")
+    if isinstance(declared.needs, str):
+        raise TypeError(f"{declared.name}: needs=({declared.needs!r},) is a tuple of names")
+    for field in ("memory", "passes"):
+        value = getattr(declared, field)
+        if value is not None and not callable(value):
+            raise TypeError(f"{declared.name}: {field} is a {type(value).__name__}, no function")
+
+
 def modes_of(operator: str) -> list[Mode]:
     """The modes of an operator in the order in which they are shown."""
     modes = [mode for (of, _), mode in MODES.items() if of == operator]
     return sorted(modes, key=lambda mode: mode.rank(operator))
+
+
+def places() -> dict[str, str]:
+    """Where each mode that is not of this package is declared, by name: ``file.py:line``."""
+    found: dict[str, list[str]] = {}
+    for (_, name), declared in MODES.items():
+        place = of_code(declared.build)
+        if place and place not in found.setdefault(name, []):
+            found[name].append(place)
+    return {name: ", ".join(own) for name, own in found.items() if own}
 
 
 def load_builtin() -> None:
@@ -180,6 +218,18 @@ def load() -> list[str]:
     return load_entry_points()
 
 
+def _declaration(entry: importlib.metadata.EntryPoint) -> str:
+    """The file and line of an entry point itself."""
+    path = getattr(entry.dist, "_path", None)
+    file = Path(str(path), "entry_points.txt")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "its entry_points.txt"
+    numbers = [n for n, text in enumerate(lines, 1) if text.partition("=")[0].strip() == entry.name]
+    return f"{short(str(file))}:{numbers[0] if numbers else 1}"
+
+
 GROUPS = ("gradbench.functions", "gradbench.modes")
 """The entry points by which an installed package brings functions and modes of its own."""
 
@@ -208,9 +258,10 @@ def load_entry_points() -> list[str]:
                 _put_back(functions, modes)
                 what = " ".join(f"{type(error).__name__}: {error}".split())
                 package = entry.dist.name if entry.dist else "a package"
+                place = of_error(error) or _declaration(entry)
                 broken.append(
                     f"{package} is left out: its entry point {entry.name} = {entry.value} of "
-                    f"{group} does not load ({what})"
+                    f"{group} does not load ({what}, at {place})"
                 )
             broken += _notes(f"the entry point {entry.name} = {entry.value} of {group}", changes)
     return broken

@@ -67,6 +67,7 @@ class Hello(Answer):
     protocol: int
     environment: dict[str, Any]
     failed: list[Label] = []
+    places: dict[Label, Label] = {}
 
     def __post_init__(self) -> None:
         if self.protocol != PROTOCOL:
@@ -243,7 +244,7 @@ def start(text: bytes | bytearray) -> str:
 CODE = ("source", "own", "code")
 """Fields that hold code, which is not shortened."""
 
-LINES = ("reason", "reasons", "where", "note", "broken", "unavailable", "missing")
+LINES = ("reason", "reasons", "where", "note", "broken", "unavailable", "missing", "places")
 """Fields that hold one line each."""
 
 

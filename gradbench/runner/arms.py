@@ -83,7 +83,9 @@ class Arm:
         try:
             answer = self.worker.request("check", timeout, handle=self.handle, fresh=[1])
         except WorkerRefused as error:
-            answer = {"status": error.status, "reason": f"after timing: {error}"}
+            place = error.places.get(self.mode, "")
+            named = f" ({place})" if place else ""
+            answer = {"status": error.status, "reason": f"after timing: {error}{named}"}
         self.entrant = msgspec.structs.replace(
             self.entrant,
             status=Status(answer["status"]),
@@ -201,7 +203,9 @@ def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list
     try:
         answer = worker.request("visit", limit, handles=[arm.handle for arm in arms])
     except WorkerRefused as error:
-        raise WorkerRefused(f"while timed: {error}", error.where, error.status) from error
+        refused = WorkerRefused(f"while timed: {error}", error.where, error.status)
+        refused.places = error.places
+        raise refused from error
     blocks: list[list[int]] = answer["blocks"]
     planned = [arm.plan["blocks"] for arm in arms]
     if len(blocks) != len(planned) or any(
@@ -214,7 +218,10 @@ def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list
 
 
 def failure(mode: str, error: WorkerError, when: str = "") -> Entrant:
-    """The record of a mode over which a request failed; `when` goes before the reason."""
+    """The record of a mode over which a request failed; `when` goes before the reason.
+
+    Without it the mode is to blame, and is named with its file and line if it is not gradbench's.
+    """
     where = ""
     if isinstance(error, WorkerRefused):
         status, where = error.status, error.where
@@ -222,7 +229,8 @@ def failure(mode: str, error: WorkerError, when: str = "") -> Entrant:
         status = Status.FAILED
     else:
         status = Status.TIMED_OUT if isinstance(error, WorkerTimeout) else Status.CRASHED
-    return Entrant(mode, status, f"{when}{error}", where)
+    place = "" if when else error.places.get(mode, "")
+    return Entrant(mode, status, f"{when}{error}" + (f" ({place})" if place else ""), where)
 
 
 def _finite(number: float) -> float:

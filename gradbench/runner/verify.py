@@ -74,6 +74,7 @@ def _verify_entry(
                 if isinstance(error, WorkerDied) and not last:
                     continue
                 if worker is not opened:
+                    error.places = {}  # No mode is to blame.
                     return records + [failure(left, error) for left in entry.modes[position:]]
                 record = failure(mode, error)
             records.append(record)

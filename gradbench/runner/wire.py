@@ -45,6 +45,9 @@ MARK = "GRADBENCH_PROCESS"
 class WorkerError(Exception):
     """A worker could not be started or does not speak this protocol."""
 
+    places: Mapping[str, str] = {}
+    """Where the modes of other packages and files are declared, by name."""
+
 
 class WorkerRefused(WorkerError):
     """The worker refused a request."""
@@ -104,6 +107,8 @@ class Worker:
     """
 
     environment: dict[str, Any]
+    places: Mapping[str, str] = {}
+    """Where the modes of other packages and files are declared, by name: ``file.py:line``."""
     failed: list[str]
     """A line for each of the user's files that did not load, where the worker is lenient."""
 
@@ -167,6 +172,7 @@ class Worker:
                     hello = self.request("hello", min(timeout, self.options.start_timeout))
                     self.environment = hello["environment"]
                     self.failed = hello["failed"]
+                    self.places = hello["places"]
                     return
                 except (WorkerDied, WorkerTimeout) as error:
                     if isinstance(error, WorkerTimeout) or attempt == STARTS - 1:
@@ -191,12 +197,16 @@ class Worker:
         Raises WorkerRefused with the worker's reason, WorkerDied, or WorkerTimeout after
         `timeout` seconds.
         """
-        answer = self._exchange(op, timeout, arguments)
-        if op in RUNS_CODE:
-            # Anything that its code writes after the answer fails this request, not the next.
-            self._exchange("ping", timeout, {})
-        if isinstance(answer, answers.Refusal):
-            raise WorkerRefused(answer.reason, answer.where, Status(answer.status))
+        try:
+            answer = self._exchange(op, timeout, arguments)
+            if op in RUNS_CODE:
+                # Anything that its code writes after the answer fails this request, not the next.
+                self._exchange("ping", timeout, {})
+            if isinstance(answer, answers.Refusal):
+                raise WorkerRefused(answer.reason, answer.where, Status(answer.status))
+        except WorkerError as error:
+            error.places = self.places
+            raise
         fields: dict[str, Any] = msgspec.to_builtins(answer)
         return fields
 

@@ -142,7 +142,8 @@ class Look:
             self._tell_ways()
 
     def _load(self) -> None:
-        registry.load()
+        if broken := registry.load():
+            self.tell(found={"broken": broken})
         self.tell(doing="loading the function")
         with state.preserve(state.Changes(), loading=True):
             self.subject = Subject(self.spec)

@@ -14,6 +14,7 @@ import os
 import torch
 
 from gradbench import state
+from gradbench.core.places import of_error
 from gradbench.core.process import STATE_LOST, Wire
 from gradbench.problems import registry
 from gradbench.worker.failures import failure, line_of, where
@@ -61,7 +62,8 @@ def main(wire: Wire) -> None:
         try:
             session.load([path])
         except BaseException as error:
-            said = f"{path}: {line_of(error)}"
+            place = of_error(error)
+            said = f"{path}: {line_of(error)}" + (f" (at {place})" if place else "")
             if options.lenient and isinstance(error, (Exception, SystemExit)):
                 session.failed.append(said)
                 continue

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from gradbench import state
+from gradbench.core import places
 from gradbench.core.cases import DOCUMENTS, FORWARD, TF32, Comparison, parse_size
 from gradbench.core.deadline import Deadline
 from gradbench.core.process import PROTOCOL, Wire
@@ -39,6 +40,15 @@ from gradbench.worker.noted import Noted
 from gradbench.worker.offers import offer
 
 FORKED = "it forks, and the child comes back as if it were the measuring process"
+
+
+def _placed(declared: Mode | None, answer: dict[str, Any]) -> dict[str, Any]:
+    """The same answer, with the file and line of a broken mode that is not gradbench's."""
+    home = "" if declared is None else places.of_code(declared.build)
+    place = answer.pop("place", "") or home
+    if not home or answer["status"] not in ("wrong", "failed"):
+        return answer
+    return answer | {"reason": f"{answer['reason']} ({place})"}
 
 
 class Refused(Exception):
@@ -77,7 +87,12 @@ class Session:
     # Each method below with a name in `answer` is one kind of request.
 
     def hello(self) -> dict[str, Any]:
-        return {"protocol": PROTOCOL, "environment": environment(), "failed": self.failed}
+        return {
+            "protocol": PROTOCOL,
+            "environment": environment(),
+            "failed": self.failed,
+            "places": registry.places(),
+        }
 
     def ping(self) -> dict[str, Any]:
         """Does nothing: the driver sees that no other answer came before this one."""
@@ -180,7 +195,7 @@ class Session:
         compiles = declared.opt_in
         changes = self.changes[handle] = Noted(function=self.gate.changes, compiles=compiles)
         answer = self._prepare(declared, changes, handle, warm, fresh, patience)
-        return changes.noted(answer)
+        return changes.noted(_placed(declared, answer))
 
     def _prepare(
         self,
@@ -212,7 +227,7 @@ class Session:
             reason = unsupported_reason(error)
             if reason is not None:
                 return {"status": "unsupported", "reason": reason}
-            return failure(error)
+            return failure(error) | {"place": places.of_error(error)}
         if self.forked():
             # Called in a loop it would create ever more processes.
             return {"status": "failed", "reason": FORKED}
@@ -353,16 +368,22 @@ class Session:
         except Unsupported as error:
             return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
-            failed = failure(error)
-            return {"status": failed["status"], "reason": "after timing: " + failed["reason"]}
+            failed = failure(error) | {"place": places.of_error(error)}
+            placed = _placed(self._declared(contestant.mode), failed)
+            return {"status": placed["status"], "reason": "after timing: " + placed["reason"]}
         if self.forked():
             return {"status": "failed", "reason": f"after timing: {FORKED}"}
-        return {
+        answer = {
             "status": "ok" if finding.passed else "wrong",
             "reason": finding.reason and "after timing: " + finding.reason,
             "error": finding.error,
             "ulps": finding.ulps,
         }
+        return _placed(self._declared(contestant.mode), answer)
+
+    def _declared(self, mode: str) -> Mode | None:
+        assert self.gate is not None
+        return registry.MODES.get((self.gate.problem.operator, mode))
 
     def trust(self, mode: str, handle: int, call: int, rehearse: bool) -> dict[str, Any]:
         """Builds a mode that passed the gate of another process, where a call took `call`
