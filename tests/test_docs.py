@@ -50,7 +50,9 @@ def test_links_lead_somewhere(page):
 def test_files_exist(page):
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"(?<![\w/.~-])(?:gradbench|tests|benchmarks|docs)/[\w/.-]*\w", text):
-        assert (ROOT / path).exists(), path
+        # The files of a user's project have the same folder.
+        theirs = page.stem == "installing" and path.startswith("benchmarks/")
+        assert theirs or (ROOT / path).exists(), path
     for path, name in re.findall(rf"(?<![\w/.-])((?:{ROOMS})/[\w/]+)(?:\.py: |\.)(\w+)", text):
         source = (PACKAGE / path).with_suffix(".py")
         assert source.exists(), path
