@@ -9,6 +9,8 @@
 #
 # make plugin     the pytest plugin in a project of its own, over three commits (docs/pytest.md)
 #
+# make package   build the distribution; try the wheel, 'gradbench init' and the lower bounds
+#
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, into
 #                  results/gpu-check. It installs nothing: GPU_PYTHON (default: PYTHON) is a Python
 #                  that has this package and a torch that finds the device.
@@ -22,7 +24,7 @@ GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
 FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
-.PHONY: bench test faults workflow plugin gpu-check clean
+.PHONY: bench test faults workflow plugin package gpu-check clean
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
@@ -44,6 +46,10 @@ workflow: $(VENV)/.ready
 
 plugin: $(VENV)/.ready
 	$(BIN)/python tests/plugin_project.py
+
+package: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python tests/package.py
 
 # Correctness, times and memory of every mode on the device.
 gpu-check:

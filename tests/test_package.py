@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -165,3 +166,16 @@ def test_the_example_package_is_installed_and_measured(plain, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "ones_pullback" in ran.stdout
     assert "0 wrong" in ran.stdout
+
+
+@pytest.mark.started
+def test_help_and_the_import_load_next_to_nothing():
+    code = (
+        "import sys, gradbench, gradbench.__main__ as main; sys.argv = ['gradbench', '--help']\n"
+        "try: main.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'scipy', 'matplotlib', 'msgspec', 'rich'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("[]\n"), done.stdout + done.stderr

@@ -64,6 +64,9 @@ def _told_apart() -> Iterator[None]:
         raise Stopped from None
     except EOFError as error:
         raise RuntimeError("a file or a pipe ended too early") from error
+    except (click.ClickException, click.exceptions.Exit):
+        # Told apart already: to look at the others would import what --help does not need.
+        raise
     except Exception as error:
         if isinstance(error, fixable()):
             raise click.UsageError(str(error)) from error

@@ -1,0 +1,193 @@
+"""Tries the distribution as users meet it ('make package'): the wheel in clean environments, a new
+project's benchmarks by asv, pytest and its CI workflow, the lower bounds, and every Python here.
+
+It takes some minutes, and uv from the package index. torch is not downloaded, but linked from this
+Python's packages, so its own lower bound is not tried.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import clean
+import msgspec
+import yaml
+
+from gradbench.releases.environments import Environment
+
+MODEL = """import torch
+
+
+def loss(x, w):
+    return (x @ w).tanh().square().sum()
+
+
+def my_gradient(x, w):
+    y = (x @ w).tanh()
+    z = 2 * y * (1 - y**2)
+    return z @ w.T, x.T @ z
+"""
+SLOWER = "    sum(torch.ones(60).sum() for _ in range(3))\n    y = (x @ w).tanh()\n"
+"""What makes `my_gradient` slower."""
+
+TARGETED = ("tests/test_statistics.py", "tests/test_store.py", "tests/test_shown.py")
+"""Tests of what the libraries with lower bounds are used for."""
+
+SHIMS = {
+    # What would be installed is there.
+    "uv": "exit 0",
+    "pip": 'if [ "$1" = index ]; then echo "torch ($NEWEST_IS)"; fi',
+}
+
+
+def said(what: str, done: subprocess.CompletedProcess, code: int = 0) -> str:
+    """The output of a command that should end with this code."""
+    good = done.returncode == code
+    print(f"{'passed' if good else 'FAILED'}: {what}", flush=True)
+    if not good:
+        print(done.stdout[-4000:], done.stderr[-4000:])
+        sys.exit(1)
+    return done.stdout + done.stderr
+
+
+def project(folder: Path) -> Path:
+    """A project of three files, committed."""
+    folder.mkdir()
+    (folder / "model.py").write_text(MODEL)
+    (folder / "train.py").write_text("from model import loss\n")
+    (folder / "README.md").write_text("A project.\n")
+    (folder / ".gitignore").write_text("results/\n.asv/\n.base/\n")
+    return folder
+
+
+def commit(folder: Path, what: str) -> str:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", folder]
+    clean.run([*git, "init", "--quiet"], folder)
+    clean.run([*git, "add", "-A"], folder)
+    said(what, clean.run([*git, "commit", "--quiet", "-m", what], folder))
+    return clean.run([*git, "rev-parse", "HEAD"], folder).stdout.strip()
+
+
+def steps(job: str, folder: Path, python: Path, variables: dict[str, str]) -> tuple[str, str]:
+    """Runs the steps of a job of the project's workflow: the step that fails, and the summary."""
+    whole = yaml.safe_load((folder / ".github/workflows/gradbench.yml").read_text())
+    shims = folder.parent / "shims"
+    shims.mkdir(exist_ok=True)
+    for name, body in SHIMS.items():
+        (shims / name).write_text(f"#!/bin/sh\n{body}\n")
+        (shims / name).chmod(0o755)
+    files = {name: folder.parent / name for name in ("GITHUB_ENV", "GITHUB_STEP_SUMMARY")}
+    for file in files.values():
+        file.write_text("")
+    known = {name: str(value) for name, value in {**whole["env"], **files, **variables}.items()}
+    known["PATH"] = os.pathsep.join([str(shims), str(python.parent), os.environ["PATH"]])
+    failed = ""
+    for step in whole["jobs"][job]["steps"]:
+        if "run" not in step or failed:
+            continue
+        lines = files["GITHUB_ENV"].read_text().splitlines()
+        now = known | dict(line.split("=", 1) for line in lines)
+        done = clean.run(["bash", "-e", "-c", step["run"]], folder, **now)
+        print(f"  {step['name']}: exit code {done.returncode}")
+        print("".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines()[-12:]))
+        failed = failed or (step["name"] if done.returncode else "")
+    return failed, files["GITHUB_STEP_SUMMARY"].read_text()
+
+
+def start(folder: Path, wheel: Path) -> None:
+    """`gradbench init` in a clean environment, then what it says comes next."""
+    (folder / "clean").mkdir()
+    needs = ["torch-gradbench[asv,pytest]"]
+    python = clean.environment(folder / "clean", needs, wheel)
+    home = project(folder / "project")
+    words = ["--function", "model.py:loss", "--also", "model.py:my_gradient"]
+    words += ["--input", "x=randn(32,32)", "--input", "w=randn(32,32)"]
+    said("init", clean.run([python.with_name("gradbench"), "init", *words], home))
+    base = commit(home, "begin")
+    said("pytest", clean.run([python, "-m", "pytest", "-q", "benchmarks"], home))
+
+    releases = folder / "releases"
+    for version in ("2.12.1", "2.13.0"):
+        (releases / version).mkdir(parents=True)
+        made = Environment(1, version, version, str(python), {"torch": version}, "", 0)
+        (releases / version / "environment.json").write_bytes(msgspec.json.encode(made))
+    variables = {"GRADBENCH_RELEASES": str(releases), "HOME": str(folder)}
+    asv = [python, "-m", "asv"]
+    few = ["-b", r"\('(backward|my_gradient)'\)", "-a", "rounds=2"]
+    for version in ("2.12.1", "2.13.0"):
+        ran = clean.run([*asv, "run", f"v{version}^!", *few], home, **variables)
+        assert "my_gradient" in said(f"asv run v{version}^!", ran)
+    said("asv compare", clean.run([*asv, "compare", "v2.12.1", "v2.13.0"], home, **variables))
+    said("asv publish", clean.run([*asv, "publish"], home, **variables))
+
+    change = {"BASE": base, **variables}
+    failed, _ = steps("change", home, python, change)
+    assert not failed, failed
+    print("passed: the workflow on a change that changes nothing")
+    clean.run(["git", "worktree", "remove", "--force", ".base"], home)
+    (home / "model.py").write_text(MODEL.replace("    y = (x @ w).tanh()\n", SLOWER))
+    failed, _ = steps("change", home, python, change)
+    assert failed == "measure the change beside it", failed
+    print("passed: the workflow on a change that makes a derivative slower")
+    few = {"HOW": "--profile quick --sessions 2 -m backward", "BASELINE": "2.12.1"}
+    failed, summary = steps("releases", home, python, {**variables, **few, "NEWEST_IS": "2.13.0"})
+    assert failed in ("", "the gate"), failed
+    print(summary)
+    print("passed: the workflow on torch releases")
+
+
+def lowest(folder: Path, sdist: Path, uv: str) -> None:
+    """The lower bounds of pyproject.toml, without torch's, on tests of the source distribution."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "source", filter="data")
+    (source,) = (folder / "source").iterdir()
+    pip = [uv, "pip", "compile", "--quiet", "pyproject.toml", "--resolution", "lowest-direct"]
+    pip += ["--extra", "report", "--extra", "asv", "--extra", "pytest", "--extra", "parquet"]
+    locked = said("lower bounds resolve", clean.run([*pip, "--no-annotate"], source))
+    names = ("torch", "nvidia", "triton", "cuda", "sympy", "networkx", "fsspec", "#")
+    pins = [line for line in locked.splitlines() if "==" in line and not line.startswith(names)]
+    (folder / "lowest.txt").write_text("\n".join(pins) + "\n")
+    (folder / "lowest").mkdir()
+    python = clean.environment(folder / "lowest", ["torch", "hypothesis", "pytest-xdist"])
+    # What is installed comes before what is linked.
+    install = [uv, "pip", "install", "--quiet", "--no-deps", "--python", python]
+    said("lower bounds install", clean.run([*install, "-r", folder / "lowest.txt"], source))
+    print("\n".join(f"  {pin}" for pin in pins))
+    test = [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *TARGETED]
+    print(said("tests at the lower bounds", clean.run(test, source)).splitlines()[-1])
+
+
+def interpreters(wheel: Path) -> None:
+    """Every Python here from 3.10 on compiles the package."""
+    for minor in range(10, 16):
+        python = shutil.which(f"python3.{minor}")
+        if python is None or clean.run([python, "--version"], clean.ROOT).returncode:
+            print(f"not here: Python 3.{minor}")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.unpack_archive(wheel, folder, "zip")
+            compiled = clean.run([python, "-m", "compileall", "-q", folder], clean.ROOT)
+            said(f"Python 3.{minor} compiles it", compiled)
+
+
+def main() -> int:
+    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        sdist, wheel = clean.built(folder)
+        print(f"{sdist.name}: {sdist.stat().st_size >> 10} KiB")
+        print(f"{wheel.name}: {wheel.stat().st_size >> 10} KiB")
+        interpreters(wheel)
+        start(folder, wheel)
+        lowest(folder, sdist, uv)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
