@@ -36,10 +36,11 @@ def rows(x):
     return x.cumsum(0).sin()
 """
 INPUTS = ["--input", "x=randn(2, 3, dtype=float64)", "--input", "w=ones(3,4)"]
+FILES = ("__init__.py", "conftest.py", "inputs.py", "test_derivatives.py")
 ALL = {
     "asv.conf.json",
     ".github/workflows/gradbench.yml",
-    *(f"benchmarks/{name}" for name in ("conftest.py", "inputs.py", "test_derivatives.py")),
+    *(f"benchmarks/{name}" for name in FILES),
     "benchmarks/releases/__init__.py",
 }
 
@@ -108,10 +109,8 @@ def test_what_is_said_of_the_function_is_in_the_test_and_its_imports_work(projec
     text = (project / "benchmarks/test_derivatives.py").read_text()
     assert test in text
     # As pytest imports it, with nothing of the project installed.
-    code = f"import conftest\n{text}"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=project / "benchmarks", capture_output=True, text=True
-    )
+    code = f"import sys; sys.path.insert(0, '.')\nimport benchmarks.conftest\n{text}"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
+IMPORTING = ("importlib", "importlib_metadata")
+
 
 def of_code(build: Callable[..., Any]) -> str:
     """``file.py:line`` of a function, or of what a partial or an object calls; empty for one of
@@ -29,10 +31,10 @@ def of_error(error: BaseException) -> str:
         return f"{short(error.filename)}:{error.lineno}"
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     outside = (_HERE, "<", *([os.path.dirname(torch) + os.sep] if torch else []))
-    importing = os.path.dirname(os.path.abspath(inspect.__file__)) + os.sep + "importlib" + os.sep
     for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
         name = frame.f_code.co_filename
-        if not name.startswith((*outside, importing)):
+        module = frame.f_globals.get("__name__", "")
+        if not (name.startswith(outside) or module.partition(".")[0] in IMPORTING):
             return f"{short(name)}:{number}"
     return ""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from gradbench.core.cases import Comparison, Offer
 from gradbench.core.clocks import Visits, clock_of
+from gradbench.core.places import of_error
 from gradbench.core.process import bind, end_with_parent
 from gradbench.integrations.asv_names import DEVICE, OWN, offered, parse
 
@@ -68,14 +69,23 @@ def discover() -> list[dict[str, Any]]:
 
 
 def own() -> list[dict[str, Any]]:
-    """The benchmarks of the user's functions that asv's plugin has looked at. Imports torch."""
+    """The benchmarks of the user's functions that asv's plugin has looked at. Imports torch.
+
+    One that does not load in this release is named on standard error, and has no benchmark here.
+    """
     from gradbench.problems import registry
     from gradbench.worker.session import Session
 
     _load()
     known = set(registry.FUNCTIONS)
+    # Files are named from the project's folder; asv starts its processes elsewhere.
+    os.chdir(os.environ.get("ASV_CONF_DIR", "."))
     for path in filter(None, os.environ.get(OWN, "").split(os.pathsep)):
-        registry.load_file(path)
+        try:
+            registry.load_file(path)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error} (at {of_error(error) or path})"
+            print(" ".join(said.split()), file=sys.stderr)
     offers = (Offer(**offer) for offer in Session(MEMORY_LIMIT).discover()["offers"])
     return offered(offer for offer in offers if offer.function not in known)
 

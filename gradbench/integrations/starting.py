@@ -19,6 +19,7 @@ PARTS = ("tests", "asv", "workflow")
 """What can be written alone."""
 
 FOLDER = "benchmarks"
+PACKAGE = f"{FOLDER}/__init__.py"
 INPUTS = f"{FOLDER}/inputs.py"
 EXAMPLE = (f"{FOLDER}/example.py:example", (("x", "randn(8, 16)"), ("w", "randn(16, 4)")))
 """The function, and its inputs, of a project that names none."""
@@ -62,8 +63,11 @@ class Start:
 
 
 def files(start: Start, parts: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """The files of these parts: by path, the text and a few words on it. Raises Unwritable."""
-    texts: dict[str, tuple[str, str]] = {}
+    """The files of these parts: by path, the text and a few words on it. Raises Unwritable.
+
+    PACKAGE is not among them where the project has one: any will do.
+    """
+    texts = {PACKAGE: (_text("package.py"), "so that no other package of this name is meant")}
     if start.target == EXAMPLE[0]:
         texts[f"{FOLDER}/example.py"] = _text("example.py"), "a function to start with"
     if start.from_file:
@@ -76,13 +80,15 @@ def files(start: Start, parts: tuple[str, ...]) -> dict[str, tuple[str, str]]:
         texts[f"{FOLDER}/releases/__init__.py"] = _text("releases.py"), "what asv measures"
     if "workflow" in parts:
         texts[WORKFLOW] = _workflow(start), "pull requests and torch releases in CI"
+    if (start.folder / PACKAGE).is_file():
+        del texts[PACKAGE]
     return texts
 
 
-def _text(name: str, **put: str) -> str:
+def _text(file: str, /, **put: str) -> str:
     """A text of `project/` with what is put in."""
-    kind = "" if name.endswith((".json", ".yml")) else ".txt"
-    text = resources.files("gradbench.integrations").joinpath("project", name + kind)
+    kind = "" if file.endswith((".json", ".yml")) else ".txt"
+    text = resources.files("gradbench.integrations").joinpath("project", file + kind)
     written = text.read_text(encoding="utf-8")
     for key, value in put.items():
         written = written.replace(f"<<{key}>>", value)
