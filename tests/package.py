@@ -8,6 +8,7 @@ Python's packages, so its own lower bound is not tried.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,9 @@ def my_gradient(x, w):
 """
 SLOWER = "    sum(torch.ones(60).sum() for _ in range(3))\n    y = (x @ w).tanh()\n"
 """What makes `my_gradient` slower."""
+
+RUN = "20261122-052809"
+"""A stored run."""
 
 TARGETED = ("tests/test_statistics.py", "tests/test_store.py", "tests/test_shown.py")
 """Tests of what the libraries with lower bounds are used for."""
@@ -100,7 +104,7 @@ def steps(job: str, folder: Path, python: Path, variables: dict[str, str]) -> tu
     return failed, files["GITHUB_STEP_SUMMARY"].read_text()
 
 
-def start(folder: Path, wheel: Path) -> None:
+def start(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     """`gradbench init` in a clean environment, then what it says comes next."""
     (folder / "clean").mkdir()
     needs = ["torch-gradbench[asv,pytest]"]
@@ -142,7 +146,7 @@ def start(folder: Path, wheel: Path) -> None:
     print("passed: the workflow on torch releases")
 
 
-def lowest(folder: Path, sdist: Path, uv: str) -> None:
+def lowest(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     """The lower bounds of pyproject.toml, without torch's, on tests of the source distribution."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "source", filter="data")
@@ -163,29 +167,52 @@ def lowest(folder: Path, sdist: Path, uv: str) -> None:
     print(said("tests at the lower bounds", clean.run(test, source)).splitlines()[-1])
 
 
-def interpreters(wheel: Path) -> None:
-    """Every Python here from 3.10 on compiles the package."""
+def interpreters(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
+    """Every Python here from 3.10 on compiles the package, and shows and reports stored runs, which
+    needs no torch."""
+    stored = ["--results", clean.ROOT / "results"]
     for minor in range(10, 16):
-        python = shutil.which(f"python3.{minor}")
-        if python is None or clean.run([python, "--version"], clean.ROOT).returncode:
+        place = folder / f"python3.{minor}"
+        made = clean.run([uv, "venv", "--quiet", "--python", f"3.{minor}", place], folder)
+        if made.returncode:
             print(f"not here: Python 3.{minor}")
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.unpack_archive(wheel, folder, "zip")
-            compiled = clean.run([python, "-m", "compileall", "-q", folder], clean.ROOT)
-            said(f"Python 3.{minor} compiles it", compiled)
+        python = place / "bin/python"
+        install = [uv, "pip", "install", "--quiet", "--python", python]
+        said(f"Python 3.{minor} installs", clean.run([*install, *without_torch()], folder))
+        said(f"Python 3.{minor} installs", clean.run([*install, "--no-deps", wheel], folder))
+        (package,) = place.glob("lib/python*/site-packages/gradbench")
+        compiled = clean.run([python, "-W", "error", "-m", "compileall", "-q", package], folder)
+        said(f"Python 3.{minor} compiles it", compiled)
+        for words in (
+            ["--help"],
+            ["show", RUN, *stored],
+            ["report", "--no-code", "-t", "r", *stored],
+        ):
+            done = clean.run([python, "-m", "gradbench", *words], place)
+            said(f"Python 3.{minor}: gradbench {words[0]}", done)
+
+
+def without_torch() -> list[str]:
+    """The requirements of the package and of reports, but for torch."""
+    text = (clean.ROOT / "pyproject.toml").read_text("utf-8")
+    names = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1]
+    plain = [name for name in re.findall(r'"(.*)"', names) if not name.startswith("torch")]
+    return [*plain, "matplotlib"]
+
+
+PARTS = {"interpreters": interpreters, "start": start, "lowest": lowest}
 
 
 def main() -> int:
+    """Tries the parts that are named, by default all."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        sdist, wheel = clean.built(folder)
-        print(f"{sdist.name}: {sdist.stat().st_size >> 10} KiB")
-        print(f"{wheel.name}: {wheel.stat().st_size >> 10} KiB")
-        interpreters(wheel)
-        start(folder, wheel)
-        lowest(folder, sdist, uv)
+    for part in sys.argv[1:] or PARTS:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            sdist, wheel = clean.built(folder)
+            print(f"{part}: {wheel.name} has {wheel.stat().st_size >> 10} KiB", flush=True)
+            PARTS[part](folder, sdist, wheel, uv)
     return 0
 
 
