@@ -239,3 +239,70 @@ def test_a_function_that_cannot_be_differentiated_is_one_line_of_asv_s(measured)
     said = run.stdout + run.stderr
     assert "model.py:loss" in said
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def job(project):
+    """Runs the steps of a job of the project's workflow, with commands that only say what they were
+    asked and fail where `fails` is in that; returns the exit codes by step, and what was said."""
+    done = gradbench("init", project, "--function", "pkg/net.py:loss", "--inputs", "model:inputs")
+    assert done.returncode == 0, done.stderr
+    (project / "pyproject.toml").write_text("")
+    whole = yaml.safe_load((project / ".github/workflows/gradbench.yml").read_text())
+    said = project / "said"
+    shims = project / "bin"
+    shims.mkdir()
+    for name in ("git", "gradbench", "pip", "python", "uv"):
+        body = f'#!/bin/sh\necho "{name} $*" >> {said}\n'
+        body += f'case "{name} $*" in *"$FAILS"*) exit 1;; esac\n'
+        if name == "pip":
+            body += 'if [ "$1" = index ]; then echo "torch ($NEWEST_IS)"; fi\n'
+        if name == "git":
+            body += 'if [ "$1" = worktree ]; then mkdir .base && touch .base/pyproject.toml; fi\n'
+        (shims / name).write_text(body)
+        (shims / name).chmod(0o755)
+
+    def run(name, fails="nothing of this", **more):
+        files = {key: project / key for key in ("GITHUB_ENV", "GITHUB_STEP_SUMMARY")}
+        for file in (*files.values(), said):
+            file.write_text("")
+        known = {key: str(value) for key, value in (whole["env"] | files | more).items()}
+        known |= {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}", "FAILS": fails}
+        codes = {}
+        for step in whole["jobs"][name]["steps"]:
+            if "run" in step:
+                now = dict(line.split("=", 1) for line in files["GITHUB_ENV"].read_text().split())
+                ran = subprocess.run(
+                    ["bash", "-e", "-c", step["run"]], cwd=project, env=os.environ | known | now
+                )
+                codes[step["name"]] = ran.returncode
+        return codes, said.read_text()
+
+    return run
+
+
+def test_the_workflow_measures_a_change_beside_what_it_is_based_on(job):
+    codes, said = job("change", BASE="abc", fails="--gradbench-save")
+    # A base that lacks the function is no failure.
+    assert not any(codes.values())
+    assert "git worktree add --detach .base abc" in said
+    base, change = [line for line in said.splitlines() if line.startswith("python -m pytest")]
+    assert "--gradbench-save --gradbench-results ../results" in base
+    assert "--gradbench-compare latest --gradbench-fail-on slower" in change
+    assert said.count("pip install --no-deps -e .") == 2
+
+
+def test_the_workflow_fails_where_a_change_is_slower(job):
+    codes, _ = job("change", BASE="abc", fails="--gradbench-fail-on")
+    assert [name for name, code in codes.items() if code] == ["measure the change beside it"]
+
+
+def test_the_workflow_measures_the_newest_release_beside_the_baseline(job):
+    codes, said = job("releases", NEWEST_IS="9.9.9")
+    assert not any(codes.values())
+    baseline = starting.baseline()
+    assert f"gradbench releases track {baseline} 9.9.9 --baseline {baseline}" in said
+    assert "--profile gate --function pkg/net.py:loss --inputs model:inputs" in said
+    assert f"gradbench releases compare {baseline} 9.9.9 -f net:loss --fail-on slower" in said
+    _, said = job("releases", NEWEST_IS=baseline)
+    assert "gradbench releases" not in said
