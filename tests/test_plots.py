@@ -302,6 +302,38 @@ def test_a_figure_that_needs_more_names_a_width_that_does():
     assert faults(figure) == []
 
 
+def test_a_figure_that_fits_nowhere_is_soon_refused(monkeypatch):
+    drawn = []
+    own = Figure.draw_without_rendering
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda f: drawn.append(1) or own(f))
+    with pytest.raises(NothingToDraw, match=r"fit into 2 inches: (select|use)"):
+        fit(report.heat_map(crowd(4, 60)).figure, 2.0)
+    assert len(drawn) < 30
+
+
+def test_labels_side_by_side_keep_apart():
+    figure = Figure(figsize=(3, 2))
+    ax = figure.subplots()
+    ax.set_axis_off()
+    first = ax.text(0.1, 0.5, "2.12.1")
+    figure.draw_without_rendering()
+    end = ax.transAxes.inverted().transform(first.get_window_extent())[1][0]
+    second = ax.text(end + 0.001, 0.5, "2.13.0")
+    assert faults(figure) == ["'2.12.1' overlaps '2.13.0'"]
+    second.set_x(end + 0.05)
+    assert faults(figure) == []
+
+
+def test_a_wide_legend_leaves_narrow_axes():
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([0, 1], label="one process, background load on the other core")
+    ax.legend()
+    fit(figure, 3.5)
+    assert ax.get_legend() is None
+    assert len(figure.legends) == 1
+
+
 def test_text_in_svg_and_pdf_is_text(tmp_path):
     figure = report.atlas(mapped())
     fit(figure, 3.5)

@@ -9,6 +9,7 @@ import click
 
 from gradbench.cli import options, parameters
 from gradbench.cli.output import notes, say
+from gradbench.core.cases import DOCUMENTS
 from gradbench.core.extras import require
 from gradbench.store.runs import StoreError
 
@@ -122,6 +123,11 @@ def _measured(
     chosen = selected(frame, **filters)
     if chosen.empty:
         raise StoreError(why_none(frame, **filters))
+    if kind == "heatmap" and not (filters["functions"] or filters["sizes"]):
+        small = chosen[chosen["size"] == DOCUMENTS]
+        if 0 < len(small) < len(chosen):
+            notes(["drawn: the small example inputs; --size '*' or --function draws more"])
+            chosen = small
     if kind == "atlas":
         return report.atlas(chosen, width)
     made: Figure = draw(chosen).figure

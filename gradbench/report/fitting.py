@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ LONG = 24
 SLACK = 0.75
 """Pixels by which texts may stick out or overlap: glyphs do not fill their boxes."""
 
+GAP = 0.2
+"""Half of the least distance of two texts side by side, as a part of their height."""
+
 Corners = npt.NDArray[np.float64]
 
 
@@ -44,29 +48,50 @@ def fit(figure: Figure, width: float) -> None:
     figure_width, height = figure.get_size_inches()
     items = _sized(figure)
     if width < min(NARROW, figure_width):
+        figure.set_size_inches(width, height)
+        with settings(), _legible():
+            figure.draw_without_rendering()
         for ax in figure.axes:
             _legend_below(figure, ax)
         items += _sized(figure, known=items)
     titles = [(t, t.get_text()) for t in _texts(figure) if len(t.get_text()) > LONG]
-    tried = width
-    while tried < WIDEST:
-        for size in FONTS[3 if tried < NARROW else 0 :]:
-            factor = size / FONTS[0]
-            figure.set_size_inches(tried, height * max(factor, tried / figure_width))
-            for artist, name, value in items:
-                getattr(artist, f"set_{name}")(value * factor)
-            for title, text in titles:
-                title.set_text(text)
+
+    def fits(inches: float, size: float) -> bool:
+        factor = size / FONTS[0]
+        figure.set_size_inches(inches, height * max(factor, inches / figure_width))
+        for artist, name, value in items:
+            getattr(artist, f"set_{name}")(value * factor)
+        for title, text in titles:
+            title.set_text(text)
+        with _legible():
             _wrap(figure, titles)
-            if not faults(figure):
-                if tried == width:
-                    return
-                raise NothingToDraw(
-                    f"the figure does not fit into {width:g} inches: use --width {tried:.3g}, or "
-                    "select less"
-                )
-        tried = math.ceil(11 * tried) / 10
-    raise NothingToDraw(f"the figure does not fit into {width:g} inches: select less")
+            return next(_faults(figure), None) is None
+        return False
+
+    sizes = FONTS[3 if width < NARROW else 0 :]
+    # Most figures fit with large text, and those that do not fit at all are soon known.
+    if fits(width, sizes[0]) or (
+        fits(width, sizes[-1]) and any(fits(width, size) for size in sizes[1:])
+    ):
+        return
+    if width >= WIDEST or not fits(WIDEST, FONTS[-1]):
+        raise NothingToDraw(f"the figure does not fit into {width:g} inches: select less")
+    narrow, wide = width, WIDEST
+    while wide > 1.05 * narrow:
+        middle = math.sqrt(narrow * wide)
+        narrow, wide = (narrow, middle) if fits(middle, FONTS[-1]) else (middle, wide)
+    enough = math.ceil(10 * wide) / 10
+    raise NothingToDraw(
+        f"the figure does not fit into {width:g} inches: use --width {enough:g}, or select less"
+    )
+
+
+@contextlib.contextmanager
+def _legible() -> Iterator[None]:
+    """Ends the block where matplotlib has no room left for the axes."""
+    with warnings.catch_warnings(), contextlib.suppress(UserWarning):
+        warnings.filterwarnings("error", message="constrained_layout not applied")
+        yield
 
 
 def _sized(figure: Figure, known: Any = ()) -> list[tuple[Any, str, float]]:
@@ -93,10 +118,13 @@ def _sized(figure: Figure, known: Any = ()) -> list[tuple[Any, str, float]]:
 
 
 def _legend_below(figure: Figure, ax: Axes) -> None:
-    """Moves a legend that stands beside the axes below all axes."""
+    """Moves a legend that stands beside the axes, or is wider than half of them, below all axes."""
     legend = ax.get_legend()
+    if legend is None:
+        return
     beside: Any = legend
-    if legend is None or beside._bbox_to_anchor is None:
+    wide = legend.get_window_extent().width > ax.bbox.width / 2
+    if beside._bbox_to_anchor is None and not wide:
         return
     handles, labels = ax.get_legend_handles_labels()
     legend.remove()
@@ -131,19 +159,28 @@ def _wrap(figure: Figure, titles: list[tuple[Text, str]]) -> None:
 
 def faults(figure: Figure) -> list[str]:
     """What cannot be read in a figure, in lines: text beyond its edges, and text over text."""
+    return list(_faults(figure))
+
+
+def _faults(figure: Figure) -> Iterator[str]:
     with settings():
         figure.draw_without_rendering()
     whole = figure.bbox
     boxes = [(text.get_text(), _corners(text)) for text in _texts(figure)]
-    found = []
-    for text, corners in boxes:
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        if min(low) < -SLACK or high[0] > whole.x1 + SLACK or high[1] > whole.y1 + SLACK:
-            found.append(f"{text!r} is clipped")
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        if _overlap(a, b):
-            found.append(f"{one!r} overlaps {other!r}")
-    return found
+    if not boxes:
+        return
+    corners = np.array([own for _, own in boxes])
+    spaced = np.array([_spaced(own) for own in corners])
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    outside = (low < -SLACK).any(axis=1) | (high > (whole.x1 + SLACK, whole.y1 + SLACK)).any(axis=1)
+    for index in np.nonzero(outside)[0]:
+        yield f"{boxes[index][0]!r} is clipped"
+    # Turned texts are looked at closely where the upright boxes around them meet.
+    low, high = spaced.min(axis=1), spaced.max(axis=1)
+    meet = ((low[:, None] < high[None]) & (low[None] < high[:, None])).all(axis=2)
+    for one, other in np.argwhere(np.triu(meet, 1)):
+        if _overlap(spaced[one], spaced[other]):
+            yield f"{boxes[one][0]!r} overlaps {boxes[other][0]!r}"
 
 
 def _texts(figure: Figure) -> Iterator[Text]:
@@ -179,6 +216,16 @@ def _corners(text: Text) -> Corners:
     square = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half
     matrix = np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))])
     return np.asarray(square @ matrix + middle)
+
+
+def _spaced(corners: Corners) -> Corners:
+    """The box with room to the left and right of its text."""
+    along, up = corners[1] - corners[0], corners[2] - corners[1]
+    length = float(np.hypot(*along))
+    if not length:
+        return corners
+    room = GAP * float(np.hypot(*up)) / length * along
+    return np.asarray(corners + [[-1], [1], [1], [-1]] * room)
 
 
 def _overlap(one: Corners, other: Corners) -> bool:
