@@ -216,6 +216,11 @@ def test_seeded(gradbench):
     gradbench(loss, torch.rand(3)).hessian(lambda x: torch.diag(6 * x))
     gradbench(loss, torch.rand(3)).hvp(lambda t, x: 6 * x * t)
 
+def test_inputs_by_name_in_any_order(gradbench):
+    def f(a, b):
+        return (a * b).sum()
+    gradbench(f, b=torch.rand(3), a=torch.rand(3)).gradient(lambda a, b: (b, a))
+
 def test_whatever_suits(gradbench):
     assert "gradient" in repr(gradbench(loss, torch.rand(3)).assert_right())
     assert "jacobian" in repr(gradbench(field, torch.rand(3)).assert_right())
@@ -272,7 +277,7 @@ class TestChecking:
         assert "test_model.py" in line
 
     def test_the_section_says_that_nothing_was_timed(self, checked):
-        assert "13 derivatives checked, none timed: --gradbench times them" in checked.stdout
+        assert "14 derivatives checked, none timed: --gradbench times them" in checked.stdout
 
     def test_the_marker_selects_the_tests_with_the_fixture(self, tmp_path):
         folder = project(tmp_path, RIGHT)

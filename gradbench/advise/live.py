@@ -190,7 +190,10 @@ def _line(progress: Progress) -> None:
 def _by_name(
     function: Callable[..., Any], inputs: Sequence[Any], named: dict[str, Any]
 ) -> dict[str, Any]:
-    """All inputs by name. Raises Refusal where the function does not take them."""
+    """All inputs by name, in the function's order, in which the caller's own derivatives get them.
+
+    Raises Refusal where the function does not take them.
+    """
     known = arguments.signature(function)
     names = arguments.argument_names(function, len(inputs))
     if known is not None and not known.any_position:
@@ -201,9 +204,12 @@ def _by_name(
         if name in names:
             raise Refusal(f"its argument {name!r} is given by position and by name")
     given = dict(zip(names, inputs)) | named
-    if known is not None and (refusal := known.refusal(list(given))):
+    if known is None:
+        return given
+    if refusal := known.refusal(list(given)):
         raise Refusal(refusal)
-    return given
+    place = {name: number for number, name in enumerate(known.names)}
+    return dict(sorted(given.items(), key=lambda item: place.get(item[0], len(place))))
 
 
 def _tensors(value: Any) -> list[Any]:

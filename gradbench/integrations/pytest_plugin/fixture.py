@@ -22,6 +22,8 @@ from gradbench.integrations.pytest_plugin import UNDECIDED, GradbenchWarning
 from gradbench.integrations.pytest_plugin.checking import Checked, check, known_modes
 from gradbench.integrations.pytest_plugin.claims import Claim, Timed, faster_than_all, no_slower
 from gradbench.integrations.pytest_plugin.room import Record, Room
+from gradbench.runner.wire import WorkerError
+from gradbench.store.lines import StoreError
 
 OPTIONS = (
     "budget",
@@ -227,7 +229,7 @@ class Differentiable:
         if bench.room.timing:
             try:
                 timed = bench.room.measured(question, content, record)
-            except Refusal as error:
+            except (Refusal, StoreError, WorkerError) as error:
                 _fail(f"{target}: {error}")
             for name in record.subjects:
                 if said := timed.against(name):

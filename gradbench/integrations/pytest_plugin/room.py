@@ -248,10 +248,16 @@ def _serial() -> str:
     return f"{time.time_ns()}-{os.getpid()}"
 
 
+SHORTEST = 24
+"""Columns that a test's name has at least."""
+
+
 def _fitted(name: str, rest: str, width: int) -> str:
-    """A line of a name and what is said of it, the name's middle left out where it is too long."""
-    room = max(width - len(rest), 24)
+    """One line of a name and what is said of it: the name's middle, then the end of the rest are
+    left out where they are too long."""
+    room = max(width - len(rest), SHORTEST)
     if len(name) > room:
         tail = (room - 1) * 2 // 3
         name = f"{name[: room - 1 - tail]}…{name[-tail:]}"
-    return name + rest
+    said = name + rest
+    return said if len(said) <= width else f"{said[: width - 1]}…"
