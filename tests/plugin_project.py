@@ -94,7 +94,10 @@ def done(*words: object, place: Path, **more: str) -> str:
 
 def environment(place: Path) -> Path:
     """The Python of an environment with the wheel, and the dependencies that this one has."""
-    done(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", place, ROOT, place=place)
+    # Building leaves files beside the source.
+    source = place / "source"
+    done("git", "clone", "-q", ROOT, source, place=place)
+    done(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", place, source, place=place)
     (wheel,) = place.glob("*.whl")
     done(sys.executable, "-m", "venv", place / "venv", place=place)
     python = place / "venv" / "bin" / "python"

@@ -28,6 +28,7 @@ HERE = str(Path(__file__).parent)
 
 _pythons: dict[str, tuple[str, dict[str, str]]] = {sys.executable: ("", {})}
 _showwarning = warnings.showwarning
+_rewrites = "_pytest.assertion.rewrite"
 
 
 def python(path: Path, script: Path | str = "", **variables: str) -> Path:
@@ -118,6 +119,8 @@ def _forget_tests(environment: dict[str, str]) -> None:
     added = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     sys.path[:] = [os.getcwd(), *added, *(p for p in sys.path if p not in added and p != HERE)]
     sys.path_importer_cache.clear()
+    # pytest rewrites the assertions of packages with plugins, and cannot run their modules.
+    sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != _rewrites]
 
 
 def _of_tests(name: str) -> bool:

@@ -34,7 +34,11 @@ class GradbenchWarning(UserWarning):
     """A claim about times that was too close to call."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    # pytest rewrites the assertions of a package with a plugin, all modules of it: that takes
+    # seconds the first time, and gradbench's assertions are not those of the tests.
+    hook = getattr(pluginmanager, "rewrite_hook", None)
+    getattr(hook, "_must_rewrite", set()).discard("gradbench")
     group = parser.getgroup("gradbench", "derivatives, checked and timed")
     group.addoption(
         "--gradbench",
