@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import gradbench
+from gradbench import releases
 from gradbench.advise import advice, answer
 from gradbench.analysis import recommend
 from gradbench.modes import structured
 from gradbench.problems import colouring, detection, structure, tracing
 from gradbench.problems import function as functions
 from gradbench.problems import mode as modes
+from gradbench.releases import live as tracks
+from gradbench.runner import live as runs
 from gradbench.worker import cost
 
 PAGE = Path(__file__).parent / "api.md"
@@ -48,9 +51,20 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
             ("gradbench.samples", gradbench.samples),
             ("gradbench.verdicts", gradbench.verdicts),
             ("gradbench.recommend", gradbench.recommend),
+            ("gradbench.releases.timeline", releases.timeline),
             ("gradbench.analysis.recommend.Recommendation", recommend.Recommendation),
             ("gradbench.analysis.recommend.Standing", recommend.Standing),
             ("gradbench.analysis.recommend.Where", recommend.Where),
+        ),
+    ),
+    (
+        "Measuring",
+        (
+            ("gradbench.run", gradbench.run),
+            ("gradbench.runner.live.RunResult", runs.RunResult),
+            ("gradbench.track", gradbench.track),
+            ("gradbench.releases.live.TrackResult", tracks.TrackResult),
+            ("gradbench.runner.live.Interrupted", runs.Interrupted),
         ),
     ),
     (

@@ -1,9 +1,9 @@
 """Measuring derivatives in PyTorch.
 
 The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`), says which
-mode to try first by a run (`recommend`), registers functions and modes (`function`, `mode`) and
-advises on a function of yours (`compare`). Importing this package imports neither torch nor pandas;
-each name is loaded when it is first used.
+mode to try first by a run (`recommend`), measures (`run`, `track`), registers functions and modes
+(`function`, `mode`) and advises on a function of yours (`compare`). Importing this package imports
+neither torch nor pandas; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,23 @@ if TYPE_CHECKING:
     from gradbench.analysis.frames import load, samples, verdicts
     from gradbench.analysis.recommend import recommend
     from gradbench.problems.registry import function, mode
+    from gradbench.releases.live import track
+    from gradbench.runner.live import run
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compare", "function", "load", "mode", "recommend", "samples", "verdicts"]
+__all__ = [
+    "__version__",
+    "compare",
+    "function",
+    "load",
+    "mode",
+    "recommend",
+    "run",
+    "samples",
+    "track",
+    "verdicts",
+]
 
 
 _HOMES = {
@@ -29,7 +42,9 @@ _HOMES = {
     "load": "analysis.frames",
     "mode": "problems.registry",
     "recommend": "analysis.recommend",
+    "run": "runner.live",
     "samples": "analysis.frames",
+    "track": "releases.live",
     "verdicts": "analysis.frames",
 }
 

@@ -12,7 +12,8 @@ from gradbench.cli import cli
 
 def gradbench(*words, **environment) -> SimpleNamespace:
     """The exit code of a command, and what it wrote, as of a process that was run."""
-    done = CliRunner(env=environment).invoke(cli, [*map(str, words)], standalone_mode=False)
+    variables = {name: str(value) for name, value in environment.items()}
+    done = CliRunner(env=variables).invoke(cli, [*map(str, words)], standalone_mode=False)
     code, err = done.return_value or 0, done.stderr
     if isinstance(done.exception, click.ClickException):
         code, err = 2, f"{err}gradbench: {done.exception.format_message()}\n"

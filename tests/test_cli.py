@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import schemas
 
 from gradbench.store import runs as log
 
@@ -276,6 +277,7 @@ def test_completion_knows_the_stored_names(results):
 def test_doctor_says_what_it_found():
     done = gradbench("doctor", "--format", "json")
     assert done.returncode in (0, 1)
+    schemas.require("doctor", json.loads(done.stdout))
     found = {row["what"]: row for row in json.loads(done.stdout)}
     assert {"torch", "noise", "memory", "other work", "clock resolution"} <= set(found)
     assert "differs from itself by" in found["noise"]["found"]

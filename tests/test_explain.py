@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import schemas
 from click.testing import CliRunner
 from in_process import gradbench
 from made_runs import OURS, jacobian, stored
@@ -494,6 +495,7 @@ def test_the_terminal_shows_the_sentence_first_and_short_tables(shown):
 
 def test_json_has_everything(shown):
     made = json.loads(shown("--format", "json"))
+    schemas.require("explain", made)
     assert made["sentence"].startswith("2.14.0 executes 5×")
     assert [side["side"] for side in made["sides"]] == ["2.13.0", "2.14.0"]
     assert made["groups"][1] == {"name": "kernels", "before": 9000.0, "after": 49000.0}

@@ -275,7 +275,7 @@ def test_the_first_line_of_progress_comes_within_two_seconds(capsys, monkeypatch
     from gradbench.runner.progress import Progress
 
     clock = iter([100.0, 100.9, 101.1, 101.1, 110.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("gradbench.runner.progress.time.monotonic", lambda: next(clock))
     with progress.progress("measuring") as report:
         report(Progress(0, 9, "", 0.0))
         assert capsys.readouterr().err == ""

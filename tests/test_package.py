@@ -27,7 +27,7 @@ NAMES = {
 }
 """Distributions whose modules have another name."""
 
-WITH_TORCH = {"mpmath", "functorch"}
+WITH_TORCH = {"functorch", "mpmath", "typing_extensions"}
 """What torch brings, used where it is."""
 
 

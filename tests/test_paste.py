@@ -1,17 +1,21 @@
 """The code to paste computes what the mode that it stands for computes; and advice as an object."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
 import pytest
+import schemas
 import torch
 
 import gradbench
 from gradbench.advise import OPERATORS as ADVISED
 from gradbench.advise.advice import Refusal
+from gradbench.advise.shown import as_document
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
+from gradbench.core.text import json_text
 from gradbench.modes import structured
 from gradbench.problems import registry
 from gradbench.problems.arguments import pose
@@ -251,6 +255,7 @@ def test_compare_advises_on_a_closure_and_shows_itself(tmp_path):
     assert "def jacobian(x):" in advice.code()
     assert "the_function = lambda x: torch.sin(weights * x)\n" in advice.code()
     assert "compressed_rows" in set(advice.frame["mode"])
+    schemas.require("advise", json.loads(json_text(as_document(advice))))
     page = advice._repr_html_()
     assert "<table>" in page
     assert "data:image/png;base64," in page

@@ -203,7 +203,7 @@ def test_a_selection_narrows_what_is_averaged():
     functions = {c.function for r in found for c in r.comparisons}
     assert "exp" in functions
     assert all(name.startswith(("exp", "affine")) for name in functions)
-    with pytest.raises(SelectionError, match="no stored case has a operator 'hesian'"):
+    with pytest.raises(SelectionError, match="no stored case has an operator 'hesian'"):
         gradbench.recommend(RESULTS, RUNS[0], operators="hesian")
     with pytest.raises(StoreError, match="no run named"):
         gradbench.recommend(RESULTS, "nothing")

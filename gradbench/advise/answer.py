@@ -70,10 +70,11 @@ class Advice:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row per mode, with the columns of `gradbench.verdicts`."""
-        import pandas as pd
+        from gradbench.analysis import schema
 
         judged = self.judged
-        return pd.DataFrame([record(row, judged) for row in judged.rows] if judged else [])
+        rows = [record(row, judged) for row in judged.rows] if judged else []
+        return schema.of_records(rows, schema.VERDICTS)
 
     @property
     def operators(self) -> list[str]:

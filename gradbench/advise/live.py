@@ -15,10 +15,11 @@ from typing import Any
 from gradbench.advise import DEFINITIONS, OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
-from gradbench.core import arguments, text
+from gradbench.core import arguments
 from gradbench.core.cases import MOST_THREADS
 from gradbench.core.source import UNNAMED, with_lambda
-from gradbench.runner.progress import Progress, Report, silent
+from gradbench.runner.progress import Report
+from gradbench.runner.showing import showing
 from gradbench.store.lines import new_id
 
 
@@ -52,8 +53,9 @@ def compare(
     for each differentiated input. `definition` "autograd" takes autograd's derivative as it is,
     where it differs from finite differences on purpose. `budget` and `timeout` are in seconds,
     `memory_limit` in bytes, `threads` those that torch may use: see `gradbench advise`. `progress`
-    is a function that is called with each step, or whether a line on standard error shows it; by
-    default it does on a terminal. The run is stored in the folder `results`.
+    is a function that is called with each step, or whether progress is shown: as a bar on a
+    terminal and in a notebook, as lines on standard error elsewhere. By default it is where there
+    is a bar. The run is stored in the folder `results`.
 
     Raises Refusal with one line if gradbench cannot advise on the function, StoreError if the run
     cannot be stored, WorkerError if no process can be started. Ctrl-C raises a KeyboardInterrupt
@@ -81,7 +83,8 @@ def compare(
         seed=seed,
         threads=threads,
     )
-    advice = answered(question, content, place, _report(progress))
+    with showing("advising", progress) as report:
+        advice = answered(question, content, place, report)
     code = advice.found["code"]
     code |= {mode: with_lambda(text, function) for mode, text in code.items()}
     return advice
@@ -168,23 +171,6 @@ def answered(question: Question, content: bytes, results: Path, report: Report) 
     path = kept / f"passed_{new_id()}.pickle"
     path.write_bytes(content)
     return advise(dataclasses.replace(question, passed=str(path)), results, report, [])
-
-
-def _report(progress: bool | Report | None) -> Report:
-    if callable(progress):
-        return progress
-    if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()
-    return _line if progress else silent
-
-
-def _line(progress: Progress) -> None:
-    """A line on standard error that is written over, also in a notebook; empty at the end."""
-    label = text.line(progress.label)
-    said = f"advising: {progress.elapsed:.0f} of {progress.limit:g} s {label}"[:78]
-    over = progress.elapsed >= progress.limit or not progress.label
-    sys.stderr.write("\r" + (" " * 79 + "\r" if over else f"{said:<79}"))
-    sys.stderr.flush()
 
 
 def _by_name(

@@ -40,7 +40,10 @@ def _why_none(
     names = list(dict.fromkeys(row.comparison for row in rows))
     for glob in comparisons:
         if not any(_fits(name, glob) for name in names):
-            near = hint(glob, names) or "'gradbench show' lists its comparisons"
+            # A beginning of a name is compared with beginnings.
+            parts = glob.count("/") + 1
+            begun = dict.fromkeys("/".join(name.split("/")[:parts]) for name in names)
+            near = hint(glob, begun) or "'gradbench show' lists its comparisons"
             return f"no comparison of this run matches {text.line(glob, 80)!r}; {near}"
     return nothing_fits((row.case for row in rows), **filters)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import os
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from gradbench import statistics
-from gradbench.analysis import clocks
+from gradbench.analysis import clocks, schema
 from gradbench.analysis.readings import read_values, with_readings
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import record
@@ -47,9 +48,13 @@ from gradbench.store.runs import (
 R = TypeVar("R")
 
 
+Runs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One run or several: names, beginnings of names, 'latest', paths, or what `gradbench.run` gave."""
+
+
 def _each_run(
     results: str | Path,
-    runs: str | Iterable[str] | None,
+    runs: Runs | None,
     make: Callable[[Run], R],
     *,
     condensed: bool,
@@ -76,25 +81,30 @@ def _each_run(
     return found
 
 
-def load(results: str | Path = "results", runs: str | Iterable[str] | None = None) -> pd.DataFrame:
+def load(results: str | Path = "results", runs: Runs | None = None) -> pd.DataFrame:
     """Loads every stored case, one row per case and session.
 
-    `runs` is a name, the beginning of a name, 'latest' or a path, or several of these; None loads
-    all runs. `seconds` is the median of the session's visit minima, in seconds per call, and
-    `seconds_min` the smallest. Cases that were not timed have a status, a reason and no time. Each
-    row of a case repeats the case's readings of other instruments. Raises StoreError if there are
-    no runs.
+    `runs` is a name, the beginning of a name, 'latest', a path or what `gradbench.run` returned, or
+    several of these; None loads all runs. `seconds` is the median of the session's visit minima, in
+    seconds per call, and `seconds_min` the smallest. Cases that were not timed have a status, a
+    reason and no time. Each row of a case repeats the case's readings of other instruments.
+
+    Names are categorical, numbers int64 or float64, flags bool, whatever the runs contain;
+    `attrs["units"]` has the units. Raises StoreError if there are no runs.
+
+    >>> cases = gradbench.load("results")
+    >>> cases["seconds"].dtype, cases.attrs["units"]["seconds"]
+    (dtype('float64'), 's')
+    >>> cases["status"].dtype.name
+    'category'
     """
     parts = _each_run(results, runs, _cases, condensed=True)
-    columns = {}
-    for name in list(parts[0]) if parts else []:
-        # A column is let go of as soon as it is part of the frame.
+    columns: dict[str, Any] = {}
+    for name in schema.LOAD:
         values = [part.pop(name) for part in parts]
-        if isinstance(values[0], np.ndarray):
-            columns[name] = pd.Series(np.concatenate(values))
-        else:
-            columns[name] = pd.Series(list(itertools.chain.from_iterable(values)))
-    return pd.DataFrame(columns, copy=False)
+        arrays = bool(values) and isinstance(values[0], np.ndarray)
+        columns[name] = np.concatenate(values) if arrays else itertools.chain.from_iterable(values)
+    return schema.framed(columns, schema.LOAD)
 
 
 def _cases(run: Run) -> dict[str, Any]:
@@ -228,20 +238,33 @@ def _untimed(run: Run) -> list[SessionMeasured]:
     ]
 
 
-def samples(
-    results: str | Path = "results", runs: str | Iterable[str] | None = None
-) -> pd.DataFrame:
+def samples(results: str | Path = "results", runs: Runs | None = None) -> pd.DataFrame:
     """Loads every raw sample: one row per sub-block, with its round and its position in the visit.
 
-    `nanoseconds` is the length of the whole sub-block, `number` its calls. Raises StoreError if
-    there are no runs.
+    `nanoseconds` is the length of the whole sub-block in ns, `number` its calls. `runs` and the
+    kinds of columns are as for `load`. Raises StoreError if there are no runs.
+
+    >>> raw = gradbench.samples("results", "latest")
+    >>> per_call = raw["nanoseconds"] / raw["number"]
+    >>> raw.attrs["units"]["nanoseconds"], bool((per_call > 0).all())
+    ('ns', True)
     """
     parts = _each_run(results, runs, _samples, condensed=False)
-    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    columns = {
+        name: pd.concat([part.pop(name) for part in parts], ignore_index=True)
+        if name in _OWNED
+        else np.concatenate([part.pop(name) for part in parts])
+        for name in schema.SAMPLES
+    }
+    return schema.framed(columns, schema.SAMPLES)
 
 
-def _samples(run: Run) -> pd.DataFrame:
-    """A run's rows in `samples`."""
+_OWNED = ("run", "comparison", "mode", "control", "session", "process", "number")
+"""The columns of `samples` that are the same in all sub-blocks of a contestant."""
+
+
+def _samples(run: Run) -> dict[str, Any]:
+    """The columns of a run's rows in `samples`."""
     owners = [(session, entrant) for session in run.sessions for entrant in session.entrants]
     counts = [sum(map(len, entrant.samples)) for _, entrant in owners]
     rounds, blocks, nanoseconds = array("q"), array("q"), array("q")
@@ -260,28 +283,25 @@ def _samples(run: Run) -> pd.DataFrame:
     def repeated(values: list[Any]) -> pd.Series:
         return pd.Series(values).repeat(counts).reset_index(drop=True)
 
-    return pd.DataFrame(
-        {
-            "run": repeated([run.name for _ in owners]),
-            "comparison": repeated([str(session.comparison) for session, _ in owners]),
-            "mode": repeated([entrant.mode for _, entrant in owners]),
-            "control": repeated([entrant.control for _, entrant in owners]),
-            "session": repeated([session.session for session, _ in owners]),
-            "process": repeated([session.process for session, _ in owners]),
-            "round": np.array(rounds),
-            "block": np.array(blocks),
-            "number": repeated([entrant.number for _, entrant in owners]),
-            "nanoseconds": np.array(nanoseconds),
-            "processor_nanoseconds": np.array(processor),
-            "disturbed": np.array(disturbed, dtype=bool),
-        },
-        copy=False,
-    )
+    return {
+        "run": repeated([run.name for _ in owners]),
+        "comparison": repeated([str(session.comparison) for session, _ in owners]),
+        "mode": repeated([entrant.mode for _, entrant in owners]),
+        "control": repeated([entrant.control for _, entrant in owners]),
+        "session": repeated([session.session for session, _ in owners]),
+        "process": repeated([session.process for session, _ in owners]),
+        "round": np.array(rounds),
+        "block": np.array(blocks),
+        "number": repeated([entrant.number for _, entrant in owners]),
+        "nanoseconds": np.array(nanoseconds),
+        "processor_nanoseconds": np.array(processor),
+        "disturbed": np.array(disturbed, dtype=bool),
+    }
 
 
 def verdicts(
     results: str | Path = "results",
-    run: str = "latest",
+    run: Runs = "latest",
     floor: float = 0.01,
     confidence: float = 0.95,
     method: str = "benjamini-hochberg",
@@ -289,11 +309,19 @@ def verdicts(
     """Judges a run, one row per case: ratios with intervals, verdicts, statuses.
 
     `floor` is the threshold: the smallest difference that matters, as a share. `method` is the
-    correction for multiple comparisons over the table. Raises StoreError if there is no such run.
+    correction for multiple comparisons over the table of a run; of several runs, given as to
+    `load`, each is judged by itself. Columns are of the kinds that `load` says; times are in
+    seconds, ratios and shares plain numbers. Raises StoreError if there is no such run.
+
+    >>> table = gradbench.verdicts("results", run="latest")
+    >>> table.loc[table["verdict"] == "fastest", "to_fastest"].tolist()
+    [1.0]
     """
     place = arguments.folder("results", results)
     arguments.share("floor", floor)
     arguments.confidence("confidence", confidence)
     arguments.choice("method", method, arguments.METHODS)
-    found = judged(locate(place, arguments.text("run", run)), floor, confidence, method)
-    return pd.DataFrame([record(row, found) for row in found.rows])
+    paths = [locate(place, name) for name in arguments.texts("run", run, needed=True) or ()]
+    found = [judged(path, floor, confidence, method) for path in dict.fromkeys(paths)]
+    records = (record(row, one) for one in found for row in one.rows)
+    return schema.of_records(records, schema.VERDICTS)

@@ -24,6 +24,7 @@ from gradbench.core.verdicts import Verdict
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradbench.analysis.frames import Runs
     from gradbench.store.runs import Header
 
 
@@ -169,10 +170,11 @@ class Recommendations(Sequence[Recommendation]):
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        """A row per mode: docs/results.md has the columns."""
-        import pandas as pd
+        """A row per mode: docs/results.md has the columns, `attrs["units"]` the units."""
+        from gradbench.analysis import schema
 
-        return pd.DataFrame([record for found in self._found for record in records(found)])
+        rows = (record for found in self._found for record in records(found))
+        return schema.of_records(rows, schema.RECOMMENDED)
 
 
 def records(found: Recommendation) -> Iterator[dict[str, Any]]:
@@ -405,7 +407,7 @@ def _ratio(log: float, half: float) -> Ratio:
 
 def recommend(
     results: str | Path = "results",
-    run: str = "latest",
+    run: Runs = "latest",
     *,
     functions: Collection[str] | str | None = None,
     operators: Collection[str] | str | None = None,
@@ -424,9 +426,13 @@ def recommend(
     threads have recommendations of their own, and a run is of one machine.
 
     `functions`, `operators`, `sizes`, `dtypes` and `devices` are globs that select cases. `floor`
-    is the threshold: the smallest difference that matters, as a share. The result is a sequence
-    of `Recommendation`; its `frame` has a row per mode. Raises StoreError if there is no such run,
+    is the threshold: the smallest difference that matters, as a share. Of several runs, each has
+    recommendations of its own, one run after the other. The result is a sequence of
+    `Recommendation`; its `frame` has a row per mode. Raises StoreError if there is no such run,
     SelectionError if no case matches.
+
+    >>> gradbench.recommend("results", operators="jacobian")[0].first.mode
+    'jacrev'
     """
     import msgspec
 
@@ -446,7 +452,10 @@ def recommend(
     arguments.share("floor", floor)
     arguments.confidence("confidence", confidence)
     arguments.choice("method", method, arguments.METHODS)
-    path = locate(place, arguments.text("run", run))
-    found = judged(path, floor, confidence, method)
-    rows: list[Row] = filtered(found.rows, **chosen) if any(chosen.values()) else found.rows
-    return of_run(msgspec.structs.replace(found, rows=rows), read_header(path))
+    parts: list[Recommendation] = []
+    paths = [locate(place, name) for name in arguments.texts("run", run, needed=True) or ()]
+    for path in dict.fromkeys(paths):
+        found = judged(path, floor, confidence, method)
+        rows: list[Row] = filtered(found.rows, **chosen) if any(chosen.values()) else found.rows
+        parts += of_run(msgspec.structs.replace(found, rows=rows), read_header(path))
+    return Recommendations(parts)

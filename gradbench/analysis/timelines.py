@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from gradbench import statistics
+from gradbench.analysis import schema
 from gradbench.analysis.tracks import History
 from gradbench.core import arguments
 from gradbench.statistics import Estimate
@@ -18,52 +20,12 @@ from gradbench.store import tracks as log
 from gradbench.store.environment import BUILD
 from gradbench.store.lines import StoreWarning
 
-COLUMNS = (
-    "operator",
-    "function",
-    "size",
-    "dtype",
-    "device",
-    "threads",
-    "mode",
-    "release",
-    "date",
-    "status",
-    "reason",
-    "seconds",
-    "clock",
-    "wall_seconds",
-    "processor_seconds",
-    "to_baseline",
-    "to_baseline_low",
-    "to_baseline_high",
-    "before",
-    "change",
-    "change_low",
-    "change_high",
-    "verdict",
-    "first",
-    "from_first",
-    "from_first_low",
-    "from_first_high",
-    "from_first_verdict",
-    "baseline",
-    "instructions",
-    "torch",
-    "torch_git",
-    "torch_cuda",
-    "cpu_capability",
-    "numpy",
-    "python",
-    "machine",
-    "track",
-    "note",
-)
+COLUMNS = tuple(schema.TIMELINE)
 
 
 def timeline(
     results: str | Path = "results",
-    tracks: str | Iterable[str] | None = None,
+    tracks: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     floor: float = statistics.RELEASE_FLOOR,
     confidence: float = statistics.CONFIDENCE,
 ) -> pd.DataFrame:
@@ -74,8 +36,14 @@ def timeline(
     `from_first`, in the last row of a case, that to the `first` build of all; each with its
     interval between sessions. `verdict` and `from_first_verdict` are those of the changes, with
     false positives controlled over the whole table. Each ratio is of the newest measurement that
-    has both builds. `note` names what else changed with the release. `tracks`: names, beginnings of
-    names or paths; None for all. Raises StoreError for one that does not exist.
+    has both builds. `note` names what else changed with the release. `tracks`: one or several of
+    names, beginnings of names, paths, and what `gradbench.track` returned; None for all. Columns
+    are of the kinds that `gradbench.load` says; times are in seconds, ratios plain numbers. Raises
+    StoreError for a track that does not exist.
+
+    >>> from gradbench.releases import timeline
+    >>> timeline("results")["change"].dtype
+    dtype('float64')
     """
     place = arguments.folder("results", results)
     names = arguments.texts("tracks", tracks)
@@ -87,7 +55,7 @@ def timeline(
         chosen, problems = log.KIND.once([log.find(place, name) for name in names])
     for problem in problems + [p for track in chosen for p in track.problems]:
         warnings.warn(problem, StoreWarning, stacklevel=2)
-    return frame(History.of(chosen), floor, confidence)
+    return schema.of_records(_rows(History.of(chosen), floor, confidence), schema.TIMELINE)
 
 
 def frame(
@@ -95,7 +63,11 @@ def frame(
     floor: float = statistics.RELEASE_FLOOR,
     confidence: float = statistics.CONFIDENCE,
 ) -> pd.DataFrame:
-    """As `timeline`, of a history."""
+    """As `timeline`, of a history, with names as strings, for figures and findings."""
+    return pd.DataFrame(_rows(history, floor, confidence), columns=list(COLUMNS))
+
+
+def _rows(history: History, floor: float, confidence: float) -> list[dict[str, Any]]:
     steps = history.steps()
     judged = history.changes(steps, floor, confidence)
     changes = {(c.case, c.after): c for c in judged.changes}
@@ -142,7 +114,7 @@ def frame(
             if build == reference:
                 row |= {"to_baseline": 1.0, "to_baseline_low": 1.0, "to_baseline_high": 1.0}
             rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return rows
 
 
 def _ratio(name: str, estimate: Estimate | None) -> dict[str, float]:

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from gradbench import __version__
+from gradbench.cli import settings
 from gradbench.cli.ending import Stopped, fixable
-from gradbench.cli.groups import Group
+from gradbench.cli.groups import Group, no_such_option
 from gradbench.core import text
 
 COMMANDS = {
@@ -64,6 +65,10 @@ def _told_apart() -> Iterator[None]:
         raise Stopped from None
     except EOFError as error:
         raise RuntimeError("a file or a pipe ended too early") from error
+    except click.NoSuchOption as error:
+        raise no_such_option(error) from error
+    except click.BadParameter as error:
+        raise settings.explained(error) from error
     except (click.ClickException, click.exceptions.Exit):
         # Told apart already: to look at the others would import what --help does not need.
         raise
@@ -104,5 +109,6 @@ class _Top(Group):
 def cli() -> None:
     """Measure derivatives in PyTorch: which way is fastest, by how much, and how certain that is.
 
-    Start with 'gradbench run', then 'gradbench show'.
+    Start with 'gradbench run', then 'gradbench show'. Options have defaults of your own in
+    pyproject.toml, under [tool.gradbench], or in variables such as GRADBENCH_RESULTS.
     """

@@ -121,13 +121,12 @@ def command(
 
 def _write(form: Renderer, advice: Advice) -> None:
     judged = advice.judged
-    text = str(advice)
-    if advice.path and not advice.stopped:
-        text += f"\nStored in {advice.path}; 'gradbench show' shows all of it."
+    stored = advice.path if not advice.stopped else None
     form.write(
         Answer(
             records=[record(row, judged) for row in advice.rows()] if judged else [],
-            text=text,
+            text="\n".join([str(advice), *([f"Stored in {stored}"] if stored else [])]),
+            hints=["'gradbench show' shows all of it."] if stored else [],
             document=as_document(advice),
         )
     )

@@ -11,7 +11,7 @@ import click
 from gradbench.analysis import conditions
 from gradbench.analysis.changes import Change, Compared, compare
 from gradbench.analysis.filters import fails
-from gradbench.cli import cells, options, parameters
+from gradbench.cli import cells, completing, options, parameters
 from gradbench.cli.output import notes
 from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table
 from gradbench.core.cases import SelectionError
@@ -37,8 +37,8 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("old", type=parameters.Text(), shell_complete=options.complete_run)
-@click.argument("new", type=parameters.Text(), shell_complete=options.complete_run)
+@click.argument("old", type=parameters.Text(), shell_complete=completing.run)
+@click.argument("new", type=parameters.Text(), shell_complete=completing.run)
 @options.filter_options
 @options.change_options
 @options.results_option

@@ -10,9 +10,9 @@ from gradbench.cli.output import say
 
 
 @click.command()
-@click.argument("shell", type=parameters.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=parameters.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the completion script for SHELL.
+    """Print the completion script for SHELL: bash, zsh or fish.
 
     To enable it, add this line to your shell's start-up file: eval "$(gradbench completion bash)"
     (or zsh); for fish: gradbench completion fish | source.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradbench.cli import options, parameters
+from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer, Terminal
@@ -35,8 +35,14 @@ explain_options = options.all_of(
 
 
 @click.command()
-@click.argument("case", type=parameters.Text(), metavar="CASE")
-@click.argument("mode", type=parameters.Text(), required=False, metavar="[MODE]")
+@click.argument("case", type=parameters.Text(), metavar="CASE", shell_complete=completing.case)
+@click.argument(
+    "mode",
+    type=parameters.Text(),
+    required=False,
+    metavar="[MODE]",
+    shell_complete=completing.offered("mode"),
+)
 @explain_options
 def command(
     case: str,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import say, warn
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import info, say, target_file, warn
 from gradbench.core import text
 from gradbench.core.extras import MissingExtra, told
 from gradbench.core.units import counted
@@ -27,15 +27,8 @@ ROWS = 100_000
 
 
 @click.command()
-@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
-@click.option(
-    "-t",
-    "--to",
-    "target",
-    required=True,
-    type=parameters.NewFile(SUFFIXES),
-    help="Output file; its suffix (.csv, .parquet, .json) sets the format.",
-)
+@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=completing.run)
+@options.to_option(SUFFIXES)
 @click.option(
     "--what",
     type=parameters.Choice(WHAT),
@@ -45,7 +38,12 @@ ROWS = 100_000
 @options.judging_options
 @options.results_option
 def command(
-    runs: tuple[str, ...], target: Path, what: str, judging: options.Judging, results: Path
+    runs: tuple[str, ...],
+    target: Path,
+    suffix: str,
+    what: str,
+    judging: options.Judging,
+    results: Path,
 ) -> int:
     """Write stored RUNS (names, beginnings of names or 'latest'; default: all) as one table."""
     from gradbench.analysis import frames
@@ -62,14 +60,13 @@ def command(
             "written"
         )
         return 1
-    form = target.suffix.lower()
     try:
-        with replacing(target) as draft:
-            if form == ".csv":
+        with target_file(target, suffix) as file, replacing(file) as draft:
+            if suffix == ".csv":
                 for start in range(0, len(data), ROWS):
                     part = _clean(data[start : start + ROWS], text.csv_cell)
                     part.to_csv(draft, index=False, header=not start, mode="a" if start else "w")
-            elif form == ".json":
+            elif suffix == ".json":
                 clean = _clean(data, text.shown)
                 clean.to_json(draft, orient="records", indent=1, force_ascii=False)
             else:
@@ -78,7 +75,9 @@ def command(
         raise MissingExtra(f"{told('Parquet', 'pyarrow')}, or export to .csv") from error
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    say(f"{counted(len(data), 'row')} in {target}")
+    standard = str(target) == parameters.STANDARD
+    where = "standard output" if standard else str(target)
+    (info if standard else say)(f"{counted(len(data), 'row')} in {where}")
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import say
+from gradbench.cli.output import hint, say
 from gradbench.core.units import counted
 
 
@@ -30,7 +30,7 @@ def command(files: tuple[Path, ...], results: Path) -> int:
         say(
             f"{counted(timed, 'case')} of {counted(len(run.sessions), 'comparison')} "
             f"in {run.path}\n"
-            "One session of one process, not interleaved: every verdict is 'undecided'.\n"
-            f"Show it with: gradbench show {run.name}"
+            "One session of one process, not interleaved: every verdict is 'undecided'."
         )
+        hint(f"Show it with: gradbench show {run.name}")
     return 0 if imported else 1

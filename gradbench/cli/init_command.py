@@ -27,7 +27,7 @@ NEEDS = {"tests": ("pytest", "pytest"), "asv": ("asv", "asv")}
 
 
 @click.command()
-@click.argument("directory", type=parameters.Folder(), default=".")
+@click.argument("directory", type=parameters.Folder(), default=Path("."))
 @click.option(
     "-f",
     "--function",

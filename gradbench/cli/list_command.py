@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import say, warn
+from gradbench.cli.output import info, say, warn
 from gradbench.cli.rendering import Answer, Renderer, Table, Terminal, fields
 from gradbench.core.cases import Selection, fits
 from gradbench.core.units import counted
@@ -20,19 +20,19 @@ WHAT = ("functions", "operators", "modes", "cases")
 
 WHOLE = ("function", "operator", "mode")
 PROSE = (
-    *("map", "derivative", "operators", "further sizes", "modes", "functions"),
-    *("what it does", "missing here"),
+    *("map", "derivative", "operators", "further_sizes", "modes", "functions"),
+    *("summary", "missing_here"),
 )
 LEAST = (
-    *("document", "further sizes", "derivative", "example size", "dtype", "opt-in"),
-    *("missing here", "functions"),
+    *("document", "further_sizes", "derivative", "example_size", "dtype", "opt_in"),
+    *("missing_here", "functions"),
 )
 """The fields with names to type, those with sentences or lists, and those that a narrow terminal
 lacks, in this order."""
 
 
 @click.command()
-@click.argument("what", type=parameters.Choice(WHAT), default="functions")
+@click.argument("what", metavar="[WHAT]", type=parameters.Choice(WHAT), default="functions")
 @options.swept_options("full")
 @click.option("--source", is_flag=True, help="With 'modes': print the code of each.")
 @options.files_option
@@ -64,7 +64,7 @@ def command(
     if isinstance(form, Terminal) and what == "cases":
         # Names to copy, or to hand to another program.
         say("\n".join(row["case"] for row in rows))
-        warn(f"{title} in {counted(len(entries), 'comparison')}")
+        info(f"{title} in {counted(len(entries), 'comparison')}")
     elif isinstance(form, Terminal) and what == "modes" and source:
         for row in rows:
             say(f"# {row['operator']}: {row['mode']}\n{row['source']}")
@@ -93,8 +93,8 @@ def _functions(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[s
                 "derivative": offer.derivative,
                 "dtype": offer.dtype,
                 "operators": [],
-                "example size": offer.example_size or "fixed",
-                "further sizes": [*offer.sizes, *offer.large_sizes],
+                "example_size": offer.example_size or "fixed",
+                "further_sizes": [*offer.sizes, *offer.large_sizes],
             },
         )
         row["operators"].append(offer.operator)
@@ -109,7 +109,7 @@ def _operators(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[s
                 offer.operator,
                 {
                     "operator": offer.operator,
-                    "usual choice": offer.first,
+                    "usual_choice": offer.first,
                     "modes": [*offer.modes, *offer.opt_in],
                     "functions": [],
                 },
@@ -126,9 +126,9 @@ def _modes(
             "operator": mode["operator"],
             "mode": mode["mode"],
             "document": mode["document"],
-            "opt-in": mode["opt_in"],
-            "what it does": mode["summary"],
-            "missing here": mode["missing"],
+            "opt_in": mode["opt_in"],
+            "summary": mode["summary"],
+            "missing_here": mode["missing"],
             **({"source": mode["source"]} if source else {}),
         }
         for mode in discovery.modes

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
-from gradbench.cli import parameters
+from gradbench.cli import completing, parameters
 from gradbench.cli.output import warn
 from gradbench.cli.rendering import FORMATS, Renderer
 from gradbench.core.cases import (
@@ -67,51 +66,12 @@ def as_one(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]) 
     return decorate
 
 
-# ── completion ────────────────────────────────────────────────────────────────────────────────
-
-
-def _stored(field: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completes from the newest run's plan, which has the names without importing torch."""
-
-    def complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-        from gradbench.store import runs as log
-
-        try:
-            started = log.find(Path(ctx.params.get("results") or "results"), "latest").started
-        except (log.StoreError, OSError, ValueError):
-            return []
-        names = set()
-        for entry in started.plan:
-            names |= set(entry.modes) if field == "mode" else {getattr(entry.comparison, field)}
-        return _items(sorted(names), begun)
-
-    return complete
-
-
-def _items(names: Iterable[str], begun: str) -> list[CompletionItem]:
-    """The names that a shell may be given: not those with characters that it would obey."""
-    return [CompletionItem(n) for n in names if n.startswith(begun) and n == line(n)]
-
-
-def complete_run(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    from gradbench.store import runs as log
-    from gradbench.store.lines import stem
-
-    try:
-        names = [stem(path) for path in log.paths(Path(ctx.params.get("results") or "results"))]
-    except (OSError, ValueError, log.StoreError):
-        names = []
-    return _items(("latest", *names[::-1]), begun)
-
-
 # ── files and formats ─────────────────────────────────────────────────────────────────────────
 
 results_option = click.option(
     "--results",
     type=parameters.Folder(),
     default=Path("results"),
-    envvar="GRADBENCH_RESULTS",
-    show_envvar=True,
     help="Results folder.",
 )
 
@@ -144,6 +104,41 @@ format_option = click.option(
     callback=_renderer,
     help="Output format.",
 )
+
+
+def to_option(endings: Sequence[str], **more: Any) -> Callable[[F], F]:
+    """`--to`, and `--format` for what has no suffix: they reach the command as `target`, a file,
+    and `suffix`, its format."""
+    forms = [ending.removeprefix(".") for ending in endings]
+
+    def suffix(context: click.Context, parameter: click.Parameter, form: str | None) -> str:
+        target = context.params.get("target")
+        own = target.suffix.lower() if target is not None else ""
+        if form and own and own != f".{form}":
+            said = f"{form!r}: --to {line(str(target), 60)} is another format; remove one of them"
+            raise click.BadParameter(said, context, parameter)
+        return own or f".{form or forms[0]}"
+
+    return all_of(
+        click.option(
+            "-t",
+            "--to",
+            "target",
+            required=True,
+            is_eager=True,
+            type=parameters.NewFile(endings),
+            help=f"Output file; its suffix ({', '.join(endings)}) sets the format. "
+            "'-' is standard output.",
+            **more,
+        ),
+        click.option(
+            "--format",
+            "suffix",
+            type=parameters.Choice(forms),
+            callback=suffix,
+            help=f"Format of standard output.  [default: {forms[0]}]",
+        ),
+    )
 
 
 def given_command() -> list[str]:
@@ -244,7 +239,7 @@ def _size_globs(
         raise click.BadParameter(str(error), context, parameter) from error
 
 
-def _globs() -> list[Callable[[Any], Any]]:
+def _globs(complete: Callable[[str], Any]) -> list[Callable[[Any], Any]]:
     names = [
         click.option(
             short,
@@ -253,7 +248,7 @@ def _globs() -> list[Callable[[Any], Any]]:
             multiple=True,
             type=parameters.Text(),
             metavar="GLOB",
-            shell_complete=_stored(field),
+            shell_complete=complete(field),
             help=f"Only matching {field}s; may be repeated.",
         )
         for short, field in (("-f", "function"), ("-o", "operator"), ("-m", "mode"))
@@ -264,6 +259,7 @@ def _globs() -> list[Callable[[Any], Any]]:
         multiple=True,
         type=parameters.Text(),
         callback=_size_globs,
+        shell_complete=complete("size"),
         metavar="SIZE",
         help="Only this size: n=64, m=3,n=5, 'documents' (small example inputs) or a glob; may "
         "be repeated.",
@@ -308,14 +304,14 @@ def _device_globs(
 filter_options = as_one(
     "filters",
     dict,
-    *_globs(),
+    *_globs(completing.stored),
     click.option(
         "--device",
         "devices",
         multiple=True,
         type=parameters.Text(),
         metavar="GLOB",
-        shell_complete=_stored("device"),
+        shell_complete=completing.stored("device"),
         callback=_device_globs,
         help="Only cases on this device: cuda, cuda:0+cold or 'cuda*'; may be repeated.",
     ),
@@ -340,7 +336,7 @@ def _selection(*more: Callable[[Any], Any]) -> Callable[[F], F]:
     return as_one(
         "selection",
         Selection,
-        *_globs(),
+        *_globs(completing.offered),
         click.option(
             "-d",
             "--document",
@@ -393,6 +389,8 @@ def discovered(worker: WorkerOptions) -> Discovery:
         discovery = discover(worker)
     for problem in discovery.broken:
         warn(problem)
+    if not worker.files:
+        completing.keep(discovery)
     return discovery
 
 
@@ -472,7 +470,10 @@ def profile_options(
     )
 
 
-def resume_option(what: str, **more: Any) -> Callable[[F], F]:
+_LOGS = {"run": completing.run, "track": completing.track, "study": completing.study}
+
+
+def resume_option(what: str) -> Callable[[F], F]:
     return click.option(
         "--resume",
         "resumed",
@@ -480,7 +481,7 @@ def resume_option(what: str, **more: Any) -> Callable[[F], F]:
         metavar=what.upper(),
         help=f"Resume an interrupted {what}: 'latest', its name or the beginning of it. It keeps "
         "its own selection and settings.",
-        **more,
+        shell_complete=_LOGS[what],
     )
 
 

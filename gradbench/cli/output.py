@@ -9,20 +9,26 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from gradbench.cli import ending
+from gradbench.cli import ending, verbosity
+from gradbench.cli.parameters import STANDARD
 from gradbench.cli.streams import Styled
 from gradbench.core import text
 
 WIDE = 120
 """Columns assumed where there is no terminal to ask."""
+
+TEXTS = (".svg", ".html", ".csv", ".json")
+"""Suffixes of files that a terminal can show."""
 
 NARROW = 40
 """The least columns that a table is laid out for; a terminal may say that it has none."""
@@ -72,6 +78,43 @@ def say(said: Any, err: bool = False) -> None:
 def warn(said: Any) -> None:
     """Writes lines to standard error."""
     say(said, err=True)
+
+
+def quiet() -> bool:
+    """Whether the command was asked for its results only."""
+    return verbosity.level() <= verbosity.QUIET
+
+
+@contextmanager
+def target_file(target: Path, suffix: str = "") -> Iterator[Path]:
+    """The file to write for a target; with ``-`` one that is then copied to standard output.
+
+    `suffix` is that of the file for ``-``. Raises UsageError where a terminal would get a file that
+    it cannot show.
+    """
+    if str(target) != STANDARD:
+        yield target
+        return
+    if suffix not in TEXTS and sys.stdout.isatty():
+        raise click.UsageError(f"a {suffix} file is not for a terminal: pipe it, or name a file")
+    with tempfile.TemporaryDirectory(prefix="gradbench-") as folder:
+        file = Path(folder) / f"output{suffix}"
+        yield file
+        sys.stdout.flush()
+        sys.stdout.buffer.write(file.read_bytes())
+        sys.stdout.buffer.flush()
+
+
+def info(said: Any) -> None:
+    """Writes what the command is about to do to standard error, unless it is quiet."""
+    if not quiet():
+        warn(said)
+
+
+def hint(said: Any) -> None:
+    """Writes what to type next to standard output, unless the command is quiet."""
+    if not quiet():
+        say(said)
 
 
 def notes(problems: Iterable[str]) -> None:

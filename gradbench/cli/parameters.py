@@ -19,6 +19,9 @@ import click
 from gradbench.core.suggest import hint
 from gradbench.core.text import line
 
+STANDARD = "-"
+"""Standard output, where a file is asked for."""
+
 LONGEST_TEXT = 4096
 LONGEST_FILE_NAME = 255
 """Bytes that the name of a file may have on the usual file systems."""
@@ -205,6 +208,7 @@ class ReadableFile(Location):
     device could wait for ever."""
 
     name = "file"
+    envvar_list_splitter = os.path.pathsep
 
     def __init__(self, endings: Sequence[str] = ()) -> None:
         self.endings = tuple(endings)
@@ -226,7 +230,8 @@ class ReadableFile(Location):
 
 
 class NewFile(Location):
-    """A file to write or to replace: its suffix sets the format, its folder is there."""
+    """A file to write or to replace: its suffix sets the format, its folder is there. ``-`` is
+    standard output."""
 
     name = "file"
 
@@ -234,14 +239,18 @@ class NewFile(Location):
         self.endings = tuple(endings)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value) == STANDARD:
+            return Path(STANDARD)
         path, there = self.checked(value, param, ctx)
         said = line(str(path))
         if there is not None and not stat.S_ISREG(there.st_mode):
             what = "a folder" if stat.S_ISDIR(there.st_mode) else "not a regular file"
             self.fail(f"{said!r} is {what}", param, ctx)
         if path.suffix.lower() not in self.endings:
+            near = hint(path.suffix, self.endings)
             self.fail(
-                f"{said!r}: the suffix must be one of {', '.join(self.endings)}",
+                f"{said!r}: the suffix must be one of {', '.join(self.endings)}"
+                + (f"; {near}" if near else ""),
                 param,
                 ctx,
             )

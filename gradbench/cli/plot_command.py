@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import notes, say
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import notes, say, target_file
 from gradbench.core.cases import DOCUMENTS
 from gradbench.core.extras import require
 from gradbench.store.runs import StoreError
@@ -40,16 +40,9 @@ ENDINGS = (".svg", ".png", ".pdf")
 @click.command(
     epilog="\b\nKinds:\n" + "\n".join(f"  {kind:<12} {what}" for kind, what in KINDS.items())
 )
-@click.argument("kind", type=parameters.Choice(list(KINDS)))
-@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
-@click.option(
-    "-t",
-    "--to",
-    "target",
-    required=True,
-    type=parameters.NewFile(ENDINGS),
-    help="Output file; its suffix (.svg, .png, .pdf) sets the format.",
-)
+@click.argument("kind", metavar="KIND", type=parameters.Choice(list(KINDS)))
+@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=completing.plotted)
+@options.to_option(ENDINGS)
 @click.option(
     "--width",
     type=parameters.Width(),
@@ -64,6 +57,7 @@ def command(
     kind: str,
     runs: tuple[str, ...],
     target: Path,
+    suffix: str,
     width: float | None,
     filters: options.Filters,
     judging: options.Judging,
@@ -90,12 +84,14 @@ def command(
             figure = _measured(kind, results, runs, judging, filters, width)
         if width is not None:
             fit(figure, width)
-        save(figure, target)
+        with target_file(target, suffix) as file:
+            save(figure, file)
     except NothingToDraw as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    say(target)
+    if str(target) != parameters.STANDARD:
+        say(target)
 
 
 def _measured(

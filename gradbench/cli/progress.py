@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradbench.cli import ending
-from gradbench.cli.output import console, say, shown
+from gradbench.cli.output import console, quiet, shown, warn
 from gradbench.core import text
 from gradbench.core.units import duration
+from gradbench.runner.progress import Lines, Progress, left
+from gradbench.runner.showing import can_move
 
-if TYPE_CHECKING:
-    from gradbench.runner.progress import Progress
 
-
-class _Lines:
+class _Lines(Lines):
     """Progress where there is no terminal: a line now and then."""
 
-    EVERY = 15.0
-    FIRST = 1.0
-    """Seconds after which the first line comes: a command that is faster needs none."""
-
     def __init__(self, what: str) -> None:
-        self.what = what
-        self.last = time.monotonic() - self.EVERY + min(self.FIRST, self.EVERY)
+        super().__init__(what, warn)
 
     def __call__(self, progress: Progress) -> None:
         ending.check()
-        if time.monotonic() - self.last < self.EVERY:
-            return
-        self.last = time.monotonic()
-        label = f" ({text.line(progress.label)})" if progress.label else ""
-        leads = f"; {text.line(progress.leads)}" if progress.leads else ""
-        say(
-            f"{self.what}: {progress.done} of {progress.total} {progress.unit}, "
-            f"{duration(progress.elapsed)} so far{_left(progress)}{label}{leads}",
-            err=True,
-        )
-
-
-def _left(progress: Progress) -> str:
-    fresh = progress.done - progress.skipped
-    if fresh <= 0 or progress.done >= progress.total:
-        return ""
-    left = progress.elapsed / fresh * (progress.total - progress.done)
-    if progress.limit:
-        left = min(left, max(progress.limit - progress.elapsed, 0.0))
-    return f", about {duration(left)} left"
+        super().__call__(progress)
 
 
 @contextmanager
 def starting(what: str) -> Iterator[None]:
     """Says on a terminal what takes the seconds before the first progress; nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if quiet() or not can_move():
         yield
         return
     with console(stderr=True).status(what, spinner="line"):
@@ -65,8 +38,13 @@ def starting(what: str) -> Iterator[None]:
 @contextmanager
 def progress(what: str) -> Iterator[Any]:
     """A bar with the time left on a terminal, a line now and then elsewhere; on stderr."""
-    if not sys.stderr.isatty():
-        yield _Lines(what)
+    if quiet():
+        yield lambda at: ending.check()
+        return
+    if not can_move():
+        lines = _Lines(what)
+        yield lines
+        lines.end()
         return
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -98,7 +76,7 @@ def progress(what: str) -> Iterator[Any]:
                 total=at.total,
                 completed=at.done,
                 count=f"{at.done} of {at.total} {at.unit}",
-                left=duration(at.elapsed) + _left(at),
+                left=duration(at.elapsed) + left(at),
                 label=shown(text.line(at.leads or at.label)),
             )
 

@@ -20,7 +20,7 @@ from rich.segment import Segment
 
 from gradbench.cli import layout
 from gradbench.cli.layout import Need, Shape
-from gradbench.cli.output import console, printable, say, unicode
+from gradbench.cli.output import console, hint, printable, quiet, say, unicode
 from gradbench.core import text
 from gradbench.core.text import markdown, markdown_cell
 
@@ -85,7 +85,7 @@ def fields(
     prose: Collection[str] = (),
     least: Sequence[str] = (),
 ) -> list[Column]:
-    """A column for each field of such records, under the field's name.
+    """A column for each field of such records, under the field's name in words.
 
     `whole` are those that are never shortened, `prose` those with sentences, `least` those that are
     left out where space is short, in this order.
@@ -97,7 +97,7 @@ def fields(
     ranks = {name: len(least) - place for place, name in enumerate(least)}
     return [
         Column(
-            name,
+            name.replace("_", " "),
             shown(name),
             whole=name in whole,
             prose=name in prose,
@@ -132,7 +132,7 @@ class Answer:
     """What a command has to say, for programs (`records`) and for people (all else)."""
 
     records: Iterable[dict[str, Any]] = ()
-    """Flat rows, all with the fields of the first."""
+    """Flat rows; docs/schemas.md has their fields."""
     heading: str = ""
     """With a heading, Markdown shows what people get; without one, the records as a table."""
     ahead: Sequence[Cell] = ()
@@ -145,6 +145,8 @@ class Answer:
     """In Markdown, each of the details has a heading of its own."""
     summary: Iterable[Cell] = ()
     notes: Iterable[Cell] = ()
+    hints: Iterable[Cell] = ()
+    """What to type next, for a terminal: `--quiet` leaves it out."""
     text: str = ""
     """With a text, a terminal shows that alone."""
     document: dict[str, Any] | None = None
@@ -164,6 +166,8 @@ class Terminal(Renderer):
     def write(self, answer: Answer) -> None:
         if answer.text:
             say(answer.text)
+            for line in answer.hints:
+                hint(line)
             return
         out = console()
         differences = [Styled(f"also differs: {what}", "yellow") for what in answer.differences]
@@ -181,6 +185,9 @@ class Terminal(Renderer):
                 out.print(_Lines(lines), end="")
                 left_out |= dict.fromkeys(heading for heading in missing if heading)
         write([*answer.summary, *answer.notes])
+        if quiet():
+            return
+        write(answer.hints)
         if left_out:
             names = ", ".join(left_out)
             write([Styled(f"No room in {out.width} columns for: {names} (try COLUMNS=200)", "dim")])
@@ -248,7 +255,7 @@ FORMATS: dict[str, type[Renderer]] = {"table": Terminal, "json": Json, "csv": Cs
 
 def _with_columns(answer: Answer) -> tuple[list[dict[str, Any]], list[str]]:
     rows = list(answer.records)
-    return rows, list(rows[0]) if rows else []
+    return rows, list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _flat(value: Any) -> str:

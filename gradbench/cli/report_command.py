@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import notes, on_stop, say, warn
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import notes, on_stop, say, target_file, warn
 from gradbench.cli.progress import progress
 from gradbench.core.extras import require
 from gradbench.store.runs import StoreError
@@ -26,13 +26,14 @@ NO_CODE: Code = ([], ""), []
 
 
 @click.command()
-@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=options.complete_run)
+@click.argument("runs", nargs=-1, type=parameters.Text(), shell_complete=completing.run)
 @click.option(
     "-t",
     "--to",
     "target",
     type=parameters.Folder(),
-    help="Output folder.  [default: 'report' in the results folder]",
+    help="Output folder; '-' writes the page to standard output.  [default: 'report' in the "
+    "results folder]",
 )
 @click.option(
     "--format",
@@ -76,6 +77,11 @@ def command(
     from gradbench.report.sections import EXTRAS
 
     target = target or results / "report"
+    standard = str(target) == parameters.STANDARD
+    if standard and set(forms) != {"html"}:
+        raise click.UsageError(
+            "'--to -' writes one HTML file: remove --format md, or name a folder"
+        )
     writers = {"html": page.write_html, "md": page.write_markdown}
     hint = "Stopped. A page is written whole or not at all: run the command again."
     with on_stop(hint), progress("reporting") as told:
@@ -83,6 +89,10 @@ def command(
         code = NO_CODE if no_code else _code(files, "notebooks" in extras)
         report = _assembled(results, runs, judging, filters, code, extras, _steps(told))
         written = []
+        if standard:
+            with target_file(target, ".html") as file:
+                page.write_html(report, file, _steps(told))
+            return 0
         for form in dict.fromkeys(forms):
             written.append(target / f"report.{form}")
             writers[form](report, written[-1], _steps(told))

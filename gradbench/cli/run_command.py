@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from gradbench.analysis.conditions import BUSY
-from gradbench.cli import options, parameters
-from gradbench.cli.output import on_stop, say, warn
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import hint, info, on_stop, say, warn
 from gradbench.cli.progress import progress
+from gradbench.cli.rendering import Renderer, Terminal
 from gradbench.cli.yours import Yours, own_options, say_if_changed
 from gradbench.core.cases import Selection
 from gradbench.core.instruments import WALL_TIME
@@ -32,13 +33,19 @@ from gradbench.store.runs import KIND, Run
     "quick",
     1,
     (),
-    click.option("--baseline", type=parameters.Text(), help="Baseline, which is measured twice."),
+    click.option(
+        "--baseline",
+        type=parameters.Text(),
+        shell_complete=completing.offered("mode"),
+        help="Baseline, which is measured twice.",
+    ),
 )
 @own_options
 @options.files_option
 @options.results_option
-@options.resume_option("run", shell_complete=options.complete_run)
+@options.resume_option("run")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
+@options.format_option
 def command(
     selection: Selection,
     measuring: Measuring,
@@ -47,6 +54,7 @@ def command(
     results: Path,
     resumed: str | None,
     dry_run: bool,
+    form: Renderer,
 ) -> int:
     """Measure every selected case, store what was measured, and show the table.
 
@@ -57,9 +65,9 @@ def command(
     stored comparison by comparison: Ctrl-C stops the run, and --resume continues it.
     """
     if resumed is not None:
-        options.reject_beside_resume("run", "resumed", "results", "files")
-        return _measure(reopen(results, resumed, files, options.discovered, warn))
-    suite = yours.suite(selection, files, measuring, None if dry_run else results, warn)
+        options.reject_beside_resume("run", "resumed", "results", "files", "form")
+        return _measure(reopen(results, resumed, files, options.discovered, warn), form)
+    suite = yours.suite(selection, files, measuring, None if dry_run else results, info)
     worker = WorkerOptions(files=suite.files, memory_limit=measuring.memory_limit)
     discovery = options.discovered(worker)
     profile = PROFILES[measuring.profile]
@@ -78,34 +86,38 @@ def command(
     if dry_run:
         say(planned)
         return 0
-    warn(f"Measuring {planned}; {machine.load()}")
+    info(f"Measuring {planned}; {machine.load()}")
     say_if_changed(suite.own, KIND, results, warn)
     command = options.given_command()
     log, run = start(results, entries, settings, discovery, suite.files, command, suite.loaded)
-    return _measure(Opened(log, run, settings, worker, discovery))
+    return _measure(Opened(log, run, settings, worker, discovery), form)
 
 
-def _measure(opened: Opened[Run]) -> int:
+def _measure(opened: Opened[Run], form: Renderer) -> int:
     from gradbench.cli.show_command import show_run
 
     run = opened.stored
     load, cores = os.getloadavg()[0], len(machine.usable_cores())
     if load > BUSY * cores:
         warn(f"The machine is busy (load {load:.1f} on {counted(cores, 'core')}): times suffer")
-    hint = (
+    stop = (
         f"Stopped. Everything measured so far is in {run.path}.\n"
         f"Resume it with: gradbench run --resume {run.name}"
     )
-    with on_stop(hint), opened.log, progress("measuring") as report:
+    with on_stop(stop), opened.log, progress("measuring") as report:
         run = measure(opened.log, run, opened.settings, opened.worker, opened.discovery, report)
-    measured = show_run(run)
+    measured = show_run(run, form)
+    if not isinstance(form, Terminal):
+        info(f"Stored in {run.path}")
+        return 0 if measured else 1
     end = run.ends[-1]
     share = f", {end.visiting / end.elapsed:.0%} of it timing" if end.visiting else ""
-    say(f"Took {duration(end.elapsed)}{share}; {machine.load()}.\nStored in {run.path}")
+    hint(f"Took {duration(end.elapsed)}{share}; {machine.load()}.")
+    say(f"Stored in {run.path}")
     if not measured:
         warn("gradbench: no mode could be measured; the table says why")
         return 1
     if lacking(run, opened.settings):
-        say(f"Modes crashed: 'gradbench run --resume {run.name}' tries them again")
-    say("Next: 'gradbench show' has each function, '--comparison NAME' all modes of one")
+        hint(f"Modes crashed: 'gradbench run --resume {run.name}' tries them again")
+    hint("Next: 'gradbench show' has each function, '--comparison NAME' all modes of one")
     return 0

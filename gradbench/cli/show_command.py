@@ -17,7 +17,7 @@ from gradbench.analysis.readings import launch_bound
 from gradbench.analysis.recommend import of_run, records
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged, Row, record
-from gradbench.cli import explained, options, parameters, summary
+from gradbench.cli import completing, explained, options, parameters, summary
 from gradbench.cli.cells import number, odds, times
 from gradbench.cli.output import notes, warn
 from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table, Terminal, fields
@@ -42,9 +42,7 @@ STYLES = {
 
 
 @click.command()
-@click.argument(
-    "run", type=parameters.Text(), default="latest", shell_complete=options.complete_run
-)
+@click.argument("run", type=parameters.Text(), default="latest", shell_complete=completing.run)
 @options.filter_options
 @click.option(
     "--comparison",
@@ -52,6 +50,7 @@ STYLES = {
     multiple=True,
     type=parameters.Text(),
     metavar="GLOB",
+    shell_complete=completing.comparison,
     help="Show one comparison in full: operator/function/size or a glob; may be repeated.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show every comparison in full.")
@@ -112,13 +111,14 @@ def command(
     return 0
 
 
-def show_run(run: log.Run) -> bool:
-    """The summary of a run that has just ended; whether anything was measured in it."""
-    shown = judged(run.path)
-    if any(row.seconds for row in shown.rows):
-        Terminal().write(_at_a_glance(shown, log.read_header(run.path), summary.MOST))
+def show_run(run: log.Run, form: Renderer) -> bool:
+    """The summary of a run that has just ended, for programs all its cases; whether anything was
+    measured in it."""
+    shown, header = judged(run.path), log.read_header(run.path)
+    if isinstance(form, Terminal) and any(row.seconds for row in shown.rows):
+        form.write(_at_a_glance(shown, header, summary.MOST))
     else:
-        Terminal().write(_answer(shown, log.read_header(run.path), False))
+        form.write(_answer(shown, header, False))
     return any(row.seconds or row.readings for row in shown.rows)
 
 

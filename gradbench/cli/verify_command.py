@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from gradbench.cli import options
-from gradbench.cli.output import on_stop, warn
+from gradbench.cli.output import info, on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Column, Renderer, Styled, Table
 from gradbench.cli.yours import Yours, own_options
@@ -65,7 +65,7 @@ def command(
     settings = Settings(timeout=timeout, seed=seed)
     measuring = Measuring("", None, None, (), seed, timeout, memory_limit)
     with on_stop("Stopped. Checks are not stored: the same command starts over."):
-        suite = yours.suite(selection, files, measuring, None, warn)
+        suite = yours.suite(selection, files, measuring, None, info)
         selection = suite.selection
         if not suite.own:
             selection = replace(selection, dtypes=selection.dtypes or ("float32", "float64"))

@@ -41,9 +41,9 @@ def text(name: str, value: Any) -> str:
     return string
 
 
-def texts(name: str, value: Any) -> tuple[str, ...] | None:
-    """A tuple of strings, also for a single string; None for None."""
-    if value is None:
+def texts(name: str, value: Any, needed: bool = False) -> tuple[str, ...] | None:
+    """A tuple of strings, also for a single string or path; None for None, unless it is needed."""
+    if value is None and not needed:
         return None
     if isinstance(value, (str, os.PathLike)):
         return (text(name, value),)

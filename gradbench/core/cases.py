@@ -370,7 +370,8 @@ def nothing_fits(cases: Iterable[Case], **globs: Iterable[str]) -> str:
         for pattern in patterns:
             if not any(fits(name, (pattern,)) for name in names):
                 near = hint(pattern, names) or f"there are {', '.join(sorted(names)[:8])}"
-                return f"no stored case has a {field} {line(pattern, 60)!r}; {near}"
+                article = "an" if field[0] in "aeiou" else "a"
+                return f"no stored case has {article} {field} {line(pattern, 60)!r}; {near}"
     return "no stored case matches all of these options"
 
 

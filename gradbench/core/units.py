@@ -7,7 +7,14 @@ def counted(number: int, noun: str) -> str:
     """The number with its noun, in the plural if needed: ``1 case``, ``12 cases``."""
     if number == 1:
         return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+    return f"{number} {plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """``cases``, ``processes``, ``studies``."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def false_positives(calls: int, expected: float, bound: float) -> str:

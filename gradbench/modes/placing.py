@@ -49,11 +49,15 @@ def register_for(
             return call if known.is_global else CHECKS[operator](problem, call)
 
         name = builder.__name__ + (f"_of_{function}" if suffix is None else suffix)
-        mode(
-            operator, name=name, leaves=leaves, needs=needs, passes=lambda _, passes=passes: passes
-        )(build)
+        count = functools.partial(_always, passes)
+        mode(operator, name=name, leaves=leaves, needs=needs, passes=count)(build)
         names.append(name)
     return tuple(names)
+
+
+def _always(passes: Passes, problem: Problem) -> Passes:
+    """The passes of a mode that are known beforehand."""
+    return passes
 
 
 def colour_seeds(problem: Problem, colours: Tensor) -> Tensor:

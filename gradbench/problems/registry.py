@@ -9,19 +9,60 @@ import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from gradbench.core.cases import is_name
 from gradbench.core.places import of_code, of_error, short
 from gradbench.core.suggest import hint
 
 if TYPE_CHECKING:
-    from gradbench.problems.function import Function
-    from gradbench.problems.mode import Mode
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    import torch
+    from typing_extensions import Unpack
+
+    from gradbench.core.cases import Size
+    from gradbench.problems.function import Formula, Function, Tensors
+    from gradbench.problems.mode import Mode, Passes
+    from gradbench.problems.operators import Problem
+
+F = TypeVar("F", bound="Callable[..., torch.Tensor]")
+B = TypeVar("B", bound="Callable[[Problem], Callable[..., Any]]")
 
 FUNCTIONS: dict[str, Function] = {}
 MODES: dict[tuple[str, str], Mode] = {}
 """By operator and name, in the order of their registration."""
+
+
+@overload
+def function(declared: Function, /) -> Function: ...
+
+
+@overload
+def function(
+    *,
+    example: Callable[[], Tensors],
+    example_size: Size,
+    draw: Callable[[Size, torch.Generator], Tensors],
+    derivatives: Mapping[str, Formula],
+    name: str = ...,
+    document: str = ...,
+    formula: str = ...,
+    derivative: str = ...,
+    products: Mapping[str, tuple[Formula, Formula]] = ...,
+    variants: Mapping[str, Mapping[str, Formula]] = ...,
+    inputs: tuple[str, ...] = ...,
+    constants: tuple[str, ...] = ...,
+    dtype: str = ...,
+    sizes: tuple[Size, ...] = ...,
+    large_sizes: tuple[Size, ...] = ...,
+    atlas: tuple[Size, ...] = ...,
+    exact: Callable[..., torch.Tensor] | None = ...,
+    precise: Callable[[], AbstractContextManager[Any]] | None = ...,
+    reverse: bool = ...,
+    unit: float = ...,
+) -> Callable[[F], F]: ...
 
 
 def function(declared: Function | None = None, /, **fields: Any) -> Any:
@@ -73,7 +114,21 @@ def _first_line(declared: Any) -> str:
     return ((declared.__doc__ or "").strip().splitlines() or [""])[0]
 
 
-def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+class ModeFields(TypedDict, total=False):
+    """The fields of a `Mode` that a declaration gives by name."""
+
+    name: str
+    leaves: bool
+    needs: tuple[str, ...]
+    document: str
+    by_hand: bool
+    opt_in: bool
+    cuda: bool
+    memory: Callable[[Problem], int] | None
+    passes: Callable[[Problem], Passes] | None
+
+
+def mode(*operators: str, **fields: Unpack[ModeFields]) -> Callable[[B], B]:
     """Registers the decorated builder as a mode of the given operators.
 
     The fields are those of `gradbench.problems.mode.Mode`. The name defaults to the builder's name,
@@ -87,14 +142,10 @@ def mode(*operators: str, **fields: Any) -> Callable[[Callable[..., Any]], Calla
     for operator in operators:
         _require_operator(operator)
 
-    def register(build: Callable[..., Any]) -> Callable[..., Any]:
-        declared = Mode(
-            name=fields.pop("name", getattr(build, "__name__", "")),
-            operators=operators,
-            build=build,
-            summary=_first_line(build),
-            **fields,
-        )
+    def register(build: B) -> B:
+        given: dict[str, Any] = {"name": getattr(build, "__name__", ""), **fields}
+        summary = _first_line(build)
+        declared = Mode(operators=operators, build=build, summary=summary, **given)
         _require_name(declared.name)
         _require_mode(declared)
         for operator in operators:

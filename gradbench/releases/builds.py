@@ -100,6 +100,8 @@ def choose_baseline(chosen: str, requests: Sequence[Request], results: Path) -> 
 
     Raises ReleaseError where there is nothing to choose from.
     """
+    if chosen in {request.name for request in requests}:
+        return chosen
     if chosen:
         return _same(environments.named(chosen), requests).name
     with contextlib.suppress(StoreError):

@@ -22,6 +22,7 @@ import msgspec
 from packaging.version import InvalidVersion, Version
 
 from gradbench.core.releases import ReleaseError
+from gradbench.core.suggest import hint
 from gradbench.core.text import line
 from gradbench.releases import installing
 from gradbench.releases.installing import Installer
@@ -412,7 +413,8 @@ def removable(text: str) -> str:
         )
     traces = [home() / f"{name}{FAILURE}", *_left_behind(home() / name)]
     if not _require_ours(name) and not any(path.exists() for path in traces):
-        raise ReleaseError(f"{name} is not installed; 'gradbench releases list' shows what is")
+        near = hint(name, (e.name for e in recorded())) or "'gradbench releases list' shows what is"
+        raise ReleaseError(f"{name} is not installed; {near}")
     return name
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,8 @@ from pathlib import Path
 from gradbench.core.releases import ReleaseError
 from gradbench.core.text import line, shortened, storable
 from gradbench.store.files import write_text
+
+_log = logging.getLogger(__name__)
 
 BOUND = Path(__file__).with_name("bound.py")
 MOST_OUTPUT = 4 << 20
@@ -117,6 +121,7 @@ def run(command: Sequence[str], log: Path) -> None:
 
     Raises InstallerFailed with the reason; the command's whole output is then in `log`.
     """
+    _log.debug("running: %s", shlex.join(public(command)))
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", str(BOUND), *command],

@@ -24,7 +24,7 @@ def shown(frame: pd.DataFrame, most: int = 12) -> list[tuple[str, pd.DataFrame]]
     """The cases worth showing: those with called changes first, the largest change first, be it of
     a step or of the whole range; of a mode no second one before every mode has its first."""
     cases: list[tuple[int, float, str, pd.DataFrame]] = []
-    for key, rows in frame.groupby(CASE, sort=False):
+    for key, rows in frame.groupby(CASE, sort=False, observed=True):
         called = list(rows.loc[rows["verdict"].isin(CALLED), "change"])
         if "from_first" in rows:
             called += list(rows.loc[rows["from_first_verdict"].isin(CALLED), "from_first"])
@@ -99,7 +99,7 @@ def timelines(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     from gradbench.report.style import axes
 
-    if frame.groupby(CASE).ngroups != 1:
+    if frame.groupby(CASE, observed=True).ngroups != 1:
         raise NothingToDraw("a timeline shows one case; 'gradbench plot releases' shows several")
     ax = axes(ax, 8.0, 3.4)
     rows: list[Any] = list(frame.reset_index(drop=True).itertuples())

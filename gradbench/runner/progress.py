@@ -12,6 +12,8 @@ from statistics import median
 
 from gradbench.core.cases import FORWARD
 from gradbench.core.clocks import clock_of
+from gradbench.core.text import line
+from gradbench.core.units import duration
 from gradbench.runner.wire import WorkerError
 from gradbench.store.lines import LineLog, StoreError
 from gradbench.store.runs import SessionMeasured
@@ -58,6 +60,53 @@ def leader(record: SessionMeasured, by_hand: Collection[str]) -> str:
     c = record.comparison
     ahead = times[second] / times[first]
     return f"{c.operator} of {c.function}: {first} leads {second} by {ahead:.2f}×"
+
+
+def left(progress: Progress) -> str:
+    """About how long it still takes, for the end of a sentence; empty where that is not known."""
+    fresh = progress.done - progress.skipped
+    if fresh <= 0 or progress.done >= progress.total:
+        return ""
+    seconds = progress.elapsed / fresh * (progress.total - progress.done)
+    if progress.limit:
+        seconds = min(seconds, max(progress.limit - progress.elapsed, 0.0))
+    return f", about {duration(seconds)} left"
+
+
+class Lines:
+    """Progress where a line cannot be written over: a whole line now and then, and at the end."""
+
+    EVERY = 15.0
+    FIRST = 1.0
+    """Seconds after which the first line comes: what is faster needs none."""
+
+    def __init__(self, what: str, write: Callable[[str], None]) -> None:
+        self.what = what
+        self.write = write
+        self._last = time.monotonic() - self.EVERY + min(self.FIRST, self.EVERY)
+        self._begun = False
+        self._unsaid: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._last < self.EVERY:
+            self._unsaid = progress
+            return
+        self._last = time.monotonic()
+        self._say(progress)
+
+    def end(self) -> None:
+        """Says that all is done, where lines came before it."""
+        if self._begun and self._unsaid is not None and self._unsaid.done >= self._unsaid.total:
+            self._say(self._unsaid)
+
+    def _say(self, progress: Progress) -> None:
+        self._begun, self._unsaid = True, None
+        label = f" ({line(progress.label)})" if progress.label else ""
+        leads = f"; {line(progress.leads)}" if progress.leads else ""
+        self.write(
+            f"{self.what}: {progress.done} of {progress.total} {progress.unit}, "
+            f"{duration(progress.elapsed)} so far{left(progress)}{label}{leads}"
+        )
 
 
 def silent(progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ from gradbench.store.runs import (
     RunEnded,
     SessionMeasured,
 )
+
+_log = logging.getLogger(__name__)
 
 READING_SHARE = 0.2
 """The share of a limited run's time that is kept for instruments other than the clock."""
@@ -147,6 +150,7 @@ def measure(
             visiting += record.visiting
             if sparing:
                 sparing.learn(record)
+            _tell(record, settled.get(name, {}))
             _settle(settled, record)
             pace.visited += record.visiting
             if number == 0:
@@ -291,6 +295,20 @@ def _further(run: Run, lacks: Mapping[Comparison, Lack[str]]) -> list[tuple[int,
         for number in lack.sessions
     ]
     return sorted(steps, key=lambda step: step[0])
+
+
+def _tell(record: SessionMeasured, known: Mapping[str, Entrant]) -> None:
+    """Logs a session of a comparison, and why modes of it were not timed."""
+    timed = sum(entrant.status == Status.OK for entrant in record.entrants)
+    _log.debug(
+        "%s, process %d: %d of %d timed in %d rounds and %.1f s (stopped: %s)",
+        *(record.comparison, record.session + 1, timed, len(record.entrants)),
+        *(len(record.order), record.elapsed, record.stopped),
+    )
+    for entrant in record.entrants:
+        if entrant.status != Status.OK and entrant.mode not in known:
+            case = record.comparison.case(entrant.mode)
+            _log.debug("%s: %s: %s", case, entrant.status, entrant.reason)
 
 
 def _settle(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -98,6 +99,9 @@ class WorkerOptions:
     """Whether it makes the slow first calls of torch before it greets, unless it is awaited."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class Worker:
     """One measuring process. Use it as a context manager, or `kill` it.
 
@@ -173,6 +177,13 @@ class Worker:
                     self.environment = hello["environment"]
                     self.failed = hello["failed"]
                     self.places = hello["places"]
+                    _log.debug(
+                        "process %d: %s -m gradbench.worker (torch %s, Python %s)",
+                        self.pid,
+                        self.options.python,
+                        self.environment["torch"],
+                        self.environment["python"],
+                    )
                     return
                 except (WorkerDied, WorkerTimeout) as error:
                     if isinstance(error, WorkerTimeout) or attempt == STARTS - 1:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 import msgspec
 
 from gradbench.core import suggest, text
-from gradbench.core.units import counted
+from gradbench.core.units import counted, plural
 from gradbench.store.fields import Amount, Bytes, Label, parsed, reason
 from gradbench.store.lines import (
     DAMAGE,
@@ -205,7 +205,7 @@ class Kind(Generic[H, L]):
                 with contextlib.suppress(StoreError), self.opened(path) as lines:
                     if not self.aside(lines.header):
                         return path
-            raise StoreError(f"there are no {what}s in {place}; {hint}")
+            raise StoreError(f"there are no {plural(what)} in {place}; {hint}")
         hits = [path for path in known if stem(path).startswith(name)]
         hits = [path for path in hits if stem(path) == name] or hits
         if len({stem(path) for path in hits}) == 1:
@@ -213,8 +213,8 @@ class Kind(Generic[H, L]):
             return hits[0]
         if hits:
             names = ", ".join(map(stem, hits))
-            raise StoreError(f"{name!r} fits {len(hits)} {what}s: {names}")
-        near = suggest.hint(name, map(stem, known[::-1]))
+            raise StoreError(f"{name!r} fits {counted(len(hits), what)}: {names}")
+        near = suggest.hint(name, ["latest", *map(stem, known[::-1])])
         raise StoreError(f"no {what} named {name!r} in {place}; {near or hint}")
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────

@@ -10,9 +10,10 @@ from typing import Any
 
 from gradbench.advise.telling import factor
 from gradbench.analysis.table import Ratio
+from gradbench.core.suggest import hint
 from gradbench.store import studies as store
 from gradbench.store.files import require_free, require_ours, write_text
-from gradbench.store.lines import StoreError
+from gradbench.store.lines import StoreError, stem
 from gradbench.store.studies import Study
 from gradbench.studies import STUDIES
 from gradbench.studies.tally import conditions
@@ -250,8 +251,11 @@ def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]
         kinds = [name.partition("-")[0] for name in names]
         for name, kind in zip(names, kinds):
             if kind not in STUDIES:
+                near = hint(name, map(stem, store.paths(results)))
                 listed = ", ".join(f"{known}-" for known in STUDIES)
-                raise StoreError(f"{name!r} is not a study: their names begin with {listed}")
+                raise StoreError(
+                    f"{name!r} is not a study; " + (near or f"their names begin with {listed}")
+                )
         return [store.find(results, name, kind) for name, kind in zip(names, kinds)], []
     studies, problems = store.read_all(results)
     finished = newest(studies)

@@ -6,6 +6,7 @@ from gradbench.cli.groups import Group
 
 command = Group(
     "releases",
+    words=("releases",),
     help="""Install, measure, compare and bisect torch releases.
 
     A release is named by its version (2.9.0). NAME=WHAT gives an environment a name of your own:

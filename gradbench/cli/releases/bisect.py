@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import on_stop, say, warn
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import info, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.releases.environments import (
     capability_option,
@@ -26,7 +26,12 @@ from gradbench.runner.choosing import Measuring
 
 @click.command()
 @click.argument(
-    "words", nargs=-1, required=True, type=parameters.Text(), metavar="[CASE] RELEASE RELEASE..."
+    "words",
+    nargs=-1,
+    required=True,
+    type=parameters.Text(),
+    metavar="[CASE] RELEASE RELEASE...",
+    shell_complete=completing.bisected,
 )
 @click.option("--installed", is_flag=True, help="Search only installed releases.")
 @options.selection_options
@@ -87,7 +92,7 @@ def bisect(
             selection = narrowed(case, selection)
         settings = seeking.settings_for(sessions, timeout, memory_limit, seed)
         measuring = Measuring("", sessions, None, (), seed, timeout, memory_limit)
-        suite = yours.suite(selection, files, measuring, None if dry_run else results, warn)
+        suite = yours.suite(selection, files, measuring, None if dry_run else results, info)
         base = WorkerOptions(files=suite.files, memory_limit=memory_limit)
         base = builds.held_to(base, cpu_capability or "")
         # Before anything is fetched: what this Python offers, the releases offer too.
@@ -109,7 +114,7 @@ def bisect(
             say(f"Would search {said}: about {duration(seconds)} for a small case")
             return 0
         say_if_changed(suite.own, KIND, results, warn)
-        warn(said)
+        info(said)
 
         def install(requests: Sequence[Request]) -> str:
             failed = installing.install(requests, warn, progress)
@@ -129,13 +134,13 @@ def bisect(
                 warn,
             )
             ratio = seeker.ends(*ends)
-            warn(f"{ends[1].name} compared with {ends[0].name}: {ratio}")
+            info(f"{ends[1].name} compared with {ends[0].name}: {ratio}")
             found = searching.bisect(
                 *ends,
                 between,
                 seeking.is_installed,
                 seeker.measure,
-                lambda request, said: warn(f"{request.name}: {said}"),
+                lambda request, said: info(f"{request.name}: {said}"),
             )
     before, after = found.before.name, found.after.name
     if found.left:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gradbench.cli import options, parameters
+from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Renderer, Table, places
@@ -88,12 +88,11 @@ def list_(everything: bool, form: Renderer) -> int:
         f"{counted(len(there), 'environment')} ({size:.1f} GiB) in {environments.home()}, "
         f"{free:.0f} GiB free."
     ]
-    if not everything:
-        summary.append("'gradbench releases list --all' shows every known release")
+    hints = [] if everything else ["'gradbench releases list --all' shows every known release"]
     cells = [[str(value or "") for value in row.values()] for row in rows]
     least = ("CPU capability", "NumPy", "torch", "released")
     table = Table(places(list(FIELDS.values()), ["GiB"], ["reason"], least), cells)
-    form.write(Answer(rows, details=[table], summary=summary))
+    form.write(Answer(rows, details=[table], summary=summary, hints=hints))
     return 0
 
 
@@ -114,11 +113,11 @@ def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
         )
         for e in there
     ]
-    rows += [(f.name, "", "", "failed", 0, "", "", f.reason) for f in environments.failures()]
+    rows += [(f.name, "", "", "failed", 0.0, "", "", f.reason) for f in environments.failures()]
     names = {row[0] for row in rows}
     if everything:
         rows += [
-            (r.version, "", str(r.date), "", 0, "", "", "")
+            (r.version, "", str(r.date), "", 0.0, "", "", "")
             for r in known.RELEASES
             if r.version not in names
         ]
@@ -126,7 +125,14 @@ def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, type=parameters.Text(), metavar="RELEASE...")
+@click.argument(
+    "names",
+    nargs=-1,
+    required=True,
+    type=parameters.Text(),
+    metavar="RELEASE...",
+    shell_complete=completing.release,
+)
 @install_options
 @dry_run_option
 def install(names: tuple[str, ...], installing: Installing, dry_run: bool) -> int:
@@ -150,7 +156,13 @@ def install(names: tuple[str, ...], installing: Installing, dry_run: bool) -> in
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[RELEASE]...")
+@click.argument(
+    "names",
+    nargs=-1,
+    type=parameters.Text(),
+    metavar="[RELEASE]...",
+    shell_complete=completing.installed,
+)
 @click.option("--all", "everything", is_flag=True, help="Remove every installed environment.")
 def remove(names: tuple[str, ...], everything: bool) -> int:
     """Remove environments.

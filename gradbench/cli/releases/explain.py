@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gradbench.cli import options, parameters
+from gradbench.cli import completing, options, parameters
 from gradbench.cli.explain_command import explain_options, explained, named
 from gradbench.cli.rendering import Renderer
 from gradbench.cli.yours import Yours
@@ -14,9 +14,9 @@ from gradbench.runner.machine import capabilities
 
 
 @click.command()
-@click.argument("case", type=parameters.Text(), metavar="CASE")
-@click.argument("old", type=parameters.Text(), metavar="OLD")
-@click.argument("new", type=parameters.Text(), metavar="NEW")
+@click.argument("case", type=parameters.Text(), metavar="CASE", shell_complete=completing.case)
+@click.argument("old", type=parameters.Text(), metavar="OLD", shell_complete=completing.installed)
+@click.argument("new", type=parameters.Text(), metavar="NEW", shell_complete=completing.installed)
 @click.option(
     "--cpu-capability",
     type=parameters.Choice(capabilities()),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradbench.analysis.filters import fails
-from gradbench.cli import options, parameters
+from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import warn
 from gradbench.cli.releases.judging import Asked, release_options
 from gradbench.cli.rendering import Renderer
@@ -24,6 +24,7 @@ history_options = options.all_of(
         multiple=True,
         type=parameters.Text(),
         metavar="TRACK",
+        shell_complete=completing.track,
         help="Only this track ('latest', its name or the beginning of it); may be repeated.",
     ),
     options.filter_options,
@@ -60,7 +61,7 @@ def show(
     three cases is shown over all releases.
     """
     from gradbench.analysis.scope import newest_scope
-    from gradbench.cli.releases import tables
+    from gradbench.cli.releases import by_group, tables
     from gradbench.releases.stored import history
 
     past = history(results, tracks, _note, filters, beside=True)
@@ -69,13 +70,13 @@ def show(
     if by is None:
         form.write(tables.changes(course, scope, top, everything))
     else:
-        form.write(tables.groups(course, by))
+        form.write(by_group.groups(course, by))
     return _gated(course.judged, scope, fail_on, allow_fewer)
 
 
 @click.command()
-@click.argument("old", type=parameters.Text())
-@click.argument("new", type=parameters.Text())
+@click.argument("old", type=parameters.Text(), shell_complete=completing.measured)
+@click.argument("new", type=parameters.Text(), shell_complete=completing.measured)
 @history_options
 def compare(
     old: str,

@@ -16,7 +16,7 @@ from gradbench.analysis.scope import Scope
 from gradbench.analysis.table import Changes
 from gradbench.analysis.tracks import Change, History, Judged, Pair, differing
 from gradbench.cli import cells
-from gradbench.cli.rendering import Answer, Cell, Column, Styled, Table, places
+from gradbench.cli.rendering import Answer, Cell, Column, Styled, Table
 from gradbench.core.cases import Case
 from gradbench.core.clocks import Clock
 from gradbench.core.units import call_time, counted
@@ -240,44 +240,6 @@ def _whole(change: Change | None) -> Cell:
         return ""
     verdict = cells.change(change.verdict)
     return Styled(f"{change.estimate.ratio:.3f}×{ARROWS.get(change.verdict, '')}", verdict.style)
-
-
-def groups(course: Course, by: str) -> Answer:
-    """For each mode, operator or function, what a release did to its cases as a whole."""
-    steps = course.steps
-    wholes = {id(c): c for c in course.ranges.changes}.values()
-
-    def name(change: Change) -> str:
-        return str(change.case.mode if by == "mode" else getattr(change.case.comparison, by))
-
-    columns = [(step.between, step.changes) for step in steps]
-    if wholes:
-        columns.append(("first to last", list(wholes)))
-    headings = [by, "cases", *(heading for heading, _ in columns)]
-    rows = []
-    for group in sorted({name(change) for change in course.judged.changes}):
-        own = [[c for c in changes if name(c) == group] for _, changes in columns]
-        cases = {change.case for changes in own for change in changes}
-        rows.append([group, str(len(cases)), *map(_group, own)])
-    legend = (
-        "Median ratio after / before, number of cases slower (↑) and faster (↓)"
-        f" at a threshold of {course.judged.floor:.3g}."
-    )
-    return Answer(
-        (dict(zip(headings, row)) for row in rows),
-        heading=f"Torch releases by {by}",
-        ahead=[course.strip],
-        overview=Table(places(headings, headings[1:], least=headings[2:-1]), rows, f"by {by}"),
-        summary=[legend],
-    )
-
-
-def _group(changes: Sequence[Change]) -> str:
-    if not changes:
-        return ""
-    slower, faster = (sum(c.verdict == verdict for c in changes) for verdict in CALLED)
-    ratio = np.median([change.estimate.ratio for change in changes])
-    return f"{ratio:.2f}× {slower}↑ {faster}↓"
 
 
 # ── two builds ────────────────────────────────────────────────────────────────────────────────

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import notes, on_stop, say, warn
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import hint, info, notes, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.releases.environments import capability_option, dry_run_option, install_options
+from gradbench.cli.rendering import Renderer, Terminal
 from gradbench.cli.yours import Yours, own_options, say_if_changed
 from gradbench.core.cases import Offer, Selection
 from gradbench.core.extras import installed, require
@@ -25,11 +26,18 @@ from gradbench.store.tracks import KIND, Track
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[RELEASE]...")
+@click.argument(
+    "names",
+    nargs=-1,
+    type=parameters.Text(),
+    metavar="[RELEASE]...",
+    shell_complete=completing.release,
+)
 @click.option(
     "--baseline",
     type=parameters.Text(),
     metavar="RELEASE",
+    shell_complete=completing.release,
     help="Release that all others are measured with; joins the results of tracks with the same "
     "baseline.  [default: the last track's, else the newest of these]",
 )
@@ -50,6 +58,7 @@ from gradbench.store.tracks import KIND, Track
 @options.results_option
 @options.resume_option("track")
 @dry_run_option
+@options.format_option
 def track(
     names: tuple[str, ...],
     baseline: str | None,
@@ -63,6 +72,7 @@ def track(
     results: Path,
     resumed: str | None,
     dry_run: bool,
+    form: Renderer,
 ) -> int:
     """Measure cases in several releases that take turns.
 
@@ -75,13 +85,14 @@ def track(
     """
     with on_stop("Stopped before anything was measured. Installed releases stay."):
         if resumed is not None:
-            options.reject_beside_resume("track", "resumed", "results", "files")
-            return _measure(results, reopen(results, resumed, files, options.discovered, warn))
+            options.reject_beside_resume("track", "resumed", "results", "files", "form")
+            opened = reopen(results, resumed, files, options.discovered, warn)
+            return _measure(results, opened, form)
         ready = prepared(
             Asked(names, baseline or "", dates, cpu_capability or ""),
             measuring,
             results,
-            lambda: yours.suite(selection, files, measuring, None if dry_run else results, warn),
+            lambda: yours.suite(selection, files, measuring, None if dry_run else results, info),
             installing.interpreter,
             options.discovered,
             warn,
@@ -105,23 +116,22 @@ def track(
             return installing.install(requests, warn, progress)
 
         plan = planned(ready, measuring, install, options.discovered, warn)
-        warn(f"Measuring {said}")
+        info(f"Measuring {said}")
         opened = plan.begin(results, options.given_command())
-    return _measure(results, opened)
+    return _measure(results, opened, form)
 
 
-def _measure(results: Path, opened: Opened[Track]) -> int:
+def _measure(results: Path, opened: Opened[Track], form: Renderer) -> int:
     from gradbench.cli.releases import tables
-    from gradbench.cli.rendering import Terminal
     from gradbench.releases.stored import history
 
     track = opened.stored
-    hint = (
+    stop = (
         f"Stopped. Everything measured so far is in {track.path}.\n"
         f"Resume it with: gradbench releases track --resume {track.name}"
     )
     try:
-        with on_stop(hint), opened.log, progress("tracking") as report:
+        with on_stop(stop), opened.log, progress("tracking") as report:
             tracking.measure(
                 opened.log, track, opened.settings, opened.worker, opened.discovery, report, warn
             )
@@ -129,18 +139,24 @@ def _measure(results: Path, opened: Opened[Track]) -> int:
         if installed("asv"):
             _write_asv(results, track, opened.discovery.offers)
     past = history(results, [track.name], lambda problem: notes([problem]))
-    Terminal().write(tables.changes(tables.Course.of(past)))
-    say(f"Took {duration(track.elapsed)}. Stored in {track.path}")
+    form.write(tables.changes(tables.Course.of(past)))
+    for_people = isinstance(form, Terminal)
+    if for_people:
+        hint(f"Took {duration(track.elapsed)}.")
+    (say if for_people else info)(f"Stored in {track.path}")
     sides = [side for part in track.parts for case in part.cases for side in case.sides]
     if not any(side.entrant.samples for side in sides):
         warn("gradbench: no case could be timed in any build")
         return 1
-    say("Next: 'gradbench releases compare A B', or 'gradbench releases show -f FUNCTION'")
+    if for_people:
+        hint("Next: 'gradbench releases compare A B', or 'gradbench releases show -f FUNCTION'")
     return 0
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[TRACK]...")
+@click.argument(
+    "names", nargs=-1, type=parameters.Text(), metavar="[TRACK]...", shell_complete=completing.track
+)
 @options.results_option
 def asv(names: tuple[str, ...], results: Path) -> int:
     """Write stored tracks as asv's files, for 'asv publish'. 'track' does so where asv is there.
@@ -158,7 +174,7 @@ def asv(names: tuple[str, ...], results: Path) -> int:
         _write_asv(results, made, offers)
         builds = counted(len(made.environments), "build")
         say(f"{made.name}: {builds}, {counted(len(made.parts), 'part')}")
-    say("Next: 'asv publish' writes the site, 'asv preview' shows it")
+    hint("Next: 'asv publish' writes the site, 'asv preview' shows it")
     return 0
 
 

@@ -6,6 +6,7 @@ from gradbench.cli.groups import Group
 
 command = Group(
     "study",
+    words=("study",),
     help="""Validate the verdicts on this machine.
 
     Each study measures something whose answer is known and counts the verdicts: false positives on

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gradbench.cli import options, parameters
-from gradbench.cli.output import on_stop, say, warn
+from gradbench.cli.output import info, on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer
 from gradbench.cli.study.stored import answer
@@ -85,7 +85,7 @@ def gate(
 
     def expect(left: Sequence[Step]) -> None:
         seconds = study.SECONDS * len(left)
-        say(f"{counted(len(left), 'case')}: about {duration(seconds)}.", err=True)
+        info(f"{counted(len(left), 'case')}: about {duration(seconds)}.")
 
     done = _carried_out("gate", settings, expect, results, resumed)
     form.write(answer(done, by_case=False))
@@ -163,7 +163,7 @@ def experts(
 def _most(left: Sequence[Step]) -> None:
     """Says how long the answers that are left take at most."""
     longest = duration(sum(step.budget for step in left))
-    say(f"{counted(len(left), 'answer')}: up to {longest}.", err=True)
+    info(f"{counted(len(left), 'answer')}: up to {longest}.")
 
 
 def _chosen(names: tuple[str, ...], number: int) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from gradbench.cli import options, parameters
-from gradbench.cli.output import on_stop, warn
+from gradbench.cli import completing, options, parameters
+from gradbench.cli.output import info, on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer
 from gradbench.cli.study.stored import answer
@@ -47,6 +47,7 @@ _common = options.all_of(
             multiple=True,
             type=parameters.Text(),
             metavar="OPERATOR/FUNCTION/MODE",
+            shell_complete=completing.case,
             help="Measure this case instead of the study's own; a name or a glob, may be repeated.",
         ),
         click.option(
@@ -224,7 +225,13 @@ def load(conditions: Conditions, **settings: Any) -> int:
 
 
 @click.command()
-@click.argument("installed", nargs=2, type=parameters.Text(), metavar="RELEASE TWIN")
+@click.argument(
+    "installed",
+    nargs=2,
+    type=parameters.Text(),
+    metavar="RELEASE TWIN",
+    shell_complete=completing.installed,
+)
 @click.option(
     "--sessions",
     type=parameters.Whole(5, MOST_TRIALS),
@@ -278,7 +285,7 @@ def _study(name: str, conditions: Conditions, settings: dict[str, Any]) -> int:
     )
     seconds = opened.expected()
     if seconds:
-        warn(f"{counted(len(opened.left()), 'measurement')}: about {duration(seconds)}.")
+        info(f"{counted(len(opened.left()), 'measurement')}: about {duration(seconds)}.")
     study = opened.study
     try:
         with log, progress(name) as report:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from gradbench.cli import options, parameters
+from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import notes, say
-from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Table
+from gradbench.cli.rendering import Answer, Cell, Column, Csv, Json, Renderer, Table
 from gradbench.core.units import counted, duration
 from gradbench.store.studies import Study
 
@@ -44,7 +44,9 @@ def _column(name: str, rows: list[dict[str, Any]]) -> Column:
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=parameters.Text(), metavar="[STUDY]...")
+@click.argument(
+    "names", nargs=-1, type=parameters.Text(), metavar="[STUDY]...", shell_complete=completing.study
+)
 @click.option(
     "--docs", type=parameters.Folder(), help="Write evidence.md and its figures to this folder."
 )
@@ -63,8 +65,12 @@ def report(
     chosen, problems = evidence.chosen(results, names)
     notes(problems)
     if docs is None:
-        for study in chosen:
-            form.write(answer(study, by_case))
+        answers = [answer(study, by_case) for study in chosen]
+        if isinstance(form, (Json, Csv)):
+            # Of several studies too, what programs get is one document.
+            answers = [Answer([row for each in answers for row in each.records])]
+        for each in answers:
+            form.write(each)
         return 0
     try:
         written = evidence.write(chosen, docs)
@@ -79,6 +85,7 @@ def report(
 def answer(study: Study, by_case: bool) -> Answer:
     """What a study shows."""
     from gradbench.studies.evidence import COLUMNS, HEADINGS, tables_of
+    from gradbench.studies.tally import conditions
 
     heading, _ = HEADINGS[study.started.study]
     tables = []
@@ -86,7 +93,7 @@ def answer(study: Study, by_case: bool) -> Answer:
     for title, own in tables_of(study, by_case):
         names = [name for name in COLUMNS if own and name in own[0]]
         tables.append(Table([_column(name, own) for name in names], own, title or heading))
-        rows += own
+        rows += [conditions(study) | row for row in own]
     summary: list[Cell] = []
     failed = [trial for trial in study.trials if trial.reason]
     if failed:
