@@ -49,6 +49,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """With the names that are not loaded yet, for completion and for Python's own suggestions."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -336,5 +336,6 @@ def test_every_reader_has_an_example():
 def test_names_are_loaded_when_they_are_used():
     module = importlib.import_module("gradbench")
     assert set(module._HOMES) | {"__version__"} == set(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         module.lod  # noqa: B018

@@ -159,3 +159,18 @@ def test_the_page_names_every_shared_setting():
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for key in settings.SHARED:
         assert f"| `{key}` |" in page, key
+
+
+def test_the_doctor_looks_at_the_settings_of_every_command(place):
+    from gradbench.cli import cli, groups
+
+    def said(text):
+        write(place, text)
+        return list(settings.mistakes(project.find(), groups.every(cli), groups.names()))
+
+    assert said("[tool.gradbench]\nthreads = 2\n[tool.gradbench.run]\nsessions = 3\n") == []
+    (one,) = said("[tool.gradbench.releases.track]\nsesions = 3\n")
+    assert "tool.gradbench.releases.track.sesions" in one
+    assert "did you mean sessions?" in one
+    for_run, *_ = said('[tool.gradbench]\nprofile = "gate"\n')
+    assert "for 'run': 'gate' is not one of quick, standard" in for_run
