@@ -90,10 +90,11 @@ def answer(study: Study, by_case: bool) -> Answer:
     heading, _ = HEADINGS[study.started.study]
     tables = []
     rows: list[dict[str, Any]] = []
+    common = conditions(study)
     for title, own in tables_of(study, by_case):
         names = [name for name in COLUMNS if own and name in own[0]]
         tables.append(Table([_column(name, own) for name in names], own, title or heading))
-        rows += [conditions(study) | row for row in own]
+        rows += [row | {key: v for key, v in common.items() if key not in row} for row in own]
     summary: list[Cell] = []
     failed = [trial for trial in study.trials if trial.reason]
     if failed:
