@@ -151,7 +151,8 @@ def lowest(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "source", filter="data")
     (source,) = (folder / "source").iterdir()
-    pip = [uv, "pip", "compile", "--quiet", "pyproject.toml", "--resolution", "lowest-direct"]
+    pip = [uv, "pip", "compile", "--quiet", "pyproject.toml", "--only-binary", ":all:"]
+    pip += ["--resolution", "lowest-direct"]
     pip += ["--extra", "report", "--extra", "asv", "--extra", "pytest", "--extra", "parquet"]
     locked = said("lower bounds resolve", clean.run([*pip, "--no-annotate"], source))
     names = ("torch", "nvidia", "triton", "cuda", "sympy", "networkx", "fsspec", "#")
