@@ -107,7 +107,7 @@ def steps(job: str, folder: Path, python: Path, variables: dict[str, str]) -> tu
 def start(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     """`gradbench init` in a clean environment, then what it says comes next."""
     (folder / "clean").mkdir()
-    needs = ["torch-gradbench[asv,pytest]"]
+    needs = ["torch", *plain(), "asv", "pytest", "pytest-benchmark"]
     python = clean.environment(folder / "clean", needs, wheel)
     home = project(folder / "project")
     words = ["--function", "model.py:loss", "--also", "model.py:my_gradient"]
@@ -180,7 +180,7 @@ def interpreters(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
             continue
         python = place / "bin/python"
         install = [uv, "pip", "install", "--quiet", "--python", python]
-        said(f"Python 3.{minor} installs", clean.run([*install, *without_torch()], folder))
+        said(f"Python 3.{minor} installs", clean.run([*install, *plain(), "matplotlib"], folder))
         said(f"Python 3.{minor} installs", clean.run([*install, "--no-deps", wheel], folder))
         (package,) = place.glob("lib/python*/site-packages/gradbench")
         compiled = clean.run([python, "-W", "error", "-m", "compileall", "-q", package], folder)
@@ -194,12 +194,11 @@ def interpreters(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
             said(f"Python 3.{minor}: gradbench {words[0]}", done)
 
 
-def without_torch() -> list[str]:
-    """The requirements of the package and of reports, but for torch."""
+def plain() -> list[str]:
+    """The requirements of a plain installation, but for torch."""
     text = (clean.ROOT / "pyproject.toml").read_text("utf-8")
     names = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1]
-    plain = [name for name in re.findall(r'"(.*)"', names) if not name.startswith("torch")]
-    return [*plain, "matplotlib"]
+    return [name for name in re.findall(r'"(.*)"', names) if not name.startswith("torch")]
 
 
 PARTS = {"interpreters": interpreters, "start": start, "lowest": lowest}
