@@ -94,7 +94,7 @@ def environment(folder: Path, requirements: Iterable[str], *wheels: Path) -> Pat
                 (libraries / top).symlink_to(source)
     (packages,) = (folder / "env/lib").glob("python*/site-packages")
     (packages / "linked.pth").write_text(f"{libraries}\n")
-    return install(python, *wheels)
+    return install(python, *wheels) if wheels else python
 
 
 def install(python: Path, *wheels: Path) -> Path:
