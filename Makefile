@@ -3,6 +3,8 @@
 #
 # Both create a virtual environment in .venv first. PYTHON names the interpreter for it.
 #
+# make docs    build the documentation site into site/, which opens from disk
+#
 # make faults  inject hundreds of faults into whole commands (docs/faults.md)
 #
 # make workflow   run the steps of the CI workflow in docs/releases.md on a fresh clone
@@ -24,7 +26,7 @@ GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
 FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
-.PHONY: bench test faults workflow plugin package gpu-check clean
+.PHONY: bench test docs faults workflow plugin package gpu-check clean
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
@@ -37,6 +39,10 @@ test: $(VENV)/.ready
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m compileall -q gradbench tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+docs: $(VENV)/.ready
+	$(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
 
 faults: $(VENV)/.ready
 	$(BIN)/python tests/campaign

@@ -18,7 +18,7 @@ PICKED_UP = "log_sum_exp or detached_grad or there_is_code or modes_in_order or 
 @pytest.mark.started
 def test_the_examples_pass_all_tests_without_a_change_to_another_file(tmp_path):
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    examples = dict(re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", page, re.DOTALL))
+    examples = dict(re.findall(r"`(\w+\.py)`[^`]*```python.*?\n(.*?)```", page, re.DOTALL))
     for folder in ("gradbench", "tests"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 import pytest
+from blocks import PAGES
 
 from gradbench.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gradbench"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 ROOMS = "|".join(sorted(path.name for path in PACKAGE.iterdir() if path.is_dir()))
 TESTS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
@@ -22,8 +22,8 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in P
 def code(page):
     """The code on a page: blocks, with continued lines joined, and spans."""
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
-    text = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.M | re.S)
+    blocks = re.findall(r"^```.*\n(.*?)^```$", text, re.M | re.S)
+    text = re.sub(r"^```.*\n.*?^```$", "", text, flags=re.M | re.S)
     blocks += re.findall(r"^    .*$", text, re.M)
     lines = re.sub(r"\\\n\s*", "", "\n".join(blocks)).splitlines()
     return lines, [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]

@@ -267,6 +267,9 @@ def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]
 _MARK = "Written by `gradbench study report"
 """Marks the page as gradbench's; a file of that name without it is not overwritten."""
 
+_UNRUN = "<!-- not run: takes minutes or hours; the table is that of the stored study -->"
+"""For the tests that run the commands of pages: an HTML comment, which no reader sees."""
+
 
 def write(studies: Sequence[Study], docs: Path) -> list[Path]:
     """Writes evidence.md and its figures into a folder and returns the files written.
@@ -305,7 +308,8 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
             tables = [(title, rows) for title, rows in tables_of(study) if rows]
             if not tables:
                 continue
-            text += ["", "```", line(shlex.join(study.started.command), 2000), "```"]
+            command = line(shlex.join(study.started.command), 2000)
+            text += ["", _UNRUN, "```sh", command, "```"]
             for title, rows in tables:
                 text += ["", f"**{title}**"] if title else []
                 text += ["", markdown([cells(row) for row in rows], show_columns(rows))]
