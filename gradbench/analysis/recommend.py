@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from gradbench.analysis.table import Judged, Ratio, Row
 from gradbench.core import arguments
@@ -154,7 +154,13 @@ class Recommendations(Sequence[Recommendation]):
     def __init__(self, found: Iterable[Recommendation]) -> None:
         self._found = tuple(found)
 
-    def __getitem__(self, place: Any) -> Any:
+    @overload
+    def __getitem__(self, place: int) -> Recommendation: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Recommendation, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Recommendation | tuple[Recommendation, ...]:
         return self._found[place]
 
     def __len__(self) -> int:
