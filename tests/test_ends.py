@@ -452,7 +452,7 @@ def test_commands_write_through_one_module():
             "detection.py",
         )
     }
-    from_python = {"live.py"}
+    from_python = {"showing.py"}
     for path in package.rglob("*.py"):
         if path.name in may | worker_side | from_python:
             continue
