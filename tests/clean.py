@@ -60,7 +60,7 @@ def _build(source: Path, folder: Path, *more: str) -> None:
 def required(names: Iterable[str]) -> set[metadata.Distribution]:
     """The installed distributions of these requirements, and those that they require in turn."""
     found: dict[str, metadata.Distribution] = {}
-    asked = [Requirement(name) for name in names]
+    asked = [one for one in map(Requirement, names) if one.marker is None or one.marker.evaluate()]
     seen = set()
     while asked:
         wanted = asked.pop()
