@@ -153,8 +153,12 @@ def test_a_plain_installation_measures_and_names_the_extra_that_it_lacks(plain, 
     found = clean.run([plain, "-c", "import gradbench; print(gradbench.__file__)"], tmp_path)
     assert str(plain.parents[1]) in found.stdout, found.stderr
     words = ["-f", "exp", "-o", "vjp", "-m", "backward", "-m", "grad", "--sessions", "1"]
-    ran = clean.run([command, "run", *words], tmp_path)
-    assert ran.returncode == 0, ran.stderr
+    for _ in range(3):
+        # On a machine that is short of everything a process may be lost.
+        ran = clean.run([command, "run", *words], tmp_path)
+        if ran.returncode == 0:
+            break
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "backward" in ran.stdout
     report = clean.run([command, "report"], tmp_path)
     assert report.returncode == 2
