@@ -136,7 +136,7 @@ FAULTS = {
     ),
     "globs": (
         "gradbench(field, torch.rand(3), modes='jacrv').jacobian(jacobian)",
-        "no mode of the jacobian matches 'jacrv'; did you mean jacrev",
+        "modes: no mode matches 'jacrv'; did you mean jacrev",
     ),
     "by": (
         "gradbench(field, torch.rand(3)).jacobian(jacobian)"

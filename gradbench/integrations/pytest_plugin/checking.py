@@ -44,11 +44,11 @@ class Checked:
     """By derivative: its `status` and, where it is not ok, the `reason` and perhaps `where`."""
 
 
-def known_modes(operator: str) -> set[str]:
-    """The names that a derivative of the user's cannot have."""
+def known_modes(operator: str = "") -> set[str]:
+    """The names of the modes of an operator, or of all."""
     with _quiet():
         registry.load()
-    return {mode.name for mode in registry.modes_of(operator)}
+    return {name for of, name in registry.MODES if operator in ("", of)}
 
 
 def check(question: Question, content: bytes, names: Sequence[str]) -> Checked:

@@ -215,7 +215,7 @@ class Differentiable:
                 question, content = asked(function, self._inputs, self._named, ways, **options)
             names = dict.fromkeys([*ways, *([subject] if subject else [])])
             checked = check(question, content, list(names))
-            _require_modes(question, checked.comparison.operator)
+            _require_modes(question)
             question = dataclasses.replace(question, operator=checked.comparison.operator)
         except (Refusal, TypeError, ValueError) as error:
             _fail(f"{target}: {error}")
@@ -287,15 +287,14 @@ class _by_value:
             cloudpickle.unregister_pickle_by_value(self.module)
 
 
-def _require_modes(question: Question, operator: str) -> None:
-    """Raises ValueError for globs that fit no mode."""
-    known = known_modes(operator)
+def _require_modes(question: Question) -> None:
+    """Raises ValueError for a glob that fits no mode; one of another operator may stand in a marker
+    for a whole file."""
+    known = known_modes()
     for glob in question.modes:
         if not any(fits(name, (glob,)) for name in known):
             near = hint(glob, known)
-            raise ValueError(
-                f"modes: no mode of the {operator} matches {glob!r}" + (f"; {near}" if near else "")
-            )
+            raise ValueError(f"modes: no mode matches {glob!r}" + (f"; {near}" if near else ""))
 
 
 def _require_right(checked: Checked, subject: str, ways: dict[str, Any]) -> None:
