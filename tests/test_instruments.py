@@ -25,7 +25,8 @@ from gradbench.runner.choosing import require_devices_of, usual
 from gradbench.runner.readings import missing
 from gradbench.runner.settings import Settings
 from gradbench.store import runs as log
-from gradbench.worker.gate import Contestant, Gate
+from gradbench.worker.contestant import Contestant
+from gradbench.worker.gate import Gate
 from gradbench.worker.instruments import profiles
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.device_time import MOST, DeviceTime

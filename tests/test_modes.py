@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from gradbench.modes.capability import not_recordable, unsupported_reason
+from gradbench.modes.capability import not_recordable, own_rule, unsupported_reason
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.function import Function, as_tuple, normal, uniform
@@ -488,7 +488,7 @@ def test_a_replayed_mode_takes_new_inputs_and_keeps_its_results_apart(
     tape = Tape()
     monkeypatch.setattr("gradbench.modes.graphed.recorder", lambda problem: tape)
     # Calls that took long, on a busy machine, would be checked with fewer repeats.
-    monkeypatch.setattr("gradbench.worker.gate.CLOCK", itertools.count().__next__)
+    monkeypatch.setattr("gradbench.worker.contestant.CLOCK", itertools.count().__next__)
     problem, timed = pose(function, operator, None, "float64", "cpu", 0)
     fresh = [draw(problem, function.example_size, seed) for seed in (1, 2)]
     try:
@@ -748,6 +748,7 @@ def test_a_rule_that_says_it_is_none_is_unsupported_and_a_mistake_in_it_a_failur
     with pytest.raises((RuntimeError, ValueError, AttributeError)) as caught:
         way(Broken.apply)
     assert unsupported_reason(caught.value) is None
+    assert own_rule(caught.value).rpartition(".")[2] in ("backward", "jvp", "vmap")
 
 
 def test_a_function_that_is_not_implemented_is_a_failure():

@@ -20,6 +20,7 @@ from gradbench.advise import unseen
 from gradbench.advise.question import Question, Refusal
 from gradbench.core import text
 from gradbench.core.deadline import Deadline
+from gradbench.runner import leftovers
 from gradbench.runner.answers import cleaned
 
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
@@ -240,6 +241,7 @@ class Look:
         self._end()
         self._errors.close()
         self._scratch.cleanup()
+        leftovers.tidy()
 
 
 _RUNNING = 1 << 30

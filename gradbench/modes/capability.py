@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dis
+import itertools
 import os
 import re
 import traceback
+from types import CodeType
 
 import torch
 
@@ -169,23 +171,34 @@ def _left_out(error: BaseException) -> str | None:
 
     The rule has to raise it itself: whatever else goes wrong in it is a failure of the function.
     """
-    frames = list(traceback.walk_tb(error.__traceback__))
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     if last is None or not isinstance(error, NotImplementedError):
         return None
     code = last.tb_frame.f_code
-    if dis.opname[code.co_code[last.tb_lasti]] != "RAISE_VARARGS":
+    name = own_rule(error)
+    if dis.opname[code.co_code[last.tb_lasti]] != "RAISE_VARARGS" or _by_torch(code) or not name:
         return None
-    beside = os.path.dirname(os.path.abspath(torch.__file__))
-    own = [frame.f_code for frame, _ in frames if not frame.f_code.co_filename.startswith(beside)]
-    rules = [rule for rule in own if METHODS.search(rule.co_name)]
-    if code not in own or not rules:
-        return None
-    name = getattr(rules[-1], "co_qualname", rules[-1].co_name)
     said = " ".join(message_of(error).split())[:200]
     return f"the function's own {name} raises NotImplementedError" + (f": {said}" if said else "")
+
+
+def _by_torch(code: CodeType) -> bool:
+    return code.co_filename.startswith(os.path.dirname(os.path.abspath(torch.__file__)))
+
+
+def own_rule(error: BaseException) -> str:
+    """The method of an `autograd.Function` outside torch that an error comes from, such as
+    ``Scale.backward``; empty for an error from elsewhere."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    rules = [
+        code
+        for before, code in itertools.pairwise(codes)
+        if METHODS.search(code.co_name) and _by_torch(before) and not _by_torch(code)
+    ]
+    # Names are qualified from Python 3.11 on.
+    return str(getattr(rules[-1], "co_qualname", rules[-1].co_name)) if rules else ""
 
 
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B|\d+ bytes)")

@@ -24,7 +24,7 @@ import msgspec
 from gradbench.core.process import STATE_LOST
 from gradbench.core.text import line
 from gradbench.core.verdicts import Status
-from gradbench.runner import answers
+from gradbench.runner import answers, leftovers
 
 STARTS = 2
 """The attempts to start a process that ends before it greets: it may be killed from outside."""
@@ -318,6 +318,7 @@ class Worker:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._selector.close()
+        leftovers.tidy()
 
     def __enter__(self) -> Worker:
         return self

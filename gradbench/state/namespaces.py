@@ -85,6 +85,7 @@ def gate_namespaces() -> list[Any]:
     return _with_classes(
         (
             "gradbench.worker.gate",
+            "gradbench.worker.contestant",
             "gradbench.worker.allowance",
             "gradbench.worker.rounding",
             "gradbench.problems.arguments",

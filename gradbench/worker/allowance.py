@@ -204,11 +204,11 @@ class Allowance:
             return cheap
         return tuple(a + s for a, s in zip(cheap, self._spread_at(level)))
 
-    def in_a_row(self) -> Tensors:
+    def in_a_row(self, unit: float = 0.0) -> Tensors:
         """The error allowed to each entry where the mode is right in float64: that of a sum, which
-        is rounded on the scale of its row."""
+        is rounded on the scale of its row, in units of the dtype or in those given."""
         return tuple(
-            a + ROW * self.unit * _row_scale(block, leading)
+            a + ROW * (unit or self.unit) * _row_scale(block, leading)
             for a, block, leading in zip(self.allowed(0), self.blocks, self.rows)
         )
 

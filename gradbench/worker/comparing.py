@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,10 @@ def mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device)
     return ""
 
 
-def compare(name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: float) -> Finding:
+def compare(
+    name: Callable[[list[int]], str], values: Tensor, exact: Tensor, allowed: Tensor, unit: float
+) -> Finding:
+    """The finding of a block in float64; `name` says what the number at some indices is."""
     if values.numel() == 0:
         return Finding()
     # The difference of equal infinities is NaN, and the allowed error of an exact zero may be zero.
@@ -63,7 +67,7 @@ def compare(name: str, values: Tensor, exact: Tensor, allowed: Tensor, unit: flo
     wrong = int((share > 1).sum())
     found, wanted = told_apart(float(values.flatten()[worst]), float(exact.flatten()[worst]))
     reason = (
-        f"{name}{_unravelled(worst, tuple(values.shape))}: {found} instead of {wanted}, "
+        f"{name(unravelled(worst, tuple(values.shape)))}: {found} instead of {wanted}, "
         f"{error:.3g} times the error allowed ({wrong} of {values.numel()} entries)"
     )
     return Finding(reason, error, ulps)
@@ -79,7 +83,7 @@ def told_apart(a: float, b: float) -> tuple[str, str]:
     return shown
 
 
-def _unravelled(flat: int, shape: Shape) -> list[int]:
+def unravelled(flat: int, shape: Shape) -> list[int]:
     """The indices of a flat index (`torch.unravel_index` is missing before torch 2.2)."""
     indices = []
     for length in reversed(shape):

@@ -69,21 +69,15 @@ def explain(
     return tuple(sentences)
 
 
-def refuse(
-    outputs: int, coordinates: int, width: int, limit: int, by_products: bool = False
-) -> str:
-    """Why the dense Jacobian must not be formed; empty if it fits in `limit` bytes and can be
-    checked, entry by entry or else `by_products`."""
+def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
+    """Why the dense Jacobian must not be formed; empty if it fits in `limit` bytes."""
     dense = outputs * coordinates * width
-    if dense > limit:
-        why = f"takes {size(dense)}, more than the limit of {size(limit)}"
-    elif outputs * coordinates > MOST_CHECKED and not by_products:
-        why = f"has {outputs * coordinates} entries ({size(dense)}), too many to check each"
-    else:
+    if dense <= limit:
         return ""
     return (
-        f"a dense result of {outputs} by {coordinates} {why}: ask for products (--operator vjp), "
-        "or give a smaller input of the same structure"
+        f"a dense result of {outputs} by {coordinates} takes {size(dense)}, more than the limit of "
+        f"{size(limit)}: ask for products (--operator vjp), or give a smaller input of the same "
+        "structure"
     )
 
 

@@ -10,7 +10,7 @@ import traceback
 import torch
 
 from gradbench.core.text import line
-from gradbench.modes.capability import device_lost, message_of, out_of_memory
+from gradbench.modes.capability import device_lost, message_of, out_of_memory, own_rule
 
 DEVICE_LOST = 70
 """The exit code of a process that can no longer use its device."""
@@ -45,7 +45,9 @@ def failure(error: Exception) -> dict[str, str]:
         os._exit(DEVICE_LOST)
     asked = out_of_memory(error)
     if asked is None:
-        return {"status": "failed", "reason": line_of(error), "where": where(error)}
+        rule = own_rule(error)
+        said = f"the function's own {rule} raises {line_of(error)}" if rule else line_of(error)
+        return {"status": "failed", "reason": said, "where": where(error)}
     # The traceback's frames keep the allocations.
     traceback.clear_frames(error.__traceback__)
     gc.collect()

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import time
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,39 +22,38 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
+from gradbench.problems import registry
 from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import Tensors, as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import OPERATORS, Problem
-from gradbench.worker.allowance import FURTHER, REVERSE, Allowance, Path, computed_by
+from gradbench.worker.allowance import FURTHER, LIBRARY, REVERSE, Allowance, Path, computed_by
 from gradbench.worker.comparing import Finding, compare, mismatch
-from gradbench.worker.devices import synchronizer
-from gradbench.worker.interference import look, own_time
-from gradbench.worker.products import ALLOWED, Products
+from gradbench.worker.contestant import CLOCK, SLOW, Contestant
+from gradbench.worker.entries import SUSPECTS, suspects
+from gradbench.worker.products import ALLOWED, Products, Row
 from gradbench.worker.urgency import Late, until
 
 REFERENCE_SHARE = 0.5
 """The share of the time that is left which the exact derivative may take, where products of it can
 stand in."""
 
-AGAIN = 2
-"""How many times longer than the first check the time that is left has to be for another one."""
+MODES_ROOM = "gradbench.modes"
+"""Modes that are declared there have no tables of their own."""
 
-SLOW = 10_000_000
-"""Nanoseconds of a call from which on it is checked with fewer repeats."""
+COARSE = 2.0**-16
+"""The unit in the last place from which on a mode is always evaluated in float64 too: what the
+dtype itself allows is too much to go by."""
 
-FIRST = 50
-"""How many times longer a first call may take than later ones, since it loads code."""
+SINGLE = 2.0**-23
+"""The unit of float32: a mode of the user's own may have tables in it."""
 
-CLOCK = time.perf_counter_ns
+FEW, FEWER = 32, 4
+"""The rows that are drawn in Monte Carlo arithmetic one by one are at most so many, and so many
+times fewer than all."""
 
-
-class TooSlow(Exception):
-    """A call takes longer than the time budget allows."""
-
-    def __init__(self, nanoseconds: int) -> None:
-        self.seconds = nanoseconds * 1e-9
-        super().__init__(f"a call takes {nanoseconds * 1e-9:.2g} s, too long for this budget")
+TWICE = 4
+"""How many times longer than a call the time that is left has to be for one in float64."""
 
 
 class NoTime(Exception):
@@ -63,8 +62,10 @@ class NoTime(Exception):
 
 @dataclass(frozen=True)
 class _Values:
-    """What is compared: the blocks of a result, or products of them, in float64."""
+    """What is compared: the blocks of a result, or products or rows of them, in float64."""
 
+    name: Callable[[int, list[int]], str]
+    """What the number at some indices of a block is, in words."""
     blocks: Sequence[Tensor]
     sizes: Sequence[Tensor] = ()
     """Of products: the size of the terms of each."""
@@ -96,7 +97,11 @@ class Gate:
         self.products = Products.of(problem)
         self.deadline = Deadline()
         """Until when a check has to end: what it then lacks raises NoTime, or is left out."""
+        self.memory_limit = math.inf
+        """Bytes that a mode may take: what needs more in float64 is not evaluated in it."""
         self._wider: dict[tuple[str, int], Finding | None] = {}
+        self._suspects: dict[tuple[str, int], list[Row]] = {}
+        """The rows of a large result that are off, by the mode's own result in float64."""
         self._slow: dict[str, int] = {}
         """The modes that are slow in float64, and the set that they were evaluated at."""
         self.snapshot = state.snapshot()
@@ -152,7 +157,7 @@ class Gate:
                     rows,
                     unit=float(torch.finfo(torch.float64).eps) if wide else problem.unit,
                     dtype=torch.float64 if wide else problem.dtype,
-                    entry_unit=problem.unit,
+                    entry_unit=min(problem.unit, SINGLE) if wide else problem.unit,
                     blocks=self._expect(forward, index).blocks if wide else None,
                     library=problem.function.reverse,
                 )
@@ -211,8 +216,9 @@ class Gate:
         sets = sum(arguments.bytes for arguments in self.timed)
         return numbers_at_peak * self.problem.width + blocks + sets
 
-    def judge(self, mode: str, index: int, result: Any) -> Finding:
-        """Compares a result with the exact one for the argument set of that index."""
+    def judge(self, mode: str, index: int, result: Any, seconds: float = 0.0) -> Finding:
+        """Compares a result, which took so many seconds, with the exact one for the argument set
+        of that index."""
         forward = mode == FORWARD
         shapes = (self.problem.output,) if forward else self.problem.result
         blocks = as_tuple(result)
@@ -224,7 +230,10 @@ class Gate:
                 return Finding(f"{self._block_name(forward, number)}: {reason}")
         # What is compared by products needs to know whether forward mode is right.
         self._expect(forward, index)
-        finding = self._judged(mode, forward, index, self._values(forward, blocks))
+        if forward:
+            finding = self._judged_forward(index, blocks)
+        else:
+            finding = self._judged(mode, index, blocks, seconds)
         if finding.passed and any(
             block.dtype == torch.float64 != self.problem.dtype for block in blocks
         ):
@@ -232,29 +241,109 @@ class Gate:
             raise Unsupported(f"returns torch.float64 for {self.problem.dtype}")
         return finding
 
-    def _values(self, forward: bool, blocks: Tensors) -> _Values:
+    def _values(self, blocks: Tensors, forward: bool = False) -> _Values:
         if forward or self.products is None:
-            return _Values([block.detach().to("cpu", torch.float64) for block in blocks])
-        return _Values(*self.products.reduced(blocks))
+            wide = [block.detach().to("cpu", torch.float64) for block in blocks]
+            return _Values(lambda number, at: f"{self._block_name(forward, number)}{at}", wide)
+        products, inputs = self.products, self.problem.function.inputs
+        return _Values(
+            lambda number, at: f"{products.name(number, inputs)}{at}", *products.reduced(blocks)
+        )
 
-    def _judged(self, mode: str, forward: bool, index: int, values: _Values) -> Finding:
-        expected = self._expect(forward, index)
-        finding = self._compare(forward, values, expected, expected.allowed(0))
-        if finding.passed:
-            return finding
-        if not forward and self.problem.dtype != torch.float64:
-            wide = self._in_float64(mode, index)
-            if wide is not None:
-                if not wide.passed:
-                    return Finding(f"{wide.reason}, in float64 too", finding.error, finding.ulps)
-                # What goes away in float64 and is no more than the rounding of a sum need not be
-                # looked at in Monte Carlo arithmetic, which is slow.
-                summed = self._compare(forward, values, expected, expected.in_a_row())
-                if summed.passed:
-                    return summed
-        return self._compared(forward, values, expected)
+    def _judged_forward(self, index: int, blocks: Tensors) -> Finding:
+        return self._compared(self._values(blocks, forward=True), self._expect(True, index))
 
-    def _compared(self, forward: bool, values: _Values, expected: Allowance) -> Finding:
+    def _judged(self, mode: str, index: int, blocks: Tensors, seconds: float) -> Finding:
+        values, expected = self._values(blocks), self._expect(False, index)
+        finding = self._compare(values, expected, expected.allowed(0))
+        narrow = self.problem.dtype != torch.float64
+        large = self.products is not None
+        wide = None
+        if narrow and (large or not finding.passed or self.problem.unit > COARSE):
+            wide = self._in_float64(mode, index, blocks, seconds, finding.passed)
+            if wide is not None and not wide.passed:
+                return Finding(f"{wide.reason}, in float64 too", wide.error, wide.ulps)
+        if not finding.passed and wide is not None:
+            # What goes away in float64 and is no more than the rounding of a sum need not be
+            # looked at in Monte Carlo arithmetic, which is slow.
+            summed = self._compare(values, expected, expected.in_a_row())
+            if not summed.passed and not large:
+                summed = self._judged_few(index, blocks, expected)
+            finding = summed if summed.passed else finding
+        if not finding.passed:
+            finding = self._compared(values, expected)
+        if finding.passed and large:
+            finding = finding.and_then(self._judged_rows(mode, index, blocks, values, expected))
+        return finding
+
+    def _judged_rows(
+        self, mode: str, index: int, blocks: Tensors, values: _Values, expected: Allowance
+    ) -> Finding:
+        """Compares the rows of a large result that are the most likely to be wrong with exact ones,
+        entry by entry."""
+        products = self.products
+        assert products is not None
+        rows = self._suspects.pop((mode, index), None)
+        known = rows is not None
+        if rows is None:
+            rows = products.most_off(self._shares(values, expected), SUSPECTS)
+        try:
+            return self._by_rows(products, rows, index, blocks)
+        except NoTime:
+            if known:
+                raise
+            return Finding()
+
+    def _judged_few(self, index: int, blocks: Tensors, expected: Allowance) -> Finding:
+        """Compares the rows that rounding of sums does not explain with exact ones, where they are
+        few: Monte Carlo arithmetic then takes a pass for each of them instead of all."""
+        problem = self.problem
+        products = Products.of(problem, always=True)
+        if products is None:
+            return Finding("there are no rows")
+        most = min(FEW, products.rows // FEWER)
+        unit, least = problem.unit, problem.smallest
+        rows = suspects(products, blocks, expected.blocks, unit, least, most + 1)
+        if not rows or len(rows) > most:
+            return Finding("they are too many")
+        return self._by_rows(products, rows, index, blocks)
+
+    def _by_rows(
+        self, products: Products, rows: Sequence[Row], index: int, blocks: Tensors
+    ) -> Finding:
+        """Compares these rows with exact ones, entry by entry. Raises NoTime."""
+        problem = self.problem
+        if not rows:
+            return Finding()
+        try:
+            with self._undone(), until(self.deadline):
+                exact = Allowance(
+                    [functools.partial(products.exact_rows, rows)],
+                    [],
+                    self.argument_sets[index],
+                    problem.differentiated,
+                    [1] * problem.differentiated,
+                    unit=problem.unit,
+                    dtype=problem.dtype,
+                    library=problem.function.reverse,
+                )
+        except Late:
+            raise NoTime("no time is left to see whether its rows are rounded right") from None
+
+        def name(column: int, at: list[int]) -> str:
+            row = rows[at[0]]
+            block = self._block_name(False, row[0] * problem.differentiated + column)
+            return f"{block}{[*products.index_of(row), *at[1:]]}"
+
+        return self._compared(_Values(name, products.rows_of(rows, blocks)), exact)
+
+    def _shares(self, values: _Values, expected: Allowance) -> list[Tensor]:
+        """How far products are off, as shares of what is allowed."""
+        allowed = self._noisy(values, expected, expected.allowed(0))
+        triples = zip(values.blocks, expected.blocks, allowed)
+        return [(value - exact).abs() / most for value, exact, most in triples]
+
+    def _compared(self, values: _Values, expected: Allowance) -> Finding:
         """The finding of the first level that passes, or of the last one."""
         finding, level = Finding(), 0
         while level < expected.levels:
@@ -265,7 +354,7 @@ class Gate:
             except Late:
                 reason = f"{finding.reason}; no time is left to see whether that is rounding"
                 raise NoTime(reason) from None
-            finding = self._compare(forward, values, expected, allowed)
+            finding = self._compare(values, expected, allowed)
             if finding.passed:
                 return finding
             level += 1
@@ -274,46 +363,72 @@ class Gate:
             return dataclasses.replace(finding, reason=reason)
         return finding
 
+    def _noisy(
+        self, values: _Values, expected: Allowance, allowed: Tensors, unit: float = 0.0
+    ) -> Tensors:
+        """What is allowed, and what products are off by where entries are rounded, in units of the
+        dtype or in those given."""
+        if not values.sizes:
+            return allowed
+        library = LIBRARY if self.problem.function.reverse else 0.0
+        noise = ALLOWED * (unit or expected.unit) + library
+        return tuple(a + noise * size for a, size in zip(allowed, values.sizes))
+
     def _compare(
-        self, forward: bool, values: _Values, expected: Allowance, allowed: Tensors
+        self, values: _Values, expected: Allowance, allowed: Tensors, rounded: float = 0.0
     ) -> Finding:
-        finding = Finding()
-        if values.sizes:
-            pairs = zip(allowed, values.sizes)
-            allowed = tuple(a + ALLOWED * expected.unit * size for a, size in pairs)
+        finding, unit = Finding(), self.problem.unit
+        allowed = self._noisy(values, expected, allowed, rounded)
         for number, value in enumerate(values.blocks):
-            name = self._name(forward, number)
-            exact, unit = expected.blocks[number], self.problem.unit
+            name, exact = functools.partial(values.name, number), expected.blocks[number]
             finding = finding.and_then(compare(name, value, exact, allowed[number], unit))
         return finding
 
-    def _name(self, forward: bool, number: int) -> str:
-        """What is compared, in words."""
-        if forward or self.products is None:
-            return self._block_name(forward, number)
-        return self.products.name(number, self.problem.function.inputs)
-
-    def _in_float64(self, mode: str, index: int) -> Finding | None:
+    def _in_float64(
+        self, mode: str, index: int, blocks: Tensors, seconds: float, passed: bool
+    ) -> Finding | None:
         """How far the mode is off where it computes in float64; None if it cannot.
 
         Like a slow call, a slow evaluation is not repeated: that of the first set stands for all.
+        A large result is compared with it entry by entry. `passed` says whether the result in the
+        dtype is right as far as is known.
         """
         key = (mode, self._slow.get(mode, index))
         if key not in self._wider:
-            way = computed_by({self.problem.operator: mode}, self.problem)
             began = CLOCK()
             try:
-                with self._undone(), until(self.deadline):
-                    values = way(self.argument_sets[index].cast(torch.float64))
-                self._wider[key] = self._compared(
-                    False, self._values(False, values), self._expect(False, index, wide=True)
-                )
+                self._wider[key] = self._evaluated(mode, index, blocks, seconds, passed)
             except Exception:
                 # Whatever it cannot do in float64 says nothing about the dtype that is measured.
                 self._wider[key] = None
             if CLOCK() - began > SLOW:
                 self._slow[mode] = index
         return self._wider[key]
+
+    def _evaluated(
+        self, mode: str, index: int, blocks: Tensors, seconds: float, passed: bool
+    ) -> Finding | None:
+        """As `_in_float64`, once; raises whatever the mode raises in float64."""
+        problem, products = self.problem, self.products
+        declared = registry.MODES[problem.operator, mode]
+        ours = declared.build.__module__.startswith(MODES_ROOM)
+        if products is not None:
+            needed = self.bytes_needed(0) + 8 * declared.numbers_at_peak(problem)
+            if TWICE * seconds > self.deadline.left or needed > self.memory_limit:
+                return None
+        way = computed_by({problem.operator: mode}, problem)
+        with self._undone(), until(self.deadline):
+            wide = way(self.argument_sets[index].cast(torch.float64))
+        values, expected = self._values(wide), self._expect(False, index, wide=True)
+        if passed and not ours:
+            # The user's own may have tables in float32, which are no error of the dtype's.
+            finding = self._compare(values, expected, expected.in_a_row(SINGLE), SINGLE)
+        else:
+            finding = self._compared(values, expected)
+        if finding.passed and products is not None:
+            least = problem.smallest
+            self._suspects[mode, index] = suspects(products, blocks, wide, problem.unit, least)
+        return finding
 
     def _block_name(self, forward: bool, number: int) -> str:
         if forward or self.problem.operator == "jvp":
@@ -340,115 +455,3 @@ def transferred(call: Callable[..., Any], problem: Problem, leaves: bool) -> Cal
         return tuple(b.to("cpu") for b in as_tuple(call(copies, *seeds)))
 
     return call_with_copies
-
-
-@dataclass(eq=False)
-class Contestant:
-    """A mode's callable with private copies of the timed arguments, for gate and clock alike."""
-
-    gate: Gate
-    mode: str
-    call: Callable[..., Any]
-    leaves: bool
-    sets: tuple[tuple[Any, ...], ...]
-
-    def __post_init__(self) -> None:
-        self.turns = itertools.cycle(self.sets)
-        """The arguments of successive calls."""
-        self.synchronize = synchronizer(self.gate.problem.device)
-        self.fastest = 0
-        """Nanoseconds of the fastest call of the checks."""
-        self.work = 0
-        """The same, in processor time where the call ran in this thread alone."""
-        self.changes = state.Changes()
-        """Changes of the state by its calls."""
-        self.left_out = False
-        """Whether there was no time for a check at other inputs than the timed ones."""
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The first set, for instruments that read a single call."""
-        return self.sets[0]
-
-    def check(self, fresh: Sequence[int], again: bool | None = None, patience: int = 0) -> Finding:
-        """Checks calls on the timed arguments, on the fresh ones of these indices, and on the timed
-        ones again.
-
-        The second call on the timed arguments detects side effects: an accumulated `.grad`, a
-        changed input, a cached result. By default a slow call is repeated only after it was timed;
-        `again` overrides that. Where the gate's deadline is near, the first check is the only one.
-        Raises TooSlow if a call takes longer than `patience` nanoseconds, unless that is 0, and
-        NoTime where it cannot be told in time whether a result is right.
-        """
-        try:
-            finding = self._checked(fresh, again, patience)
-        finally:
-            changes = state.restore(self.gate.snapshot)
-            self.changes.add(changes)
-        if changes.by_torch and not changes:
-            # Torch replaced functions that the gate uses while it checked the mode.
-            finding = self._checked(fresh, again, patience)
-        return finding
-
-    def _checked(self, fresh: Sequence[int], again: bool | None, patience: int) -> Finding:
-        began = time.perf_counter()
-        finding = self._check(0, self.arguments)
-        first = time.perf_counter() - began
-        # A first call may load code, so it alone does not show that the mode is too slow.
-        if patience and self.fastest > FIRST * patience:
-            raise TooSlow(self.fastest)
-        finding = self._check_timed(finding, 1)
-        for index in fresh:
-            if not finding.passed:
-                return finding
-            if self.gate.deadline.left < AGAIN * first:
-                self.left_out = True
-                return finding
-            arguments = self.gate.deliver(self.gate.fresh[index], self.leaves)
-            finding = finding.and_then(self._check(len(self.sets) + index, arguments))
-            if patience and self.fastest > patience:
-                raise TooSlow(self.fastest)
-        if again is None:
-            again = self.fastest < SLOW
-        return self._check_timed(finding, 0) if again else finding
-
-    def _check_timed(self, finding: Finding, first: int) -> Finding:
-        """The finding, combined with those of the timed sets from `first` on until one fails."""
-        for index in range(first, len(self.sets)):
-            if finding.passed:
-                finding = finding.and_then(self._check(index, self.sets[index]))
-        return finding
-
-    def _check(self, index: int, arguments: tuple[Any, ...]) -> Finding:
-        before = look()
-        try:
-            start = CLOCK()
-            result = self.call(*arguments)
-            if self.synchronize is not None:
-                self.synchronize()
-            spent = CLOCK() - start
-            work = own_time(spent, before, look())
-        finally:
-            self.gate.after_call()
-            # Before the result is compared; `check` restores the slower items after all calls.
-            self.changes.add(state.restore(self.gate.snapshot[: len(state.PER_CALL)]))
-        self.fastest = min(self.fastest or spent, spent)
-        self.work = min(self.work or work, work)
-        finding = self.gate.judge(self.mode, index, result)
-        return finding.and_then(self._side_effects(index, arguments))
-
-    def _side_effects(self, index: int, arguments: tuple[Any, ...]) -> Finding:
-        """Whether the call has changed its arguments."""
-        gate = self.gate
-        names = gate.problem.function.inputs
-        tensors = arguments[0] + (as_tuple(arguments[1]) if len(arguments) > 1 else ())
-        original = gate.argument_sets[index].tensors()
-        for number, (now, before) in enumerate(zip(tensors, original)):
-            name = names[number] if number < len(names) else "the seed"
-            if now.shape != before.shape or not torch.equal(now.detach().cpu(), before):
-                return Finding(f"changes {name} in place")
-            if now.grad is not None:
-                return Finding(f"leaves a gradient in {name}.grad, which the next call adds to")
-            if now.requires_grad != (self.leaves and number < gate.problem.differentiated):
-                return Finding(f"changes whether {name} requires grad")
-        return Finding()

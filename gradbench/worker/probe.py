@@ -371,7 +371,7 @@ def _operators(
     if subject.manner.forward_only:
         operators = [name for name in operators if name in ("gradient", "jacobian", "jvp")]
     refusals: dict[str, str] = {}
-    if reason := refuse(square, coordinates, width, limit, by_products=True):
+    if reason := refuse(square, coordinates, width, limit):
         refusals["hessian" if y.dim() == 0 else "jacobian"] = reason
     hessians = refuse(y.numel() * coordinates, coordinates, width, limit)
     if y.dim() and hessians:

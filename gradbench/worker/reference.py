@@ -390,7 +390,10 @@ def formulas(subject: Subject) -> dict[str, Formula]:
 
 
 def products(subject: Subject) -> dict[str, tuple[Formula, Formula]]:
-    """The reference derivatives of jacobian and hessian times tangents, and seeds times them."""
+    """The reference derivatives of jacobian and hessian times tangents, and seeds times them.
+
+    The hessians of several values are added up: their weights come before tangents and seeds.
+    """
 
     def right(tangents: Tensors, *inputs: Tensor) -> Tensors:
         return (pushforward(subject, tangents, *inputs),)
@@ -401,6 +404,10 @@ def products(subject: Subject) -> dict[str, tuple[Formula, Formula]]:
     def twice(tangents: Tensors, *inputs: Tensor) -> Tensors:
         return hessian_product(subject, tangents, *inputs)
 
+    def weighed(vectors: Tensors, *inputs: Tensor) -> Tensors:
+        weights, *tangents = vectors
+        return hessian_product(subject, tuple(tangents), *inputs, seed=weights)
+
     if subject.is_several:
-        return {"jacobian": (right, left)}
+        return {"jacobian": (right, left), "hessian": (weighed, weighed)}
     return {"hessian": (twice, twice)}

@@ -27,10 +27,11 @@ from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.worker import cost
+from gradbench.worker.contestant import SLOW, Contestant, TooSlow
 from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
-from gradbench.worker.gate import SLOW, Contestant, Gate, NoTime, TooSlow
+from gradbench.worker.gate import Gate, NoTime
 from gradbench.worker.instruments import READERS, profiles
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 from gradbench.worker.instruments.wall import Visit, WallTime, plan
@@ -155,6 +156,7 @@ class Session:
             # Fresh sets are numbered from 1 on, so these differ from all of them.
             more = [draw(problem, drawn, wanted.seed(salt, -i)) for i in range(1, place.sets)]
         self.gate = Gate(problem, timed, others, place.transfer, more)
+        self.gate.memory_limit = self.memory_limit
         self.gate.changes.add(changes)
         self.gate.after_call = self.end_child
         set_tf32(problem.device, problem.tf32)

@@ -13,8 +13,8 @@ from itertools import islice, repeat
 import torch
 
 from gradbench.core.instruments import DEVICE_TIME
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.devices import Cuda
-from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 
 BLOCK = 1_000_000

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradbench.core.instruments import DISPATCHES
-from gradbench.worker.gate import Contestant
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.instruments.instrument import Reader, require_dispatched
 
 

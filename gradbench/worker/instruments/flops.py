@@ -14,7 +14,7 @@ import torch
 
 from gradbench.core.instruments import FLOPS
 from gradbench.problems.mode import available
-from gradbench.worker.gate import Contestant
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.instruments.instrument import Reader, require_dispatched
 
 

@@ -15,7 +15,7 @@ from itertools import repeat
 import torch
 
 from gradbench.core.instruments import INSTRUCTIONS
-from gradbench.worker.gate import Contestant
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.instrument import Reader, Unreadable
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from gradbench.core.instruments import Instrument
 from gradbench.problems import registry
 from gradbench.problems.mode import Mode
-from gradbench.worker.gate import Contestant
+from gradbench.worker.contestant import Contestant
 
 
 class Unreadable(Exception):

@@ -16,8 +16,8 @@ import torch
 from torch.autograd import profiler
 
 from gradbench.core.instruments import PEAK_MEMORY
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.devices import Cuda
-from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.instrument import Reader, Unreadable, replays_graph
 
 

@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from gradbench.problems.dispatch import DispatchMode
-from gradbench.worker.gate import Contestant
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.instruments.callgrind import Callgrind
 from gradbench.worker.instruments.instructions import ENOUGH, WARM
 from gradbench.worker.instruments.instrument import Unreadable, require_dispatched
