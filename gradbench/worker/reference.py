@@ -232,6 +232,12 @@ def _columns(subject: Subject, inputs: Sequence[Tensor], numbers: int) -> Tensor
 
     `numbers` are the most of an intermediate result. Raises what the function raises there.
     """
+    # Without grad mode, what is written in place into a view has no tangent in its base.
+    with torch.enable_grad():
+        return _columns_by_forward_mode(subject, inputs, numbers)
+
+
+def _columns_by_forward_mode(subject: Subject, inputs: Sequence[Tensor], numbers: int) -> Tensors:
     n = subject.differentiated
     wrt, rest = tuple(x.detach() for x in inputs[:n]), inputs[n:]
 

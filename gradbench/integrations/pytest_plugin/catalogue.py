@@ -28,8 +28,8 @@ from gradbench.integrations.pytest_json import SCHEMA
 from gradbench.problems import registry
 from gradbench.runner import machine
 from gradbench.runner.choosing import Measuring, require_devices
+from gradbench.worker.contestant import Contestant
 from gradbench.worker.environment import environment
-from gradbench.worker.gate import Contestant
 from gradbench.worker.instruments.wall import Visit
 from gradbench.worker.session import Refused, Session
 
