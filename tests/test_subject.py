@@ -359,6 +359,16 @@ def test_a_function_without_reverse_mode_is_differentiated_by_forward_mode():
     )
 
 
+def test_forward_mode_of_what_is_written_in_place_needs_no_grad_mode_outside():
+    made = subject("written_over", X)
+    assert made.manner.forward_only
+    (x,) = made.values
+    wanted = torch.func.jacfwd(made.target)(x.double())
+    with torch.no_grad(), made.wide:
+        (block,) = formulas(made)["jacobian"](x)
+    assert torch.allclose(block, wanted)
+
+
 def test_hessians_of_several_values_have_the_shape_of_the_value_first():
     made = subject("two_values", X, ("scale", "tensor([2.0, 5.0])"))
     blocks = formulas(made)["hessian"](*made.values)
