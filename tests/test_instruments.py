@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -437,7 +438,8 @@ def test_what_dies_when_it_is_counted_costs_no_other(tmp_path):
     done = gradbench("run", *ARGUMENTS, *modes, "--results", tmp_path, PATH=path)
     assert done.returncode == 0, done.stderr
     read = readings_of(tmp_path)
-    assert read["instructions"].reasons["dies_when_counted"] == "crashed: ended by SIGSEGV"
+    reason = read["instructions"].reasons["dies_when_counted"]
+    assert re.fullmatch(r"crashed: ended by SIGSEGV \(.*counted.py:\d+\)", reason)
     for mode in ("once", "twice"):
         assert "does not run under Valgrind" in read["instructions"].reasons[mode]
     for cheap in CHEAP:
