@@ -9,6 +9,7 @@ from gradbench.core.cases import Comparison, Entry, Selection, SelectionError, e
 from gradbench.core.verdicts import Status
 from gradbench.problems import registry
 from gradbench.problems.function import uniform
+from gradbench.runner.progress import Progress, left
 from gradbench.runner.settings import PROFILES
 from gradbench.runner.sparing import Sparing, ordered
 from gradbench.store.runs import Entrant, SessionMeasured
@@ -211,3 +212,10 @@ def test_products_of_the_maps_are_those_of_their_dense_derivatives(function, siz
         t, v = (uniform(generator, length) for length in (columns, rows))
         torch.testing.assert_close(right((t,), *inputs)[0], dense @ t)
         torch.testing.assert_close(left((v,), *inputs)[0], v @ dense)
+
+
+def test_the_time_left_reckons_with_the_sessions_that_every_comparison_gets():
+    late = Progress(20, 50, "", elapsed=3000.0, limit=2700.0, least=30)
+    assert left(late) == ", about 25 min left"
+    assert left(dataclasses.replace(late, done=40)) == ", about 0 s left"
+    assert left(dataclasses.replace(late, elapsed=1000.0)) == ", about 25 min left"

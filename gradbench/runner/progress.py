@@ -30,7 +30,8 @@ class Progress:
     skipped: int = 0
     """Steps done in an earlier stretch."""
     limit: float = 0.0
-    """Seconds after which it ends in any case; 0: no limit."""
+    """Seconds after which it ends, once `least` steps are done; 0: no limit."""
+    least: int = 0
     unit: str = "steps"
     """What is counted, in the plural."""
     leads: str = ""
@@ -67,9 +68,11 @@ def left(progress: Progress) -> str:
     fresh = progress.done - progress.skipped
     if fresh <= 0 or progress.done >= progress.total:
         return ""
-    seconds = progress.elapsed / fresh * (progress.total - progress.done)
+    each = progress.elapsed / fresh
+    seconds = each * (progress.total - progress.done)
     if progress.limit:
-        seconds = min(seconds, max(progress.limit - progress.elapsed, 0.0))
+        needed = each * (progress.least - progress.done)
+        seconds = min(seconds, max(progress.limit - progress.elapsed, needed, 0.0))
     return f", about {duration(seconds)} left"
 
 

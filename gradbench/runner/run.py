@@ -21,7 +21,7 @@ from gradbench.runner.progress import Progress, Report, leader, silent, stretch
 from gradbench.runner.readings import Readings, missing
 from gradbench.runner.session import FAR_SESSIONS, SLOW_SESSIONS, Measurement, slow
 from gradbench.runner.settings import Settings
-from gradbench.runner.sparing import Sparing
+from gradbench.runner.sparing import SETTLED, Sparing
 from gradbench.runner.wire import (
     Worker,
     WorkerDied,
@@ -95,6 +95,7 @@ def measure(
     together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
     pace = _Pace(settings, len(entries), began)
     skipped = sum((entry.comparison, number) in done for number, entry in steps)
+    least = 0 if settings.total else sum(number < SETTLED for number, _ in steps)
     visiting = 0.0
     session = -1
     leads = ""
@@ -117,6 +118,7 @@ def measure(
                 Progress(
                     *(position, len(steps), name, elapsed, skipped),
                     settings.total or settings.enough,
+                    least,
                     unit="sessions",
                     leads=leads,
                 )
