@@ -9,7 +9,7 @@ from gradbench.core.cases import Comparison, Entry, Selection, SelectionError, e
 from gradbench.core.verdicts import Status
 from gradbench.problems import registry
 from gradbench.problems.function import uniform
-from gradbench.runner.progress import Progress, left
+from gradbench.runner import progress
 from gradbench.runner.settings import PROFILES
 from gradbench.runner.sparing import Sparing, ordered
 from gradbench.store.runs import Entrant, SessionMeasured
@@ -215,7 +215,7 @@ def test_products_of_the_maps_are_those_of_their_dense_derivatives(function, siz
 
 
 def test_the_time_left_reckons_with_the_sessions_that_every_comparison_gets():
-    late = Progress(20, 50, "", elapsed=3000.0, limit=2700.0, least=30)
-    assert left(late) == ", about 25 min left"
-    assert left(dataclasses.replace(late, done=40)) == ", about 0 s left"
-    assert left(dataclasses.replace(late, elapsed=1000.0)) == ", about 25 min left"
+    late = progress.Progress(20, 50, "", elapsed=3000.0, limit=2700.0, least=30)
+    assert progress.left(late) == ", about 25 min left"
+    assert progress.left(dataclasses.replace(late, done=40)) == ", about 0 s left"
+    assert progress.left(dataclasses.replace(late, elapsed=1000.0)) == ", about 25 min left"
