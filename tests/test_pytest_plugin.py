@@ -1,5 +1,6 @@
 """The pytest plugin, as the tests of somebody else's project use it."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -75,6 +76,17 @@ def outcomes(done):
         if word in ("PASSED", "FAILED", "ERROR"):
             found[rest.rpartition("::")[2].split(" ")[0]] = word
     return found
+
+
+def test_a_forked_session_has_no_module_of_another_test(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    monkeypatch.delitem(sys.modules, "model", raising=False)
+    importlib.import_module("model")
+    done = ran(project(tmp_path, "def test_it():\n    assert field\n"))
+    del sys.modules["model"]
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_options_on_the_page_exist():

@@ -13,6 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -124,10 +125,13 @@ def _forget_tests(environment: dict[str, str]) -> None:
 
 
 def _of_tests(name: str) -> bool:
-    """Whether a module is gradbench's or one of the tests: a new Python has loaded neither."""
+    """Whether a module is gradbench's, one of the tests, or one that a test wrote into a folder of
+    its own: a new Python has loaded none of them."""
     if name.startswith("gradbench"):
         return True
-    return str(getattr(sys.modules[name], "__file__", None)).startswith(HERE + os.sep)
+    place = str(getattr(sys.modules[name], "__file__", None))
+    written = place.startswith(tempfile.gettempdir() + os.sep) and "site-packages" not in place
+    return place.startswith(HERE + os.sep) or (written and not place.startswith(sys.prefix))
 
 
 def _run(script: str, words: list[str]) -> int:
