@@ -83,8 +83,10 @@ def test_the_recommendation_is_what_the_verdicts_say(run):
         assert math.isclose(ours.first.average, averages[best])
         assert math.isclose(ours.first.worst, max(multiples[best]))
         assert all(standing.average >= 1 and standing.low >= 1 for standing in ours.standings)
-        assert math.isclose(ours.usual.average, averages[usual])
-        assert math.isclose(ours.slower(usual).value, averages[usual] / averages[best])
+        # It may not have run in every case.
+        assert math.isclose(ours.usual.average, statistics.geometric_mean(multiples[usual]))
+        if usual in averages:
+            assert math.isclose(ours.slower(usual).value, averages[usual] / averages[best])
 
 
 def test_the_mode_that_wins_most_often_is_not_named_where_it_loses_badly():

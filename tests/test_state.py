@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,9 @@ def test_what_is_changed_while_timed_is_put_back_before_the_next_visit(session, 
     session.contestants[1][0].call = looking
     # Not warmed, so that the change is made while it is visited.
     assert session.prepare(f"late_{name}", 0, 1, [0])["status"] == "ok"
+    # The change comes amidst a visit, however many calls were planned for one.
+    contestant, how = session.contestants[0]
+    session.contestants[0] = contestant, dataclasses.replace(how, untimed=20)
     if name in ("no_grad", "inference_mode", "grad_level"):
         with pytest.raises(Refused, match=r"changes .*, and then raises RuntimeError"):
             session.visit([0, 0, 0])
