@@ -467,11 +467,9 @@ def shown(tmp_path, monkeypatch):
 
     def show(*words, columns="80"):
         @explain_command.click.command()
-        @explain_command.explain_options
-        def command(top, yours, files, seed, timeout, memory_limit, results, form):
-            return explain_command.explained(
-                results, "releases", [], files, seed, timeout, memory_limit, form, top
-            )
+        @explain_command.counting_options
+        def command(counting):
+            return counting.explained("releases", [], counting.files)
 
         monkeypatch.setenv("COLUMNS", columns)
         done = CliRunner().invoke(

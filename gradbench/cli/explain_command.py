@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,61 @@ from gradbench.runner.wire import WorkerOptions
 if TYPE_CHECKING:
     from gradbench.runner.profiling import Side
 
-top_option = click.option(
-    "--top", type=parameters.Whole(1, 10**6), default=10, help="Number of functions shown."
-)
-explain_options = options.all_of(
-    top_option,
-    own_options,
+
+@dataclass(frozen=True)
+class Counting:
+    """How calls are counted, and what is shown of them, as the options say."""
+
+    top: int
+    files: tuple[str, ...]
+    seed: int
+    timeout: float
+    memory_limit: int
+    results: Path
+    form: Renderer
+
+    def suite(self, case: str, yours: Yours) -> Suite:
+        """What the name of a case selects, and the files that declare it."""
+        measuring = Measuring("", None, None, (), self.seed, self.timeout, self.memory_limit)
+        return yours.suite(selected(case), self.files, measuring, self.results, warn)
+
+    def worker(self, suite: Suite) -> WorkerOptions:
+        return WorkerOptions(files=suite.files, memory_limit=self.memory_limit)
+
+    def explained(self, of: str, sides: Sequence[Side], files: Sequence[str]) -> int:
+        """Measures what the sides execute, stores it and shows it."""
+        import time
+
+        from gradbench.analysis import explained as analysis
+        from gradbench.cli import explained as shown
+        from gradbench.core.units import duration
+        from gradbench.runner import machine
+        from gradbench.runner.profiling import profiled
+        from gradbench.runner.settings import Settings
+        from gradbench.store import explanations
+
+        began = time.perf_counter()
+        settings = Settings(timeout=self.timeout, memory_limit=self.memory_limit, seed=self.seed)
+        with on_stop("Stopped. Nothing was stored."), progress("explaining") as report:
+            measured = profiled(sides, settings, report)
+        elapsed = time.perf_counter() - began
+        stored = explanations.write(
+            self.results, of, measured, machine.facts(), options.given_command(), files, elapsed
+        )
+        found = analysis.of(stored)
+        assert found is not None
+        self.form.write(shown.answer(found, self.top))
+        if isinstance(self.form, Terminal):
+            warn(f"Took {duration(elapsed)}. Stored in {stored.path}")
+        return 0
+
+
+counting_options = options.as_one(
+    "counting",
+    Counting,
+    click.option(
+        "--top", type=parameters.Whole(1, 10**6), default=10, help="Number of functions shown."
+    ),
     options.files_option,
     options.seed_option,
     options.limit_options,
@@ -43,19 +93,9 @@ explain_options = options.all_of(
     metavar="[MODE]",
     shell_complete=completing.offered("mode"),
 )
-@explain_options
-def command(
-    case: str,
-    mode: str | None,
-    top: int,
-    yours: Yours,
-    files: tuple[str, ...],
-    seed: int,
-    timeout: float,
-    memory_limit: int,
-    results: Path,
-    form: Renderer,
-) -> int:
+@own_options
+@counting_options
+def command(case: str, mode: str | None, yours: Yours, counting: Counting) -> int:
     """Say what one call of CASE executes, or why MODE executes more or less.
 
     CASE is a full name, as 'gradbench list cases' prints it, or OPERATOR/FUNCTION/MODE, with a
@@ -67,8 +107,8 @@ def command(
     from gradbench.runner.profiling import Side, require_valgrind
 
     require_valgrind()
-    suite = named(case, yours, files, seed, timeout, memory_limit, results)
-    worker = WorkerOptions(files=suite.files, memory_limit=memory_limit)
+    suite = counting.suite(case, yours)
+    worker = counting.worker(suite)
     discovery = options.discovered(worker)
     modes = [] if mode is None else [mode]
     entry = one_entry(discovery.offers, case, suite.selection, modes)
@@ -76,57 +116,4 @@ def command(
     sides = [
         Side(one, entry.comparison.case(one), worker, one in discovery.opt_in) for one in chosen
     ]
-    return explained(results, "modes", sides, suite.files, seed, timeout, memory_limit, form, top)
-
-
-def named(
-    case: str,
-    yours: Yours,
-    files: tuple[str, ...],
-    seed: int,
-    timeout: float,
-    memory_limit: int,
-    results: Path,
-) -> Suite:
-    """What the name of a case selects, and the files that declare it."""
-    measuring = Measuring("", None, None, (), seed, timeout, memory_limit)
-    return yours.suite(selected(case), files, measuring, results, warn)
-
-
-def explained(
-    results: Path,
-    of: str,
-    sides: Sequence[Side],
-    files: Sequence[str],
-    seed: int,
-    timeout: float,
-    memory_limit: int,
-    form: Renderer,
-    top: int,
-    note: Callable[[str], None] = warn,
-) -> int:
-    """Measures what the sides execute, stores it and shows it."""
-    import time
-
-    from gradbench.analysis import explained as analysis
-    from gradbench.cli import explained as shown
-    from gradbench.core.units import duration
-    from gradbench.runner import machine
-    from gradbench.runner.profiling import profiled
-    from gradbench.runner.settings import Settings
-    from gradbench.store import explanations
-
-    began = time.perf_counter()
-    settings = Settings(timeout=timeout, memory_limit=memory_limit, seed=seed)
-    with on_stop("Stopped. Nothing was stored."), progress("explaining") as report:
-        measured = profiled(sides, settings, report)
-    elapsed = time.perf_counter() - began
-    stored = explanations.write(
-        results, of, measured, machine.facts(), options.given_command(), files, elapsed
-    )
-    found = analysis.of(stored)
-    assert found is not None
-    form.write(shown.answer(found, top))
-    if isinstance(form, Terminal):
-        note(f"Took {duration(elapsed)}. Stored in {stored.path}")
-    return 0
+    return counting.explained("modes", sides, suite.files)

@@ -136,11 +136,8 @@ def _require_free(directory: Path, planned: dict[str, tuple[str, str]], force: b
 
 
 def _looked_at(start: Start, definition: str) -> Start:
-    """The same with the operator that suits the function. Raises UsageError."""
-    from gradbench.advise.looking import IMPORTING
-    from gradbench.advise.question import Question, Refusal
-    from gradbench.advise.registering import register
-    from gradbench.cli.progress import starting as begun
+    """The same with the operator that suits the function. Raises SelectionError."""
+    from gradbench.advise.question import Question
 
     question = Question(
         start.target,
@@ -153,13 +150,7 @@ def _looked_at(start: Start, definition: str) -> Start:
         identify=True,
     )
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch, _inside(start.folder):
-        try:
-            with begun(f"looking at {start.target}: {IMPORTING}"):
-                found = register(question, own.label(start.target), (), Path(scratch))
-        except Refusal as error:
-            raise click.UsageError(f"{start.target}: {error}") from error
-    for sentence in found.evidence:
-        warn(f"{own.label(start.target)}: {sentence}")
+        found = yours.looked_at(question, own.label(start.target), (), Path(scratch), warn)
     return replace(start, operator=found.operators[0])
 
 

@@ -18,9 +18,7 @@ from gradbench.core.cases import (
     Place,
     Selection,
     SelectionError,
-    is_size,
-    parse_size,
-    size_label,
+    size_glob,
 )
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.core.text import line
@@ -234,7 +232,7 @@ def _size_globs(
 ) -> tuple[str, ...]:
     """The globs, with sizes as the names of cases have them. An impossible size is refused."""
     try:
-        return tuple(size_label(parse_size(glob)) if is_size(glob) else glob for glob in globs)
+        return tuple(map(size_glob, globs))
     except ValueError as error:
         raise click.BadParameter(str(error), context, parameter) from error
 

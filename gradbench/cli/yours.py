@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +19,10 @@ from gradbench.core.cases import Selection, SelectionError
 from gradbench.runner.choosing import Measuring, Say, Suite
 from gradbench.store.lines import StoreError, stem
 from gradbench.store.logs import Kind
+
+if TYPE_CHECKING:
+    from gradbench.advise.question import Question
+    from gradbench.advise.registering import Registered
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,6 +86,28 @@ def pairs(inputs: Sequence[str], maker: str | None) -> tuple[tuple[str, str], ..
     return tuple(made.items())
 
 
+def looked_at(
+    question: Question, label: str, operators: Sequence[str], results: Path, say: Say
+) -> Registered:
+    """Registers a function, and says what its derivatives were held against.
+
+    Raises SelectionError where they cannot be measured.
+    """
+    from gradbench.advise.looking import IMPORTING
+    from gradbench.advise.question import Refusal
+    from gradbench.advise.registering import register
+    from gradbench.cli.progress import starting
+
+    try:
+        with starting(f"looking at {question.target}: {IMPORTING}"):
+            made = register(question, label, operators, results)
+    except Refusal as error:
+        raise SelectionError(f"{question.target}: {error}") from error
+    for sentence in made.evidence:
+        say(f"{label}: {sentence}")
+    return made
+
+
 @dataclass(frozen=True)
 class Yours:
     """What is said of a function of the user's own, beside the selection that names it."""
@@ -111,10 +137,8 @@ class Yours:
         target = self._target(selection)
         if not target:
             return Suite(selection, files)
-        from gradbench.advise.looking import IMPORTING
-        from gradbench.advise.question import Question, Refusal
-        from gradbench.advise.registering import asked, register
-        from gradbench.cli.progress import starting
+        from gradbench.advise.question import Question
+        from gradbench.advise.registering import asked
 
         question = Question(
             target,
@@ -133,13 +157,7 @@ class Yours:
             identify=True,
         )
         label = self.label or own.label(target)
-        try:
-            with starting(f"looking at {target}: {IMPORTING}"):
-                made = register(question, label, selection.operators, results or _scratch())
-        except Refusal as error:
-            raise SelectionError(f"{target}: {error}") from error
-        for sentence in made.evidence:
-            say(f"{label}: {sentence}")
+        made = looked_at(question, label, selection.operators, results or _scratch(), say)
         chosen = replace(selection, functions=(made.name,), operators=made.operators)
         return Suite(chosen, (*files, made.suite), made.loaded, made.name)
 

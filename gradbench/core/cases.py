@@ -82,6 +82,11 @@ def is_size(pattern: str) -> bool:
     return "=" in pattern and not set(pattern) & set("*?[")
 
 
+def size_glob(pattern: str) -> str:
+    """A glob of sizes; a size as the names of cases have it. Raises ValueError as `parse_size`."""
+    return size_label(parse_size(pattern)) if is_size(pattern) else pattern
+
+
 @dataclass(frozen=True)
 class Place:
     """Where and under which conditions a case is measured, as the `device` of a comparison says it.

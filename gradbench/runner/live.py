@@ -17,9 +17,7 @@ from gradbench.core.cases import (
     Place,
     Selection,
     SelectionError,
-    is_size,
-    parse_size,
-    size_label,
+    size_glob,
 )
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.runner.choosing import Measuring, Opened, plan, reopen
@@ -200,9 +198,7 @@ def selected(
         # Also torch's own, such as torch.float32.
         dtypes = [str(each).removeprefix("torch.") for each in _several(dtypes)]
     kinds = tuple(arguments.choice("dtypes", d, DTYPES) for d in texts("dtypes", dtypes))
-    labels = tuple(
-        size_label(parse_size(size)) if is_size(size) else size for size in texts("sizes", sizes)
-    )
+    labels = tuple(map(size_glob, texts("sizes", sizes)))
     places = dict.fromkeys(str(Place.parse(device)) for device in texts("devices", devices))
     counts = [_whole("threads", each, 1, MOST_THREADS) for each in _several(threads)]
     if not places or not counts:

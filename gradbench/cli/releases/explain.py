@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from gradbench.cli import completing, options, parameters
-from gradbench.cli.explain_command import explain_options, explained, named
-from gradbench.cli.rendering import Renderer
-from gradbench.cli.yours import Yours
+from gradbench.cli.explain_command import Counting, counting_options
+from gradbench.cli.yours import Yours, own_options
 from gradbench.runner.machine import capabilities
 
 
@@ -22,20 +19,10 @@ from gradbench.runner.machine import capabilities
     type=parameters.Choice(capabilities()),
     help="Limit both releases to these CPU instructions, for a fair comparison.",
 )
-@explain_options
+@own_options
+@counting_options
 def explain(
-    case: str,
-    old: str,
-    new: str,
-    cpu_capability: str | None,
-    top: int,
-    yours: Yours,
-    files: tuple[str, ...],
-    seed: int,
-    timeout: float,
-    memory_limit: int,
-    results: Path,
-    form: Renderer,
+    case: str, old: str, new: str, cpu_capability: str | None, yours: Yours, counting: Counting
 ) -> int:
     """Say why CASE became slower or faster from release OLD to NEW: which functions changed.
 
@@ -46,13 +33,10 @@ def explain(
     from gradbench.releases import environments
     from gradbench.releases.explaining import sides
     from gradbench.runner.profiling import require_valgrind
-    from gradbench.runner.wire import WorkerOptions
 
     require_valgrind()
     installed = [environments.find(name) for name in (old, new)]
-    suite = named(case, yours, files, seed, timeout, memory_limit, results)
-    base = WorkerOptions(files=suite.files, memory_limit=memory_limit)
+    suite = counting.suite(case, yours)
+    base = counting.worker(suite)
     chosen = sides(case, suite.selection, installed, base, cpu_capability or "", options.discovered)
-    return explained(
-        results, "releases", chosen, suite.files, seed, timeout, memory_limit, form, top
-    )
+    return counting.explained("releases", chosen, suite.files)
