@@ -469,7 +469,10 @@ class TestCommands:
     def test_comparing_is_of_this_machine_or_says_what_to_add(self, tmp_path):
         from gradbench.integrations.asv_plugin import _compared_machine
 
-        assert _compared_machine(tmp_path, "mine") is None
+        with pytest.raises(
+            util.UserError, match=r"no results: 'asv run' measures some.* asv' writes"
+        ):
+            _compared_machine(tmp_path, "mine")
         for name in ("other", "another"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "machine.json").write_text("{}")

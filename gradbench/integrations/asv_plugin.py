@@ -125,8 +125,13 @@ def _amend(mine: str) -> None:
 
 def _compared_machine(folder: Path, mine: str) -> str | None:
     """The machine whose results are compared where none is named; None leaves it to asv. Raises
-    UserError where there are several, and none is this one."""
+    UserError where there are none, or several of which none is this one."""
     names = sorted(path.parent.name for path in folder.glob("*/machine.json"))
+    if not names:
+        raise util.UserError(
+            f"{folder} has no results: 'asv run' measures some, and 'gradbench releases asv' "
+            "writes those of stored tracks"
+        )
     if mine in names or len(names) < 2:
         return mine if mine in names else None
     raise util.UserError(
