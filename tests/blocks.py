@@ -12,7 +12,8 @@ an HTML comment above it, which no reader sees:
     ```toml         and yaml, json, ini: data
 
     <!-- not run: REASON -->        the reason is for whoever maintains the page
-    <!-- dry run: REASON -->        commands that measure are run with --dry-run
+    <!-- dry run: REASON -->        commands that have --dry-run are run with it
+    <!-- parsed: REASON -->         commands of gradbench are parsed, options and values, not run
     <!-- output -->                 above a text block: what the block before it prints
     <!-- output varies: REASON -->  numbers, names of modes and verdicts differ between machines
     <!-- exits with 1 -->           instead of 0
@@ -27,6 +28,7 @@ import contextlib
 import difflib
 import doctest
 import io
+import itertools
 import json
 import os
 import re
@@ -41,7 +43,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
+
+from gradbench.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -54,6 +59,7 @@ RUN = (*COMMANDS, "python", "pycon")
 DATA = ("toml", "yaml", "json", "ini")
 PLAIN = ("text",)
 COMPARED = {"output", "output varies"}
+UNRUN = {"not run", "parsed"}
 
 TOOLS = (
     "cat",
@@ -82,7 +88,7 @@ _COMMAND = re.compile(rf"\s*(?:\$ |(?:\.venv/bin/)?(?:{'|'.join(NAMES)}) \S)")
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 _MARK = re.compile(r"^ *<!-- *(.*?) *-->$")
-_KINDS = "not run|dry run|output|exits with"
+_KINDS = "not run|dry run|parsed|output|exits with"
 _TITLE = re.compile(r'title="?([^"]+?)"?$')
 
 
@@ -107,7 +113,11 @@ class Block:
 
     @property
     def is_run(self) -> bool:
-        return self.language in RUN and "not run" not in self.marks and not self.title
+        return self.language in RUN and not self.marks.keys() & UNRUN and not self.title
+
+    @property
+    def is_parsed(self) -> bool:
+        return self.language in COMMANDS and "parsed" in self.marks
 
     def statements(self) -> Iterator[tuple[str, list[str]]]:
         """The commands of the block, each with the lines of its output, if the block shows any."""
@@ -157,7 +167,7 @@ def _marks(comment: str) -> Iterator[tuple[str, str]]:
 
 def faults(page: Path) -> list[str]:
     """What is wrong with the blocks of a page, without running any."""
-    known = {"not run", "dry run", "output", "output varies", "exits with"}
+    known = {*UNRUN, "dry run", *COMPARED, "exits with"}
     said = []
     for block in blocks(page):
         place = block.place
@@ -172,7 +182,7 @@ def faults(page: Path) -> list[str]:
         for mark, reason in block.marks.items():
             if mark not in known and block.language in RUN:
                 said.append(f"{place}: {mark!r} is no mark of a block (see tests/blocks.py)")
-            if mark in ("not run", "dry run", "output varies") and len(reason) < 10:
+            if mark in (*UNRUN, "dry run", "output varies") and len(reason) < 10:
                 said.append(f"{place}: say why: <!-- {mark}: REASON -->")
     fenced = False
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -259,6 +269,10 @@ class Reader:
     def take(self, block: Block) -> None:
         if "not run" in block.marks:
             return
+        if block.is_parsed:
+            for command, _ in block.statements():
+                self.parse(command)
+            return
         if block.title:
             self._write(block)
         elif block.language in COMMANDS:
@@ -311,18 +325,22 @@ class Reader:
             if shown:
                 compare(shown, self.printed, "output varies" in block.marks, self.modes)
 
+    def parse(self, command: str) -> None:
+        """Has the commands of gradbench in a line parsed. Raises BlockError for a wrong one."""
+        for pipeline in _split(_words(command), ("&&", ";")):
+            for call in _split(pipeline, ("|",)):
+                if call[0] == "gradbench":
+                    words = call[1 : -2 if call[-2:-1] in ([">"], [">>"]) else None]
+                    with _command_of(words) as (found, rest):
+                        try:
+                            found.command.parse_args(found, rest)
+                        except click.UsageError as error:
+                            raise BlockError(f"{command}: {error.format_message()}") from None
+
     def run(self, command: str, dry: bool = False) -> tuple[int, str, str]:
         """Runs a line of commands: its exit code, and what it wrote to both streams."""
-        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        words = []
-        for word in lexer:
-            if word.startswith("#"):
-                break
-            words.append(word)
         code, told, warned = 0, "", ""
-        for pipeline in _split(words, ("&&", ";")):
+        for pipeline in _split(_words(command), ("&&", ";")):
             text = None
             for call in _split(pipeline, ("|",)):
                 target, mode = None, "w"
@@ -356,8 +374,12 @@ class Reader:
         if name == "python" and rest[:2] == ["-m", "gradbench"]:
             name, rest = "gradbench", rest[2:]
         if name == "gradbench":
-            dry = dry and (rest[:1] == ["run"] or rest[:2] == ["releases", "track"])
-            done = self.gradbench(*rest, *["--dry-run"] * dry, **environment)
+            if dry:
+                # Whatever room there is on the disk.
+                with _command_of(rest) as (found, _):
+                    there = {option for each in found.command.params for option in each.opts}
+                rest = [*rest, *(o for o in ("--dry-run", "--yes") if {o, "--dry-run"} <= there)]
+            done = self.gradbench(*rest, **environment)
             return done.returncode, done.stdout, done.stderr
         if name == "pytest":
             name, rest = "python", ["-m", "pytest", *_PLUGIN, "-p", "no:cacheprovider", *rest]
@@ -376,6 +398,28 @@ class Reader:
             env={**os.environ, **environment}, timeout=300,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
+
+
+def _words(command: str) -> list[str]:
+    """The words of a line, without its comment."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    return list(itertools.takewhile(lambda word: not word.startswith("#"), lexer))
+
+
+@contextlib.contextmanager
+def _command_of(words: list[str]) -> Iterator[tuple[click.Context, list[str]]]:
+    """A command by the words that call it, and the words after these. Raises BlockError."""
+    context = click.Context(cli, info_name="gradbench")
+    while isinstance(context.command, click.Group) and words:
+        command = context.command.get_command(context, words[0])
+        if command is None:
+            raise BlockError(f"there is no command {words[0]!r}")
+        context = click.Context(command, parent=context, info_name=words[0])
+        words = words[1:]
+    with context:
+        yield context, list(words)
 
 
 def _split(words: list[str], at: tuple[str, ...]) -> Iterator[list[str]]:
@@ -404,12 +448,16 @@ def checkout(folder: Path) -> Path:
 
 def table() -> str:
     """A row per page: its blocks, those run, those whose output is compared, and marks."""
-    rows = ["| page | blocks | run | compared | data, text | not run, and why |", "|" + "---|" * 6]
+    rows = [
+        "| page | blocks | run | of it dry | compared | parsed | data, text | not run, and why |",
+        "|" + "---|" * 8,
+    ]
     for page in PAGES:
         of_page = blocks(page)
         if not of_page:
             continue
         ran = [b for b in of_page if b.is_run]
+        dry, parsed = ([b for b in of_page if mark in b.marks] for mark in ("dry run", "parsed"))
         shown = [b for b in ran if b.language == "pycon" or _shows(b)]
         outputs = [b for b in of_page if b.language == "text" and b.marks.keys() & COMPARED]
         plain = [b for b in of_page if b.language not in RUN and b not in outputs]
@@ -422,7 +470,7 @@ def table() -> str:
         why = "; ".join(f"{count}: {reason}" for reason, count in reasons.items())
         rows.append(
             f"| {page.relative_to(ROOT)} | {len(of_page)} | {len(ran)} + {len(files)} files "
-            f"| {len(shown) + len(outputs)} | {len(plain)} | {why} |"
+            f"| {len(dry)} | {len(shown) + len(outputs)} | {len(parsed)} | {len(plain)} | {why} |"
         )
     return "\n".join(rows)
 

@@ -1,5 +1,6 @@
 """Tries the distribution as users meet it ('make package'): the wheel in clean environments, a new
-project's benchmarks by asv, pytest and its CI workflow, the lower bounds, and every Python here.
+project's benchmarks by asv, pytest and its CI workflow; tests of the source distribution; the lower
+bounds; and every Python here.
 
 It takes some minutes, and uv from the package index. torch is not downloaded, but linked from this
 Python's packages, so its own lower bound is not tried.
@@ -42,6 +43,13 @@ RUN = "20261122-052809"
 
 TARGETED = ("tests/test_statistics.py", "tests/test_store.py", "tests/test_shown.py")
 """Tests of what the libraries with lower bounds are used for."""
+
+OF_SOURCE = (
+    *TARGETED,
+    *("tests/test_cli.py", "tests/test_gate.py", "tests/test_docs.py", "tests/test_layout.py"),
+    *("tests/test_own.py", "tests/test_blocks.py", "tests/test_stored_logs.py"),
+)
+"""Tests that are run of the source distribution: they need its pages, results and suites."""
 
 SHIMS = {
     # What would be installed is there.
@@ -146,11 +154,38 @@ def start(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     print("passed: the workflow on torch releases")
 
 
-def lowest(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
-    """The lower bounds of pyproject.toml, without torch's, on tests of the source distribution."""
+def source(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
+    """The source distribution, unpacked and installed, on tests of its own."""
+    place = unpacked(folder, sdist)
+    (folder / "source-env").mkdir()
+    python = clean.environment(folder / "source-env", ["torch", *plain(), *of_tests()])
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
+    done = clean.run([*pip, "--no-deps", "--no-build-isolation", "-e", "."], place)
+    said("the source distribution installs", done)
+    test = [python, "-m", "pytest", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider"]
+    ran = clean.run([*test, *OF_SOURCE], place, PATH=f"{python.parent}:{os.environ['PATH']}")
+    print(said("its tests", ran).splitlines()[-1])
+
+
+def unpacked(folder: Path, sdist: Path) -> Path:
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "source", filter="data")
-    (source,) = (folder / "source").iterdir()
+    (place,) = (folder / "source").iterdir()
+    return place
+
+
+def of_tests() -> list[str]:
+    """The requirements of the extras that the tests need."""
+    text = (clean.ROOT / "pyproject.toml").read_text("utf-8")
+    listed = re.findall(r"^(?:report|asv|pytest|parquet|docs) = \[(.*)\]$", text, re.MULTILINE)
+    listed.append(re.search(r"^test = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1])
+    names = re.findall(r'"(.*?)"', ",".join(listed))
+    return [name for name in names if not name.startswith("torch-gradbench")]
+
+
+def lowest(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
+    """The lower bounds of pyproject.toml, without torch's, on tests of the source distribution."""
+    source = unpacked(folder, sdist)
     pip = [uv, "pip", "compile", "--quiet", "pyproject.toml", "--only-binary", ":all:"]
     pip += ["--resolution", "lowest-direct"]
     pip += ["--extra", "report", "--extra", "asv", "--extra", "pytest", "--extra", "parquet"]
@@ -201,7 +236,7 @@ def plain() -> list[str]:
     return [name for name in re.findall(r'"(.*)"', names) if not name.startswith("torch")]
 
 
-PARTS = {"interpreters": interpreters, "start": start, "lowest": lowest}
+PARTS = {"interpreters": interpreters, "start": start, "source": source, "lowest": lowest}
 
 
 def main() -> int:

@@ -69,6 +69,23 @@ def test_every_block_says_what_it_is(page):
     assert not faults, "\n".join(faults)
 
 
+PARSED = [
+    page
+    for page in blocks.PAGES
+    if (of_page := blocks.blocks(page))
+    and any(block.is_parsed for block in of_page)
+    and not any(block.is_run for block in of_page)
+]
+
+
+@pytest.mark.parametrize("page", PARSED, ids=lambda page: str(page.relative_to(blocks.ROOT)))
+def test_every_block_of_commands_is_understood(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "suites").symlink_to(blocks.ROOT / "tests" / "suites")
+    Reader(tmp_path, gradbench).follow(page)
+
+
 @pages_that_run
 def test_every_block_does_what_its_page_says(page, reader):
     reader.follow(page)

@@ -267,7 +267,7 @@ def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]
 _MARK = "Written by `gradbench study report"
 """Marks the page as gradbench's; a file of that name without it is not overwritten."""
 
-_UNRUN = "<!-- not run: takes minutes or hours; the table is that of the stored study -->"
+_UNRUN = "<!-- parsed: takes minutes or hours; the table is that of the stored study -->"
 """For the tests that run the commands of pages: an HTML comment, which no reader sees."""
 
 
