@@ -462,6 +462,19 @@ class TestComparing:
         assert f"slower: {record.test} {mode} 1.50" in text
         assert f"FAILED --gradbench-fail-on slower: {record.test}" in text
 
+    def test_what_is_too_close_to_call_says_how_much_may_be_in_it_and_what_to_do(self, run):
+        mode = self.mode(run)
+        (record,) = records(run)
+        record.subjects, record.budget = [mode], 20.0
+        few = type(run)(run.path, run.started)
+        few.take([*run.workers, *run.sessions[:2], *run.ends])
+        found = comparing.compared(few, scaled(few, 1.04, {mode}), [record], "slower")
+        assert not found.fails
+        text = "\n".join(found.lines())
+        assert f"undecided: {record.test} {mode} 1.0" in text
+        assert re.search(r"1 too close to call: (slowdowns up to \d+%|large slowd)", text)
+        assert "--gradbench-budget 80 for both runs" in text
+
     def test_a_slowdown_of_another_mode_does_not_concern_the_test(self, run):
         (record,) = records(run)
         record.subjects = [self.mode(run)]

@@ -14,10 +14,19 @@ from gradbench.analysis.filters import fails
 from gradbench.analysis.table import Ratio
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted, false_positives
-from gradbench.core.verdicts import CALLED
+from gradbench.core.verdicts import CALLED, Verdict
 from gradbench.integrations.pytest_plugin.claims import odds_of
-from gradbench.integrations.pytest_plugin.room import Record
+from gradbench.integrations.pytest_plugin.room import BUDGET, Record
 from gradbench.store.runs import Run
+
+NAMED = 5
+"""Derivatives too close to call that are named."""
+
+LARGE = 10
+"""A ratio from which on a bound says nothing."""
+
+MORE = 4
+"""How many times the budget halves an interval."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class Outcome:
     """The tests that the other run does not have."""
     busy: list[str]
     fail_on: str | None
+    budget: float
+    """The most seconds that timing a test might take."""
 
     @property
     def fails(self) -> bool:
@@ -50,12 +61,30 @@ class Outcome:
         yield f"  {counted(len(found.changes), 'derivative')}: {counts}"
         calls = sum(change.verdict in CALLED for change in found.changes)
         yield f"  {false_positives(calls, found.expected_false, found.expected_false_alarms)}"
+        yield from self._open()
         if self.missing:
             yield f"  not in {found.old}: {', '.join(self.missing)}"
         if self.fails:
             names = [c for c in found.changes if fails([c.verdict], self.fail_on)]
             tests = dict.fromkeys(self.tests[c.case.comparison.function] for c in names)
             yield f"FAILED --gradbench-fail-on {self.fail_on}: {', '.join(tests)}"
+
+    def _open(self) -> Iterator[str]:
+        """What is too close to call, how much may be in it, and what decides more."""
+        left = [c for c in self.compared.changes if c.verdict == Verdict.UNDECIDED]
+        left.sort(key=lambda change: -change.estimate.high)
+        for change in left[:NAMED]:
+            yield f"  {self._said(change)}"
+        if left:
+            rest = f" ({len(left) - NAMED} more are not named)" if len(left) > NAMED else ""
+            worst = left[0].estimate.high
+            hidden = f"slowdowns up to {worst - 1:.0%}" if worst < LARGE else "large slowdowns"
+            yield (
+                f"  {len(left)} too close to call{rest}: "
+                + (f"{hidden} are not excluded. " if worst > 1 else "none may be slower. ")
+                + f"More time decides more: --gradbench-budget {MORE * self.budget:g} for both "
+                "runs, with nothing else running"
+            )
 
     def _said(self, change: Change) -> str:
         e = change.estimate
@@ -77,7 +106,8 @@ def compared(old: Run, new: Run, records: Sequence[Record], fail_on: str | None)
     tests = {record.function: record.test for record in records}
     missing = [record.test for record in records if record.log and record.function not in there]
     busy = [f"{run.name}: {said}" for run in (old, new) if (said := conditions.busy(run))]
-    return Outcome(found, tests, list(dict.fromkeys(missing)), busy, fail_on)
+    budget = max((record.budget for record in records if record.log), default=BUDGET)
+    return Outcome(found, tests, list(dict.fromkeys(missing)), busy, fail_on, budget)
 
 
 def _kept(run: Run, own: dict[str, set[str]]) -> Run:

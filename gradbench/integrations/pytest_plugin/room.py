@@ -51,6 +51,8 @@ class Record:
     log: str = ""
     """The file of its measurements; empty where nothing was measured."""
     claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    budget: float = BUDGET
+    """Seconds that timing it might take."""
 
 
 class Room:
@@ -153,6 +155,7 @@ class Room:
         timed = Timed(advice)
         record.said = timed.line(record.subject)
         record.log = str(advice.path or "")
+        record.budget = question.budget
         return timed
 
     def keep(self, record: Record) -> None:
