@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+from in_process import gradbench
 
 from gradbench.cli import cli
 from gradbench.core import releases as known
@@ -120,6 +122,48 @@ def test_all_that_an_installer_wrote_is_kept_until_it_works(home, tmp_path):
     assert [failure.name for failure in environments.failures()] == ["2.9.0"]
     environments.remove("2.9.0")
     assert [p.name for p in home.iterdir() if not p.name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (None, "Connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (TimeoutError("timed out"), "no answer within 10 s"),
+    ],
+)
+@pytest.mark.parametrize("where", ["--index-url", "PIP_INDEX_URL"])
+def test_an_index_that_cannot_be_reached_is_one_line_at_once(
+    home, monkeypatch, error, cause, where
+):
+    def fails(place, timeout):
+        raise error
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"http://me:secret@127.0.0.1:{listener.getsockname()[1]}/simple"
+    if error is not None:
+        monkeypatch.setattr(socket, "create_connection", fails)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["--index-url", address] if where == "--index-url" else []
+    variables = {} if words else {where: address}
+    done = gradbench("releases", "install", "2.9.0", "--installer", "pip", *words, **variables)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert f"the package index of {where} cannot be reached: " in said
+    assert cause in said
+    assert "secret" not in said
+    assert "127.0.0.1" not in said
+    assert not [path for path in home.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_installers_try_an_index_a_few_times_unless_told_otherwise(home, tmp_path, monkeypatch):
+    how = script(tmp_path, 'echo "error: $PIP_RETRIES $UV_HTTP_RETRIES"; exit 1')
+    monkeypatch.delenv("PIP_RETRIES", raising=False)
+    monkeypatch.setenv("UV_HTTP_RETRIES", "7")
+    with pytest.raises(ReleaseError, match="error: 2 7"):
+        environments.install(Request("2.9.0", "2.9.0"), how)
 
 
 def test_an_installer_that_is_not_there_is_one_line(home):

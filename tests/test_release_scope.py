@@ -211,7 +211,13 @@ def test_a_strip_counts_what_each_release_changed(tmp_path, capsys):
     stored(tmp_path, Made({"2.0.0": 1.0, "2.1.0": 1.3, "2.2.0": 1.0}, FULL.functions))
     run(tmp_path, "show")
     told = " ".join(capsys.readouterr().out.split())
-    assert "2.1.0 6↑ 0↓ · 2.2.0 0↑ 6↓ · first to last 0↑ 0↓" in told
+    strip = "2.1.0 6↑ 0↓ · 2.2.0 0↑ 6↓ · first to last 0↑ 0↓"
+    assert strip in told
+    for words in ((), ("--by", "mode"), ("-f", "exp", "-m", "jacrev")):
+        run(tmp_path, "show", *words, "--format", "md")
+        told = " ".join(capsys.readouterr().out.split())
+        counts = strip if words[:1] != ("-f",) else "2.1.0 1↑ 0↓ · 2.2.0 0↑ 1↓"
+        assert f"Slower ↑ and faster ↓ by release: {counts}" in told, words
 
 
 @pytest.mark.parametrize("width", ["80", "120", "200"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import schemas
 import warm
 
 from gradbench import statistics as st
@@ -484,7 +485,7 @@ def test_bisection_says_what_it_could_not_tell():
         lambda *three: "not installed: no wheel",
     )
     assert [r.name for r in found.left] == ["2.1.0", "2.2.0"]
-    assert {said for _, said in found.tried} == {"not installed: no wheel"}
+    assert found.tried == [(name, "not installed: no wheel") for name in ("2.2.0", "2.1.0")]
 
 
 def test_the_command_locates_a_planted_slowdown(home, tmp_path, capsys):
@@ -499,8 +500,15 @@ def test_the_command_locates_a_planted_slowdown(home, tmp_path, capsys):
     # What was measured is kept, and the same search needs no measuring again.
     kept = log.paths(tmp_path / "r")
     assert len(kept) >= 2
-    cli.main([*words, "--results", str(tmp_path / "r")], standalone_mode=False)
+    cli.main([*words, "--results", str(tmp_path / "r"), "--format", "json"], standalone_mode=False)
     assert log.paths(tmp_path / "r") == kept
+    found = json.loads(capsys.readouterr().out)
+    schemas.require("releases bisect", found)
+    assert (found["first"], found["before"], found["after"]) == ("a", "b", "c")
+    assert found["located"]
+    assert found["verdict"] == "slower"
+    assert 1 < found["ratio_low"] < found["ratio"] < found["ratio_high"]
+    assert {step["release"]: step["belongs"] for step in found["steps"]}["b"] == "before"
     # It is where the history is looked for, and is no baseline of later tracks.
     first = log.read(kept[0])
     assert first.started.settings["cpu_capability"] == capability

@@ -108,6 +108,8 @@ def test_a_folder_of_tracks_alone_has_a_page_of_releases(here):
             "baseline": "2.0.0",
             "verdict": ["", "slower"],
             "change": [np.nan, 1.5],
+            "from_first": [np.nan, 1.5],
+            "from_first_verdict": ["", "slower"],
             "to_baseline": [1.0, 1.5],
             "to_baseline_low": [1.0, 1.4],
             "to_baseline_high": [1.0, 1.6],
@@ -116,6 +118,8 @@ def test_a_folder_of_tracks_alone_has_a_page_of_releases(here):
     report = content.assemble([], [], changes={"a machine": one})
     (machine,) = json.loads(block(report))["machines"]
     assert machine["name"] == "a machine"
+    assert [step["slower"] for step in machine["releases"]["strip"]] == [0, 1]
+    assert machine["releases"]["whole"]["slower"] == 1
     found = machine["releases"]["operators"]["vjp"]
     assert [step["slower"] for step in found["strip"]] == [0, 1]
     assert found["strip"][1]["average"] == pytest.approx(1.5)

@@ -10,6 +10,7 @@ from every_command import commands
 from in_process import gradbench
 from made_runs import PLAIN, stored
 from made_tracks import Made
+from warm import python
 
 RESULTS = Path(__file__).parents[1] / "results"
 NEWEST = {
@@ -59,8 +60,8 @@ def test_what_has_no_json_prints_no_table():
         if not any(parameter.name == "form" for parameter in command.params)
     }
     assert without <= {
-        *("import", "merge", "report", "plot", "export", "completion", "init"),
-        *("releases install", "releases remove", "releases asv", "releases bisect"),
+        *("import", "report", "plot", "export", "completion", "init"),
+        "releases asv",
     }
 
 
@@ -115,6 +116,17 @@ def test_rows_of_releases(track, command, words):
 def test_environments_and_known_releases(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADBENCH_RELEASES", str(tmp_path))
     schemas.require("releases list", answered("releases", "list", "--all"))
+    planned = answered("releases", "install", "2.9.0", "--dry-run", "--yes")
+    schemas.require("releases install", planned)
+    assert [(row["name"], row["state"]) for row in planned] == [("2.9.0", "")]
+    word = f"mine={python(tmp_path / 'bin')}"
+    made = answered("releases", "install", word)
+    schemas.require("releases install", made)
+    assert [(row["name"], row["state"]) for row in made] == [("mine", "pointed at")]
+    gone = answered("releases", "remove", "mine")
+    schemas.require("releases remove", gone)
+    assert gone == [{"name": "mine", "gib": 0.0}]
+    assert answered("releases", "remove", "--all") == []
 
 
 @pytest.mark.parametrize(

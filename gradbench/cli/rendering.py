@@ -220,6 +220,8 @@ class Markdown(Renderer):
 
     def write(self, answer: Answer) -> None:
         if answer.apart:
+            for line in self._ahead(answer):
+                say(f"{line}\n")
             for part in answer.details:
                 say(f"### {markdown_cell(part.title)}\n\n{self._table(part)}\n")
         elif answer.heading:
@@ -230,6 +232,7 @@ class Markdown(Renderer):
 
     def _blocks(self, answer: Answer) -> Iterator[str]:
         yield f"### {markdown_cell(answer.heading)}"
+        yield from self._ahead(answer)
         if answer.overview is not None:
             yield self._table(answer.overview)
         yield from (markdown_cell(str(line)) for line in answer.summary)
@@ -243,6 +246,10 @@ class Markdown(Renderer):
         notes = [f"- {markdown_cell(str(note))}" for note in answer.notes]
         if notes:
             yield "\n".join(notes)
+
+    @staticmethod
+    def _ahead(answer: Answer) -> Iterator[str]:
+        return (markdown_cell(str(line)) for line in answer.ahead if str(line))
 
     @staticmethod
     def _table(shown: Table) -> str:

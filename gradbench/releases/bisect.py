@@ -58,8 +58,8 @@ class Found:
     after: Request
     left: list[Request] = field(default_factory=list)
     """Builds between the two that differ clearly from neither, or were not installed."""
-    tried: list[tuple[Request, str]] = field(default_factory=list)
-    """The builds measured on the way, and to which end each belongs."""
+    tried: list[tuple[str, Measured | str]] = field(default_factory=list)
+    """The builds tried on the way, by name, and the answer of each."""
 
 
 def next_one(between: Sequence[Request], there: Callable[[Request], bool]) -> int:
@@ -91,7 +91,7 @@ def bisect(
         request = left[place]
         answer = measure(bracket.before, request, bracket.after)
         belongs = answer if isinstance(answer, str) else answer.belongs
-        bracket.tried.append((request, belongs))
+        bracket.tried.append((request.name, answer))
         report(request, belongs)
         if belongs == "before":
             bracket.before, left = request, left[place + 1 :]

@@ -41,6 +41,9 @@ _ADVICE = re.compile(
 )
 """The start of pip's lines that do not explain a failure."""
 
+FEW_RETRIES = {"PIP_RETRIES": "2", "UV_HTTP_RETRIES": "2"}
+"""Of requests to an index that does not answer, unless the user sets them."""
+
 CAUSES = (
     "Name or service not known",
     "Temporary failure in name resolution",
@@ -130,6 +133,7 @@ def run(command: Sequence[str], log: Path) -> None:
             stderr=subprocess.STDOUT,
             # Ctrl-C is this process's to handle: it ends the whole group.
             start_new_session=True,
+            env=FEW_RETRIES | os.environ,
         )
     except OSError as error:
         raise InstallerFailed(f"cannot start {command[0]}: {error.strerror}") from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradbench.analysis.tracks import Build, History
+from gradbench.analysis.tracks import Build, Change, History
 from gradbench.core import releases as known
 from gradbench.core.cases import FORWARD, Entry, Offer, Selection, SelectionError, expand
 from gradbench.core.releases import ReleaseError
@@ -109,8 +109,8 @@ class Seeker:
         self.discovery: Discovery | None = None
         self.capability = self.base.environment.get(HELD_BY, "")
 
-    def ends(self, old: Request, new: Request) -> str:
-        """The change between the two ends, in words. Raises ReleaseError where there is none."""
+    def ends(self, old: Request, new: Request) -> Change:
+        """The change between the two ends. Raises ReleaseError where there is none."""
         reason = self.install([old, new])
         if reason:
             raise ReleaseError(f"nothing was measured: {reason}")
@@ -126,14 +126,14 @@ class Seeker:
             )
             raise ReleaseError(f"the case was not timed in both ends: {said}")
         change = judged.changes[0]
-        e = change.estimate
-        described = f"{change.verdict}, {e.ratio:.3f}× [{e.low:.3f}, {e.high:.3f}]"
         if change.verdict not in CALLED:
+            e = change.estimate
             raise ReleaseError(
-                f"{new.name} compared with {old.name}: {described}: no change to find at a "
-                f"threshold of {self.floor:.3g} (more --sessions resolve smaller changes)"
+                f"{new.name} compared with {old.name}: {change.verdict}, {e.ratio:.3f}× "
+                f"[{e.low:.3f}, {e.high:.3f}]: no change to find at a threshold of "
+                f"{self.floor:.3g} (more --sessions resolve smaller changes)"
             )
-        return described
+        return change
 
     def measure(self, before: Request, one: Request, after: Request) -> Measured | str:
         """One build between two others, or the reason why it cannot be measured."""

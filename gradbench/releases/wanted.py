@@ -17,6 +17,7 @@ from gradbench.core.units import duration
 from gradbench.releases import environments, room
 from gradbench.releases.environments import Failure, Request
 from gradbench.releases.installing import Installer
+from gradbench.releases.reaching import require_reachable
 from gradbench.releases.room import GIB
 from gradbench.runner.progress import Report
 
@@ -71,7 +72,8 @@ class Installing:
         progress: Callable[[str], AbstractContextManager[Report]],
     ) -> list[Failure]:
         """Makes what is missing; gives what could not be made. `say` is told what it takes, and
-        what fails. Raises ReleaseError where there is no such release or too little room."""
+        what fails. Raises ReleaseError where there is no such release or index, or too little
+        room."""
         wanted = environments.missing(requests)
         if not wanted:
             return []
@@ -86,6 +88,8 @@ class Installing:
         with environments.writable() as place:
             if not os.access(place, os.W_OK):
                 raise ReleaseError(f"cannot write to {place}: no permission")
+        if any(request.interpreter is None for request in wanted):
+            require_reachable(how.passed, bool(how.uv))
         say(f"Installing with {how.name}: {self.foreseen(wanted)}")
         with progress("installing") as report:
             _, failed = environments.install_all(wanted, how, report)

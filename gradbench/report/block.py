@@ -158,8 +158,8 @@ def _crossing(name: str, cross: sizes.Crossover) -> answers.Sentence:
 
 
 def _releases(changes: pd.DataFrame) -> dict[str, Any] | None:
-    """The releases of a machine's tracks: counts of each operator's changes, and its cases with the
-    largest ones."""
+    """The releases of a machine's tracks: counts of all changes and of each operator's, and its
+    cases with the largest ones."""
     if changes.empty:
         return None
     releases = history.ordered(changes)
@@ -172,9 +172,11 @@ def _releases(changes: pd.DataFrame) -> dict[str, Any] | None:
         "text": over_releases(changes),
         "notes": history.also_differs(changes),
         "baseline": str(changes["baseline"].iloc[0]),
+        "strip": _strip(changes, releases),
+        "whole": _step(changes, "from_first") if "from_first" in changes else None,
         "operators": {
             str(operator): {
-                "strip": [_step(own[own["release"] == release]) for release in releases],
+                "strip": _strip(own, releases),
                 "cases": [_course(rows, releases) for _, rows in history.shown(own, MOST_PANELS)],
             }
             for operator in operators
@@ -183,10 +185,14 @@ def _releases(changes: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _step(rows: pd.DataFrame) -> dict[str, Any]:
-    """What a release changed over the cases of one operator."""
-    counts = rows["verdict"].value_counts()
-    timed = rows["change"].dropna()
+def _strip(changes: pd.DataFrame, releases: Sequence[str]) -> list[dict[str, Any]]:
+    return [_step(changes[changes["release"] == release]) for release in releases]
+
+
+def _step(rows: pd.DataFrame, what: str = "change") -> dict[str, Any]:
+    """What a release changed over some cases."""
+    counts = rows["verdict" if what == "change" else f"{what}_verdict"].value_counts()
+    timed = rows[what].dropna()
     return {
         "slower": int(counts.get("slower", 0)),
         "faster": int(counts.get("faster", 0)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gradbench.advise.yours import say_if_changed
 from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import info, on_stop, say, warn
 from gradbench.cli.progress import progress
@@ -15,7 +16,8 @@ from gradbench.cli.releases.environments import (
     dry_run_option,
     install_options,
 )
-from gradbench.cli.yours import Yours, own_options, say_if_changed
+from gradbench.cli.rendering import Renderer
+from gradbench.cli.yours import Yours, own_options
 from gradbench.core.cases import Selection
 from gradbench.core.releases import ReleaseError
 from gradbench.core.units import counted, duration
@@ -50,6 +52,7 @@ from gradbench.runner.choosing import Measuring
 @install_options
 @options.results_option
 @dry_run_option
+@options.format_option
 def bisect(
     words: tuple[str, ...],
     installed: bool,
@@ -65,6 +68,7 @@ def bisect(
     installing: Installing,
     results: Path,
     dry_run: bool,
+    form: Renderer,
 ) -> int:
     """Find the release in which a case changed.
 
@@ -73,6 +77,7 @@ def bisect(
     select one case too, also of a function of your own. Each step measures one release between two
     others, in turns with both, and is stored like a track.
     """
+    from gradbench.cli.releases import searched
     from gradbench.core.naming import narrowed
     from gradbench.releases import bisect as searching
     from gradbench.releases import builds, environments, room, seeking
@@ -133,8 +138,8 @@ def bisect(
                 options.given_command(),
                 warn,
             )
-            ratio = seeker.ends(*ends)
-            info(f"{ends[1].name} compared with {ends[0].name}: {ratio}")
+            whole = seeker.ends(*ends)
+            info(searched.described(whole))
             found = searching.bisect(
                 *ends,
                 between,
@@ -142,13 +147,8 @@ def bisect(
                 seeker.measure,
                 lambda request, said: info(f"{request.name}: {said}"),
             )
-    before, after = found.before.name, found.after.name
-    if found.left:
-        left = ", ".join(request.name for request in found.left)
-        say(f"Changed between {before} and {after}; too close to call in between: {left}")
-        return 1
-    say(f"Changed in {after}: {before} is as before, {after} as after")
-    return 0
+    form.write(searched.answer(found, whole))
+    return int(bool(found.left))
 
 
 def _split(words: Sequence[str]) -> tuple[str, list[str]]:

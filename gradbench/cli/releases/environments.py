@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from gradbench.cli import completing, options, parameters
-from gradbench.cli.output import on_stop, say, warn
+from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Renderer, Table, places
 from gradbench.core.cases import SelectionError
@@ -135,7 +136,8 @@ def _rows(there: list[Any], everything: bool) -> list[dict[str, Any]]:
 )
 @install_options
 @dry_run_option
-def install(names: tuple[str, ...], installing: Installing, dry_run: bool) -> int:
+@options.format_option
+def install(names: tuple[str, ...], installing: Installing, dry_run: bool, form: Renderer) -> int:
     """Make an environment for each release.
 
     Existing environments stay as they are.
@@ -148,11 +150,23 @@ def install(names: tuple[str, ...], installing: Installing, dry_run: bool) -> in
         if dry_run:
             require_available(environments.missing(requests), installing.interpreter)
             foreseen = installing.foreseen(requests)
-            say(f"Would install {foreseen}" if foreseen else "All of them are installed.")
-            return 0
-        failed = installing.install(requests, warn, progress)
-    say(f"installed: {len(requests) - len(failed)} of {counted(len(requests), 'release')}")
+            said = f"Would install {foreseen}" if foreseen else "All of them are installed."
+            failed = []
+        else:
+            failed = installing.install(requests, warn, progress)
+            done = len(requests) - len(failed)
+            said = f"installed: {done} of {counted(len(requests), 'release')}"
+    form.write(Answer(_named([request.name for request in requests]), text=said))
     return 1 if failed else 0
+
+
+def _named(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of these environments; of one that is not there, an empty one."""
+    from gradbench.releases import environments
+
+    rows = {row["name"]: row for row in _rows(environments.recorded(), False)}
+    absent = dict.fromkeys(FIELDS, "") | {"gib": 0.0}
+    return [rows.get(name, absent | {"name": name}) for name in names]
 
 
 @click.command()
@@ -164,7 +178,8 @@ def install(names: tuple[str, ...], installing: Installing, dry_run: bool) -> in
     shell_complete=completing.installed,
 )
 @click.option("--all", "everything", is_flag=True, help="Remove every installed environment.")
-def remove(names: tuple[str, ...], everything: bool) -> int:
+@options.format_option
+def remove(names: tuple[str, ...], everything: bool, form: Renderer) -> int:
     """Remove environments.
 
     What was measured with them is kept.
@@ -174,10 +189,12 @@ def remove(names: tuple[str, ...], everything: bool) -> int:
     if everything:
         names += tuple(e.name for e in environments.recorded())
         names += tuple(f.name for f in environments.failures())
-    if not names:
+    if not (names or everything):
         raise SelectionError("name the releases to remove, or pass --all")
     # All are looked at before the first is touched.
     chosen = list(dict.fromkeys(environments.removable(name) for name in names))
-    freed = sum(environments.remove(name) for name in chosen)
-    say(f"Removed {counted(len(chosen), 'environment')}, {freed / room.GIB:.1f} GiB")
+    freed = {name: environments.remove(name) / room.GIB for name in chosen}
+    said = f"Removed {counted(len(chosen), 'environment')}, {sum(freed.values()):.1f} GiB"
+    rows = [{"name": name, "gib": round(size, 1)} for name, size in freed.items()]
+    form.write(Answer(rows, text=said))
     return 0

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from gradbench.advise.yours import say_if_changed
 from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import hint, info, notes, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.releases.environments import capability_option, dry_run_option, install_options
 from gradbench.cli.rendering import Renderer, Terminal
-from gradbench.cli.yours import Yours, own_options, say_if_changed
+from gradbench.cli.yours import Yours, own_options
 from gradbench.core.cases import Offer, Selection
 from gradbench.core.extras import installed, require
 from gradbench.core.instruments import WALL_TIME

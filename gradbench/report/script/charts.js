@@ -102,9 +102,13 @@ const drawReleases = (wide) => {
   const operator = own(found.operators, now.operator) ? now.operator : Object.keys(found.operators)[0];
   const { strip, cases } = found.operators[operator];
   const sign = (step) => (!step.cases ? "none" : step.average === null ? "none" : step.average > 1.02 ? "worse" : step.average < 0.98 ? "better" : "same");
-  byId("strip").replaceChildren(...strip.map((step, at) => el("li", { class: sign(step), title: [found.dates[at], found.notes[found.names[at]]].filter(Boolean).join("; ") },
-    el("b", {}, found.names[at], found.notes[found.names[at]] ? "*" : ""), el("span", {}, step.average === null || !step.cases ? "start" : multiple(step.average) + "×"),
-    step.cases ? el("small", {}, `▲ ${step.slower}  ▼ ${step.faster}`) : null)));
+  const part = (step, name, title) => el("li", { class: sign(step), title },
+    el("b", {}, name), el("span", {}, step.average === null || !step.cases ? "start" : multiple(step.average) + "×"),
+    step.cases ? el("small", {}, `▲ ${step.slower}  ▼ ${step.faster}`) : null);
+  const parts = (steps) => steps.map((step, at) => part(step, found.names[at] + (found.notes[found.names[at]] ? "*" : ""),
+    [found.dates[at], found.notes[found.names[at]]].filter(Boolean).join("; ")));
+  byId("all-steps").replaceChildren(...parts(found.strip), ...(found.whole && found.whole.cases ? [part(found.whole, "first to last", "")] : []));
+  byId("strip").replaceChildren(...parts(strip));
   byId("releases-title").textContent = `${operator}: each release against the one before; the average over its cases, `
     + "and how many became slower (▲) and faster (▼).";
   const bounds = cases.flatMap((one) => one.points.filter((p) => p && p[0] !== null).map((p) => p[0]));
