@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from gradbench.advise.live import compare
     from gradbench.analysis.frames import load, samples, verdicts
     from gradbench.analysis.recommend import recommend
+    from gradbench.api.run import run
+    from gradbench.api.track import track
     from gradbench.problems.registry import function, mode
-    from gradbench.releases.live import track
-    from gradbench.runner.live import run
 
 __version__ = "0.1.0"
 
@@ -42,9 +42,9 @@ _HOMES = {
     "load": "analysis.frames",
     "mode": "problems.registry",
     "recommend": "analysis.recommend",
-    "run": "runner.live",
+    "run": "api.run",
     "samples": "analysis.frames",
-    "track": "releases.live",
+    "track": "api.track",
     "verdicts": "analysis.frames",
 }
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import click
 from click.testing import CliRunner
+from every_command import lacking
 
 from gradbench.cli import cli
 
@@ -21,4 +22,7 @@ def gradbench(*words, **environment) -> SimpleNamespace:
         code = done.exception.exit_code
     elif done.exception:
         raise done.exception
+    if code == 2:
+        absent = lacking(words, err)
+        assert not absent, f"{words} has no {absent}: {err}"
     return SimpleNamespace(returncode=code, stdout=done.stdout, stderr=err)

@@ -18,11 +18,13 @@ from made_tracks import Made
 
 import gradbench
 from gradbench.analysis import schema
+from gradbench.api.asked import Interrupted
+from gradbench.core import own
+from gradbench.core.arguments import of_options
 from gradbench.problems import registry
 from gradbench.problems.function import Function
 from gradbench.problems.mode import Mode
 from gradbench.releases import timeline
-from gradbench.runner import live
 from gradbench.store import runs as log
 from gradbench.store.lines import StoreError
 
@@ -142,6 +144,37 @@ def test_run_measures_stores_and_returns_the_run_twice(tmp_path):
     )
 
 
+def test_run_measures_a_function_of_one_s_own_as_the_command_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model.py"
+    model.write_text(
+        "import torch\n"
+        "def loss(x, n):\n    return (x**n).sum()\n"
+        "def mine(x, n):\n    return n * x ** (n - 1)\n"
+        "def inputs():\n    return {'x': torch.ones(3), 'n': 3}\n"
+    )
+    made = gradbench.run(
+        *("model.py:loss", "gradient", ("grad", "mine")),
+        inputs={"x": "randn(3)", "n": 3},
+        also="model.py:mine",
+        name="cubes",
+        **{**SHORT, "sessions": 1},
+    )
+    (name,) = set(made.frame["function"])
+    assert name.startswith("cubes@")
+    assert dict(zip(made.frame["mode"], made.frame["status"])) == {"grad": "ok", "mine": "ok"}
+    model.write_text(model.read_text().replace("x**n", "2 * x**n"))
+    with pytest.warns(UserWarning, match="cubes or its inputs have changed since"):
+        again = gradbench.run(
+            "model.py:loss",
+            modes="grad",
+            inputs="model.py:inputs",
+            name="cubes",
+            **{**SHORT, "sessions": 1},
+        )
+    assert set(again.frame["status"]) == {"ok"}
+
+
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
     def stop(progress):
         if progress.done == 1:
@@ -150,7 +183,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
     words = {"functions": "exp", "operators": "vjp", "modes": "grad", "results": tmp_path}
     with pytest.raises(KeyboardInterrupt, match=r"gradbench.run\(resume='2") as stopped:
         gradbench.run(**words, **{**SHORT, "progress": stop})
-    assert isinstance(stopped.value, live.Interrupted)
+    assert isinstance(stopped.value, Interrupted)
     steps = []
     made = gradbench.run(resume=stopped.value.name, progress=steps.append, results=tmp_path)
     assert made.name == stopped.value.name
@@ -180,13 +213,35 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
         ({"instruments": "flop"}, "did you mean flops"),
         ({"files": "nothing.py"}, "'nothing.py' is not a Python file"),
         ({"resume": "never"}, "no run named 'never'"),
-        ({"baseline": "gradd", "functions": "exp"}, "did you mean grad"),
+        (
+            {"baseline": "gradd", "functions": "exp"},
+            "^baseline 'gradd' is not .* mean grad",
+        ),
+        ({"functions": print}, "gradbench.compare takes a function itself"),
+        ({"functions": "exp", "inputs": {"x": "ones(2)"}}, "^inputs is for a function of your own"),
+        ({"functions": "exp", "wrt": "x"}, "^wrt is for a function of your own"),
+        ({"functions": "model.py:loss"}, "inputs is empty: a function of your own needs"),
+        ({"functions": "model.py:loss", "inputs": "maker"}, "should be expressions by name"),
+        ({"functions": "model.py:loss", "inputs": {"x": [1]}}, "gradbench.compare takes tensors"),
+        ({"functions": "model.py:loss", "inputs": {"x": "1", "y z": 2}}, "'y z=2' is not of the"),
+        ({"functions": "none.py:loss", "inputs": {"x": "ones(2)"}}, "there is no file none.py"),
+        (
+            {"functions": ["exp", "a.py:f"], "inputs": {"x": 1}},
+            "a.py:f is measured alone",
+        ),
     ],
 )
 def test_wrong_arguments_are_named_and_nothing_is_stored(tmp_path, given, says):
     with pytest.raises((TypeError, ValueError, StoreError), match=says):
         gradbench.run(**given, progress=False, results=tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_errors_name_arguments_and_leave_commands_alone():
+    said = "--input x is given twice: remove --cpu-capability, or 'gradbench run --resume latest'"
+    assert of_options(said, ("input",)) == (
+        "inputs x is given twice: remove cpu_capability, or 'gradbench run --resume latest'"
+    )
 
 
 def test_track_asks_for_what_is_not_installed(tmp_path, monkeypatch):
@@ -208,12 +263,16 @@ def test_track_measures_builds_in_turns(tmp_path, monkeypatch):
 
     monkeypatch.setenv("GRADBENCH_RELEASES", str(tmp_path / "environments"))
     builds = [f"{name}={python(tmp_path / name)}" for name in ("mine", "twin")]
+    model = tmp_path / "model.py"
+    model.write_text("def loss(x):\n    return x.sin().sum()\n")
     made = gradbench.track(
-        builds, "exp", "vjp", "grad", baseline="mine", sessions=2, budget=0.01, progress=False,
-        results=tmp_path / "r",
+        builds, f"{model}:loss", modes="grad", inputs={"x": "randn(3)"}, baseline="mine",
+        sessions=2, budget=0.01, progress=False, results=tmp_path / "r",
     )  # fmt: skip
     assert set(made.builds) == {"mine", "twin"}
     assert set(made.frame["mode"]) == {"grad"}
+    assert set(made.frame["status"]) == {"ok"}
+    assert own.unversioned(made.frame["function"].iloc[0]) == "model:loss"
     assert len(timeline(tmp_path / "r", made)) == len(made.frame) == 2
     assert "<table" in made._repr_html_()
 
@@ -285,7 +344,7 @@ def test_a_user_s_file_is_checked_strictly(tmp_path):
     }, done.stdout
     revealed = [line.partition('"')[2].rstrip('"') for line in lines if "Revealed type" in line]
     assert revealed[0] == "def (x: torch._tensor.Tensor) -> torch._tensor.Tensor"
-    assert revealed[2:4] == ["gradbench.runner.live.RunResult", "pandas.DataFrame"] or (
+    assert revealed[2:4] == ["gradbench.api.run.RunResult", "pandas.DataFrame"] or (
         revealed[2].endswith("RunResult") and "DataFrame" in revealed[3]
     )
     assert "Any" not in " ".join(revealed)
@@ -314,6 +373,7 @@ def public():
 @pytest.fixture
 def beside_results(tmp_path, monkeypatch):
     stored(tmp_path / "results", PLAIN)
+    (tmp_path / "model.py").write_text("def loss(x):\n    return x.sin().sum()\n")
     monkeypatch.chdir(tmp_path)
 
 

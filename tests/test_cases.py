@@ -123,7 +123,7 @@ def test_what_is_of_cuda_devices_alone_takes_part_there_or_where_it_is_named():
     ("selection", "says"),
     [
         (Selection(modes=("graph*",), compiled=True), "selection is empty"),
-        (Selection(dtypes=("tf32",)), "'--device cuda --dtype tf32' measures it"),
+        (Selection(dtypes=("tf32",)), "needs a CUDA device: add the device cuda"),
         (Selection(functions=("exq",)), "did you mean exp"),
         (Selection(operators=("hessian",)), "no operator matches 'hessian'"),
         (Selection(modes=("magic",)), "no mode matches 'magic'"),

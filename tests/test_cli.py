@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import schemas
+from every_command import lacking
 
 from gradbench.store import runs as log
 
@@ -60,7 +61,7 @@ def test_help_and_show_import_neither_torch_nor_pandas(results, command):
 
 BAD = [
     (("run", "-f", "nothing"), "no function matches 'nothing'"),
-    (("run", "-f", "exp", "--dtype", "tf32"), "'--device cuda --dtype tf32' measures it"),
+    (("run", "-f", "exp", "--dtype", "tf32"), "needs a CUDA device: add the device cuda"),
     (("verify", "-f", "exp", "--device", "cpu+1sets"), "sets go from 2 to 1000"),
     (("verify", "-f", "exp", "--device", "cpu+transfer"), "nothing is transferred"),
     (("run", "-m", "jacrve"), "did you mean jacrev"),
@@ -91,6 +92,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(results, arguments, says):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert says in lines[0]
+    assert not lacking(arguments, lines[0])
 
 
 def test_a_function_without_the_sizes_asked_for_is_named():

@@ -10,6 +10,8 @@ import click
 import msgspec
 import pytest
 import warm
+from every_command import commands, lacking
+from in_process import gradbench
 
 from gradbench.analysis.tracks import History
 from gradbench.cli import cli
@@ -18,6 +20,7 @@ from gradbench.core.cases import Comparison, fits
 from gradbench.releases import environments
 from gradbench.releases.environments import install, parse
 from gradbench.releases.installing import Installer
+from gradbench.runner import profiling
 from gradbench.store import runs, tracks
 from gradbench.worker import identity, loading
 from gradbench.worker.subject import Subject
@@ -200,7 +203,7 @@ def test_a_run_measures_a_plain_function_and_says_when_it_has_changed(model, tmp
         (["-f", "model.py:loss", "-f", "model.py:loss", "--input", "x=1"], "given twice"),
         (["-f", "exp", "--input", "x=1"], "is for a function of your own"),
         (["-f", "exp", "--name", "mine"], "is for a function of your own"),
-        (["-f", "model.py:loss", "--input", "x=1", "--size", "n=3"], "--size is for the catalogue"),
+        (["-f", "model.py:loss", "--input", "x=1", "--size", "n=3"], "n=3 is for the catalogue"),
         (["-f", "model.py:loss", "--input", "x=1", "--name", "a/b"], "no '/'"),
         (
             ["-f", "model.py:loss", "--inputs", "model.py:inputs", "-o", "hesian"],
@@ -214,7 +217,43 @@ def test_what_is_wrong_with_a_function_is_one_line_before_anything_is_measured(m
     said = raised.value.message
     assert says in said
     assert "\n" not in said
+    assert not lacking(("run", *words), said)
     assert not Path("results/runs").exists()
+
+
+OWN = [
+    path for path, command in commands() if {"maker", "label"} <= {p.name for p in command.params}
+]
+
+
+@pytest.mark.parametrize("path", OWN, ids=" ".join)
+def test_a_command_names_only_options_of_its_own(path, model, tmp_path, monkeypatch):
+    """A case is named by options in some commands, and by an argument in others."""
+    monkeypatch.setattr(profiling, "require_valgrind", lambda: None)
+    recorded(tmp_path, *"abc")
+    tail = [*"abc"[: 3 if "bisect" in path else 2]] if path[0] == "releases" else []
+    by_case = "explain" in path
+
+    def refused(operator="gradient", function="model.py:loss", size="", more=()):
+        if by_case:
+            words = ["/".join(filter(None, (operator, function, size, "grad"))), *tail]
+        else:
+            words = [*tail, "-f", function, "-o", operator, "-m", "grad"]
+            words += ["--size", size] * bool(size)
+        done = gradbench(*path, *words, *more)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        return line
+
+    for more in (("--input", "x=ones(2)"), ("--inputs", "model.py:inputs"), ("--name", "mine")):
+        said = refused(function="exp", more=more)
+        assert f"{more[0]} is for a function of your own: name it" in said
+        assert ("--function" in said) is not by_case
+    assert "size n=4 is for the catalogue" in refused(size="n=4", more=("--input", "x=ones(2)"))
+    assert "give the inputs: --input" in refused()
+    # The function is looked at, in a process of its own.
+    inputs = ("--inputs", "model.py:inputs")
+    assert "operator diagonal: for this function there are" in refused("diagonal", more=inputs)
 
 
 # ── tracks and searches ───────────────────────────────────────────────────────────────────────

@@ -245,7 +245,7 @@ def _operator(question: Question, found: dict[str, Any]) -> str:
         raise Refusal(refusals[asked])
     if operators and asked not in operators:
         there = [name for name in operators if name not in refusals]
-        raise Refusal(f"--operator {asked}: for this function there are {', '.join(there)}")
+        raise Refusal(f"operator {asked}: for this function there are {', '.join(there)}")
     return asked if operators else ""
 
 

@@ -170,7 +170,10 @@ def answered(question: Question, content: bytes, results: Path, report: Report) 
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / f"passed_{new_id()}.pickle"
     path.write_bytes(content)
-    return advise(dataclasses.replace(question, passed=str(path)), results, report, [])
+    try:
+        return advise(dataclasses.replace(question, passed=str(path)), results, report, [])
+    except Refusal as error:
+        raise Refusal(arguments.of_options(str(error))) from error
 
 
 def _by_name(

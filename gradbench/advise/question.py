@@ -77,7 +77,7 @@ class Question:
         if self.operator and self.operator not in OPERATORS:
             near = hint(self.operator, OPERATORS)
             raise Refusal(
-                f"--operator {self.operator}: it is none of {', '.join(OPERATORS)}"
+                f"operator {self.operator!r} is none of {', '.join(OPERATORS)}"
                 + (f"; {near}" if near else "")
             )
         if not 1 <= self.threads <= MOST_THREADS:

@@ -113,7 +113,7 @@ def _operators(question: Question, found: dict[str, Any], globs: Sequence[str]) 
             raise Refusal(
                 refused[0]
                 if refused
-                else f"--operator {glob}: for this function there are "
+                else f"operator {glob}: for this function there are "
                 f"{', '.join(name for name in there if name not in refusals)}"
                 + (f"; {near}" if near else "")
             )

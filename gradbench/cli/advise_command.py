@@ -10,6 +10,7 @@ from gradbench.advise import OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice, Interrupted
 from gradbench.advise.shown import as_document
+from gradbench.advise.yours import pairs
 from gradbench.analysis.table import record
 from gradbench.cli import ending, options, parameters, yours
 from gradbench.cli.output import stopped, warn
@@ -83,7 +84,7 @@ def command(
     """
     question = Question(
         target,
-        yours.pairs(inputs, maker),
+        pairs(inputs, maker),
         wrt,
         operator or "",
         dtype,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradbench.advise.yours import BY_CASE
 from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
@@ -37,7 +38,7 @@ class Counting:
     def suite(self, case: str, yours: Yours) -> Suite:
         """What the name of a case selects, and the files that declare it."""
         measuring = Measuring("", None, None, (), self.seed, self.timeout, self.memory_limit)
-        return yours.suite(selected(case), self.files, measuring, self.results, warn)
+        return yours.suite(selected(case), self.files, measuring, self.results, warn, named=BY_CASE)
 
     def worker(self, suite: Suite) -> WorkerOptions:
         return WorkerOptions(files=suite.files, memory_limit=self.memory_limit)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradbench.cli import parameters, yours
+from gradbench.advise.yours import LOOKING, looked_at, pairs
+from gradbench.cli import options, parameters, yours
 from gradbench.cli.output import say, warn
+from gradbench.cli.progress import starting as shown
 from gradbench.core import own
 from gradbench.core.extras import DISTRIBUTION, installed
 from gradbench.integrations import starting
@@ -47,6 +49,7 @@ NEEDS = {"tests": ("pytest", "pytest"), "asv": ("asv", "asv")}
     help="Write only tests (pytest), asv or workflow (GitHub Actions); may be repeated.  "
     "[default: all]",
 )
+@options.limit_options
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be written.")
 def command(
@@ -58,6 +61,8 @@ def command(
     wrt: tuple[str, ...],
     definition: str,
     parts: tuple[str, ...],
+    timeout: float,
+    memory_limit: int,
     force: bool,
     dry_run: bool,
 ) -> int:
@@ -74,7 +79,7 @@ def command(
         if not dry_run:
             directory.mkdir(parents=True, exist_ok=True)
             if target is not None:
-                start = _looked_at(start, definition)
+                start = _looked_at(start, definition, timeout, memory_limit)
             planned = starting.files(start, parts)
             for path, (text, _) in planned.items():
                 (directory / path).parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +122,8 @@ def _asked(
     more = {"wrt": wrt, "also": also}
     if definition != "differences":
         more["definition"] = (definition,)
-    pairs = yours.pairs(inputs, maker)
-    return starting.Start(directory.absolute(), target, pairs, maker or "", "gradient", more)
+    named = pairs(inputs, maker)
+    return starting.Start(directory.absolute(), target, named, maker or "", "gradient", more)
 
 
 def _require_free(directory: Path, planned: dict[str, tuple[str, str]], force: bool) -> None:
@@ -135,7 +140,7 @@ def _require_free(directory: Path, planned: dict[str, tuple[str, str]], force: b
         )
 
 
-def _looked_at(start: Start, definition: str) -> Start:
+def _looked_at(start: Start, definition: str, timeout: float, memory_limit: int) -> Start:
     """The same with the operator that suits the function. Raises SelectionError."""
     from gradbench.advise.question import Question
 
@@ -143,14 +148,16 @@ def _looked_at(start: Start, definition: str) -> Start:
         start.target,
         start.inputs,
         start.more["wrt"],
-        budget=yours.LOOKING,
+        budget=max(LOOKING, timeout),
+        timeout=timeout,
+        memory_limit=memory_limit,
         maker=start.maker,
         also=start.more["also"],
         definition=definition,
         identify=True,
     )
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch, _inside(start.folder):
-        found = yours.looked_at(question, own.label(start.target), (), Path(scratch), warn)
+        found = looked_at(question, own.label(start.target), (), Path(scratch), warn, shown)
     return replace(start, operator=found.operators[0])
 
 

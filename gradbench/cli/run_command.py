@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from gradbench.advise.yours import say_if_changed
 from gradbench.analysis.conditions import BUSY
 from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import hint, info, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer, Terminal
-from gradbench.cli.yours import Yours, own_options, say_if_changed
+from gradbench.cli.yours import Yours, own_options
 from gradbench.core.cases import Selection
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.units import counted, duration

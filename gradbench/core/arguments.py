@@ -10,7 +10,8 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -90,6 +91,24 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
         message = f"{name} is {value!r}, and should be one of {', '.join(options)}"
         raise ValueError(f"{message}; {suggestion}" if suggestion else message)
     return value
+
+
+_OPTION = re.compile(r"(?<![\w'-])--([a-z][a-z-]*[a-z])\b")
+_QUOTED = re.compile(r"('(?:gradbench|pip|pytest|asv) [^']*')")
+
+
+def of_options(said: str, several: Collection[str] = ()) -> str:
+    """A message of the command line, where an option is an argument: ``--wrt x`` is ``wrt x``.
+
+    `several` are the options whose argument is in the plural. Commands in quotes stay as they are.
+    """
+
+    def argument(option: re.Match[str]) -> str:
+        return option[1].replace("-", "_") + "s" * (option[1] in several)
+
+    parts = _QUOTED.split(said)
+    parts[::2] = [_OPTION.sub(argument, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _kind(value: Any) -> str:

@@ -487,9 +487,7 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
                         )
                         entries.append(Entry(comparison, here))
     if not entries and TF32 in selection.dtypes:
-        raise SelectionError(
-            "dtype tf32 needs a CUDA device: '--device cuda --dtype tf32' measures it"
-        )
+        raise SelectionError("dtype tf32 needs a CUDA device: add the device cuda")
     if not entries:
         raise SelectionError(
             "the selection is empty: no function matches all of these options; "

@@ -76,7 +76,7 @@ def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
         return ""
     return (
         f"a dense result of {outputs} by {coordinates} takes {size(dense)}, more than the limit of "
-        f"{size(limit)}: ask for products (--operator vjp), or give a smaller input of the same "
+        f"{size(limit)}: ask for products (vjp, jvp), or give a smaller input of the same "
         "structure"
     )
 

@@ -181,7 +181,7 @@ class Look:
         structured = ("diagonal", "batch_jacobian") if y.dim() else ()
         if asked and asked not in (*operators, *structured):
             there = [name for name in operators if name not in refusals]
-            raise Refused(f"--operator {asked}: for this function there are {', '.join(there)}")
+            raise Refused(f"operator {asked}: for this function there are {', '.join(there)}")
 
     def _operators(self) -> tuple[list[str], dict[str, str]]:
         width, limit = torch.finfo(self.subject.dtype).bits // 8, self.spec["memory_limit"]

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from gradbench import state
-from gradbench.cli.yours import Yours
+from gradbench.advise.yours import Yours
 from gradbench.core import cases
 from gradbench.core.cases import DTYPES, Case, Offer, Place, Selection
 from gradbench.integrations.pytest_json import SCHEMA

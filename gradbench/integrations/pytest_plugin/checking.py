@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import random
-import re
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import torch
 
 from gradbench import state
 from gradbench.advise.question import Question, Refusal
+from gradbench.core import arguments
 from gradbench.core.cases import DOCUMENTS, FORWARD, YOURS, Comparison
 from gradbench.problems import registry
 from gradbench.worker import subject
@@ -65,7 +65,7 @@ def check(question: Question, content: bytes, names: Sequence[str]) -> Checked:
         with _untouched(), tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
             return _checked(question, passed, names, str(Path(scratch, "pattern.pt")))
     except (Refused, Unusable, RequestRefused) as error:
-        raise Refusal(_without_dashes(str(error))) from error
+        raise Refusal(arguments.of_options(str(error))) from error
     except state.StateLost as error:
         raise Refusal(f"it {error}") from error
     except Exception as error:
@@ -136,8 +136,3 @@ def _untouched() -> Iterator[None]:
         random.setstate(plain)
         if numpy is not None:
             numpy.random.set_state(drawn_numpy)
-
-
-def _without_dashes(said: str) -> str:
-    """A message of the command line, where an option is an argument: ``--wrt x`` is ``wrt x``."""
-    return re.sub(r"--(wrt|operator|dtype|device|also|inputs?)\b", r"\1", said)
