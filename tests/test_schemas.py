@@ -60,7 +60,7 @@ def test_what_has_no_json_prints_no_table():
         if not any(parameter.name == "form" for parameter in command.params)
     }
     assert without <= {
-        *("import", "report", "plot", "export", "completion", "init"),
+        *("import", "merge", "report", "plot", "export", "completion", "init"),
         "releases asv",
     }
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "explain": "Say what a case executes: Python, dispatcher, autograd or kernels.",
     "releases": "Install, measure, compare, bisect and explain torch releases.",
     "import": "Import what 'pytest benchmarks/' measured.",
+    "merge": "Put results folders of several machines together.",
     "report": "Write a report of stored runs: what to try first, every comparison, the code.",
     "plot": "Draw one figure of stored runs to a file.",
     "export": "Write stored runs as CSV, Parquet or JSON.",

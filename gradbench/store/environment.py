@@ -46,6 +46,8 @@ class WorkerEnvironment(msgspec.Struct, frozen=True):
     devices: tuple[Label, ...] | None = None
     device_names: tuple[Label, ...] | None = None
     device_uuids: dict[Label, Label] | None = None
+    node: Label | None = None
+    """The node of a cluster that it is a process of."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> WorkerEnvironment:

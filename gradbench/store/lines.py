@@ -22,7 +22,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -94,7 +94,7 @@ def opened(path: Path) -> BinaryIO:
 
     Raises StoreError, in one line, for anything else: a directory, a FIFO, a dead link.
     """
-    file = _opened(path)
+    file = regular(path)
     packing = _packing(path)
     if not packing:
         return file
@@ -137,7 +137,7 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def _opened(path: Path) -> BinaryIO:
+def regular(path: Path) -> BinaryIO:
     try:
         _require_regular(path, os.stat(path))
         # Should the file become a FIFO just now, opening that must not wait for a writer.
@@ -309,6 +309,12 @@ def verify(line: bytes, schema: int) -> None:
         raise ValueError("its checksum does not fit")
     if schema >= CHECKED:
         raise ValueError("it has no checksum")
+
+
+class Appending(Protocol):
+    """Takes records: a log, or a list of them on its way to one."""
+
+    def append(self, record: msgspec.Struct) -> None: ...
 
 
 class LineLog:
