@@ -1,18 +1,23 @@
 """The order of visits for a seed: of a run, of its careful replay, of a track and of a study."""
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gradbench.core.cases import Comparison, Entry
 from gradbench.releases.part import Part
+from gradbench.runner.rounds import ALIKE, alike
 from gradbench.runner.session import Measurement
 from gradbench.runner.settings import Settings
 from gradbench.runner.wire import WorkerDied, WorkerRefused
 from gradbench.statistics import Stopping
 from gradbench.studies import pairs
+from gradbench.worker.instruments import wall
 
 COMPARISON = Comparison.parse("vjp/exp/documents/float32/cpu/1")
 STOPPING = Stopping(min_rounds=4, max_rounds=8, every=4, half_width=1e-9, budget=1.0)
@@ -52,6 +57,8 @@ class FakeWorker:
             return {"status": "ok", "visit": Plan(self.calls.get(mode, 1000))()}
         if op == "check":
             return {"status": "ok"}
+        if op == "estimate":
+            return {"calls": [self.calls.get(self.modes[h], 1000) for h in arguments["handles"]]}
         return self.visit(arguments["handles"]) if op == "visit" else {}
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
@@ -175,3 +182,78 @@ def test_a_pair_of_a_study_is_visited_in_the_order_of_its_seed(two):
         assert visited == order
         assert measured.log_ratios == [-200, 200, 200, -200, -400, 200, -600, -200]
     assert measured.stopped == "rounds"
+
+
+@dataclass(eq=False)
+class PlanningWorker(FakeWorker):
+    """Plans a visit by the time of a call, as a worker does; `plans` are those in force."""
+
+    plans: dict[str, int] = field(default_factory=dict)
+
+    def request(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+        if op == "prepare":
+            answer = super().request(op, timeout, **arguments)
+            planned = wall.plan(self.calls[arguments["mode"]])
+            self.plans[arguments["mode"]] = planned.number
+            return answer | {"visit": asdict(planned)}
+        if op == "plan":
+            planned = wall.plan(arguments["call"])
+            self.plans |= {self.modes[h]: planned.number for h in arguments["handles"]}
+            return {"visit": asdict(planned)}
+        return super().request(op, timeout, **arguments)
+
+    def visit(self, handles: list[int]) -> dict[str, Any]:
+        answer = super().visit(handles)
+        return answer | {"blocks": [blocks * 5 for blocks in answer["blocks"]]}
+
+
+def test_what_takes_about_as_long_is_visited_alike():
+    # By themselves sub-blocks of 66 µs calls have two, of 67 and 95 µs one, of 20 µs five.
+    calls = {"grad": 66_000, "backward": 67_000, "func_vjp": 95_000, "slow": 20_000}
+    worker = PlanningWorker([], calls=calls)
+    measured = run(SETTINGS, worker)
+    assert worker.plans["grad"] == worker.plans["backward"] == worker.plans["func_vjp"] == 1
+    assert worker.plans["slow"] == 5
+    # What is stored says how it was measured.
+    assert {e.mode: e.number for e in measured.entrants} == worker.plans
+
+
+def test_builds_of_a_track_are_visited_alike_each_by_its_worker():
+    workers = {
+        "old": PlanningWorker([], "old", calls={"grad": 66_000}),
+        "new": PlanningWorker([], "new", calls={"grad": 68_000}),
+    }
+    team = Team(**{name: [worker] for name, worker in workers.items()})
+    entry = Entry(COMPARISON, ("grad",))
+    part = Part(entry, 0, 0, list(workers), team, SETTINGS, frozenset(), {}).run()  # type: ignore
+    assert [s.entrant.status for s in part.cases[0].sides] == ["ok", "ok"]
+    assert workers["old"].plans == workers["new"].plans
+
+
+def test_a_worker_that_dies_while_its_visits_are_planned_is_replaced():
+    class Dying(PlanningWorker):
+        def request(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+            if op == "plan":
+                self.lost = True
+                raise WorkerDied("gone")
+            return super().request(op, timeout, **arguments)
+
+    calls = {"grad": 66_000, "backward": 67_000, "func_vjp": 95_000, "slow": 20_000}
+    measured = run(SETTINGS, Dying([], calls=calls), PlanningWorker([], calls=calls))
+    assert {e.status for e in measured.entrants} == {"ok"}
+
+
+@given(st.lists(st.floats(1e3, 1e9), max_size=30))
+def test_groups_of_calls_are_narrow_and_cut_at_the_widest_gaps(calls):
+    groups = alike(calls)
+    assert sorted(place for group in groups for place in group) == list(range(len(calls)))
+    spans = sorted((calls[g[0]], calls[g[-1]]) for g in groups if g)
+    assert all(last <= ALIKE * first for first, last in spans)
+    assert all(one[1] <= two[0] for one, two in pairwise(spans))
+
+
+def test_instances_of_one_mode_stay_together_among_many_modes():
+    calls = [20e3 * 1.2**k for k in range(20)]
+    again = [1.03 * call for call in calls]
+    group_of = {place: i for i, g in enumerate(alike(calls + again)) for place in g}
+    assert all(group_of[k] == group_of[k + len(calls)] for k in range(len(calls)))

@@ -95,6 +95,7 @@ GOOD = dict.fromkeys(MODES, "ok")
         "open",
         "prepare:grad",
         "prepare:backward",
+        "estimate",
         "visit",
         "check:grad",
         "close",

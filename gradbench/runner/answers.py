@@ -113,6 +113,14 @@ class Plan(msgspec.Struct):
     call: Nanoseconds
 
 
+class Estimated(Answer):
+    calls: list[Nanoseconds]
+
+
+class Planned(Answer):
+    visit: Plan
+
+
 class Prepared(Answer):
     status: Status
     reason: str = ""
@@ -196,6 +204,8 @@ ANSWERS: dict[str, type[Answer]] = {
     "discover": Discovered,
     "open": Opened,
     "prepare": Prepared,
+    "estimate": Estimated,
+    "plan": Planned,
     "visit": Visited,
     "check": Checked,
     "trust": Answer,

@@ -191,6 +191,29 @@ def prepare(
     return Arm(worker, handle, entrant, visit) if visit else entrant
 
 
+def estimate(arms: Sequence[Arm], rounds: int, timeout: float, deadline: Deadline) -> None:
+    """Has a worker estimate the calls of arms of its own anew, by rounds of visits that do not
+    count. Arguments and errors are those of `visit`."""
+    worker = arms[0].worker
+    limit = deadline.within(timeout + 20 * rounds * sum(arm.cost for arm in arms))
+    calls = _timed("estimate", arms, limit, rounds=rounds)["calls"]
+    if len(calls) != len(arms):
+        raise worker.garbled("not an estimate for each mode")
+    for arm, call in zip(arms, calls):
+        arm.plan = arm.plan | {"call": call}
+
+
+def plan_alike(arms: Sequence[Arm], call: float, timeout: float) -> None:
+    """Has a worker plan the visits of arms of its own alike, for calls of so many nanoseconds.
+
+    Raises WorkerRefused, WorkerDied or WorkerTimeout.
+    """
+    handles = [arm.handle for arm in arms]
+    answer = arms[0].worker.request("plan", timeout, handles=handles, call=round(call))
+    for arm in arms:
+        arm.plan = answer["visit"] | {"call": arm.plan["call"]}
+
+
 def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list[Visited], float]:
     """Visits arms of one worker in this order, by one request.
 
@@ -200,12 +223,7 @@ def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list
     """
     worker = arms[0].worker
     limit = deadline.within(timeout + 20 * sum(arm.cost for arm in arms))
-    try:
-        answer = worker.request("visit", limit, handles=[arm.handle for arm in arms])
-    except WorkerRefused as error:
-        refused = WorkerRefused(f"while timed: {error}", error.where, error.status)
-        refused.places = error.places
-        raise refused from error
+    answer = _timed("visit", arms, limit)
     blocks: list[list[int]] = answer["blocks"]
     planned = [arm.plan["blocks"] for arm in arms]
     if len(blocks) != len(planned) or any(
@@ -215,6 +233,16 @@ def visit(arms: Sequence[Arm], timeout: float, deadline: Deadline) -> tuple[list
     ):
         raise worker.garbled("not the sub-blocks that were planned")
     return list(zip(blocks, answer["cpu"], answer["disturbed"])), answer["spent"] * 1e-9
+
+
+def _timed(op: str, arms: Sequence[Arm], limit: float, **fields: int) -> dict[str, Any]:
+    """The answer to a request that calls arms; a refusal says when."""
+    try:
+        return arms[0].worker.request(op, limit, handles=[arm.handle for arm in arms], **fields)
+    except WorkerRefused as error:
+        refused = WorkerRefused(f"while timed: {error}", error.where, error.status)
+        refused.places = error.places
+        raise refused from error
 
 
 def failure(mode: str, error: WorkerError, when: str = "") -> Entrant:

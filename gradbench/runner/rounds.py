@@ -12,15 +12,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
 
 from gradbench.core.clocks import clock_of
 from gradbench.core.deadline import Deadline
-from gradbench.runner.arms import Arm, visit
+from gradbench.runner.arms import Arm, estimate, plan_alike, visit
 from gradbench.runner.wire import WorkerError
 from gradbench.statistics import Stop, Stopping, enough
+
+ALIKE = 2.0
+"""Arms whose calls take up to so many times as long as others' are visited alike."""
+
+SHORT = 2_000_000
+"""Nanoseconds of a call up to which it is estimated again before the first round."""
+
+PASSES, ESTIMATED = 2, 10
+"""Workers take so many turns at that, each with so many visits of all arms together, at least one
+of each."""
 
 Order = Callable[[list[Arm]], list[Arm]]
 """Puts the arms of one round into the order of their visits."""
@@ -59,6 +70,7 @@ def visit_in_rounds(
     request is sent after the `deadline`, nor waited for.
     """
     deadline = deadline or Deadline()
+    _agree(arms, timeout, deadline, failed, careful)
     orders: list[list[int]] = []
     seconds = in_slow = 0.0
     while arms:
@@ -87,6 +99,62 @@ def visit_in_rounds(
         if stopped is not None:
             return Rounds(orders, stopped, seconds)
     return Rounds(orders, "nothing to time", seconds)
+
+
+def _agree(
+    arms: Sequence[Arm], timeout: float, deadline: Deadline, failed: Failed, careful: bool
+) -> None:
+    """Has arms whose calls take about as long visited alike.
+
+    A sub-block costs a microsecond or more beside its calls, on a slow machine up to 4. Arms with
+    the same number of calls have it in the same share: of 50 µs, two and three calls in a sub-block
+    differ by 1 %. So that the groups do not hang on a slow moment, short calls are estimated again.
+    """
+    known = list(arms)
+    short = [arm for arm in known if arm.plan["call"] <= SHORT]
+    rounds = max(1, ESTIMATED // max(1, len(short)))
+    for _ in range(PASSES):
+        for own in [[arm] for arm in short] if careful else _by_worker(short):
+            if deadline.over:
+                return
+            if own[0] not in arms:
+                continue
+            try:
+                estimate(own, rounds, timeout, deadline)
+            except WorkerError as error:
+                failed(own, error)
+    for group in alike([arm.plan["call"] for arm in known]):
+        chosen = [known[place] for place in group if known[place] in arms]
+        plans = [arm.plan | {"call": 0} for arm in chosen]
+        if all(plan == plans[0] for plan in plans) or deadline.over:
+            continue
+        call = math.sqrt(chosen[0].plan["call"] * chosen[-1].plan["call"])
+        for own in _by_worker(chosen):
+            try:
+                plan_alike(own, call, deadline.within(timeout))
+            except WorkerError as error:
+                failed(own, error)
+
+
+def _by_worker(arms: Sequence[Arm]) -> list[list[Arm]]:
+    return [[a for a in arms if a.worker is w] for w in dict.fromkeys(a.worker for a in arms)]
+
+
+def alike(calls: Sequence[float]) -> list[list[int]]:
+    """The places of calls that take about as long, each group in order.
+
+    Cut at the widest gaps until no group spans more than ALIKE.
+    """
+    left, groups = [sorted(range(len(calls)), key=calls.__getitem__)], []
+    while left:
+        group = left.pop()
+        if not group or calls[group[-1]] <= ALIKE * calls[group[0]]:
+            groups.append(group)
+            continue
+        gaps = [calls[b] / calls[a] for a, b in pairwise(group)]
+        cut = 1 + gaps.index(max(gaps))
+        left += [group[:cut], group[cut:]]
+    return groups
 
 
 def _batch(arms: list[Arm], order: Order, rounds: range) -> list[list[Arm]]:

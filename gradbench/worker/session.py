@@ -34,7 +34,7 @@ from gradbench.worker.failures import failure, line_of
 from gradbench.worker.gate import Gate, NoTime
 from gradbench.worker.instruments import READERS, profiles
 from gradbench.worker.instruments.instrument import Reader, Unreadable
-from gradbench.worker.instruments.wall import Visit, WallTime, plan
+from gradbench.worker.instruments.wall import Visit, WallTime
 from gradbench.worker.interference import Visited, processor
 from gradbench.worker.memory import limit_memory
 from gradbench.worker.noted import Noted
@@ -244,7 +244,7 @@ class Session:
         with self._watched(contestant):
             if contestant.fastest > SLOW:
                 # The check has warmed it up.
-                how = plan(contestant.work)
+                how = self.wall.planned(contestant.work)
             else:
                 how = self.wall.warm(contestant.call, contestant.turns, warm)
             if (reason := self._untrusted(contestant)) is not None:
@@ -293,6 +293,26 @@ class Session:
             return {}
         limit = size(self.memory_limit)
         return {"reason": f"would need about {size(needed)}, more than the limit of {limit}"}
+
+    def estimate(self, handles: list[int], rounds: int) -> dict[str, Any]:
+        """Nanoseconds of the fastest call of each, in so many rounds of visits that do not count.
+
+        While it was warmed up, a contestant may have had a slow moment of the machine to itself.
+        """
+        least = {handle: self.contestants[handle][1].call for handle in handles}
+        turns = handles * rounds
+        visited = self.visit(turns)
+        for handle, wall, cpu in zip(turns, visited["blocks"], visited["cpu"]):
+            number = self.contestants[handle][1].number
+            least[handle] = max(1, min(least[handle], min(wall + cpu) // number))
+        return {"calls": [least[handle] for handle in handles]}
+
+    def plan(self, handles: list[int], call: int) -> dict[str, Any]:
+        """Plans the visits of contestants as if a call of each took so many nanoseconds."""
+        how = self.wall.planned(call)
+        for handle in handles:
+            self.contestants[handle] = (self.contestants[handle][0], how)
+        return {"visit": asdict(how)}
 
     def visit(self, handles: list[int]) -> dict[str, Any]:
         """Visits in this order: see `interference.Visited`; and the nanoseconds of all of them.
@@ -398,7 +418,7 @@ class Session:
         built = self._built(declared, changes)
         contestant = self.gate.enter(mode, built, declared.leaves)
         contestant.changes = changes.calls
-        self.contestants[handle] = (contestant, plan(call))
+        self.contestants[handle] = (contestant, self.wall.planned(call))
         if rehearse:
             with self._watched(contestant):
                 contestant.call(*contestant.arguments)
@@ -452,7 +472,7 @@ class Session:
             slowdown = Slowdown(turns, share, float(how.call))
         contestant.call = repeated(slowed(contestant.call, slowdown.turns), repeats)
         if repeats > 1:
-            how = plan(how.call * repeats)
+            how = self.wall.planned(how.call * repeats)
             self.contestants[handle] = (contestant, how)
         return {**asdict(slowdown), "visit": asdict(how)}
 
@@ -491,7 +511,17 @@ class Session:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = request.pop("op")
         known = {"hello", "ping", "load", "discover", "open", "prepare", "visit", "check", "close"}
-        known |= {"trust", "read", "trace", "profile", "slow", "curve", "limits"}
+        known |= {
+            "estimate",
+            "plan",
+            "trust",
+            "read",
+            "trace",
+            "profile",
+            "slow",
+            "curve",
+            "limits",
+        }
         if kind not in known:
             raise Refused(f"unknown request {kind!r}")
         return dict(getattr(self, kind)(**request))

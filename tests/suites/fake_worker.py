@@ -33,12 +33,12 @@ HELLO = {
 class Fake:
     def __init__(self, wire):
         self.wire = wire
-        self.plan = json.loads(os.environ.get("FAKE", "{}"))
+        self.planned = json.loads(os.environ.get("FAKE", "{}"))
         self.modes = {}
 
     def action(self, name):
         """The planned action for this request, by default "go on"."""
-        actions = self.plan.get(name)
+        actions = self.planned.get(name)
         if actions is None:
             return "go on"
         counter = Path(os.environ["FAKE_STATE"]) / name.replace(":", "_")
@@ -51,7 +51,7 @@ class Fake:
         op = request.pop("op")
         mode = request.get("mode") or self.modes.get(request.get("handle"), "")
         names = [op, f"{op}:{mode}"]
-        names += [f"visit:{self.modes[handle]}" for handle in set(request.get("handles", []))]
+        names += [f"{op}:{self.modes[handle]}" for handle in set(request.get("handles", []))]
         for name in names:
             action = self.action(name)
             if action == "kill":
@@ -83,6 +83,12 @@ class Fake:
     def prepare(self, mode, handle, warm, fresh, patience=0, limit=0.0):
         self.modes[handle] = mode
         return {"status": "ok", "error": 0.1, "ulps": 1.0, **({"visit": VISIT} if warm else {})}
+
+    def estimate(self, handles, rounds):
+        return {"calls": [VISIT["call"]] * len(handles)}
+
+    def plan(self, handles, call):
+        return {"visit": VISIT}
 
     def visit(self, handles):
         return {"blocks": [[10_000, 10_100 + handle] for handle in handles], "spent": 10**9}

@@ -147,11 +147,15 @@ class WallTime:
             best = min(best, self._least(call, turns, number))
             spent = self.clock() - start
             if spent >= spend:
-                how = plan(best, self._block_length)
-                return how if self.flush is None else replace(how, number=1)
+                return self.planned(best)
             if self.flush is not None:
                 continue
             number = max(1, min(self._block_length, spend - spent) // best)
+
+    def planned(self, call: int) -> Visit:
+        """The visit for calls of that many nanoseconds by this clock."""
+        how = plan(call, self._block_length)
+        return how if self.flush is None else replace(how, number=1)
 
     @property
     def _block_length(self) -> int:
