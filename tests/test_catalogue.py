@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from gradbench.core.cases import size_label
+from gradbench.core.operators import LEARNING_RATE, OPERATORS
 from gradbench.problems import registry
 from gradbench.problems.function import as_tuple
-from gradbench.problems.operators import ACCUMULATED_SEEDS, LEARNING_RATE, OPERATORS, Problem
+from gradbench.problems.operators import ACCUMULATED_SEEDS, Problem, draw_seed
 
 registry.load_builtin()
 FUNCTIONS = dict(registry.FUNCTIONS)
@@ -187,8 +188,7 @@ def expected(name, operator, which, seed):
 
 
 def seeded(posed, salt=0):
-    draw = OPERATORS[posed.operator].seed
-    return None if draw is None else draw(posed, torch.Generator().manual_seed(salt))
+    return draw_seed(posed, torch.Generator().manual_seed(salt))
 
 
 def cast(seed, dtype, device="cpu"):

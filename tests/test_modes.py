@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from gradbench.core.operators import LEARNING_RATE, OPERATORS
 from gradbench.modes.capability import not_recordable, own_rule, unsupported_reason
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.function import Function, as_tuple, normal, uniform
 from gradbench.problems.mode import Unsupported
-from gradbench.problems.operators import LEARNING_RATE, OPERATORS, Problem
+from gradbench.problems.operators import Problem, draw_seed
 from gradbench.worker.gate import Gate
 
 registry.load_builtin()
@@ -389,8 +390,8 @@ def drawn(problem, index):
     """Inputs in float64, and the seed in a tuple that is empty where the operator takes none."""
     generator = torch.Generator().manual_seed(index)
     inputs = problem.function.draw({}, generator)
-    seed = OPERATORS[problem.operator].seed
-    return inputs, () if seed is None else (seed(problem, generator),)
+    seed = draw_seed(problem, generator)
+    return inputs, () if seed is None else (seed,)
 
 
 def check(mode, problem, tolerance):

@@ -10,18 +10,18 @@ import schemas
 import torch
 
 import gradbench
-from gradbench.advise import OPERATORS as ADVISED
 from gradbench.advise.advice import Refusal
 from gradbench.advise.shown import as_document
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
+from gradbench.core.operators import ADVISED
 from gradbench.core.text import json_text
 from gradbench.modes import structured
 from gradbench.problems import registry
 from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
-from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.operators import Problem, draw_seed
 from gradbench.problems.structure import structure_of
 from gradbench.problems.tracing import trace
 from gradbench.problems.written import Written
@@ -108,8 +108,8 @@ def test_every_pasted_code_gives_what_its_mode_gives(name, tmp_path, monkeypatch
         found.register(operator, problem.function.name)
         if operator == "jacobian" and per_sample(subject):
             structured.register_samples()
-        seed = OPERATORS[operator].seed
-        extra = () if seed is None else (seed(problem, torch.Generator().manual_seed(1)),)
+        seed = draw_seed(problem, torch.Generator().manual_seed(1))
+        extra = () if seed is None else (seed,)
         for mode in registry.modes_of(operator):
             if mode.opt_in or mode.by_hand or mode.name == FORWARD:
                 continue

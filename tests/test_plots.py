@@ -208,8 +208,8 @@ def test_a_mode_has_one_colour_and_mark_whatever_is_beside_it():
 
 
 def test_no_two_modes_of_an_operator_look_alike():
+    from gradbench.core.operators import OPERATORS
     from gradbench.problems import registry
-    from gradbench.problems.operators import OPERATORS
 
     registry.load_builtin()
     for operator in OPERATORS:

@@ -30,6 +30,7 @@ from gradbench.core.cases import (
 )
 from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
+from gradbench.core.operators import OPERATORS
 from gradbench.core.units import counted
 from gradbench.runner import machine
 from gradbench.runner.plan import start
@@ -48,9 +49,6 @@ SESSIONS = 8
 
 ROUNDS = 100
 """Rounds in each of them, as far as the budget allows."""
-
-FIRST_OF_ALL = {"batch_jacobian": "naive_full", "diagonal": "dense_diagonal"}
-"""The baseline of operators that use structure: the usual choice without it."""
 
 PATIENCE = 0.003
 """The share of the budget that one call of a mode may take, or `PATIENT` times a call of the
@@ -251,11 +249,12 @@ def _operator(question: Question, found: dict[str, Any]) -> str:
 
 def _baseline(operator: str, found: dict[str, Any]) -> str:
     """The usual choice, where it is not that of the operator for every function."""
-    if found["manner"]["forward_only"] and operator in ("gradient", "jacobian"):
-        return "functional_forward"
-    if operator == "hessian" and "gradient" not in found["operators"]:
-        return "functional_jacobian_twice"
-    return FIRST_OF_ALL.get(operator, "")
+    known = OPERATORS[operator]
+    if found["manner"]["forward_only"]:
+        return known.forward_only
+    if known.first_of_several and "gradient" not in found["operators"]:
+        return known.first_of_several
+    return known.first_of_yours
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradbench.advise import DEFINITIONS, OPERATORS
+from gradbench.advise import DEFINITIONS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice
 from gradbench.core import arguments
 from gradbench.core.cases import MOST_THREADS
+from gradbench.core.operators import ADVISED
 from gradbench.core.source import UNNAMED, with_lambda
 from gradbench.runner.progress import Report
 from gradbench.runner.showing import showing
@@ -123,7 +124,7 @@ def asked(
     arguments.number("seed", seed, 0, 2**32 - 1)
     arguments.number("threads", threads, 1, MOST_THREADS)
     if operator:
-        arguments.choice("operator", operator, OPERATORS)
+        arguments.choice("operator", operator, ADVISED)
     arguments.choice("definition", definition, DEFINITIONS)
     wrt = (arguments.texts("wrt", wrt) or ()) if wrt else ()
     modes = (arguments.texts("modes", modes) or ()) if modes else ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradbench.advise import OPERATORS
 from gradbench.core.cases import MOST_THREADS, TORCH_DTYPES, Place
+from gradbench.core.operators import ADVISED
 from gradbench.core.suggest import hint
 
 
@@ -74,10 +74,10 @@ class Question:
         # With TF32 the code to paste would lack what switches it on.
         if self.dtype not in TORCH_DTYPES:
             raise Refusal(f"dtype {self.dtype!r} is none of {', '.join(TORCH_DTYPES)}")
-        if self.operator and self.operator not in OPERATORS:
-            near = hint(self.operator, OPERATORS)
+        if self.operator and self.operator not in ADVISED:
+            near = hint(self.operator, ADVISED)
             raise Refusal(
-                f"operator {self.operator!r} is none of {', '.join(OPERATORS)}"
+                f"operator {self.operator!r} is none of {', '.join(ADVISED)}"
                 + (f"; {near}" if near else "")
             )
         if not 1 <= self.threads <= MOST_THREADS:

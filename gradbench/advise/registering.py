@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradbench.advise import OPERATORS
 from gradbench.advise.looking import Look, Tick
 from gradbench.advise.question import Question, Refusal
 from gradbench.core.cases import fits
+from gradbench.core.operators import ADVISED
 from gradbench.core.suggest import hint
 from gradbench.store.files import write_text
 from gradbench.store.lines import digest, new_id
@@ -109,7 +109,7 @@ def _operators(question: Question, found: dict[str, Any], globs: Sequence[str]) 
     for glob in globs:
         if not any(fits(name, (glob,)) for name in chosen):
             refused = [refusals[name] for name in there if fits(name, (glob,)) and name in refusals]
-            near = "" if glob in OPERATORS else hint(glob, OPERATORS)
+            near = "" if glob in ADVISED else hint(glob, ADVISED)
             raise Refusal(
                 refused[0]
                 if refused
@@ -122,5 +122,5 @@ def _operators(question: Question, found: dict[str, Any], globs: Sequence[str]) 
 
 def asked(globs: Sequence[str]) -> str:
     """The operator that a look is asked about: the only one that is meant, if it is one."""
-    meant = [name for name in OPERATORS if globs and fits(name, globs)]
+    meant = [name for name in ADVISED if globs and fits(name, globs)]
     return meant[0] if len(meant) == 1 else ""

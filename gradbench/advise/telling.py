@@ -146,9 +146,8 @@ def multiple(advice: Advice) -> list[str]:
     if best is None or best.to_forward is None or best.to_forward.high > 1e300:
         return []
     ratio = best.to_forward
-    article = "An" if advice.operator in ("hvp",) else "The"
     return [
-        f"{article} {advice.operator.replace('_', ' ')} costs {number(ratio.value)}× the function "
+        f"The {advice.operator.replace('_', ' ')} costs {number(ratio.value)}× the function "
         f"itself{_ends(ratio)}."
     ]
 

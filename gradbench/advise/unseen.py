@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from gradbench.advise.question import Question
+from gradbench.core.operators import OPERATORS
 from gradbench.core.source import UNNAMED
 from gradbench.core.units import counted
 
@@ -21,21 +22,7 @@ CODE = "by_size"
 LENGTHS = ("randn", "rand", "zeros", "ones")
 """The makers of inputs whose arguments are lengths."""
 
-_WAYS = {
-    "gradient": "    return torch.func.grad({f}, by)(*inputs)\n",
-    "jacobian": """\
-    numbers = {f}(*inputs).numel()
-    few = numbers <= sum(inputs[i].numel() for i in by)
-    return (torch.func.jacrev if few else torch.func.jacfwd)({f}, by)(*inputs)
-""",
-    "hessian": "    return torch.func.hessian({f}, by)(*inputs)\n",
-    "vjp": "    return torch.func.vjp(part, *wrt)[1](v)\n",
-    "jvp": "    return torch.func.jvp(part, wrt, t)[1]\n",
-    "hvp": """\
-    gradient = torch.func.grad(part, tuple(range(len(wrt))))
-    return torch.func.jvp(gradient, wrt, t)[1]
-""",
-    "": """\
+_ANY = """\
     value = {f}(*inputs)
     if value.dim() == 0:
         way = torch.func.grad
@@ -44,9 +31,8 @@ _WAYS = {
     else:
         way = torch.func.jacfwd
     return way({f}, by)(*inputs)
-""",
-}
-"""What differentiates, by operator; without one, it depends on the value."""
+"""
+"""What differentiates where no operator is asked for: it depends on the value."""
 
 _PART = """\
     wrt = tuple(inputs[i] for i in by)
@@ -56,8 +42,6 @@ _PART = """\
 
 """
 """The function of what it is differentiated by alone, for products."""
-
-SEEDS = {"vjp": "v, ", "jvp": "t, ", "hvp": "t, "}
 
 
 def findings(question: Question) -> dict[str, Any]:
@@ -92,15 +76,8 @@ def _cost(question: Question) -> str:
     what = f"{_name(question)} by {', '.join(wrt) or 'its inputs'}"
     what += f", {counted(n, 'number')}" if n else ""
     each = counted(n, "pass") if n else "a pass for each input number"
-    operator = question.operator
-    if operator in ("vjp", "jvp"):
-        return f"{what}: torch.func.{operator} takes one pass."
-    if operator == "hvp":
-        return f"{what}: torch.func.jvp of torch.func.grad takes one pass over both."
-    if operator == "hessian":
-        return f"{what}: of one number, torch.func.hessian takes {each} over the gradient."
-    if operator == "gradient":
-        return f"{what}: torch.func.grad takes one pass."
+    if question.operator and (cost := OPERATORS[question.operator].unseen_cost):
+        return f"{what}: {cost.format(each=each)}"
     fewer = f"if it returns up to {n}" if n else "if it returns fewer numbers than these"
     return (
         f"{what}: if it returns one number, torch.func.grad takes one pass; {fewer}, "
@@ -111,8 +88,10 @@ def _cost(question: Question) -> str:
 
 def _code(question: Question) -> str:
     """A function that differentiates; empty for operators that depend on structure."""
-    way = _WAYS.get(question.operator)
-    if way is None:
+    operator = OPERATORS.get(question.operator)
+    seed = operator.seed if operator else ""
+    way = operator.unseen_code if operator else _ANY
+    if not way:
         return ""
     place, _, name = question.target.rpartition(":")
     root, function = name.partition(".")[0], name
@@ -136,8 +115,9 @@ def _code(question: Question) -> str:
         header += f"\n# {function} is the function that was compared\n"
     listed = f": {', '.join(names)}" if names else ""
     comment = f"    # The inputs in the order of the function's arguments{listed}\n"
-    part = _PART if question.operator in SEEDS else ""
-    head = f"def {question.operator or 'derivative'}({SEEDS.get(question.operator, '')}*inputs):\n"
+    part = _PART if seed else ""
+    arguments = f"{seed}, *inputs" if seed else "*inputs"
+    head = f"def {question.operator or 'derivative'}({arguments}):\n"
     body = (part + way).format(f=function)
     return f"{header}\n\n{head}{comment}{by}{body}"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from gradbench.advise import OPERATORS
 from gradbench.advise.advice import Question, Refusal, advise
 from gradbench.advise.answer import Advice, Interrupted
 from gradbench.advise.shown import as_document
@@ -17,6 +16,7 @@ from gradbench.cli.output import stopped, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Renderer
 from gradbench.core.cases import TORCH_DTYPES
+from gradbench.core.operators import ADVISED
 from gradbench.store.runs import paths
 
 
@@ -25,7 +25,7 @@ from gradbench.store.runs import paths
 @yours.function_options
 @click.option(
     "--operator",
-    type=parameters.Choice(OPERATORS),
+    type=parameters.Choice(ADVISED),
     metavar="NAME",
     help="Operator, such as jacobian or vjp.  [default: by the shapes of input and result]",
 )

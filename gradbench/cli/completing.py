@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gradbench import __version__
-from gradbench.advise import OPERATORS
+from gradbench.core.operators import ADVISED
 from gradbench.core.text import line
 from gradbench.store import cache
 
@@ -58,7 +58,7 @@ def _kept(kind: str) -> list[str]:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return [str(name) for name in json.loads(content)[kind]]
     if kind == "operator":
-        return list(OPERATORS)
+        return list(ADVISED)
     return sorted(_declared()) if kind == "function" else []
 
 

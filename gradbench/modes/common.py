@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench.core.operators import LEARNING_RATE, Shape
 from gradbench.problems.function import Tensors, as_tuple
-from gradbench.problems.operators import LEARNING_RATE, Problem, Shape
+from gradbench.problems.operators import Problem
 
 MaybeTensors = Sequence[Tensor | None]
 
@@ -58,7 +59,7 @@ def row_seeds(problem: Problem) -> tuple[Callable[[Tensor], Tensor], int]:
 
     A batch pulls back the rows of all its samples at once, as no sample depends on another.
     """
-    return (one_hot_per_sample, 1) if problem.operator.startswith("batch") else (one_hot, 0)
+    return (one_hot_per_sample, 1) if problem.per_sample else (one_hot, 0)
 
 
 def block_shapes(y: Tensor, wrt: Tensors, dim: int) -> list[Shape]:

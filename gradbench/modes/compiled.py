@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench.core.operators import OPERATORS
 from gradbench.modes.common import (
     argnums,
     batched,
@@ -21,7 +22,7 @@ from gradbench.modes.common import (
 from gradbench.modes.manual import by_formula
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, jacobian_by_columns, jacobian_by_rows
-from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
 NEEDS = ("torch.compile",)

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from gradbench.core.operators import OPERATORS
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call
-from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
 

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 import torch
 
+from gradbench.core.operators import OPERATORS
 from gradbench.modes import forward_mode, manual, reverse, second_order, transforms
 from gradbench.modes.capability import not_recordable
 from gradbench.modes.common import functional_step
 from gradbench.problems.function import Tensors, as_tuple
 from gradbench.problems.mode import Call, Unsupported, jacobian_by_columns, jacobian_by_rows
-from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
 NEEDS = ("torch.cuda.CUDAGraph",)

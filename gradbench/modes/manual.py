@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradbench.core.operators import OPERATORS
 from gradbench.problems.function import Formula, Tensors, as_tuple
 from gradbench.problems.mode import Call, Unsupported, full_jacobian
-from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
 
 def by_formula(problem: Problem, formula: Formula) -> Call:
     """The call of a formula, which takes the seed first where the operator has one."""
-    if OPERATORS[problem.operator].seed is None:
+    if not OPERATORS[problem.operator].seed:
         return lambda inputs: formula(*inputs)
     return lambda inputs, seed: formula(seed, *inputs)
 

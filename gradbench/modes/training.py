@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradbench.core.operators import LEARNING_RATE
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call
-from gradbench.problems.operators import LEARNING_RATE, Problem
+from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
 Parameters = tuple[torch.nn.Parameter, ...]

@@ -9,7 +9,7 @@ import torch
 
 from gradbench.core.cases import TF32, Size
 from gradbench.problems.function import Function, Tensors, as_tuple
-from gradbench.problems.operators import OPERATORS, Problem, torch_dtype
+from gradbench.problems.operators import Problem, draw_seed, torch_dtype
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,4 @@ def draw(problem: Problem, size: Size, seed: int) -> Arguments:
 
 
 def _seeded(problem: Problem, inputs: Tensors, generator: torch.Generator) -> Arguments:
-    draw_seed = OPERATORS[problem.operator].seed
-    seed = None if draw_seed is None else draw_seed(problem, generator)
-    return Arguments(inputs, seed).cast(problem.dtype)
+    return Arguments(inputs, draw_seed(problem, generator)).cast(problem.dtype)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradbench.core.cases import FORWARD
-from gradbench.problems.operators import OPERATORS, Problem
+from gradbench.core.operators import OPERATORS
+from gradbench.problems.operators import Problem
 
 Call = Callable[..., Any]
 """``call(inputs)`` or, where the operator takes a seed, ``call(inputs, seed)``. Both are exactly
@@ -65,7 +66,7 @@ def rows_then_entries(problem: Problem) -> Passes:
 
 
 def _of_a_sample(problem: Problem, number: int) -> int:
-    samples = problem.output[0] if problem.operator.startswith("batch") and problem.output else 1
+    samples = problem.output[0] if problem.per_sample and problem.output else 1
     return max(1, number // max(1, samples))
 
 
@@ -166,7 +167,7 @@ def jacobian_by_columns(problem: Problem) -> int:
 
 def _one_hot(problem: Problem, numbers: int) -> int:
     # The samples of a batch share their seeds, which are as nothing beside the result.
-    return 0 if problem.operator.startswith("batch") else numbers**2
+    return 0 if problem.per_sample else numbers**2
 
 
 def tangents_of_tangents(problem: Problem) -> int:

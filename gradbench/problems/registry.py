@@ -175,7 +175,7 @@ def _require_formulas(declared: Function) -> None:
 
 
 def _require_operator(operator: str) -> None:
-    from gradbench.problems.operators import OPERATORS
+    from gradbench.core.operators import OPERATORS
 
     if operator not in OPERATORS:
         near = hint(operator, OPERATORS) or f"there are {', '.join(OPERATORS)}"

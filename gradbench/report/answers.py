@@ -16,22 +16,6 @@ from gradbench.core.cases import DOCUMENTS, Comparison
 from gradbench.core.units import counted, multiple
 from gradbench.report.data import Stored
 
-MEANINGS = {
-    "derivative": "f′(x): the derivative of a function of one number.",
-    "gradient": "The derivative of one number, such as a loss, by every input.",
-    "jacobian": "The derivative of every output by every input, as a matrix.",
-    "batch_jacobian": "One Jacobian per sample of a batch, without the zeros between samples.",
-    "diagonal": "The diagonal of the Jacobian of an elementwise function; the rest is zero.",
-    "vjp": "vᵀJ, a vector times the Jacobian: what backward() computes.",
-    "vjp_sum": "The sum of vᵀJ over several v, as repeated calls of backward() accumulate it.",
-    "jvp": "Jt, the Jacobian times a vector: the derivative along a direction.",
-    "hessian": "All second derivatives of one number.",
-    "batch_hessian": "One Hessian per sample of a batch, without the zeros between samples.",
-    "hvp": "Ht, the Hessian times a vector, without forming the Hessian.",
-    "training_step": "The parameters after one step of gradient descent.",
-}
-"""What an operator computes, for a reader who does not know its name."""
-
 MOST_TIES = 3
 """Modes named in a sentence as too close to call."""
 

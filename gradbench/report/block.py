@@ -16,6 +16,7 @@ import pandas as pd
 
 from gradbench.core import text
 from gradbench.core.cases import FORWARD
+from gradbench.core.operators import OPERATORS
 from gradbench.core.verdicts import CALLED
 from gradbench.report import answers, history, looks, sizes
 from gradbench.report.findings import over_releases
@@ -44,7 +45,7 @@ def block(report: Report) -> str:
         "runs": [_run(run) | {"caveats": report.at_once(run)} for run in report.runs],
         "machines": [_machine(report, name, places) for name in report.machines],
         "views": [answers.packed(view) for view in report.views],
-        "meanings": answers.MEANINGS,
+        "meanings": meanings(),
         "looks": looks.numbers(answers.modes(report.views)),
         "colours": len(looks.COLOURS),
         "marks": [path for _, path in looks.MARKS],
@@ -53,6 +54,11 @@ def block(report: Report) -> str:
     }
     packed = json.dumps(_clean(data), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return packed.replace("<", "\\u003c")
+
+
+def meanings() -> dict[str, str]:
+    """What each operator computes, for a reader who does not know its name."""
+    return {name: known.meaning for name, known in OPERATORS.items()}
 
 
 def _clean(value: Any) -> Any:

@@ -14,7 +14,7 @@ from gradbench.core import text
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time
 from gradbench.report import answers, looks, style
-from gradbench.report.block import block
+from gradbench.report.block import block, meanings
 from gradbench.report.content import Report
 from gradbench.store.files import NotOurs, require_free, require_ours, write_text
 from gradbench.store.runs import StoreError, now
@@ -70,7 +70,7 @@ def write_html(
             first=first,
             sentence=answers.sentence(first.found) if first else [],
             bars=answers.bars(first.found) if first else [],
-            meaning=answers.MEANINGS.get(first.operator, "") if first else "",
+            meaning=meanings().get(first.operator, "") if first else "",
             summary=answers.summary(report.answered),
             run=report.run,
             caveats=report.caveats.get(report.machine, []),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,40 +51,11 @@ PATIENCE = 10.0
 Path = Callable[[Arguments], Tensors]
 """One way of computing a result."""
 
-REVERSE = {
-    "derivative": "grad",
-    "gradient": "grad",
-    "jacobian": "grads_batched",
-    "batch_jacobian": "grads_batched",
-    "diagonal": "ones_grad",
-    "vjp": "grad",
-    "vjp_sum": "accumulated_grad",
-    "jvp": "func_jvp",
-    "hessian": "grad_twice",
-    "batch_hessian": "grad_twice",
-    "hvp": "grad_twice",
-    "training_step": "grad_step",
-}
-"""By operator, the mode that differentiates the function itself: it may round otherwise than a
-formula does."""
 
-FURTHER = {
-    "derivative": "jacfwd",
-    "gradient": "jacfwd",
-    "jacobian": "jacfwd",
-    "batch_jacobian": "vmap_jacfwd",
-    "diagonal": "ones_jvp",
-    "jvp": "double_backward",
-    "hessian": "func_hessian",
-    "batch_hessian": "vmap_hessian",
-    "hvp": "forward_over_reverse",
-}
-"""By operator, a mode that goes the other way: what is exactly zero there may be rounding here."""
-
-
-def computed_by(modes: Mapping[str, str], problem: Problem) -> Path:
-    """The way of a mode that computes in float64 on the CPU. Calling it raises what the mode
-    raises, and Unsupported where there is none, or the function cannot be evaluated in float64."""
+def computed_by(name: str, problem: Problem) -> Path:
+    """The way of the mode of this name that computes in float64 on the CPU. Calling it raises what
+    the mode raises, and Unsupported where there is none, or the function cannot be evaluated in
+    float64."""
     exact = problem.function.exact or problem.forward
     wide = dataclasses.replace(
         problem,
@@ -95,7 +66,7 @@ def computed_by(modes: Mapping[str, str], problem: Problem) -> Path:
     )
 
     def way(arguments: Arguments) -> Tensors:
-        mode = registry.MODES.get((problem.operator, modes.get(problem.operator, "")))
+        mode = registry.MODES.get((problem.operator, name))
         if mode is None or mode.opt_in:
             raise Unsupported("there is no such mode")
         if problem.function.precise is None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.problems.operators import Shape
+from gradbench.core.operators import Shape
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradbench.core.deadline import Deadline
+from gradbench.core.operators import OPERATORS
 from gradbench.worker import hints
 from gradbench.worker.judging import (
     DIRECTIONS,
@@ -103,7 +104,7 @@ def gather(
     if not len(first.here):
         raise Refused("its value is empty: there is nothing to differentiate")
     _require_finite(subject, first)
-    twice = operator in ("hessian", "hvp")
+    twice = bool(operator) and OPERATORS[operator].order == 2
     mode = "forward mode" if subject.manner.forward_only else "reverse mode"
     left_out, blocks, agreed = [], [], False
     if LEAST_CALLS * first.seconds > deadline.left:

@@ -22,12 +22,13 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD
 from gradbench.core.deadline import Deadline
+from gradbench.core.operators import OPERATORS, like_value
 from gradbench.problems import registry
 from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import Tensors, as_tuple
 from gradbench.problems.mode import Unsupported
-from gradbench.problems.operators import OPERATORS, Problem
-from gradbench.worker.allowance import FURTHER, LIBRARY, REVERSE, Allowance, Path, computed_by
+from gradbench.problems.operators import Problem
+from gradbench.worker.allowance import LIBRARY, Allowance, Path, computed_by
 from gradbench.worker.comparing import Finding, compare, mismatch
 from gradbench.worker.contestant import CLOCK, SLOW, Contestant
 from gradbench.worker.entries import SUSPECTS, suspects
@@ -134,20 +135,20 @@ class Gate:
     def _expectation(self, forward: bool, index: int, wide: bool) -> Allowance:
         key = (forward, index, wide)
         if key not in self._expected:
-            problem = self.problem
+            problem, operator = self.problem, OPERATORS[self.problem.operator]
             ways: list[Path] = [self._forward]
             further: list[Path] = []
             rows: Sequence[int] = (len(problem.output),)
             if not forward:
-                rows = OPERATORS[problem.operator].rows(problem)
-                ways, further = [self._derivative], [computed_by(FURTHER, problem)]
+                rows = operator.rows(problem)
+                ways, further = [self._derivative], [computed_by(operator.further, problem)]
                 if self.products is not None:
                     with self._undone():
                         self.products.begin(self.timed[0].cast(torch.float64))
                     rows = self.products.dimensions
                     ways, further = [self.products.exact], []
                 elif not problem.function.reverse:
-                    ways.append(computed_by(REVERSE, problem))
+                    ways.append(computed_by(operator.reverse, problem))
             with self._undone():
                 expected = Allowance(
                     ways,
@@ -416,7 +417,7 @@ class Gate:
             needed = self.bytes_needed(0) + 8 * declared.numbers_at_peak(problem)
             if TWICE * seconds > self.deadline.left or needed > self.memory_limit:
                 return None
-        way = computed_by({problem.operator: mode}, problem)
+        way = computed_by(mode, problem)
         with self._undone(), until(self.deadline):
             wide = way(self.argument_sets[index].cast(torch.float64))
         values, expected = self._values(wide), self._expect(False, index, wide=True)
@@ -431,7 +432,7 @@ class Gate:
         return finding
 
     def _block_name(self, forward: bool, number: int) -> str:
-        if forward or self.problem.operator == "jvp":
+        if forward or OPERATORS[self.problem.operator].shapes is like_value:
             return "value"
         names = self.problem.function.inputs[: self.problem.differentiated]
         if len(self.problem.result) == len(names):

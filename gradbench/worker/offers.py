@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gradbench.core.cases import Offer, size_label
+from gradbench.core.operators import OPERATORS
 from gradbench.problems import registry
 from gradbench.problems.function import Function
-from gradbench.problems.operators import OPERATORS
 
 
 def offer(function: Function, operator: str) -> Offer:

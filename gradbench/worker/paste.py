@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gradbench.core.operators import OPERATORS
 from gradbench.core.source import UNNAMED
 from gradbench.modes.local import CHECKS
 from gradbench.problems.function import Tensors
@@ -22,9 +23,6 @@ from gradbench.problems.operators import Problem
 from gradbench.problems.written import FUNCTION, NotWritable, Written, joined
 from gradbench.worker.calling import Calling, identifiers
 from gradbench.worker.subject import Subject
-
-SEEDS = {"vjp": "v", "vjp_sum": "seeds", "jvp": "t", "hvp": "t"}
-"""The first argument of the operators that take a seed or tangents."""
 
 
 def code(
@@ -58,7 +56,8 @@ def code(
         return f"# The mode as it is measured; {error}.\n{mode.source()}"
     call, functions = _mode(written, operator, patterns, local)
     taken = {operator, "call", *written.known}
-    names = identifiers(subject.names, {*taken, "torch", "v", "seeds", "t", "wrt"})
+    seeds = {known.seed for known in OPERATORS.values()}
+    names = identifiers(subject.names, {*taken, *seeds, "torch", "wrt"})
     calling = Calling(written, subject, target, names, taken)
     function = calling.code()
     # A bare result for one input: what is annotated as a tuple is one.
@@ -88,8 +87,8 @@ def _usage(operator: str, places: Sequence[str]) -> str:
     """A comment on the arguments, where they are parts of the function's own."""
     if not places:
         return ""
-    first = [SEEDS[operator]] if operator in SEEDS else []
-    return f"# Call it as {operator}({', '.join([*first, *places])})\n"
+    listed = ", ".join(filter(None, [OPERATORS[operator].seed, *places]))
+    return f"# Call it as {operator}({listed})\n"
 
 
 def _annotation(call: Callable[..., Any]) -> Any:
@@ -135,8 +134,7 @@ def _adapter(
         lines = [f"    wrt = tuple(x.detach().requires_grad_() for x in {_tuple(wrt)})\n"]
         inputs = _tuple(["*wrt", *constants]) if constants else "wrt"
     parameters, arguments = list(names), [inputs]
-    if operator in SEEDS:
-        first = SEEDS[operator]
+    if first := OPERATORS[operator].seed:
         parameters.insert(0, first)
         arguments.append("(t,)" if first == "t" and differentiated == 1 else first)
     returned = f"    return {call}({', '.join(arguments)}){'[0]' * bare}\n"

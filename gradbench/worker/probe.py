@@ -34,6 +34,7 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
+from gradbench.core.operators import ADVISED, NUMBER, NUMBERS, OPERATORS, STRUCTURE
 from gradbench.problems import registry
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import Problem
@@ -178,7 +179,7 @@ class Look:
         operators, refusals = self._operators()
         if asked in refusals:
             raise Refused(refusals[asked])
-        structured = ("diagonal", "batch_jacobian") if y.dim() else ()
+        structured = _for(STRUCTURE) if y.dim() else ()
         if asked and asked not in (*operators, *structured):
             there = [name for name in operators if name not in refusals]
             raise Refused(f"operator {asked}: for this function there are {', '.join(there)}")
@@ -349,6 +350,11 @@ def _source(way: Callable[..., Any]) -> str:
         return ""
 
 
+def _for(kind: str) -> list[str]:
+    """The operators for a kind of the user's functions, the most usual first."""
+    return [name for name in ADVISED if kind in OPERATORS[name].applies]
+
+
 def _operators(
     subject: Subject, y: Tensor, structure: Structure | None, width: int, limit: int
 ) -> tuple[list[str], dict[str, str]]:
@@ -356,11 +362,10 @@ def _operators(
     be measured."""
     wrt = subject.values[: subject.differentiated]
     coordinates = sum(x.numel() for x in wrt)
-    products = ["vjp", "jvp"]
     if y.dim() == 0:
-        operators, square = ["gradient", *products, "hvp", "hessian"], coordinates
+        operators, square = _for(NUMBER), coordinates
     else:
-        operators, square = ["jacobian", *products, "hessian"], y.numel()
+        operators, square = _for(NUMBERS), y.numel()
         if structure is not None and len(wrt) == 1:
             own = {"batched": "batch_jacobian"}.get(structure.kind, "")
             if structure.kind == "diagonal" and y.shape == wrt[0].shape:
@@ -369,7 +374,7 @@ def _operators(
             if own:
                 operators.insert(0 if structure.is_global else len(operators) - 1, own)
     if subject.manner.forward_only:
-        operators = [name for name in operators if name in ("gradient", "jacobian", "jvp")]
+        operators = [name for name in operators if OPERATORS[name].forward_only]
     refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):
         refusals["hessian" if y.dim() == 0 else "jacobian"] = reason

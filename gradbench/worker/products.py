@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gradbench.core.operators import OPERATORS, Shape
 from gradbench.problems.arguments import Arguments
 from gradbench.problems.function import Tensors
-from gradbench.problems.operators import Problem, Shape
+from gradbench.problems.operators import Problem
 from gradbench.worker.comparing import unravelled
 from gradbench.worker.cost import MOST_CHECKED
 from gradbench.worker.urgency import Late, require_time
@@ -49,7 +50,7 @@ class Products:
 
     def __init__(self, problem: Problem) -> None:
         self._right, self._left = problem.function.products[problem.operator]
-        hessian = problem.operator == "hessian"
+        hessian = OPERATORS[problem.operator].order == 2
         inputs = problem.inputs[: problem.differentiated]
         self._values: Shape = problem.output if hessian else ()
         self._rows = inputs if hessian else (problem.output,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,11 +12,11 @@ from typing import Any, NoReturn
 import cloudpickle
 import pytest
 
-from gradbench.advise import OPERATORS
 from gradbench.advise.live import asked
 from gradbench.advise.question import Question, Refusal
 from gradbench.core import arguments
 from gradbench.core.cases import fits
+from gradbench.core.operators import ADVISED
 from gradbench.core.suggest import hint
 from gradbench.core.text import line
 from gradbench.integrations.pytest_plugin import UNDECIDED, GradbenchWarning
@@ -154,49 +155,22 @@ class Differentiable:
         self._named = named
         self._options = options
 
-    def gradient(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("gradient", derivative, also)
-
-    def jacobian(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("jacobian", derivative, also)
-
-    def vjp(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("vjp", derivative, also)
-
-    def jvp(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("jvp", derivative, also)
-
-    def hvp(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("hvp", derivative, also)
-
-    def hessian(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("hessian", derivative, also)
-
-    def diagonal(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("diagonal", derivative, also)
-
-    def batch_jacobian(self, derivative: Any = None, also: Any = ()) -> Derivative:
-        __tracebackhide__ = True
-        return self._checked("batch_jacobian", derivative, also)
-
     def assert_right(self) -> Derivative:
         """Autograd's own derivative is right: the gradient of a scalar function, else the jacobian,
         or what suits its structure."""
         __tracebackhide__ = True
         return self._checked("", None, ())
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *ADVISED]
+
+    def __getattr__(self, name: str) -> Callable[..., Derivative]:
         __tracebackhide__ = True
         if name.startswith("_"):
             raise AttributeError(name)
-        near = hint(name, OPERATORS) or f"there are {', '.join(OPERATORS)}"
+        if name in ADVISED:
+            return functools.partial(self._checked, name)
+        near = hint(name, ADVISED) or f"there are {', '.join(ADVISED)}"
         _fail(f"there is no derivative {name!r}; {near}")
 
     def _checked(self, operator: str, derivative: Any, also: Any) -> Derivative:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gradbench.core.cases import Size
+from gradbench.core.operators import LEARNING_RATE
 from gradbench.problems import registry
 from gradbench.problems.function import Function, Tensors, normal
-from gradbench.problems.operators import LEARNING_RATE
 
 
 def mlp_mse(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, X: Tensor, Y: Tensor) -> Tensor:

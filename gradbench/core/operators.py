@@ -1,0 +1,257 @@
+"""The operators (gradient, jacobian, vjp, …): all that both sides know of each, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+Shape = tuple[int, ...]
+
+LEARNING_RATE = 0.1
+"""The step length of training_step: plain gradient descent, p − 0.1 ∂L/∂p."""
+
+NUMBER, NUMBERS, STRUCTURE = "number", "numbers", "structure"
+"""The functions of the user's that an operator is for: those that return one number, those that
+return several, and those whose jacobian is found to have the structure that it needs."""
+
+
+class Posed(Protocol):
+    """The shapes that an operator's result depends on."""
+
+    @property
+    def operator(self) -> str: ...
+
+    @property
+    def output(self) -> Shape:
+        """The shape of the function's value."""
+
+    @property
+    def wrt(self) -> tuple[Shape, ...]:
+        """The shapes of the differentiated inputs."""
+
+
+def like_inputs(posed: Posed) -> tuple[Shape, ...]:
+    return posed.wrt
+
+
+def like_value(posed: Posed) -> tuple[Shape, ...]:
+    return (posed.output,)
+
+
+def no_rows(posed: Posed) -> tuple[int, ...]:
+    return (0,) * len(posed.wrt)
+
+
+def output_rows(posed: Posed) -> tuple[int, ...]:
+    return (len(posed.output),) * len(posed.wrt)
+
+
+def hessian_rows(posed: Posed) -> tuple[int, ...]:
+    values = 0 if OPERATORS[posed.operator].per_sample else len(posed.output)
+    return tuple(values + len(a) for a in posed.wrt for _ in posed.wrt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One kind of derivative: one declaration, which every face of the suite reads.
+
+    Beside it stand its modes (`gradbench/modes/`), the analytic formulas of functions
+    (`Function.derivatives`) and, for functions of the user's, its reference in
+    `gradbench/worker/reference.py`.
+    """
+
+    name: str
+    summary: str
+    """What it is, in the notation of the field."""
+    meaning: str
+    """A sentence on what it computes, for a reader who does not know its name."""
+    first: str
+    """The usual choice of mode."""
+    reverse: str
+    """The mode that differentiates the function itself as the gate's second way to the exact
+    result: it may round otherwise than a formula does."""
+    further: str = ""
+    """A mode that goes the other way, the gate's last: what is exactly zero there may be rounding
+    here."""
+    order: int = 1
+    """Of the derivative: 2 takes evidence on the gradient's derivative as well."""
+    per_sample: bool = False
+    """Whether it is one derivative per sample of a batch along dimension 0."""
+    seed: str = ""
+    """What it takes before the inputs, as code calls it: `v`, a seed of the value's shape; `seeds`,
+    several of them; `t`, a tangent for each differentiated input. Empty if it takes nothing."""
+    shapes: Callable[[Posed], tuple[Shape, ...]] = like_inputs
+    """The exact shapes of the result's blocks."""
+    rows: Callable[[Posed], tuple[int, ...]] = no_rows
+    """For each block, how many leading dimensions number the outputs. The others are the derivative
+    of one output by one input, whose scale limits the rounding error of its entries."""
+    applies: tuple[str, ...] = ()
+    """The functions of the user's that have it; none if it is of the catalogue alone."""
+    first_of_yours: str = ""
+    """The usual choice for a function of the user's, where that is another: the structure that
+    `first` uses has been found by looking."""
+    first_of_several: str = ""
+    """The usual choice where a function of the user's returns several numbers."""
+    forward_only: str = ""
+    """The usual choice where a function has a forward mode only; empty if it cannot be had then."""
+    unseen_cost: str = ""
+    """What it costs by theory, for a function that was not called; `{each}` are the passes."""
+    unseen_code: str = ""
+    """The lines that return it, of a function `{f}` that was not called: see `advise/unseen.py`."""
+
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator(
+            name="derivative",
+            summary="f′(x) of a scalar function of one number",
+            meaning="f′(x): the derivative of a function of one number.",
+            first="backward",
+            reverse="grad",
+            further="jacfwd",
+        ),
+        Operator(
+            name="gradient",
+            summary="all partial derivatives of one value",
+            meaning="The derivative of one number, such as a loss, by every input.",
+            first="backward",
+            reverse="grad",
+            further="jacfwd",
+            applies=(NUMBER,),
+            forward_only="functional_forward",
+            unseen_cost="torch.func.grad takes one pass.",
+            unseen_code="    return torch.func.grad({f}, by)(*inputs)\n",
+        ),
+        Operator(
+            name="jacobian",
+            summary="∂yᵢ/∂xⱼ of every output by every input",
+            meaning="The derivative of every output by every input, as a matrix.",
+            first="functional_jacobian",
+            reverse="grads_batched",
+            further="jacfwd",
+            shapes=lambda posed: tuple(posed.output + shape for shape in posed.wrt),
+            rows=output_rows,
+            applies=(NUMBERS,),
+            forward_only="functional_forward",
+            unseen_code="""\
+    numbers = {f}(*inputs).numel()
+    few = numbers <= sum(inputs[i].numel() for i in by)
+    return (torch.func.jacrev if few else torch.func.jacfwd)({f}, by)(*inputs)
+""",
+        ),
+        Operator(
+            name="vjp",
+            summary="vᵀJ: the pullback of a seed",
+            meaning="vᵀJ, a vector times the Jacobian: what backward() computes.",
+            first="backward",
+            reverse="grad",
+            seed="v",
+            applies=(NUMBER, NUMBERS),
+            unseen_cost="torch.func.vjp takes one pass.",
+            unseen_code="    return torch.func.vjp(part, *wrt)[1](v)\n",
+        ),
+        Operator(
+            name="vjp_sum",
+            summary="Σₖ vₖᵀJ: the pullback of several seeds, accumulated",
+            meaning="The sum of vᵀJ over several v, as repeated calls of backward() accumulate it.",
+            first="accumulated_backward",
+            reverse="accumulated_grad",
+            seed="seeds",
+        ),
+        Operator(
+            name="jvp",
+            summary="Jt: the pushforward of a tangent",
+            meaning="Jt, the Jacobian times a vector: the derivative along a direction.",
+            first="func_jvp",
+            reverse="func_jvp",
+            further="double_backward",
+            seed="t",
+            shapes=like_value,
+            rows=lambda posed: (0,),
+            applies=(NUMBER, NUMBERS),
+            forward_only="func_jvp",
+            unseen_cost="torch.func.jvp takes one pass.",
+            unseen_code="    return torch.func.jvp(part, wrt, t)[1]\n",
+        ),
+        Operator(
+            name="hvp",
+            summary="Ht: the hessian times a tangent",
+            meaning="Ht, the Hessian times a vector, without forming the Hessian.",
+            first="grad_twice",
+            reverse="grad_twice",
+            further="forward_over_reverse",
+            order=2,
+            seed="t",
+            applies=(NUMBER,),
+            unseen_cost="torch.func.jvp of torch.func.grad takes one pass over both.",
+            unseen_code="""\
+    gradient = torch.func.grad(part, tuple(range(len(wrt))))
+    return torch.func.jvp(gradient, wrt, t)[1]
+""",
+        ),
+        Operator(
+            name="hessian",
+            summary="∂²y/∂xᵢ∂xⱼ of one value, or of each of several",
+            meaning="All second derivatives of one number.",
+            first="functional_hessian",
+            reverse="grad_twice",
+            further="func_hessian",
+            order=2,
+            shapes=lambda posed: tuple(posed.output + a + b for a in posed.wrt for b in posed.wrt),
+            rows=hessian_rows,
+            applies=(NUMBER, NUMBERS),
+            first_of_several="functional_jacobian_twice",
+            unseen_cost="of one number, torch.func.hessian takes {each} over the gradient.",
+            unseen_code="    return torch.func.hessian({f}, by)(*inputs)\n",
+        ),
+        Operator(
+            name="diagonal",
+            summary="the diagonal of an elementwise map's jacobian",
+            meaning="The diagonal of the Jacobian of an elementwise function; the rest is zero.",
+            first="ones_backward",
+            reverse="ones_grad",
+            further="ones_jvp",
+            rows=output_rows,
+            applies=(STRUCTURE,),
+            first_of_yours="dense_diagonal",
+        ),
+        Operator(
+            name="batch_jacobian",
+            summary="one jacobian per sample, without the zero blocks between samples",
+            meaning="One Jacobian per sample of a batch, without the zeros between samples.",
+            first="loop_grad",
+            reverse="grads_batched",
+            further="vmap_jacfwd",
+            per_sample=True,
+            shapes=lambda posed: tuple(posed.output + shape[1:] for shape in posed.wrt),
+            rows=output_rows,
+            applies=(STRUCTURE,),
+            first_of_yours="naive_full",
+        ),
+        Operator(
+            name="batch_hessian",
+            summary="one hessian per sample",
+            meaning="One Hessian per sample of a batch, without the zeros between samples.",
+            first="grad_twice",
+            reverse="grad_twice",
+            further="vmap_hessian",
+            order=2,
+            per_sample=True,
+            shapes=lambda posed: tuple(a + b[1:] for a in posed.wrt for b in posed.wrt),
+            rows=hessian_rows,
+        ),
+        Operator(
+            name="training_step",
+            summary=f"the parameters after one step of gradient descent of length {LEARNING_RATE}",
+            meaning="The parameters after one step of gradient descent.",
+            first="backward_step",
+            reverse="grad_step",
+        ),
+    )
+}
+
+ADVISED = tuple(operator.name for operator in OPERATORS.values() if operator.applies)
+"""Those that can be asked for of a function of the user's; which of them it has is found by looking
+at it."""
