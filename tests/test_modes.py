@@ -47,6 +47,19 @@ REQUIRED = {
         compiled_vmap_jacrev_jacrev""",
     "hvp": """grad_twice forward_over_reverse reverse_over_forward reverse_over_reverse
         dual_over_grad functional_hvp functional_vhp compiled_hvp""",
+    "hessian_diagonal": """grad_twice grad_twice_batched func_hessian functional_hessian
+        loop_jvp_grad vmap_jvp_grad vmap_grad_jvp loop_nested_jvp vmap_nested_jvp
+        loop_dual_over_grad loop_functional_hvp loop_functional_vhp compiled_vmap_jvp_grad""",
+    "laplacian": """grad_twice grad_twice_batched func_hessian functional_hessian
+        loop_jvp_grad vmap_jvp_grad vmap_grad_jvp loop_nested_jvp vmap_nested_jvp
+        loop_dual_over_grad loop_functional_hvp loop_functional_vhp compiled_vmap_nested_jvp""",
+    "directional_second_derivative": """grad_twice line_grad_twice nested_jvp
+        forward_over_reverse reverse_over_forward functional_hvp functional_vhp func_hessian
+        compiled_nested_jvp""",
+    "laplacian_estimate": """grad_twice grad_twice_batched loop_nested_jvp vmap_nested_jvp
+        vmap_jvp_grad compiled_vmap_nested_jvp""",
+    "vhp": """functional_vhp grad_twice forward_over_reverse reverse_over_forward
+        reverse_over_reverse dual_over_grad functional_hvp compiled_hvp""",
     "training_step": "backward_step grad_step functional_call_step compiled_step",
 }
 

@@ -115,7 +115,7 @@ def _code(question: Question) -> str:
         header += f"\n# {function} is the function that was compared\n"
     listed = f": {', '.join(names)}" if names else ""
     comment = f"    # The inputs in the order of the function's arguments{listed}\n"
-    part = _PART if seed else ""
+    part = _PART if "part" in way else ""
     arguments = f"{seed}, *inputs" if seed else "*inputs"
     head = f"def {question.operator or 'derivative'}({arguments}):\n"
     body = (part + way).format(f=function)

@@ -298,6 +298,8 @@ class Offer:
     """The mode that people usually write first."""
     atlas: tuple[str, ...] = ()
     """Sizes of the atlas; with some, the function is part of no other sweep."""
+    named_only: bool = False
+    """Whether it is measured only where the operator is named."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -427,6 +429,15 @@ def _sizes(offer: Offer, selection: Selection) -> list[str]:
     return labels
 
 
+def _is_selected(offer: Offer, selection: Selection) -> bool:
+    letters, operators = selection.documents, selection.operators
+    return (
+        fits(offer.function, selection.functions)
+        and (offer.operator in operators if offer.named_only else fits(offer.operator, operators))
+        and (not letters or any(fits(letter, letters) for letter in offer.document))
+    )
+
+
 def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
     """Every comparison that the selection asks for, with its modes.
 
@@ -434,10 +445,9 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
     among them. Raises SelectionError for a name that matches nothing and for an empty result.
     """
     offers = list(offers)
-    letters = {letter for offer in offers for letter in offer.document}
     _require_known("function", selection.functions, (offer.function for offer in offers))
     _require_known("operator", selection.operators, (offer.operator for offer in offers))
-    _require_known("document", selection.documents, letters)
+    _require_known("document", selection.documents, (d for o in offers for d in o.document))
     exotic = {mode for offer in offers for mode in offer.opt_in}
     _require_known(
         "mode",
@@ -449,14 +459,7 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
     _require_sizes(offers, selection)
     entries = []
     for offer in offers:
-        if not (
-            fits(offer.function, selection.functions)
-            and fits(offer.operator, selection.operators)
-            and (
-                not selection.documents
-                or any(fits(letter, selection.documents) for letter in offer.document)
-            )
-        ):
+        if not _is_selected(offer, selection):
             continue
         candidates = offer.modes + (offer.opt_in if selection.compiled or selection.modes else ())
         modes = []
@@ -464,8 +467,7 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
             if selection.modes and not fits(mode, selection.modes):
                 continue
             # A glob such as '*' does not opt in to compilation; the mode's own name does.
-            named = mode in selection.modes
-            if mode in offer.opt_in and not (selection.compiled or named):
+            if mode in offer.opt_in and not (selection.compiled or mode in selection.modes):
                 continue
             modes.append(mode)
         if not any(mode != FORWARD for mode in modes) and FORWARD not in selection.modes:

@@ -11,9 +11,10 @@ Shape = tuple[int, ...]
 LEARNING_RATE = 0.1
 """The step length of training_step: plain gradient descent, p − 0.1 ∂L/∂p."""
 
-NUMBER, NUMBERS, STRUCTURE = "number", "numbers", "structure"
+NUMBER, NUMBERS, STRUCTURE, SAMPLES = "number", "numbers", "structure", "samples"
 """The functions of the user's that an operator is for: those that return one number, those that
-return several, and those whose jacobian is found to have the structure that it needs."""
+return several, those whose jacobian is found to have the structure that it needs, and those that
+return one number for each sample of a batch."""
 
 
 class Posed(Protocol):
@@ -77,15 +78,19 @@ class Operator:
     order: int = 1
     """Of the derivative: 2 takes evidence on the gradient's derivative as well."""
     per_sample: bool = False
-    """Whether it is one derivative per sample of a batch along dimension 0."""
+    """Whether several values are those of the samples of a batch, along dimension 0 of the value
+    and of every differentiated input, each with a derivative of its own."""
     seed: str = ""
     """What it takes before the inputs, as code calls it: `v`, a seed of the value's shape; `seeds`,
-    several of them; `t`, a tangent for each differentiated input. Empty if it takes nothing."""
+    several of them; `t`, a tangent for each differentiated input; `signs`, several vectors of ±1
+    for each. Empty if it takes nothing."""
     shapes: Callable[[Posed], tuple[Shape, ...]] = like_inputs
     """The exact shapes of the result's blocks."""
     rows: Callable[[Posed], tuple[int, ...]] = no_rows
     """For each block, how many leading dimensions number the outputs. The others are the derivative
     of one output by one input, whose scale limits the rounding error of its entries."""
+    from_zeros: bool = False
+    """Whether zeros of the hessian that are known make it cheaper: they are looked for."""
     applies: tuple[str, ...] = ()
     """The functions of the user's that have it; none if it is of the catalogue alone."""
     first_of_yours: str = ""
@@ -100,6 +105,18 @@ class Operator:
     unseen_code: str = ""
     """The lines that return it, of a function `{f}` that was not called: see `advise/unseen.py`."""
 
+
+_UNSEEN_DIAGONAL = """\
+    wrt = tuple(x.detach().requires_grad_() for x in wrt)
+    value = part(*wrt)
+    samples, diagonal = len(value) if value.dim() else 1, []
+    for x, g in zip(wrt, torch.autograd.grad(value.sum(), wrt, create_graph=True)):
+        again = [
+            torch.autograd.grad(column.sum(), x, retain_graph=True)[0].reshape(samples, -1)[:, i]
+            for i, column in enumerate(g.reshape(samples, -1).unbind(1))
+        ]
+        diagonal.append(torch.stack(again, 1))
+"""
 
 OPERATORS = {
     operator.name: operator
@@ -201,6 +218,7 @@ OPERATORS = {
             order=2,
             shapes=lambda posed: tuple(posed.output + a + b for a in posed.wrt for b in posed.wrt),
             rows=hessian_rows,
+            from_zeros=True,
             applies=(NUMBER, NUMBERS),
             first_of_several="functional_jacobian_twice",
             unseen_cost="of one number, torch.func.hessian takes {each} over the gradient.",
@@ -241,6 +259,87 @@ OPERATORS = {
             per_sample=True,
             shapes=lambda posed: tuple(a + b[1:] for a in posed.wrt for b in posed.wrt),
             rows=hessian_rows,
+        ),
+        Operator(
+            name="hessian_diagonal",
+            summary="∂²y/∂xᵢ² of one value, or of each sample's by its own inputs",
+            meaning="The diagonal of the Hessian, without the rest; one per sample of a batch.",
+            first="grad_twice",
+            reverse="grad_twice",
+            further="loop_nested_jvp",
+            order=2,
+            per_sample=True,
+            from_zeros=True,
+            applies=(NUMBER, SAMPLES),
+            unseen_cost="a loop of torch.autograd.grad takes {each} over the gradient.",
+            unseen_code=_UNSEEN_DIAGONAL
+            + "    return tuple(d.reshape(x.shape) for d, x in zip(diagonal, wrt))\n",
+        ),
+        Operator(
+            name="laplacian",
+            summary="Σᵢ ∂²y/∂xᵢ², the trace of the hessian, of one value or of each sample's",
+            meaning="The Laplacian: the sum of the second derivatives by each input, per sample.",
+            first="grad_twice",
+            reverse="grad_twice",
+            further="loop_nested_jvp",
+            order=2,
+            per_sample=True,
+            shapes=like_value,
+            rows=lambda posed: (0,),
+            from_zeros=True,
+            applies=(NUMBER, SAMPLES),
+            unseen_cost="a loop of torch.autograd.grad takes {each} over the gradient.",
+            unseen_code=_UNSEEN_DIAGONAL
+            + "    return sum(d.sum(1) for d in diagonal).reshape(value.shape)\n",
+        ),
+        Operator(
+            name="directional_second_derivative",
+            summary="tᵀHt of one value, or of each sample's with its own tangent",
+            meaning="tᵀHt: the second derivative along a direction, without forming the Hessian.",
+            first="grad_twice",
+            reverse="grad_twice",
+            further="nested_jvp",
+            order=2,
+            per_sample=True,
+            seed="t",
+            shapes=like_value,
+            rows=lambda posed: (0,),
+            applies=(NUMBER, SAMPLES),
+            unseen_cost="torch.func.jvp of itself takes one pass.",
+            unseen_code="""\
+    def slope(*wrt):
+        return torch.func.jvp(part, wrt, t)[1]
+
+    return torch.func.jvp(slope, wrt, t)[1]
+""",
+        ),
+        Operator(
+            name="laplacian_estimate",
+            summary="Σₖ vₖᵀHvₖ / K of K vectors of signs: Hutchinson's estimate of the trace",
+            meaning="An estimate of the Laplacian, by the second derivatives along random signs.",
+            first="grad_twice",
+            reverse="grad_twice",
+            further="loop_nested_jvp",
+            order=2,
+            per_sample=True,
+            seed="signs",
+            shapes=like_value,
+            rows=lambda posed: (0,),
+            applies=(NUMBER, SAMPLES),
+            unseen_cost="a loop of torch.autograd.grad takes a pass for each vector of signs.",
+        ),
+        Operator(
+            name="vhp",
+            summary="tᵀH: a tangent times the hessian",
+            meaning="tᵀH, a vector times the Hessian: the same numbers as Ht, by torch's own vhp.",
+            first="functional_vhp",
+            reverse="grad_twice",
+            further="forward_over_reverse",
+            order=2,
+            seed="t",
+            applies=(NUMBER,),
+            unseen_cost="torch.autograd.functional.vhp takes two passes.",
+            unseen_code="    return torch.autograd.functional.vhp(part, wrt, t)[1]\n",
         ),
         Operator(
             name="training_step",

@@ -62,6 +62,18 @@ def row_seeds(problem: Problem) -> tuple[Callable[[Tensor], Tensor], int]:
     return (one_hot_per_sample, 1) if problem.per_sample else (one_hot, 0)
 
 
+def by_sample(problem: Problem, x: Tensor) -> Tensor:
+    """The numbers of each sample of `x`, (samples, numbers): one sample without a batch."""
+    return x.reshape(len(x) if problem.per_sample else 1, -1)
+
+
+def added_up(problem: Problem, blocks: Tensors) -> Tensor:
+    """The sum of all numbers of like inputs, of each sample's where there is a batch, in the shape
+    of the value."""
+    parts = [by_sample(problem, block).sum(1) for block in blocks]
+    return sum(parts[1:], parts[0]).reshape((-1, *problem.output[1:]) if problem.per_sample else ())
+
+
 def block_shapes(y: Tensor, wrt: Tensors, dim: int) -> list[Shape]:
     """The shape of the jacobian of `y` by each input; dim 1: of one jacobian per sample."""
     # Plain tuples: slicing and adding torch.Size takes several times as long.

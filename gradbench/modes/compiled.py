@@ -51,7 +51,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 @mode(*OPERATORS, by_hand=True, opt_in=True, needs=NEEDS)
 def compiled_manual(problem: Problem) -> Call:
     """The analytic derivative, compiled"""
-    return by_formula(problem, compiled(problem.function.derivatives[problem.operator]))
+    return by_formula(problem, compiled(problem.function.formulas[problem.operator]))
 
 
 @mode("derivative", "gradient", "vjp", opt_in=True, leaves=True, needs=NEEDS)
@@ -165,7 +165,7 @@ def compiled_vmap_jacrev_jacrev(problem: Problem) -> Call:
     return lambda inputs: flat(hessians(*inputs))
 
 
-@mode("hvp", opt_in=True, needs=(*NEEDS, "torch.func.jvp", "torch.func.grad"))
+@mode("hvp", "vhp", opt_in=True, needs=(*NEEDS, "torch.func.jvp", "torch.func.grad"))
 def compiled_hvp(problem: Problem) -> Call:
     """`jvp(grad)`: the tangent pushed through the gradient, compiled"""
     n = problem.differentiated

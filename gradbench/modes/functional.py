@@ -136,7 +136,7 @@ def functional_jvp(problem: Problem) -> Call:
     return call
 
 
-@mode("hvp")
+@mode("hvp", "vhp")
 def functional_hvp(problem: Problem) -> Call:
     """`functional.hvp`: reverse mode three times"""
 
@@ -146,7 +146,7 @@ def functional_hvp(problem: Problem) -> Call:
     return call
 
 
-@mode("hvp")
+@mode("hvp", "vhp")
 def functional_vhp(problem: Problem) -> Call:
     """`functional.vhp`: reverse mode twice, as a hessian is symmetric"""
 

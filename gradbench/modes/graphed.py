@@ -182,7 +182,7 @@ def graphed_grad_twice(problem: Problem) -> Call:
     return replayed(problem, second_order.grad_twice(problem), leaves=True)
 
 
-@mode("hvp", name="graphed_grad_twice", opt_in=True, cuda=True, needs=NEEDS)
+@mode("hvp", "vhp", name="graphed_grad_twice", opt_in=True, cuda=True, needs=NEEDS)
 def graphed_product(problem: Problem) -> Call:
     """`autograd.grad` of the gradient with the tangent as seed, replayed as a CUDA graph"""
     return replayed(problem, second_order.product_by_grad_twice(problem), leaves=True)

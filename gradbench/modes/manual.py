@@ -22,7 +22,7 @@ def by_formula(problem: Problem, formula: Formula) -> Call:
 @mode(*OPERATORS, by_hand=True, document="GSAVB")
 def manual(problem: Problem) -> Call:
     """The analytic derivative, written by hand"""
-    return by_formula(problem, problem.function.derivatives[problem.operator])
+    return by_formula(problem, problem.function.formulas[problem.operator])
 
 
 @mode("gradient", "vjp", by_hand=True, document="G", memory=full_jacobian)

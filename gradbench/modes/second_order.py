@@ -237,7 +237,7 @@ def register_several() -> None:
     declare(functional_jacobian_twice)
 
 
-@mode("hvp", name="grad_twice", leaves=True)
+@mode("hvp", "vhp", name="grad_twice", leaves=True)
 def product_by_grad_twice(problem: Problem) -> Call:
     """`autograd.grad` with `create_graph`, then again with the tangent as its seed"""
     n = problem.differentiated
@@ -253,7 +253,7 @@ def product_by_grad_twice(problem: Problem) -> Call:
     return call
 
 
-@mode("hvp", needs=("torch.func.jvp", "torch.func.grad"))
+@mode("hvp", "vhp", needs=("torch.func.jvp", "torch.func.grad"))
 def forward_over_reverse(problem: Problem) -> Call:
     """`jvp(grad)`: the tangent pushed through the gradient"""
 
@@ -265,7 +265,7 @@ def forward_over_reverse(problem: Problem) -> Call:
     return call
 
 
-@mode("hvp", needs=("torch.func.jvp", "torch.func.grad"))
+@mode("hvp", "vhp", needs=("torch.func.jvp", "torch.func.grad"))
 def reverse_over_forward(problem: Problem) -> Call:
     """`grad(jvp)`: the gradient of the derivative along the tangent"""
 
@@ -279,7 +279,7 @@ def reverse_over_forward(problem: Problem) -> Call:
     return call
 
 
-@mode("hvp", needs=("torch.func.vjp", "torch.func.grad"))
+@mode("hvp", "vhp", needs=("torch.func.vjp", "torch.func.grad"))
 def reverse_over_reverse(problem: Problem) -> Call:
     """`vjp(grad)`: the tangent pulled back through the gradient"""
 
@@ -291,7 +291,7 @@ def reverse_over_reverse(problem: Problem) -> Call:
     return call
 
 
-@mode("hvp", leaves=True)
+@mode("hvp", "vhp", leaves=True)
 def dual_over_grad(problem: Problem) -> Call:
     """`autograd.grad` of dual numbers: the tangent rides through the backward pass"""
     f, n = problem.forward, problem.differentiated

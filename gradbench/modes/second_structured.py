@@ -13,14 +13,18 @@ from gradbench.modes.common import bound, filled
 from gradbench.modes.forward_mode import pushed
 from gradbench.modes.placing import colour_seeds, parts, placing, register_for
 from gradbench.modes.second_order import gradients
+from gradbench.modes.traces import TRACES, kept
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 
 
-def register(function: str, structure: Structure, suffix: str | None = None) -> tuple[str, ...]:
-    """Registers the structured modes of a function's Hessian and returns their names.
+def register(
+    function: str, structure: Structure, suffix: str | None = None, operator: str = "hessian"
+) -> tuple[str, ...]:
+    """Registers the structured modes of a function's Hessian, or of an operator that needs less of
+    it, and returns their names.
 
     `structure` is that of its gradient: all inputs by all coordinates. Names end in `suffix`, by
     default the function's name. If the Hessian is dense, nothing is registered. Raises ValueError
@@ -29,6 +33,15 @@ def register(function: str, structure: Structure, suffix: str | None = None) -> 
     if structure.kind == "dense":
         return ()
     number = structure.passes[0]
+    if operator in TRACES and structure.is_global:
+        # Without a check of their own, they need zeros that hold everywhere.
+        compressed = [
+            (compressed_trace_by_grad_twice, True, Passes(number)),
+            (compressed_trace, False, Passes(number, batched=True)),
+        ]
+        return register_for(function, operator, compressed, structure, suffix)
+    if operator != "hessian":
+        return ()
     builders = [
         (compressed_grad_twice, True, Passes(number)),
         (compressed_grad_twice_batched, True, Passes(number, batched=True)),
@@ -135,3 +148,59 @@ def compressed_hessian(problem: Problem, structure: Structure) -> Call:
         return place(torch.cat([product.reshape(-1) for product in products]))
 
     return call
+
+
+def diagonal_placing(problem: Problem, structure: Structure) -> Callable[[Tensors], Tensors]:
+    """The function that takes the diagonal from the products with the tangents of all colours.
+
+    They come by input: (colours, *x.shape). An entry that is known to be zero is in no product
+    alone.
+    """
+    sizes = [math.prod(shape) for shape in structure.inputs]
+    on_it = torch.zeros(sum(sizes), dtype=torch.bool)
+    on_it[structure.rows[structure.rows == structure.columns]] = True
+    colours = structure.column_colours.where(on_it, 0).to(problem.device)
+    weights = on_it.to(problem.device, problem.dtype)
+
+    def place(products: Tensors) -> Tensors:
+        flat = torch.cat([product.reshape(len(product), -1) for product in products], 1)
+        diagonal = flat.gather(0, colours[None])[0] * weights
+        parts = diagonal.split(sizes)
+        return tuple(d.reshape(p.shape[1:]) for d, p in zip(parts, products))
+
+    return place
+
+
+def compressed_trace_by_grad_twice(problem: Problem, structure: Structure) -> Call:
+    """`autograd.grad` with `create_graph`, then again once per colour: the diagonal alone"""
+    n = problem.differentiated
+    seeds = colour_seeds(problem, structure.column_colours)
+    place = diagonal_placing(problem, structure)
+
+    def diagonal(inputs: Tensors) -> Tensors:
+        wrt = inputs[:n]
+        grads = gradients(problem, inputs)
+        varying = [i for i, g in enumerate(grads) if g.requires_grad]
+        first = [grads[i] for i in varying]
+        products = []
+        for seed in zip(*parts(seeds, wrt)):
+            second = [seed[i] for i in varying]
+            row = torch.autograd.grad(first, wrt, second, retain_graph=True, allow_unused=True)
+            products.append(filled(row, wrt))
+        return place(tuple(torch.stack(column) for column in zip(*products)))
+
+    return kept(problem, diagonal)
+
+
+def compressed_trace(problem: Problem, structure: Structure) -> Call:
+    """`jvp(grad)`, all colours of columns in one batched pass: the diagonal alone"""
+    seeds = colour_seeds(problem, structure.column_colours)
+    place = diagonal_placing(problem, structure)
+
+    def diagonal(inputs: Tensors) -> Tensors:
+        f, wrt = bound(problem, inputs)
+        gradient = torch.func.grad(f, tuple(range(len(wrt))))
+        push = torch.func.vmap(lambda *t: torch.func.jvp(gradient, wrt, t)[1])
+        return place(push(*parts(seeds, wrt)))
+
+    return kept(problem, diagonal)

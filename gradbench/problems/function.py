@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,7 +36,9 @@ class Function:
     batch_hessian; ``(v, *inputs)`` for vjp with `v` of the output's shape; ``(seeds, *inputs)`` for
     vjp_sum with `seeds` of shape (k, *output); ``(t, *inputs)`` for jvp and hvp, with `t` a tuple
     of one tangent per differentiated input.
-    Hessians of several inputs are flat tuples of blocks in row-major order.
+    Hessians of several inputs are flat tuples of blocks in row-major order. From a hessian (or
+    batch_hessian) follow hessian_diagonal, laplacian and its estimate, vhp and
+    directional_second_derivative: see `formulas`.
     """
 
     name: str
@@ -84,6 +88,12 @@ class Function:
         for size in (*self.sizes, *self.large_sizes, *self.atlas):
             if set(size) != set(self.example_size):
                 raise ValueError(f"{self.name}: size {dict(size)} lacks {set(self.example_size)}")
+
+    @cached_property
+    def formulas(self) -> Mapping[str, Formula]:
+        """`derivatives`, and what follows from the hessian among them, which is measured only where
+        it is named."""
+        return {**self.derivatives, **second_order(self.derivatives)}
 
     @property
     def differentiated(self) -> int:
@@ -159,7 +169,93 @@ def vector_valued(
     return with_accumulation(derivatives) if accumulate else derivatives
 
 
+def with_second_order(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
+    """The derivatives, and what follows from the hessian among them, to be measured without being
+    named."""
+    return {**derivatives, **second_order(derivatives)}
+
+
 def with_accumulation(derivatives: dict[str, Formula]) -> dict[str, Formula]:
     """The derivatives and `vjp_sum`: by linearity Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
     vjp = derivatives["vjp"]
     return derivatives | {"vjp_sum": lambda seeds, *inputs: vjp(seeds.sum(0), *inputs)}
+
+
+def second_order(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
+    """Formulas that follow from a hessian, and that are not among the derivatives.
+
+    A hessian is that of one value, blocks of shape (x.shape + z.shape) in row-major order, or, as
+    batch_hessian, one per sample: blocks of shape (N, x.shape[1:] + z.shape[1:]). Diagonals are
+    like the inputs; the laplacian Σᵢ Hᵢᵢ and the second derivative tᵀHt along tangents are one
+    number, or one per sample.
+    """
+    for name in ("hessian", "batch_hessian"):
+        if name in derivatives:
+            made = _Hessian(derivatives[name], per_sample=name == "batch_hessian")
+            break
+    else:
+        return {}
+    formulas: dict[str, Formula] = {
+        "hessian_diagonal": made.diagonal,
+        "laplacian": made.trace,
+        "directional_second_derivative": made.along,
+        "laplacian_estimate": made.estimate,
+    }
+    if name == "hessian":
+        formulas |= {"hvp": made.product, "vhp": derivatives.get("hvp", made.product)}
+    return {name: formula for name, formula in formulas.items() if name not in derivatives}
+
+
+class _Hessian:
+    """What follows from the blocks of a hessian, or of the hessians of a batch."""
+
+    def __init__(self, blocks: Formula, per_sample: bool) -> None:
+        self._blocks = blocks
+        self._per_sample = per_sample
+
+    def _matrices(self, inputs: Tensors) -> tuple[list[list[Tensor]], Tensors]:
+        """The blocks by two inputs, as matrices of each sample, and the differentiated inputs."""
+        flat = as_tuple(self._blocks(*inputs))
+        wrt = inputs[: math.isqrt(len(flat))]
+        sizes = [self._numbers(x).shape for x in wrt]
+        rows = [flat[i * len(wrt) : (i + 1) * len(wrt)] for i in range(len(wrt))]
+        return [
+            [b.reshape(*size, other[1]) for b, other in zip(row, sizes)]
+            for row, size in zip(rows, sizes)
+        ], wrt
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        """The numbers of each sample, (samples, numbers); of one sample where there is no batch."""
+        return x.reshape(len(x) if self._per_sample else 1, -1)
+
+    def _value(self, each: Tensor) -> Tensor:
+        """A number for each sample, or for the one value."""
+        return each if self._per_sample else each.reshape(())
+
+    def diagonal(self, *inputs: Tensor) -> Tensors:
+        blocks, wrt = self._matrices(inputs)
+        return tuple(
+            row[i].diagonal(0, 1, 2).reshape(x.shape) for i, (row, x) in enumerate(zip(blocks, wrt))
+        )
+
+    def trace(self, *inputs: Tensor) -> Tensor:
+        parts = [self._numbers(d).sum(1) for d in self.diagonal(*inputs)]
+        return self._value(sum(parts[1:], parts[0]))
+
+    def product(self, t: Tensors, *inputs: Tensor) -> Tensors:
+        blocks, wrt = self._matrices(inputs)
+        tangents = [self._numbers(s)[..., None] for s in t]
+        products = []
+        for row, x in zip(blocks, wrt):
+            parts = [b @ s for b, s in zip(row, tangents)]
+            products.append(sum(parts[1:], parts[0]).reshape(x.shape))
+        return tuple(products)
+
+    def estimate(self, signs: Tensors, *inputs: Tensor) -> Tensor:
+        along = [self.along(sign, *inputs) for sign in zip(*signs)]
+        return sum(along[1:], along[0]) / len(along)
+
+    def along(self, t: Tensors, *inputs: Tensor) -> Tensor:
+        products = self.product(t, *inputs)
+        parts = [self._numbers(p * s).sum(1) for p, s in zip(products, t)]
+        return self._value(sum(parts[1:], parts[0]))

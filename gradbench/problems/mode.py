@@ -66,7 +66,7 @@ def rows_then_entries(problem: Problem) -> Passes:
 
 
 def _of_a_sample(problem: Problem, number: int) -> int:
-    samples = problem.output[0] if problem.per_sample and problem.output else 1
+    samples = problem.output[0] if problem.per_sample else 1
     return max(1, number // max(1, samples))
 
 
@@ -174,6 +174,12 @@ def tangents_of_tangents(problem: Problem) -> int:
     """Peak of an inner jacfwd under a vectorised outer transform: for each of n rows or columns
     outside, n tangents inside, each of n numbers."""
     return 3 * problem.result_numel + 2 * problem.coordinates**3
+
+
+def tangents_at_once(problem: Problem) -> int:
+    """Peak of the modes that push a tangent for each coordinate of a sample through the gradient at
+    once: the tangents, their products, their parts."""
+    return 3 * problem.coordinates * _of_a_sample(problem, problem.coordinates)
 
 
 def full_jacobian(problem: Problem) -> int:

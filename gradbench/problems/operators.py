@@ -17,6 +17,10 @@ from gradbench.problems.function import Function
 ACCUMULATED_SEEDS = 4
 """The number of seeds of vjp_sum, as in the source notebooks."""
 
+ESTIMATING_SIGNS = 8
+"""The number of vectors of signs of laplacian_estimate. Its standard deviation is
+√(2 Σᵢ≠ⱼ Hᵢⱼ² / vectors); a diagonal hessian is estimated exactly."""
+
 TF32_UNIT = 2.0**-10
 """The unit in the last place of TF32, whose mantissa has ten bits."""
 
@@ -67,8 +71,8 @@ class Problem:
 
     @property
     def per_sample(self) -> bool:
-        """Whether the result is one derivative per sample of a batch."""
-        return OPERATORS[self.operator].per_sample
+        """Whether it is one derivative per sample of a batch."""
+        return OPERATORS[self.operator].per_sample and bool(self.output)
 
     @property
     def outputs(self) -> int:
@@ -102,15 +106,22 @@ def draw_seed(problem: Problem, generator: torch.Generator) -> Any:
     return _SEEDS[kind](problem, generator) if kind else None
 
 
+def _signs(generator: torch.Generator, shape: Shape) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator, dtype=torch.float64) * 2 - 1
+
+
 def _draw(generator: torch.Generator, shape: Shape) -> Tensor:
     # Bounded away from zero: a tiny seed would hide the error of its output.
-    sign = torch.randint(0, 2, shape, generator=generator, dtype=torch.float64) * 2 - 1
+    sign = _signs(generator, shape)
     return sign * (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5)
 
 
 _SEEDS: dict[str, Callable[[Problem, torch.Generator], Any]] = {
     "v": lambda problem, generator: _draw(generator, problem.output),
     "seeds": lambda problem, generator: _draw(generator, (ACCUMULATED_SEEDS, *problem.output)),
+    "signs": lambda problem, generator: tuple(
+        _signs(generator, (ESTIMATING_SIGNS, *shape)) for shape in problem.wrt
+    ),
     "t": lambda problem, generator: tuple(_draw(generator, shape) for shape in problem.wrt),
 }
 """What draws each kind of seed (`Operator.seed`)."""

@@ -228,6 +228,16 @@ class _Source(ast.NodeVisitor):
         else:
             self.generic_visit(node)
 
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        code = self.fact(node.test)
+        if code not in ("True", "False"):
+            self.generic_visit(node)
+            return
+        chosen = node.body if code == "True" else node.orelse
+        self.replace(self.begin(node), self.begin(chosen))
+        self.replace(self.end(chosen), self.end(node))
+        self.visit(chosen)
+
     def visit_Call(self, node: ast.Call) -> None:
         listed = [*node.args, *node.keywords]
         passed = [

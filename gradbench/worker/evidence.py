@@ -127,7 +127,7 @@ def gather(
     else:
         evidence.sentences += _zeros(first)
     if twice:
-        second = Gradient(subject, inputs, _weights(y))
+        second = Gradient(subject, inputs, _weights(y), several=operator == "hessian")
         if LEAST_CALLS * second.seconds > deadline.left:
             left_out.append("differences of the gradient")
         else:
@@ -171,11 +171,14 @@ def _require_graph(subject: Subject, inputs: tuple[Tensor, ...]) -> None:
 class Gradient(Map):
     """The gradient, whose derivative is the hessian by reverse mode twice.
 
-    Of several values that of their sum times `weights`, which are of the value's shape.
+    Of several values that of their sum times `weights`, which are of the value's shape. With
+    `several`, its dense derivative is put together from the hessian of each.
     """
 
-    def __init__(self, subject: Subject, inputs: tuple[Tensor, ...], weights: Tensor) -> None:
-        self.weights = weights
+    def __init__(
+        self, subject: Subject, inputs: tuple[Tensor, ...], weights: Tensor, several: bool = True
+    ) -> None:
+        self.weights, self.several = weights, several
         wrt = inputs[: subject.differentiated]
         self._subject, self._shapes = subject, [x.shape for x in wrt]
         self._lengths = [x.numel() for x in wrt]
@@ -191,7 +194,7 @@ class Gradient(Map):
         return hessian_product(self._subject, tangents, *at, seed=self.weights)
 
     def at(self, inputs: tuple[Tensor, ...]) -> Map:
-        there = Gradient(self._subject, inputs, self.weights)
+        there = Gradient(self._subject, inputs, self.weights, self.several)
         there.noise = torch.maximum(there.noise, self.noise)
         there.coarse = torch.maximum(there.noise, self.coarse)
         return there
@@ -215,12 +218,15 @@ def _blocks(subject: Subject, map: Map) -> list[Tensor]:
     """The dense derivative by autograd, blocks of shape (outputs, coordinates)."""
     if not isinstance(map, Gradient):
         return [b.double() for b in rows(subject, *map.inputs)[1]]
-    weights = map.weights.reshape(-1)
-    each = (
-        b.reshape(len(weights), *b.shape[map.weights.dim() :])
-        for b in hessian(subject, *map.inputs)
-    )
-    blocks = [torch.tensordot(weights, b, 1) for b in each]
+    if map.several:
+        weights = map.weights.reshape(-1)
+        each = (
+            b.reshape(len(weights), *b.shape[map.weights.dim() :])
+            for b in hessian(subject, *map.inputs)
+        )
+        blocks = [torch.tensordot(weights, b, 1) for b in each]
+    else:
+        blocks = list(hessian(subject, *map.inputs, seed=map.weights))
     wrt = map.inputs[: map.differentiated]
     flat = [b.double().reshape(a.numel(), -1) for b, a in zip(blocks, _each(wrt))]
     return [torch.cat(flat[number :: len(wrt)]) for number in range(len(wrt))]

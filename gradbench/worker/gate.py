@@ -193,7 +193,7 @@ class Gate:
         return (exact(*arguments.inputs),)
 
     def _derivative(self, arguments: Arguments) -> Tensors:
-        formula = self.problem.function.derivatives[self.problem.operator]
+        formula = self.problem.function.formulas[self.problem.operator]
         seed = () if arguments.seed is None else (arguments.seed,)
         return as_tuple(formula(*seed, *arguments.inputs))
 

@@ -84,8 +84,8 @@ class Known:
 
     def register(self, operator: str, function: str) -> None:
         """Registers the modes of an operator that use it, for the function of this name."""
-        if operator == "hessian" and self.structure is not None and self.of_gradient:
-            second_structured.register(function, self.structure, suffix="")
+        if self.structure is not None and self.of_gradient:
+            second_structured.register(function, self.structure, "", operator)
         if operator != "jacobian":
             return
         if self.structure is not None:

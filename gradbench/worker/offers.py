@@ -27,4 +27,5 @@ def offer(function: Function, operator: str) -> Offer:
         cuda=tuple(m.name for m in modes if m.cuda),
         first=OPERATORS[operator].first,
         atlas=tuple(map(size_label, function.atlas)),
+        named_only=operator not in function.derivatives,
     )

@@ -24,6 +24,9 @@ from gradbench.problems.written import FUNCTION, NotWritable, Written, joined
 from gradbench.worker.calling import Calling, identifiers
 from gradbench.worker.subject import Subject
 
+BY_INPUT = ("t", "signs")
+"""The seeds that are a tuple, of a tensor for each differentiated input."""
+
 
 def code(
     subject: Subject,
@@ -136,7 +139,7 @@ def _adapter(
     parameters, arguments = list(names), [inputs]
     if first := OPERATORS[operator].seed:
         parameters.insert(0, first)
-        arguments.append("(t,)" if first == "t" and differentiated == 1 else first)
+        arguments.append(f"({first},)" if first in BY_INPUT and differentiated == 1 else first)
     returned = f"    return {call}({', '.join(arguments)}){'[0]' * bare}\n"
     return "".join([f"def {operator}({', '.join(parameters)}):\n", *lines, returned])
 

@@ -34,7 +34,14 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
-from gradbench.core.operators import ADVISED, NUMBER, NUMBERS, OPERATORS, STRUCTURE
+from gradbench.core.operators import (
+    ADVISED,
+    NUMBER,
+    NUMBERS,
+    OPERATORS,
+    SAMPLES,
+    STRUCTURE,
+)
 from gradbench.problems import registry
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import Problem
@@ -179,7 +186,7 @@ class Look:
         operators, refusals = self._operators()
         if asked in refusals:
             raise Refused(refusals[asked])
-        structured = _for(STRUCTURE) if y.dim() else ()
+        structured = (*_for(STRUCTURE), *_for(SAMPLES)) if y.dim() else ()
         if asked and asked not in (*operators, *structured):
             there = [name for name in operators if name not in refusals]
             raise Refused(f"operator {asked}: for this function there are {', '.join(there)}")
@@ -271,8 +278,8 @@ class Look:
             lacking(f"finite differences could not be taken near this input: {_line(error)}")
 
     def _structure(self) -> list[str]:
-        scalar = not self.y.dim()
-        unasked = scalar and self.spec["operator"] != "hessian"
+        scalar, asked = not self.y.dim(), self.spec["operator"]
+        unasked = scalar and not (asked and OPERATORS[asked].from_zeros)
         if unasked or self.subject.manner.forward_only:
             return []
         if self.deadline.over:
@@ -355,6 +362,21 @@ def _for(kind: str) -> list[str]:
     return [name for name in ADVISED if kind in OPERATORS[name].applies]
 
 
+def _not_one_each(subject: Subject, y: Tensor, structure: Structure | None) -> str:
+    """Why the value is not one number for each sample of a batch; empty if it is, and without a
+    structure if it may be."""
+    shapes = {x.shape[:1] for x in subject.values[: subject.differentiated]}
+    if y.numel() != len(y) or shapes != {y.shape[:1]}:
+        wrt = ", ".join(subject.names[: subject.differentiated])
+        return (
+            "it takes a function of one number, or of one number for each sample along dimension "
+            f"0 of {wrt}: this one returns shape {tuple(y.shape)}"
+        )
+    if structure is None or len(y) == 1 or structure.kind in ("batched", "diagonal"):
+        return ""
+    return "its values are not those of independent samples: sum them up, or ask for the hessian"
+
+
 def _operators(
     subject: Subject, y: Tensor, structure: Structure | None, width: int, limit: int
 ) -> tuple[list[str], dict[str, str]]:
@@ -373,9 +395,14 @@ def _operators(
             # Without a check of its own, an operator that leaves entries out must hold everywhere.
             if own:
                 operators.insert(0 if structure.is_global else len(operators) - 1, own)
+    refusals: dict[str, str] = {}
+    if y.dim():
+        if reason := _not_one_each(subject, y, structure):
+            refusals = {name: f"--operator {name}: {reason}" for name in _for(SAMPLES)}
+        elif structure is not None or len(y) == 1:
+            operators += _for(SAMPLES)
     if subject.manner.forward_only:
         operators = [name for name in operators if OPERATORS[name].forward_only]
-    refusals: dict[str, str] = {}
     if reason := refuse(square, coordinates, width, limit):
         refusals["hessian" if y.dim() == 0 else "jacobian"] = reason
     hessians = refuse(y.numel() * coordinates, coordinates, width, limit)

@@ -85,7 +85,7 @@ def pushforward(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensor:
         return torch.zeros_like(y) if pushed is None else pushed.detach().clone()
 
 
-def _gradients(subject: Subject, seed: Tensor | None, *inputs: Tensor) -> tuple[Tensors, Tensors]:
+def gradients(subject: Subject, seed: Tensor | None, *inputs: Tensor) -> tuple[Tensors, Tensors]:
     """Leaves, and the gradient of the value times the seed with its graph."""
     wrt, y = _leaves(subject, inputs)
     grads = torch.autograd.grad(y, wrt, seed, create_graph=True, allow_unused=True)
@@ -100,7 +100,7 @@ def hessian_product(
     With a seed of the value's shape, that of the sum of the values times the seed.
     """
     with torch.enable_grad():
-        wrt, grads = _gradients(subject, seed, *inputs)
+        wrt, grads = gradients(subject, seed, *inputs)
         pairs = [(g, t) for g, t in zip(grads, tangents) if g.requires_grad]
         if not pairs:
             return tuple(torch.zeros_like(x) for x in wrt)
@@ -108,10 +108,14 @@ def hessian_product(
         return _filled(torch.autograd.grad(first, wrt, seeds, allow_unused=True), wrt)
 
 
-def hessian(subject: Subject, *inputs: Tensor) -> Tensors:
-    """The blocks of the value's hessians, row by row, of shape (y.shape + x.shape + z.shape)."""
+def hessian(subject: Subject, *inputs: Tensor, seed: Tensor | None = None) -> Tensors:
+    """The blocks of the value's hessians, row by row, of shape (y.shape + x.shape + z.shape).
+
+    With a seed of the value's shape, that of the sum of the values times the seed.
+    """
     with torch.enable_grad():
         wrt, y = _leaves(subject, inputs)
+        y = y if seed is None else (y * seed).sum()
         each = [_hessian_of_one(one, wrt) for one in y.reshape(-1)]
     return tuple(torch.stack(b).reshape(y.shape + b[0].shape) for b in zip(*each))
 
@@ -156,7 +160,7 @@ def _tried(call: Callable[[], Tensors]) -> Tensors:
 
 def _explains(blocks: Tensors, y: Tensor, wrt: Tensors) -> bool:
     """Whether a random seed pulls back through a graph what dense blocks say."""
-    seed = _seed(y)
+    seed = random_seed(y)
     try:
         pulled = torch.autograd.grad(y, wrt, seed, retain_graph=True, allow_unused=True)
     except RuntimeError:
@@ -168,7 +172,7 @@ def _explains(blocks: Tensors, y: Tensor, wrt: Tensors) -> bool:
     )
 
 
-def _seed(y: Tensor) -> Tensor:
+def random_seed(y: Tensor) -> Tensor:
     return torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
 
 
@@ -182,7 +186,7 @@ def _chunks(total: int, numbers: int) -> Iterator[tuple[int, int]]:
         yield start, min(total, start + size)
 
 
-def _units(start: int, end: int, like: Tensor) -> Tensor:
+def units(start: int, end: int, like: Tensor) -> Tensor:
     """Seeds, or tangents, of a one each, of shape (end - start, *like.shape)."""
     units = like.new_zeros(end - start, like.numel())
     units[torch.arange(end - start), torch.arange(start, end)] = 1.0
@@ -192,19 +196,23 @@ def _units(start: int, end: int, like: Tensor) -> Tensor:
 def _dense_rows(y: Tensor, wrt: Tensors) -> Tensors:
     """The derivative of a value with a graph, blocks of shape (y.numel(), x.numel())."""
     blocks = tuple(x.new_zeros(y.numel(), x.numel()) for x in wrt)
-    for start, end, pulled in _row_batches(y, wrt):
+    for start, end, pulled in row_batches(y, wrt):
         for block, g in zip(blocks, pulled):
             block[start:end] = g.detach().reshape(end - start, -1)
     return blocks
 
 
-def _row_batches(y: Tensor, wrt: Tensors) -> Iterator[tuple[int, int, Tensors]]:
-    """Rows of the derivative of a value with a graph, of shape (rows, *x.shape), by batches."""
+def row_batches(y: Tensor, wrt: Tensors, samples: int = 1) -> Iterator[tuple[int, int, Tensors]]:
+    """Rows of the derivative of a value with a graph, of shape (rows, *x.shape), by batches.
+
+    Where the value is a batch of `samples`, a row is that of each sample's number, added up.
+    """
     if not y.requires_grad:
         return
     batched = True
-    for start, end in _chunks(y.numel(), _largest(y)):
-        seeds = _units(start, end, y)
+    each = y.reshape(samples, -1)[0]
+    for start, end in _chunks(each.numel(), _largest(y)):
+        seeds = units(start, end, each)[:, None].expand(-1, samples, -1).reshape(-1, *y.shape)
         like = tuple(x.expand(end - start, *x.shape) for x in wrt)
         if batched:
             try:
@@ -250,7 +258,7 @@ def _columns_by_forward_mode(subject: Subject, inputs: Sequence[Tensor], numbers
         parts = []
         for start, end in _chunks(x.numel(), numbers):
             tangents = [z.new_zeros(end - start, *z.shape) for z in wrt]
-            tangents[number] = _units(start, end, x)
+            tangents[number] = units(start, end, x)
             try:
                 pushed = torch.func.vmap(push)(*tangents)
             except Late:
@@ -304,7 +312,7 @@ def _filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensors:
     return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(grads, like))
 
 
-def _agrees(product: Tensors, wanted: Tensors) -> bool:
+def agrees(product: Tensors, wanted: Tensors) -> bool:
     """Whether a structure explains what a random seed pulls back."""
     return all(
         bool(((p - w).abs() <= AGREEMENT * w.abs().max()).all()) for p, w in zip(product, wanted)
@@ -313,7 +321,7 @@ def _agrees(product: Tensors, wanted: Tensors) -> bool:
 
 def _matches(subject: Subject, pushed: Tensor, tangents: Tensors, inputs: Sequence[Tensor]) -> bool:
     """Whether forward mode is the transpose of reverse mode, by a random seed."""
-    seed = _seed(pushed)
+    seed = random_seed(pushed)
     products = [p * t for p, t in zip(pullback(subject, seed, *inputs), tangents)]
     there = torch.stack([p.sum() for p in products]).sum()
     scale = (seed * pushed).abs().sum() + torch.stack([p.abs().sum() for p in products]).sum()
@@ -333,10 +341,10 @@ def formulas(subject: Subject) -> dict[str, Formula]:
     def diagonal(*inputs: Tensor) -> Tensors:
         y = subject.forward(*inputs)
         slopes = pullback(subject, torch.ones_like(y), *inputs)
-        v = _seed(y)
+        v = random_seed(y)
         if trust.agrees(
             "diagonal",
-            lambda: _agrees(tuple(d * v for d in slopes), pullback(subject, v, *inputs)),
+            lambda: agrees(tuple(d * v for d in slopes), pullback(subject, v, *inputs)),
         ):
             return slopes
         return tuple(
@@ -350,13 +358,13 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         pulled = [pullback(subject, seed.expand_as(y), *inputs) for seed in seeds]
         columns = zip(*pulled)
         own_blocks = tuple(torch.stack(c, 1).reshape(y.shape + c[0].shape[1:]) for c in columns)
-        v = _seed(y)
+        v = random_seed(y)
         seeded = v.reshape(len(y), samples, 1)
         product = tuple(
             (b.reshape(len(y), samples, -1) * seeded).sum(1).reshape(x.shape)
             for b, x in zip(own_blocks, inputs)
         )
-        if trust.agrees("batched", lambda: _agrees(product, pullback(subject, v, *inputs))):
+        if trust.agrees("batched", lambda: agrees(product, pullback(subject, v, *inputs))):
             return own_blocks
         y, blocks = rows(subject, *inputs)
         dense = (b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
@@ -378,7 +386,7 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         with torch.enable_grad():
             wrt, y = _leaves(subject, inputs)
             product = torch.zeros_like(y).reshape(-1)
-            for start, end, blocks in _row_batches(y, wrt):
+            for start, end, blocks in row_batches(y, wrt):
                 parts = [b.reshape(end - start, -1) @ s.reshape(-1) for b, s in zip(blocks, t)]
                 product[start:end] = torch.stack(parts).sum(0)
         return product.reshape(y.shape).detach()
@@ -392,6 +400,7 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         "jvp": jvp,
         "hessian": functools.partial(hessian, subject),
         "hvp": hvp,
+        "vhp": hvp,
     }
 
 

@@ -110,7 +110,7 @@ class Session:
         offers = [
             asdict(offer(function, operator))
             for function in registry.FUNCTIONS.values()
-            for operator in function.derivatives
+            for operator in function.formulas
         ]
         modes = [
             {
@@ -134,7 +134,7 @@ class Session:
             self.close()
         wanted = Comparison.parse(comparison)
         function = registry.FUNCTIONS.get(wanted.function)
-        if function is None or wanted.operator not in function.derivatives:
+        if function is None or wanted.operator not in function.formulas:
             why = f": {'; '.join(self.failed)}" if self.failed else ""
             raise Refused(f"there is no {wanted.operator} of {wanted.function} here{why}")
         place = wanted.place

@@ -28,6 +28,7 @@ from gradbench.worker.loading import Unusable, inputs_from, resolve
 from gradbench.worker.owned import reached, variable
 from gradbench.worker.precision import MEASURED, Wide
 from gradbench.worker.reference import formulas, products
+from gradbench.worker.second_order import formulas as second_order_formulas
 from gradbench.worker.settling import Manner, seed_again
 
 
@@ -418,7 +419,7 @@ def declare(
     These are the user's own derivatives and the modes that use what is known of the zeros or, for a
     jacobian, that its outputs are those of independent samples.
     """
-    references = formulas(subject)
+    references = formulas(subject) | second_order_formulas(subject)
     function = Function(
         name=name,
         document="",
