@@ -54,7 +54,7 @@ REQUIRED = {
         loop_jvp_grad vmap_jvp_grad vmap_grad_jvp loop_nested_jvp vmap_nested_jvp
         loop_dual_over_grad loop_functional_hvp loop_functional_vhp compiled_vmap_nested_jvp""",
     "directional_second_derivative": """grad_twice line_grad_twice nested_jvp
-        forward_over_reverse reverse_over_forward functional_hvp functional_vhp func_hessian
+        forward_over_reverse reverse_over_forward functional_hvp functional_vhp dense_hessian
         compiled_nested_jvp""",
     "laplacian_estimate": """grad_twice grad_twice_batched loop_nested_jvp vmap_nested_jvp
         vmap_jvp_grad compiled_vmap_nested_jvp""",

@@ -101,9 +101,7 @@ def test_modes_are_tried_in_float64_only_where_the_function_is(name, evaluable, 
     assert (function.precise is not None) == evaluable
     shapes = tuple(tuple(x.shape) for x in made.values)
     place = torch.float32, torch.device("cpu")
-    way = computed_by(
-        {"jacobian": "loop_grad"}, Problem(function, "jacobian", shapes, (3,), *place)
-    )
+    way = computed_by("loop_grad", Problem(function, "jacobian", shapes, (3,), *place))
     arguments = Arguments(tuple(x.double() for x in made.values), None)
     if evaluable:
         assert way(arguments)[0].dtype == torch.float64

@@ -135,7 +135,7 @@ def functional_vhp(problem: Problem) -> Call:
     memory=tangents_at_once,
     passes=columns_at_once,
 )
-def func_hessian(problem: Problem) -> Call:
+def dense_hessian(problem: Problem) -> Call:
     """`torch.func.hessian`, of each sample of a batch by `vmap`, between the tangents"""
     wrt, n = argnums(problem), problem.differentiated
     hessian = (

@@ -40,8 +40,8 @@ def code(
 
     The code defines a function named like the operator. It takes the differentiated inputs first,
     then the other tensors; before them a vjp takes the seed `v`, a jvp and an hvp the tangent `t`
-    (a tuple of them for several inputs). It returns one tensor per differentiated input (a hessian
-    one per pair of them, row by row), a bare one for one input.
+    (a tuple of them for several inputs), a laplacian_estimate its `signs`. It returns one tensor
+    per differentiated input (a hessian one per pair of them, row by row), a bare one for one input.
 
     `target` is what the subject was loaded from. `patterns` has the code of what modes know of the
     zeros, by the name of their argument; calls of modes that use a `local` one are checked.
