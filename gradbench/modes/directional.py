@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -66,10 +68,10 @@ def scaled(problem: Problem, step: Tensor, t: Tensor) -> Tensor:
 def nested_jvp(problem: Problem) -> Call:
     """`jvp(jvp)` along the tangent: Taylor mode to second order"""
 
-    def call(inputs: Tensors, tangents: Tensors) -> Tensor:
+    def call(inputs: Tensors, tangents: Tensors) -> Any:
         f, wrt = bound(problem, inputs)
 
-        def slope(*wrt: Tensor) -> Tensor:
+        def slope(*wrt: Tensor) -> Any:
             return torch.func.jvp(f, wrt, tangents)[1]
 
         return torch.func.jvp(slope, wrt, tangents)[1]
@@ -96,7 +98,7 @@ def reverse_over_forward(problem: Problem) -> Call:
     def call(inputs: Tensors, tangents: Tensors) -> Tensor:
         f, wrt = bound(problem, inputs)
 
-        def slope(*wrt: Tensor) -> Tensor:
+        def slope(*wrt: Tensor) -> Any:
             return torch.func.jvp(f, wrt, tangents)[1].sum()
 
         products = torch.func.grad(slope, tuple(range(len(wrt))))(*wrt)

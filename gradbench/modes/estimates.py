@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -84,8 +86,8 @@ def loop_nested_jvp(problem: Problem) -> Call:
     def call(inputs: Tensors, signs: Tensors) -> Tensor:
         f, wrt = bound(problem, inputs)
 
-        def along(sign: Tensors) -> Tensor:
-            def slope(*wrt: Tensor) -> Tensor:
+        def along(sign: Tensors) -> Any:
+            def slope(*wrt: Tensor) -> Any:
                 return torch.func.jvp(f, wrt, sign)[1]
 
             return torch.func.jvp(slope, wrt, sign)[1]
@@ -101,11 +103,11 @@ def loop_nested_jvp(problem: Problem) -> Call:
 def vmap_nested_jvp(problem: Problem) -> Call:
     """`vmap` of `jvp(jvp)`: Taylor mode to second order along all vectors at once"""
 
-    def call(inputs: Tensors, signs: Tensors) -> Tensor:
+    def call(inputs: Tensors, signs: Tensors) -> Any:
         f, wrt = bound(problem, inputs)
 
-        def along(*sign: Tensor) -> Tensor:
-            def slope(*wrt: Tensor) -> Tensor:
+        def along(*sign: Tensor) -> Any:
+            def slope(*wrt: Tensor) -> Any:
                 return torch.func.jvp(f, wrt, sign)[1]
 
             return torch.func.jvp(slope, wrt, sign)[1]

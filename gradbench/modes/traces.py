@@ -103,7 +103,7 @@ def beside(columns: list[Tensor], x: Tensor) -> Tensor:
     return torch.stack([column.reshape(-1) for column in columns], 1).reshape(x.shape)
 
 
-def along_twice(f: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
+def along_twice(f: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Any:
     """The second derivative of `f` along a tangent, by forward mode over forward mode."""
     return torch.func.jvp(lambda x: torch.func.jvp(f, (x,), (t,))[1], (x,), (t,))[1]
 
@@ -314,7 +314,7 @@ def vmap_grad_jvp(problem: Problem) -> Call:
     n, seeds = problem.differentiated, row_seeds(problem)[0]
 
     def second(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        def row(t: Tensor) -> Tensor:
+        def row(t: Tensor) -> Any:
             return torch.func.grad(lambda x: torch.func.jvp(f, (x,), (t,))[1])(x)
 
         return own_entries(problem, torch.func.vmap(row)(seeds(x)), x)
