@@ -350,7 +350,7 @@ def vmap_nested_jvp(problem: Problem) -> Call:
     n, seeds = problem.differentiated, row_seeds(problem)[0]
 
     def second(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        rows = torch.func.vmap(lambda t: along_twice(f, x, t))(seeds(x))
+        rows: Tensor = torch.func.vmap(lambda t: along_twice(f, x, t))(seeds(x))
         return rows.reshape(len(rows), -1).T.reshape(x.shape)
 
     def diagonal(inputs: Tensors) -> Tensors:
