@@ -11,10 +11,12 @@ Shape = tuple[int, ...]
 LEARNING_RATE = 0.1
 """The step length of training_step: plain gradient descent, p − 0.1 ∂L/∂p."""
 
-NUMBER, NUMBERS, STRUCTURE, SAMPLES = "number", "numbers", "structure", "samples"
+NUMBER, NUMBERS, STRUCTURE = "number", "numbers", "structure"
+SAMPLES, SHARED = "samples", "shared"
 """The functions of the user's that an operator is for: those that return one number, those that
-return several, those whose jacobian is found to have the structure that it needs, and those that
-return one number for each sample of a batch."""
+return several, those whose jacobian is found to have the structure that it needs, those that return
+one number for each sample of a batch, and those whose samples share what they are differentiated
+by."""
 
 
 class Posed(Protocol):
@@ -30,6 +32,10 @@ class Posed(Protocol):
     @property
     def wrt(self) -> tuple[Shape, ...]:
         """The shapes of the differentiated inputs."""
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that share the differentiated inputs."""
 
 
 def like_inputs(posed: Posed) -> tuple[Shape, ...]:
@@ -77,6 +83,8 @@ class Operator:
     here."""
     order: int = 1
     """Of the derivative: 2 takes evidence on the gradient's derivative as well."""
+    sparse: bool = False
+    """Whether its result is in torch's sparse layout (COO)."""
     per_sample: bool = False
     """Whether several values are those of the samples of a batch, along dimension 0 of the value
     and of every differentiated input, each with a derivative of its own."""
@@ -340,6 +348,44 @@ OPERATORS = {
             applies=(NUMBER,),
             unseen_cost="torch.autograd.functional.vhp takes two passes.",
             unseen_code="    return torch.autograd.functional.vhp(part, wrt, t)[1]\n",
+        ),
+        Operator(
+            name="jacobian_sparse",
+            summary="the jacobian in torch's sparse layout, whose memory is that of its entries",
+            meaning="The Jacobian as a sparse tensor, without the entries that are always zero.",
+            first="dense_to_sparse",
+            reverse="sparse_rows_loop",
+            further="sparse_columns_loop",
+            sparse=True,
+            shapes=lambda posed: tuple(posed.output + shape for shape in posed.wrt),
+            rows=output_rows,
+            applies=(STRUCTURE,),
+        ),
+        Operator(
+            name="gauss_newton_product",
+            summary="JᵀJt: the Gauss-Newton matrix of ½‖f‖² times a tangent",
+            meaning="JᵀJt: Gauss-Newton's approximate Hessian times a vector, without forming it.",
+            first="jvp_vjp",
+            reverse="double_backward",
+            further="jvp_vjp",
+            seed="t",
+            applies=(NUMBERS,),
+            unseen_cost="torch.func.jvp and torch.func.vjp take one pass each.",
+            unseen_code="""\
+    along = torch.func.jvp(part, wrt, t)[1]
+    return torch.func.vjp(part, *wrt)[1](along)
+""",
+        ),
+        Operator(
+            name="per_sample_gradient",
+            summary="one gradient per sample by the parameters that all samples share",
+            meaning="The gradient of each sample's loss by the parameters, not added up.",
+            first="loop_grad",
+            reverse="loop_grad",
+            further="jacfwd",
+            shapes=lambda posed: tuple((posed.samples, *shape) for shape in posed.wrt),
+            rows=lambda posed: (1,) * len(posed.wrt),
+            applies=(SHARED,),
         ),
         Operator(
             name="training_step",

@@ -28,8 +28,9 @@ from gradbench.problems.registry import mode
 NEEDS = ("torch.compile",)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled as a whole for its shapes; what cannot be compiled raises.
+def compiled(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+    """The function compiled as a whole for its shapes, in a mode of `torch.compile`; what cannot be
+    compiled raises.
 
     Without `fullgraph` the parts that cannot be compiled would run as they are, unnoticed.
     """
@@ -38,7 +39,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     def whole(*arguments: Any) -> Any:
         return function(*arguments)
 
-    fast = torch.compile(whole, fullgraph=True, dynamic=False)
+    fast = torch.compile(whole, fullgraph=True, dynamic=False, mode=mode)
     from torch._dynamo import config
 
     # Torch counts the functions compiled by their code, which is the one above for all.

@@ -11,6 +11,11 @@ from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call
 from gradbench.problems.operators import Problem
 
+OUTSIDE = (
+    "the derivative has entries outside its pattern, which was seen near another input: look for "
+    "the pattern near this one, or use a way without it"
+)
+
 
 def random_seed(like: Tensor) -> Tensor:
     """The same random numbers between 0.5 and 1.5 at every call."""
@@ -32,10 +37,7 @@ def require_explained(products: Tensors, seeds: Tensors, blocks: Tensors) -> Non
             size = size + seed.reshape(-1) @ block.abs()
         allowed = torch.finfo(product.dtype).eps ** 0.5 * (size + 0.1 * size.max())
         if bool(((product.reshape(-1) - total).abs() > allowed).any()):
-            raise RuntimeError(
-                "the derivative has entries outside its pattern, which was seen near another "
-                "input: look for the pattern near this one, or use a way without it"
-            )
+            raise RuntimeError(OUTSIDE)
 
 
 def checked_jacobian(problem: Problem, call: Call) -> Call:
@@ -77,5 +79,40 @@ def checked_hessian(problem: Problem, call: Call) -> Call:
     return checked
 
 
-CHECKS = {"jacobian": checked_jacobian, "hessian": checked_hessian}
+def checked_sparse(problem: Problem, call: Call) -> Call:
+    """The same call with a sparse result, which it compares with one pullback of a random seed."""
+
+    def checked(inputs: Tensors) -> Tensors:
+        blocks: Tensors = call(inputs)
+        f, given = bound(problem, inputs)
+        wrt = tuple(x.detach().requires_grad_() for x in given)
+        with torch.enable_grad():
+            y = f(*wrt)
+            seed = random_seed(y.detach())
+            pulled: MaybeTensors = (None,) * len(wrt)
+            if y.requires_grad:
+                pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
+        rows = y.dim()
+        for product, block in zip(filled(pulled, wrt), blocks):
+            entries = block.detach().coalesce()
+            places = entries.indices()
+            flat = torch.zeros_like(places[0])
+            for index, length in zip(places[rows:], product.shape):
+                flat = flat * length + index
+            terms = entries.values() * seed[tuple(places[:rows])]
+            sums = product.new_zeros(2, product.numel())
+            sums.index_add_(1, flat, torch.stack([terms, terms.abs()]))
+            allowed = torch.finfo(product.dtype).eps ** 0.5 * (sums[1] + 0.1 * sums[1].max())
+            if bool(((product.reshape(-1) - sums[0]).abs() > allowed).any()):
+                raise RuntimeError(OUTSIDE)
+        return blocks
+
+    return checked
+
+
+CHECKS = {
+    "jacobian": checked_jacobian,
+    "hessian": checked_hessian,
+    "jacobian_sparse": checked_sparse,
+}
 """By operator."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,6 +71,13 @@ class Function:
     atlas: tuple[Size, ...] = ()
     """The sizes of the profile *atlas*. A function that has some is measured there, and elsewhere
     only if it is named."""
+    steps: Callable[..., tuple[Any, Sequence[Callable[[Any], Any]]]] | None = None
+    """For checkpoints: of the inputs, a state (a tensor or a tuple of tensors) and the steps that
+    turn it into the value one after another. `forward` is what they do."""
+    pattern: Callable[[tuple[tuple[int, ...], ...]], tuple[Tensor, Tensor]] | None = None
+    """For a sparse jacobian: of the inputs' shapes, the rows and columns of its entries, one pair
+    for each. Rows number the value's entries, columns those of all differentiated inputs, flattened
+    one after another. None: it is traced through the operations."""
     exact: Callable[..., Tensor] | None = None
     """Computes the value in float64 for the gate; None: `forward`."""
     precise: Callable[[], AbstractContextManager[Any]] | None = nullcontext

@@ -95,6 +95,9 @@ class Mode:
     """Measured only on request, because compiling or recording takes seconds."""
     cuda: bool = False
     """Whether it works only on CUDA devices."""
+    workloads: bool = False
+    """Whether it pays on large functions: those of the source notebooks, most of them tiny, are
+    measured with it on request alone."""
     memory: Callable[[Problem], int] | None = None
     """Estimates how many numbers are alive at the peak; None: three times the result."""
     passes: Callable[[Problem], Passes] | None = None

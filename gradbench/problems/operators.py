@@ -90,7 +90,19 @@ class Problem:
         return OPERATORS[self.operator].shapes(self)
 
     @property
+    def samples(self) -> int:
+        """The number of samples that share the differentiated inputs: the length of the value, or,
+        of one number, that of the first constant with dimensions; 1 without any."""
+        shapes = (self.output, *self.inputs[self.differentiated :])
+        return next((shape[0] for shape in shapes if shape), 1)
+
+    @property
     def result_numel(self) -> int:
+        """The numbers that the result holds; of a sparse one with the indices of its entries."""
+        if OPERATORS[self.operator].sparse:
+            from gradbench.problems.sparsity import numbers
+
+            return numbers(self)
         return sum(math.prod(shape) for shape in self.result)
 
 

@@ -16,7 +16,7 @@ from gradbench.core.places import of_code, of_error, short
 from gradbench.core.suggest import hint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import torch
@@ -58,6 +58,9 @@ def function(
     sizes: tuple[Size, ...] = ...,
     large_sizes: tuple[Size, ...] = ...,
     atlas: tuple[Size, ...] = ...,
+    steps: Callable[..., tuple[Any, Sequence[Callable[[Any], Any]]]] | None = ...,
+    pattern: Callable[[tuple[tuple[int, ...], ...]], tuple[torch.Tensor, torch.Tensor]]
+    | None = ...,
     exact: Callable[..., torch.Tensor] | None = ...,
     precise: Callable[[], AbstractContextManager[Any]] | None = ...,
     reverse: bool = ...,
@@ -124,6 +127,7 @@ class ModeFields(TypedDict, total=False):
     by_hand: bool
     opt_in: bool
     cuda: bool
+    workloads: bool
     memory: Callable[[Problem], int] | None
     passes: Callable[[Problem], Passes] | None
 

@@ -155,8 +155,10 @@ def structure_of(
     evidence: str,
     *,
     is_global: bool,
+    saving: bool = True,
 ) -> Structure:
-    """The structure with these entries, dense where they are too many to save passes.
+    """The structure with these entries, dense where they are too many to colour or, with `saving`,
+    to save passes.
 
     A diagonal is filled in where entries of it are missing: they save no pass. A flat output may be
     the gradient by one input: its rows are samples as that input's are.
@@ -190,7 +192,8 @@ def structure_of(
         coloured(rows, columns, m),
         is_global,
     )
-    if kind in ("diagonal", "batched", "banded") or min(structure.passes) <= min(n, m) // 2:
+    fewer = min(structure.passes) <= min(n, m) // 2
+    if not saving or fewer or kind in ("diagonal", "batched", "banded"):
         return structure
     return replace(structure, kind="dense", evidence=evidence + ": too many to save passes")
 

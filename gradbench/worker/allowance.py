@@ -93,8 +93,14 @@ LEVELS = (Level(2), Level(8), Level(32, last=True))
 of two. Inputs move last, because that makes equal numbers unequal."""
 
 
-def _row_scale(block: Tensor, rows: int) -> Tensor:
-    """The largest magnitude in each row, broadcastable against the block."""
+def _row_scale(block: Tensor, rows: int | Tensor) -> Tensor:
+    """The largest magnitude in each row, broadcastable against the block. `rows` is the number of
+    leading dimensions that number them, or of a vector the row of each of its numbers."""
+    if isinstance(rows, Tensor):
+        if not block.numel():
+            return block.abs()
+        largest = block.new_zeros(int(rows.max()) + 1)
+        return largest.scatter_reduce(0, rows, block.abs(), "amax")[rows]
     if block.dim() == rows or block.numel() == 0:
         return block.abs()
     return block.abs().amax(dim=tuple(range(rows, block.dim())), keepdim=True)
@@ -131,7 +137,7 @@ class Allowance:
         further: Sequence[Path],
         arguments: Arguments,
         differentiated: int,
-        rows: Sequence[int],
+        rows: Sequence[int | Tensor],
         unit: float,
         dtype: torch.dtype,
         entry_unit: float | None = None,

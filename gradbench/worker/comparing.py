@@ -34,12 +34,20 @@ class Finding:
         return Finding(self.reason or later.reason, error, ulps)
 
 
-def mismatch(block: Any, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
-    """How a block's type, shape, dtype or device is wrong; empty if it is not."""
+def mismatch(
+    block: Any,
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device,
+    layout: torch.layout = torch.strided,
+) -> str:
+    """How a block's type, shape, layout, dtype or device is wrong; empty if it is not."""
     if not isinstance(block, Tensor):
         return f"is a {type(block).__name__}, not a tensor"
     if tuple(block.shape) != shape:
         return f"has shape {tuple(block.shape)} instead of {shape}"
+    if block.layout != layout:
+        return f"has the layout {block.layout} instead of {layout}"
     # A function may compute in a wider dtype than that of its inputs.
     if torch.promote_types(block.dtype, dtype) != block.dtype or not block.is_floating_point():
         return f"is {block.dtype} instead of {dtype}"

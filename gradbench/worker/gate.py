@@ -33,6 +33,7 @@ from gradbench.worker.comparing import Finding, compare, mismatch
 from gradbench.worker.contestant import CLOCK, SLOW, Contestant
 from gradbench.worker.entries import SUSPECTS, suspects
 from gradbench.worker.products import ALLOWED, Products, Row
+from gradbench.worker.sparse import Entries
 from gradbench.worker.urgency import Late, until
 
 REFERENCE_SHARE = 0.5
@@ -96,6 +97,8 @@ class Gate:
         self.argument_sets = (*self.timed, *self.fresh)
         self._expected: dict[tuple[bool, int, bool], Allowance] = {}
         self.products = Products.of(problem)
+        self.entries: Entries | None = None
+        """Where a sparse result has entries, from the first exact result on."""
         self.deadline = Deadline()
         """Until when a check has to end: what it then lacks raises NoTime, or is left out."""
         self.memory_limit = math.inf
@@ -138,7 +141,7 @@ class Gate:
             problem, operator = self.problem, OPERATORS[self.problem.operator]
             ways: list[Path] = [self._forward]
             further: list[Path] = []
-            rows: Sequence[int] = (len(problem.output),)
+            rows: Sequence[int | Tensor] = (len(problem.output),)
             if not forward:
                 rows = operator.rows(problem)
                 ways, further = [self._derivative], [computed_by(operator.further, problem)]
@@ -149,6 +152,10 @@ class Gate:
                     ways, further = [self.products.exact], []
                 elif not problem.function.reverse:
                     ways.append(computed_by(operator.reverse, problem))
+                if operator.sparse:
+                    entries = self._entries()
+                    ways, further = (list(map(entries.way, some)) for some in (ways, further))
+                    rows = entries.rows
             with self._undone():
                 expected = Allowance(
                     ways,
@@ -165,6 +172,14 @@ class Gate:
             self._require_range(expected.blocks)
             self._expected[key] = expected
         return self._expected[key]
+
+    def _entries(self) -> Entries:
+        """Where the exact sparse results have entries."""
+        if self.entries is None:
+            with self._undone():
+                results = [self._derivative(a.cast(torch.float64)) for a in self.argument_sets]
+            self.entries = Entries.of(self.problem, results)
+        return self.entries
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:
@@ -226,8 +241,10 @@ class Gate:
         if len(blocks) != len(shapes):
             return Finding(f"returned {len(blocks)} blocks instead of {len(shapes)}")
         device = torch.device("cpu") if self.transfer else self.problem.device
+        sparse = not forward and OPERATORS[self.problem.operator].sparse
+        layout = torch.sparse_coo if sparse else torch.strided
         for number, (block, shape) in enumerate(zip(blocks, shapes)):
-            if reason := mismatch(block, shape, self.problem.dtype, device):
+            if reason := mismatch(block, shape, self.problem.dtype, device, layout):
                 return Finding(f"{self._block_name(forward, number)}: {reason}")
         # What is compared by products needs to know whether forward mode is right.
         self._expect(forward, index)
@@ -243,6 +260,8 @@ class Gate:
         return finding
 
     def _values(self, blocks: Tensors, forward: bool = False) -> _Values:
+        if self.entries is not None and not forward:
+            return _Values(self.entries.name, self.entries.values(blocks))
         if forward or self.products is None:
             wide = [block.detach().to("cpu", torch.float64) for block in blocks]
             return _Values(lambda number, at: f"{self._block_name(forward, number)}{at}", wide)
@@ -256,6 +275,10 @@ class Gate:
 
     def _judged(self, mode: str, index: int, blocks: Tensors, seconds: float) -> Finding:
         values, expected = self._values(blocks), self._expect(False, index)
+        if self.entries is not None:
+            finding = self.entries.elsewhere(blocks, expected.blocks)
+            if not finding.passed:
+                return finding
         finding = self._compare(values, expected, expected.allowed(0))
         narrow = self.problem.dtype != torch.float64
         large = self.products is not None

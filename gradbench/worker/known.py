@@ -12,6 +12,7 @@ from gradbench.core.deadline import Deadline
 from gradbench.core.units import counted
 from gradbench.modes import gathered, mixed, second_structured, structured
 from gradbench.modes.gathered import Gathered
+from gradbench.problems import sparsity
 from gradbench.problems.mixing import Mixed, mix
 from gradbench.problems.structure import POINTS, Structure
 from gradbench.worker.gathers import gathers
@@ -86,6 +87,8 @@ class Known:
         """Registers the modes of an operator that use it, for the function of this name."""
         if self.structure is not None and self.of_gradient:
             second_structured.register(function, self.structure, "", operator)
+        if operator == "jacobian_sparse" and self.structure is not None:
+            sparsity.know(function, self.structure)
         if operator != "jacobian":
             return
         if self.structure is not None:

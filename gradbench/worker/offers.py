@@ -11,6 +11,7 @@ from gradbench.problems.function import Function
 def offer(function: Function, operator: str) -> Offer:
     """A function under an operator, with its sizes and the modes of the operator."""
     modes = registry.modes_of(operator)
+    on_request = [m for m in modes if m.opt_in or (m.workloads and function.document)]
     return Offer(
         operator=operator,
         function=function.name,
@@ -21,8 +22,8 @@ def offer(function: Function, operator: str) -> Offer:
         example_size=size_label(function.example_size),
         sizes=tuple(map(size_label, function.sizes)),
         large_sizes=tuple(map(size_label, function.large_sizes)),
-        modes=tuple(m.name for m in modes if not m.opt_in),
-        opt_in=tuple(m.name for m in modes if m.opt_in),
+        modes=tuple(m.name for m in modes if m not in on_request),
+        opt_in=tuple(m.name for m in on_request),
         size_names=tuple(function.example_size),
         cuda=tuple(m.name for m in modes if m.cuda),
         first=OPERATORS[operator].first,

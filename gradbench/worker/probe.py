@@ -34,20 +34,14 @@ from torch import Tensor
 from gradbench import state
 from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
-from gradbench.core.operators import (
-    ADVISED,
-    NUMBER,
-    NUMBERS,
-    OPERATORS,
-    SAMPLES,
-    STRUCTURE,
-)
+from gradbench.core.operators import OPERATORS, SHARED
 from gradbench.problems import registry
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
-from gradbench.worker.cost import explain, refuse
+from gradbench.worker.applicable import askable, operators_of
+from gradbench.worker.cost import explain
 from gradbench.worker.evidence import Evidence, Refused, gather
 from gradbench.worker.identity import identity
 from gradbench.worker.known import Known, known
@@ -186,14 +180,14 @@ class Look:
         operators, refusals = self._operators()
         if asked in refusals:
             raise Refused(refusals[asked])
-        structured = (*_for(STRUCTURE), *_for(SAMPLES)) if y.dim() else ()
-        if asked and asked not in (*operators, *structured):
+        if asked and asked not in (*operators, *askable(y)):
             there = [name for name in operators if name not in refusals]
             raise Refused(f"operator {asked}: for this function there are {', '.join(there)}")
 
     def _operators(self) -> tuple[list[str], dict[str, str]]:
         width, limit = torch.finfo(self.subject.dtype).bits // 8, self.spec["memory_limit"]
-        return _operators(self.subject, self.y, self.structure, width, limit)
+        samples = bool(self.samples)
+        return operators_of(self.subject, self.y, self.structure, samples, width, limit)
 
     def _tell_ways(self) -> None:
         """Tells the operators, and of one the cost, the passes and the code of its modes."""
@@ -279,11 +273,15 @@ class Look:
 
     def _structure(self) -> list[str]:
         scalar, asked = not self.y.dim(), self.spec["operator"]
-        unasked = scalar and not (asked and OPERATORS[asked].from_zeros)
+        of_samples = bool(asked) and SHARED in OPERATORS[asked].applies
+        unasked = scalar and not of_samples and not (asked and OPERATORS[asked].from_zeros)
         if unasked or self.subject.manner.forward_only:
             return []
         if self.deadline.over:
             return ["no time was left to look for zeros in the jacobian"]
+        if scalar and of_samples:
+            self.samples = per_sample(self.subject)
+            return [self.samples] if self.samples else []
         try:
             found = (hessian_structure if scalar else structure)(self.subject, self.deadline)
             self.samples = "" if self.deadline.over else per_sample(self.subject)
@@ -355,60 +353,6 @@ def _source(way: Callable[..., Any]) -> str:
         return inspect.getsource(way)
     except (OSError, TypeError):
         return ""
-
-
-def _for(kind: str) -> list[str]:
-    """The operators for a kind of the user's functions, the most usual first."""
-    return [name for name in ADVISED if kind in OPERATORS[name].applies]
-
-
-def _not_one_each(subject: Subject, y: Tensor, structure: Structure | None) -> str:
-    """Why the value is not one number for each sample of a batch; empty if it is, and without a
-    structure if it may be."""
-    shapes = {x.shape[:1] for x in subject.values[: subject.differentiated]}
-    if y.numel() != len(y) or shapes != {y.shape[:1]}:
-        wrt = ", ".join(subject.names[: subject.differentiated])
-        return (
-            "it takes a function of one number, or of one number for each sample along dimension "
-            f"0 of {wrt}: this one returns shape {tuple(y.shape)}"
-        )
-    if structure is None or len(y) == 1 or structure.kind in ("batched", "diagonal"):
-        return ""
-    return "its values are not those of independent samples: sum them up, or ask for the hessian"
-
-
-def _operators(
-    subject: Subject, y: Tensor, structure: Structure | None, width: int, limit: int
-) -> tuple[list[str], dict[str, str]]:
-    """The operators that apply, the one that is measured by default first, and why some must not
-    be measured."""
-    wrt = subject.values[: subject.differentiated]
-    coordinates = sum(x.numel() for x in wrt)
-    if y.dim() == 0:
-        operators, square = _for(NUMBER), coordinates
-    else:
-        operators, square = _for(NUMBERS), y.numel()
-        if structure is not None and len(wrt) == 1:
-            own = {"batched": "batch_jacobian"}.get(structure.kind, "")
-            if structure.kind == "diagonal" and y.shape == wrt[0].shape:
-                own = "diagonal"
-            # Without a check of its own, an operator that leaves entries out must hold everywhere.
-            if own:
-                operators.insert(0 if structure.is_global else len(operators) - 1, own)
-    refusals: dict[str, str] = {}
-    if y.dim():
-        if reason := _not_one_each(subject, y, structure):
-            refusals = {name: f"--operator {name}: {reason}" for name in _for(SAMPLES)}
-        elif structure is not None or len(y) == 1:
-            operators += _for(SAMPLES)
-    if subject.manner.forward_only:
-        operators = [name for name in operators if OPERATORS[name].forward_only]
-    if reason := refuse(square, coordinates, width, limit):
-        refusals["hessian" if y.dim() == 0 else "jacobian"] = reason
-    hessians = refuse(y.numel() * coordinates, coordinates, width, limit)
-    if y.dim() and hessians:
-        refusals["hessian"] = hessians
-    return operators, refusals
 
 
 def _line(error: BaseException) -> str:

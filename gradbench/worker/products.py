@@ -53,7 +53,8 @@ class Products:
         hessian = OPERATORS[problem.operator].order == 2
         inputs = problem.inputs[: problem.differentiated]
         self._values: Shape = problem.output if hessian else ()
-        self._rows = inputs if hessian else (problem.output,)
+        rows = OPERATORS[problem.operator].rows(problem)[0]
+        self._rows = inputs if hessian else (problem.result[0][:rows],)
         self._columns = inputs
         self._weights = self._drawn([self._values], 2) if self._values else [()] * DIRECTIONS
         self._tangents = self._drawn(self._columns, 0)

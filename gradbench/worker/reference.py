@@ -15,6 +15,7 @@ from torch.utils import _python_dispatch as python_dispatch
 
 from gradbench.problems.function import Formula, Tensors
 from gradbench.worker.rounding import Rounding
+from gradbench.worker.samples import PerSample
 from gradbench.worker.urgency import Late, require_time
 
 if TYPE_CHECKING:
@@ -391,8 +392,19 @@ def formulas(subject: Subject) -> dict[str, Formula]:
                 product[start:end] = torch.stack(parts).sum(0)
         return product.reshape(y.shape).detach()
 
+    def gauss_newton_product(t: Tensors, *inputs: Tensor) -> Tensors:
+        return pullback(subject, jvp(t, *inputs), *inputs)
+
+    def per_sample_gradient(*inputs: Tensor) -> Tensors:
+        if subject.is_several:
+            return jacobian(*inputs)
+        y, blocks = rows(PerSample.of(subject), *inputs, trust=Trust())
+        return tuple(b.reshape(y.shape + x.shape) for b, x in zip(blocks, inputs))
+
     return {
         "gradient": jacobian,
+        "per_sample_gradient": per_sample_gradient,
+        "gauss_newton_product": gauss_newton_product,
         "jacobian": jacobian,
         "diagonal": diagonal,
         "batch_jacobian": batch_jacobian,
@@ -423,6 +435,14 @@ def products(subject: Subject) -> dict[str, tuple[Formula, Formula]]:
         weights, *tangents = vectors
         return hessian_product(subject, tuple(tangents), *inputs, seed=weights)
 
+    def right_of_samples(tangents: Tensors, *inputs: Tensor) -> Tensors:
+        return (pushforward(PerSample.of(subject), tangents, *inputs),)
+
+    def left_of_samples(seeds: Tensors, *inputs: Tensor) -> Tensors:
+        return pullback(PerSample.of(subject), seeds[0], *inputs)
+
     if subject.is_several:
-        return {"jacobian": (right, left), "hessian": (weighed, weighed)}
-    return {"hessian": (twice, twice)}
+        first = right, left
+        return {"jacobian": first, "per_sample_gradient": first, "hessian": (weighed, weighed)}
+    samples = right_of_samples, left_of_samples
+    return {"per_sample_gradient": samples, "hessian": (twice, twice)}

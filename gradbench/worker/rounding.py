@@ -303,6 +303,8 @@ def _real(value: Any) -> bool:
         isinstance(value, Tensor)
         and (value.is_floating_point() or value.is_complex())
         and not value._is_zerotensor()
+        # What makes a sparse tensor has rounded its values.
+        and value.layout is torch.strided
     )
 
 

@@ -14,6 +14,7 @@ from gradbench.problems.detection import detect, filled, products
 from gradbench.problems.structure import POINTS, Structure, blocks, dense, structure_of
 from gradbench.problems.tracing import Traced, trace
 from gradbench.worker.reference import AGREEMENT
+from gradbench.worker.samples import number_of, parts_of_a_value, rows_of
 from gradbench.worker.subject import Subject
 
 TRACING = 0.3
@@ -162,7 +163,9 @@ def per_sample(subject: Subject) -> str:
     inputs are shared; empty where it does not, or where there are no rows."""
     y = subject.forward(*subject.values)
     n = subject.differentiated
-    if y.dim() == 0 or len(y) < 2:
+    if y.dim() == 0:
+        return _per_sample_of_one(subject)
+    if len(y) < 2:
         return ""
     rows = [x.dim() > 0 and len(x) == len(y) for x in subject.values[n:]]
     if not any(rows):
@@ -185,4 +188,25 @@ def per_sample(subject: Subject) -> str:
     return (
         f"per sample, near this input: outputs {', '.join(map(str, places))} came out the same "
         f"from their own rows of {names} alone, at {POINTS} random points"
+    )
+
+
+def _per_sample_of_one(subject: Subject) -> str:
+    """The same of a function of one number: the evidence that it is the mean or the sum of what it
+    makes of each sample alone."""
+    kinds = set()
+    for seed in range(POINTS):
+        inputs = subject.draw(None, torch.Generator().manual_seed(seed))
+        try:
+            kinds.add(parts_of_a_value(subject, inputs))
+        except Exception:
+            return ""
+    if len(kinds) > 1 or "" in kinds:
+        return ""
+    count = number_of(subject, subject.values)
+    rows = rows_of(subject, subject.values, count)
+    names = ", ".join(name for name, row in zip(subject.names, rows) if row)
+    return (
+        f"per sample, near this input: the value is the {kinds.pop()} of those of parts of the "
+        f"{count} rows of {names}, each alone, at {POINTS} random points"
     )

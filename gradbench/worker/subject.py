@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,9 +28,10 @@ from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, inputs_from, resolve
 from gradbench.worker.owned import reached, variable
 from gradbench.worker.precision import MEASURED, Wide
-from gradbench.worker.reference import formulas, products
+from gradbench.worker.reference import Trust, formulas, products
 from gradbench.worker.second_order import formulas as second_order_formulas
 from gradbench.worker.settling import Manner, seed_again
+from gradbench.worker.sparse import sparse_jacobian
 
 
 @dataclass
@@ -420,6 +422,10 @@ def declare(
     jacobian, that its outputs are those of independent samples.
     """
     references = formulas(subject) | second_order_formulas(subject)
+    if known.structure is not None:
+        references["jacobian_sparse"] = functools.partial(
+            sparse_jacobian, subject, known.structure, Trust()
+        )
     function = Function(
         name=name,
         document="",

@@ -147,6 +147,25 @@ def sample_losses(w, x, labels):
     return torch.nn.functional.cross_entropy(torch.tanh(x @ w), labels, reduction="none")
 
 
+def mean_loss(w, x, labels):
+    return torch.nn.functional.cross_entropy(x @ w, labels)
+
+
+def neighbours(x):
+    """Each number depends on five; past the largest dense jacobian for long inputs."""
+    around = sum(x.roll(k) for k in (-2, -1, 1, 2))
+    return 4 * x - around + x**3
+
+
+def deep_loss(x):
+    return layers(x).square().sum()
+
+
+layers = torch.nn.Sequential(
+    *(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh()) for _ in range(9))
+).double()
+
+
 def branching(x):
     """A data-dependent branch, which vmap does not support."""
     return x * 2 if float(x.detach().sum()) > -1e9 else x

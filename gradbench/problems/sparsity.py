@@ -1,0 +1,94 @@
+"""The entries that a sparse jacobian has: found by looking, declared by the function, or traced."""
+
+from __future__ import annotations
+
+import torch
+
+from gradbench.core.deadline import Deadline
+from gradbench.problems.mode import Unsupported
+from gradbench.problems.operators import Problem
+from gradbench.problems.structure import Structure, structure_of
+from gradbench.problems.tracing import trace
+
+SECONDS = 60.0
+"""What tracing may take."""
+
+KEPT = 2
+"""How many structures are kept: those of the comparison in hand."""
+
+INDEX_BYTES = 8
+"""Of an index along one dimension."""
+
+_FOUND: dict[str, Structure] = {}
+_KEPT: dict[tuple[str, tuple[tuple[int, ...], ...]], Structure] = {}
+
+
+def know(function: str, structure: Structure) -> None:
+    """Makes a structure known that was found by looking at the function of this name."""
+    _FOUND[function] = structure
+    _KEPT.clear()
+
+
+def sparsity(problem: Problem) -> Structure:
+    """The structure of the problem's jacobian, with the entries listed.
+
+    Raises Unsupported where it is dense, or where its entries are not known.
+    """
+    key = (problem.function.name, problem.inputs)
+    if key not in _KEPT:
+        structure = _found(problem)
+        if structure.kind == "dense" or not structure.rows.numel():
+            raise Unsupported(f"its jacobian has no zeros that are known: {structure.evidence}")
+        while len(_KEPT) >= KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = structure
+    return _KEPT[key]
+
+
+def numbers(problem: Problem) -> int:
+    """What a sparse jacobian holds, in numbers of the problem's dtype: values and their indices.
+
+    Those of a dense one where the entries are not known.
+    """
+    try:
+        structure = sparsity(problem)
+    except Unsupported:
+        return problem.outputs * problem.coordinates
+    lengths = [len(problem.output) + len(shape) for shape in problem.wrt]
+    each = 1 + max(lengths, default=0) * INDEX_BYTES // problem.width
+    return structure.rows.numel() * each
+
+
+def _found(problem: Problem) -> Structure:
+    function = problem.function
+    known = _FOUND.get(function.name)
+    if known is not None:
+        if known.inputs != problem.wrt:
+            raise Unsupported("the structure was found at another size")
+        return known
+    if function.pattern is not None:
+        rows, columns = function.pattern(problem.inputs)
+        evidence, is_global = "declared by the function", True
+    else:
+        rows, columns, is_global = _traced(problem)
+        evidence = "traced through the operations"
+    return structure_of(
+        problem.wrt, problem.output, rows, columns, evidence, is_global=is_global, saving=False
+    )
+
+
+def _traced(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """The entries by row and column, and whether they are the same for all inputs."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
+        for shape in problem.inputs
+    ]
+    n = problem.differentiated
+    try:
+        traced = trace(problem.forward, inputs[:n], inputs[n:], Deadline(SECONDS))
+    except Exception as error:
+        raise Unsupported(f"its pattern cannot be traced: {type(error).__name__}") from error
+    if traced.failed:
+        raise Unsupported(f"its pattern cannot be traced: {traced.failed}")
+    return traced.rows, traced.columns, not traced.branches

@@ -1,0 +1,199 @@
+"""Sparse results: compared entry by entry where the exact one has entries, and zero elsewhere.
+
+The reference of a user's sparse jacobian takes a pass for each colour in float64. A random product
+tells whether entries are missing from its pattern.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gradbench.problems.function import Tensors
+from gradbench.problems.operators import Problem
+from gradbench.problems.structure import Structure, passes_of
+from gradbench.worker.allowance import ENTRY, ROW, Path
+from gradbench.worker.comparing import Finding, unravelled
+from gradbench.worker.reference import AGREEMENT, Trust, pullback, pushforward
+from gradbench.worker.urgency import require_time
+
+if TYPE_CHECKING:
+    from gradbench.worker.subject import Subject
+
+FORWARD = 3
+"""Passes in forward mode are taken where they are so many times fewer."""
+
+
+def entries_of(block: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The places of a sparse block's entries, in order, each row times the columns plus the column,
+    and their values. The first `rows` dimensions number the rows."""
+    entries = block.detach().cpu().coalesce()
+    keys = torch.zeros(entries.indices().shape[1], dtype=torch.int64)
+    for index, length in zip(entries.indices(), entries.shape):
+        keys = keys * length + index
+    return keys, entries.values()
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The places where the exact result of a problem has entries, at any of its arguments."""
+
+    problem: Problem
+    keys: tuple[Tensor, ...]
+    """By block, in order: see `entries_of`."""
+
+    @classmethod
+    def of(cls, problem: Problem, results: Sequence[Tensors]) -> Entries:
+        """Those of exact results, sparse blocks each."""
+        rows = len(problem.output)
+        found = [[entries_of(block, rows)[0] for block in blocks] for blocks in results]
+        return cls(problem, tuple(torch.unique(torch.cat(keys)) for keys in zip(*found)))
+
+    @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """By block, the row of each entry."""
+        return tuple(keys // width for keys, width in zip(self.keys, self._widths))
+
+    def values(self, blocks: Sequence[Tensor]) -> Tensors:
+        """The numbers of a sparse result at these places, by block a vector in float64."""
+        return tuple(
+            self._at(*entries_of(b, self._rows), keys) for b, keys in zip(blocks, self.keys)
+        )
+
+    def way(self, path: Path) -> Path:
+        """A way to sparse blocks as one to the numbers at these places."""
+        return lambda arguments: self.values(path(arguments))
+
+    def elsewhere(self, blocks: Sequence[Tensor], exact: Sequence[Tensor]) -> Finding:
+        """Whether a result has numbers elsewhere that rounding of a row does not explain."""
+        unit, least = self.problem.unit, self.problem.smallest
+        names = self.problem.function.inputs
+        for number, (block, keys, right) in enumerate(zip(blocks, self.keys, exact)):
+            places, values = entries_of(block, self._rows)
+            width = self._widths[number]
+            largest = torch.zeros(self.problem.outputs, dtype=torch.float64)
+            largest.scatter_reduce_(0, keys // width, right.abs(), "amax")
+            known = self._at(keys, torch.ones(len(keys)), places) != 0
+            allowed = ENTRY * least + ROW * unit * largest[places // width]
+            wrong = (~known & ~(values.double().abs() <= allowed)).nonzero().flatten()
+            if len(wrong):
+                first = int(wrong[0])
+                return Finding(
+                    f"by {names[number]}{self.place(number, int(places[first]))}: "
+                    f"{float(values[first]):.6g} where the derivative is zero "
+                    f"({len(wrong)} such entries)",
+                    math.inf,
+                    math.inf,
+                )
+        return Finding()
+
+    def name(self, number: int, at: Sequence[int]) -> str:
+        """An entry of a block, by its place in the vector of its values."""
+        place = self.place(number, int(self.keys[number][at[0]]))
+        return f"by {self.problem.function.inputs[number]}{place}"
+
+    def place(self, number: int, key: int) -> list[int]:
+        """The indices of an entry of a block."""
+        return unravelled(key, self.problem.result[number])
+
+    @property
+    def _rows(self) -> int:
+        return len(self.problem.output)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [math.prod(shape) for shape in self.problem.wrt]
+
+    @staticmethod
+    def _at(keys: Tensor, values: Tensor, places: Tensor) -> Tensor:
+        """The values at places, zero where there is none. Moves numbers alone: under Monte Carlo
+        arithmetic nothing is rounded here."""
+        if not len(keys):
+            return torch.zeros(len(places), dtype=torch.float64)
+        found = torch.searchsorted(keys, places).clamp(max=len(keys) - 1)
+        there = keys[found] == places
+        padded = torch.cat([values.double(), torch.zeros(1, dtype=torch.float64)])
+        return padded[torch.where(there, found, len(keys))]
+
+
+def sparse_jacobian(
+    subject: Subject, structure: Structure, trust: Trust, *inputs: Tensor
+) -> Tensors:
+    """The jacobian as sparse blocks in float64, (*y.shape, *x.shape) by each input.
+
+    Raises RuntimeError where a random product shows entries outside of the structure.
+    """
+    forward, reverse = structure.passes
+    if FORWARD * forward < reverse and trust.found.get("forward", True):
+        blocks = _by_columns(subject, structure, inputs)
+        if trust.agrees("forward", lambda: _explains(subject, structure, blocks, inputs)):
+            return blocks
+    blocks = _by_rows(subject, structure, inputs)
+    if not trust.agrees("pattern", lambda: _explains(subject, structure, blocks, inputs)):
+        raise RuntimeError("its derivative has entries outside of the pattern that was found")
+    return blocks
+
+
+def _by_rows(subject: Subject, structure: Structure, inputs: Sequence[Tensor]) -> Tensors:
+    passes = []
+    for colour in range(passes_of(structure.row_colours)):
+        require_time()
+        seed = (structure.row_colours == colour).double().reshape(structure.output)
+        passes.append(pullback(subject, seed, *inputs))
+    blocks = []
+    for number, pulled in enumerate(zip(*passes)):
+        rows, columns = structure.block(number)
+        values = torch.stack([p.reshape(-1) for p in pulled])
+        blocks.append(_block(structure, number, values[structure.row_colours[rows], columns]))
+    return tuple(blocks)
+
+
+def _by_columns(subject: Subject, structure: Structure, inputs: Sequence[Tensor]) -> Tensors:
+    passes = []
+    for colour in range(passes_of(structure.column_colours)):
+        require_time()
+        flat = (structure.column_colours == colour).double().split(structure.sizes)
+        tangents = tuple(t.reshape(shape) for t, shape in zip(flat, structure.inputs))
+        passes.append(pushforward(subject, tangents, *inputs).reshape(-1))
+    values, blocks = torch.stack(passes), []
+    colours = structure.column_colours.split(structure.sizes)
+    for number, own in enumerate(colours):
+        rows, columns = structure.block(number)
+        blocks.append(_block(structure, number, values[own[columns], rows]))
+    return tuple(blocks)
+
+
+def _block(structure: Structure, number: int, values: Tensor) -> Tensor:
+    """A sparse block from the values of its entries, in the structure's order."""
+    rows, columns = structure.block(number)
+    shape = (*structure.output, *structure.inputs[number])
+    flat, indices = rows * structure.sizes[number] + columns, []
+    for length in reversed(shape):
+        indices.append(flat % length)
+        flat = flat // length
+    return torch.sparse_coo_tensor(
+        torch.stack(indices[::-1]), values, shape, check_invariants=False
+    )
+
+
+def _explains(
+    subject: Subject, structure: Structure, blocks: Tensors, inputs: Sequence[Tensor]
+) -> bool:
+    """Whether the blocks are all of the jacobian, by the pullback of a random seed."""
+    generator = torch.Generator().manual_seed(0)
+    seed = torch.randn(structure.outputs, generator=generator, dtype=torch.float64)
+    pulled = pullback(subject, seed.reshape(structure.output), *inputs)
+    for number, (block, wanted) in enumerate(zip(blocks, pulled)):
+        rows, columns = structure.block(number)
+        terms = block._values() * seed[rows]
+        sums = torch.zeros(2, wanted.numel(), dtype=torch.float64)
+        sums.index_add_(1, columns, torch.stack([terms, terms.abs()]))
+        allowed = AGREEMENT * sums[1].max() if sums.numel() else 0.0
+        if not bool(((sums[0] - wanted.reshape(-1)).abs() <= allowed).all()):
+            return False
+    return True
