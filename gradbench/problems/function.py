@@ -98,9 +98,10 @@ class Function:
 
     @cached_property
     def formulas(self) -> Mapping[str, Formula]:
-        """`derivatives`, and what follows from the hessian among them, which is measured only where
-        it is named."""
-        return {**self.derivatives, **second_order(self.derivatives)}
+        """`derivatives`, and what follows from the jacobian and the hessian among them, which is
+        measured only where it is named."""
+        own = self.derivatives
+        return {**own, **from_jacobian(own), **second_order(own)}
 
     @property
     def differentiated(self) -> int:
@@ -186,6 +187,21 @@ def with_accumulation(derivatives: dict[str, Formula]) -> dict[str, Formula]:
     """The derivatives and `vjp_sum`: by linearity Σₖ vₖᵀJ = (Σₖ vₖ)ᵀJ."""
     vjp = derivatives["vjp"]
     return derivatives | {"vjp_sum": lambda seeds, *inputs: vjp(seeds.sum(0), *inputs)}
+
+
+def from_jacobian(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
+    """Formulas that follow from a jacobian, and that are not among the derivatives: the same as
+    sparse tensors, and JᵀJt from the products."""
+    formulas: dict[str, Formula] = {}
+    if "jacobian" in derivatives:
+        jacobian = derivatives["jacobian"]
+        formulas["jacobian_sparse"] = lambda *inputs: tuple(
+            block.to_sparse() for block in as_tuple(jacobian(*inputs))
+        )
+        if "jvp" in derivatives and "vjp" in derivatives:
+            push, pull = derivatives["jvp"], derivatives["vjp"]
+            formulas["gauss_newton_product"] = lambda t, *inputs: pull(push(t, *inputs), *inputs)
+    return {name: formula for name, formula in formulas.items() if name not in derivatives}
 
 
 def second_order(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
