@@ -1,16 +1,24 @@
 """Sparse jacobians, Gauss-Newton products, gradients per sample, and the modes for workloads."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from test_modes import DTYPES, check, one, problem_of
 
+from gradbench.core.operators import OPERATORS
 from gradbench.problems import registry, sparsity
 from gradbench.problems.arguments import draw, pose
-from gradbench.problems.function import normal
+from gradbench.problems.function import as_tuple, normal
 from gradbench.problems.mode import Unsupported
 from gradbench.worker import allowance
 from gradbench.worker.gate import Gate
 from gradbench.worker.instruments import peak_memory
+from gradbench.worker.known import Known
+from gradbench.worker.probe import probe
+from gradbench.worker.structures import structure
+from gradbench.worker.subject import Subject, declare
 
 # Two inputs, one of them a matrix, and a value with two dimensions:
 # (x, u; c) ↦ [[c xᵢ xᵢ₊₁], [uᵢ₀² + sin xᵢ]], of which each entry depends on two numbers
@@ -420,3 +428,100 @@ def test_modes_for_workloads_are_measured_for_small_functions_on_request_alone()
     assert "linearize_vmap" in there.opt_in
     assert "linearize_vmap" not in there.modes
     assert "linearize_vmap" in offer(chain, "jacobian").modes
+
+
+# Functions of the user's
+
+SUBJECTS = Path(__file__).parent / "suites" / "subjects.py"
+
+
+def looked_at(name, inputs, tmp_path, wrt=(), operator="", limit=4 << 30):
+    return probe(
+        {
+            "target": f"{SUBJECTS}:{name}", "inputs": inputs, "wrt": wrt, "dtype": "float64",
+            "memory_limit": limit, "seed": 0, "passed": "", "maker": "", "also": [],
+            "device": "cpu", "pattern": str(tmp_path / "pattern.pt"), "operator": operator,
+            "definition": "differences", "identify": False,
+        }
+    )  # fmt: skip
+
+
+def test_a_jacobian_too_large_to_be_dense_is_measured_as_a_sparse_one(tmp_path):
+    found = looked_at("neighbours", [("x", "randn(1000)")], tmp_path, limit=4 << 20)
+    assert found["operators"][:2] == ["jacobian_sparse", "jacobian"]
+    assert "--operator jacobian_sparse" in found["refusals"]["jacobian"]
+    assert found["passes"]["sparse_rows"] == (5, True)
+    assert found["passes"]["dense_to_sparse"] == (1000, False)
+    room = {}
+    sys.path.insert(0, str(SUBJECTS.parent))
+    try:
+        exec(found["code"]["sparse_columns"], room)
+    finally:
+        sys.path.remove(str(SUBJECTS.parent))
+    x = torch.randn(1000, dtype=torch.float64)
+    block = room["jacobian_sparse"](x)
+    assert block._nnz() == 5000
+    right = torch.func.jacrev(room["neighbours"])(x)
+    torch.testing.assert_close(block.to_dense(), right)
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"), [("mean_loss", "per_sample_gradient"), ("sample_losses", "")]
+)
+def test_gradients_per_sample_are_for_functions_of_independent_samples(name, operator, tmp_path):
+    inputs = [("w", "randn(3, 2)"), ("x", "randn(4, 3)"), ("labels", "tensor([0, 1, 1, 0])")]
+    found = looked_at(name, inputs, tmp_path, ("w",), operator)
+    assert "per_sample_gradient" in found["operators"]
+    assert any("per sample" in said for said in found["structure"])
+
+
+def test_a_function_of_the_whole_batch_has_no_gradients_per_sample(tmp_path):
+    inputs = [("w", "randn(3)"), ("x", "randn(4, 3)")]
+    found = looked_at("spread", inputs, tmp_path, ("w",), "per_sample_gradient")
+    assert "per_sample_gradient" not in found["operators"]
+
+
+def registered(name, inputs, operator, wrt=()):
+    """The gate on a function of the user's, as the measuring process makes it."""
+    subject = Subject(
+        {"target": f"{SUBJECTS}:{name}", "inputs": inputs, "wrt": wrt, "dtype": "float32",
+         "seed": 0, "passed": "", "maker": "", "also": ()}
+    )  # fmt: skip
+    with subject.wide:
+        found = Known(structure(subject)) if operator == "jacobian_sparse" else Known()
+    function = declare(subject, name, [operator], found, True)
+    problem, timed = pose(function, operator, None, "float32", "cpu", 0)
+    return Gate(problem, timed, [draw(problem, {}, 1)])
+
+
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize(
+    ("name", "inputs", "operator", "wrt"),
+    [
+        ("neighbours", [("x", "randn(50)")], "jacobian_sparse", ()),
+        ("neighbours", [("x", "randn(50)")], "gauss_newton_product", ()),
+        ("mean_loss", [("w", "randn(3, 2)"), ("x", "randn(4, 3)"),
+                       ("labels", "tensor([0, 1, 1, 0])")], "per_sample_gradient", ("w",)),
+        ("sample_losses", [("w", "randn(3, 2)"), ("x", "randn(4, 3)"),
+                           ("labels", "tensor([0, 1, 1, 0])")], "per_sample_gradient", ("w",)),
+    ],
+)  # fmt: skip
+def test_modes_of_a_users_function_pass_the_gate_and_wrong_ones_do_not(
+    name, inputs, operator, wrt, monkeypatch
+):
+    monkeypatch.setattr(registry, "FUNCTIONS", {})
+    monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
+    gate = registered(name, inputs, operator, wrt)
+    first = OPERATORS[operator].first
+    for mode in (registry.MODES[operator, first], registry.modes_of(operator)[5]):
+        call = mode.build(gate.problem)
+        assert gate.enter(mode.name, call, mode.leaves).check([0], True).reason == ""
+    usual = registry.MODES[operator, first]
+    right = usual.build(gate.problem)
+
+    @registry.mode(operator, name="planted", leaves=usual.leaves)
+    def planted(problem):
+        return lambda *arguments: tuple(1.01 * block for block in as_tuple(right(*arguments)))
+
+    contestant = gate.enter("planted", planted(gate.problem), usual.leaves)
+    assert "times the error allowed" in contestant.check([0], True).reason

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradbench.problems.colouring import colour
+from gradbench.problems.structure import supports_of
 
 CANDIDATES = 12
 """How many splits are tried in each direction."""
@@ -96,8 +97,6 @@ def _colours(of: Tensor, along: Tensor, count: int) -> Tensor:
     colours = torch.full((count,), -1)
     if not of.numel():
         return colours
-    order = torch.argsort(of, stable=True)
-    sizes = torch.bincount(of, minlength=count)
-    supports = [part.tolist() for part in along[order].split(sizes[sizes > 0].tolist())]
-    colours[sizes > 0] = torch.tensor(colour(supports))
+    supports = [support for support in supports_of(of, along, count) if support]
+    colours[torch.bincount(of, minlength=count) > 0] = torch.tensor(colour(supports))
     return colours

@@ -17,6 +17,9 @@ from gradbench.problems.structure import Structure
 from gradbench.worker.cost import refuse
 from gradbench.worker.subject import Subject
 
+INSTEAD = "products (vjp, jvp), for a sparse one where most entries are zero (jacobian_sparse)"
+"""What can be asked for instead of a dense jacobian."""
+
 
 def of_kind(kind: str) -> list[str]:
     """The operators for a kind of the user's functions, the most usual first."""
@@ -60,15 +63,11 @@ def operators_of(
     wrt = subject.values[: subject.differentiated]
     coordinates = sum(x.numel() for x in wrt)
     refusals: dict[str, str] = {}
-    if y.dim() == 0:
-        operators, square = of_kind(NUMBER), coordinates
-    else:
-        operators, square = of_kind(NUMBERS), y.numel()
-    if reason := refuse(square, coordinates, width, limit):
-        refusals["hessian" if y.dim() == 0 else "jacobian"] = reason
-    hessians = refuse(y.numel() * coordinates, coordinates, width, limit)
-    if y.dim() and hessians:
-        refusals["hessian"] = hessians
+    operators = of_kind(NUMBERS if y.dim() else NUMBER)
+    if y.dim() and (reason := refuse(y.numel(), coordinates, width, limit, INSTEAD)):
+        refusals["jacobian"] = reason
+    if reason := refuse(y.numel() * coordinates, coordinates, width, limit):
+        refusals["hessian"] = reason
     if y.dim():
         _add_structured(operators, refusals, subject, y, structure)
     if shared and y.dim() < 2:

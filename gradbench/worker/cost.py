@@ -69,15 +69,21 @@ def explain(
     return tuple(sentences)
 
 
-def refuse(outputs: int, coordinates: int, width: int, limit: int) -> str:
-    """Why the dense Jacobian must not be formed; empty if it fits in `limit` bytes."""
+def refuse(
+    outputs: int,
+    coordinates: int,
+    width: int,
+    limit: int,
+    instead: str = "products (vjp, jvp)",
+) -> str:
+    """Why the dense Jacobian must not be formed, and what can be asked for `instead`; empty if it
+    fits in `limit` bytes."""
     dense = outputs * coordinates * width
     if dense <= limit:
         return ""
     return (
         f"a dense result of {outputs} by {coordinates} takes {size(dense)}, more than the limit of "
-        f"{size(limit)}: ask for products (vjp, jvp), or give a smaller input of the same "
-        "structure"
+        f"{size(limit)}: ask for {instead}, or give a smaller input of the same structure"
     )
 
 

@@ -157,13 +157,9 @@ def neighbours(x):
     return 4 * x - around + x**3
 
 
-def deep_loss(x):
-    return layers(x).square().sum()
-
-
-layers = torch.nn.Sequential(
-    *(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh()) for _ in range(9))
-).double()
+def spread(w, x):
+    """Of the whole batch: no mean of what its samples make alone."""
+    return (x @ w).var()
 
 
 def branching(x):
