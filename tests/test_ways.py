@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_modes import DTYPES, check, one, problem_of
 
+from gradbench.core.cases import Selection, expand
 from gradbench.core.operators import OPERATORS
 from gradbench.problems import registry, sparsity
 from gradbench.problems.arguments import draw, pose
@@ -426,6 +427,16 @@ def test_modes_for_workloads_are_measured_for_small_functions_on_request_alone()
     notebook = registry.FUNCTIONS["affine"]
     there = offer(notebook, "jacobian")
     assert "linearize_vmap" in there.opt_in
+    selections = {
+        "asked": Selection(modes=("linearize_vmap",)),
+        "compiled": Selection(compiled=True),
+        "all": Selection(),
+    }
+    has = {
+        name: any("linearize_vmap" in entry.modes for entry in expand([there], selection))
+        for name, selection in selections.items()
+    }
+    assert has == {"asked": True, "compiled": False, "all": False}
     assert "linearize_vmap" not in there.modes
     assert "linearize_vmap" in offer(chain, "jacobian").modes
 

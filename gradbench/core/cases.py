@@ -294,6 +294,8 @@ class Offer:
     size_names: tuple[str, ...]
     cuda: tuple[str, ...] = ()
     """Those of `opt_in` that are of CUDA devices alone."""
+    workloads: tuple[str, ...] = ()
+    """Those of `opt_in` that are for large functions, and measured for this one where named."""
     first: str = ""
     """The mode that people usually write first."""
     atlas: tuple[str, ...] = ()
@@ -467,7 +469,8 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
             if selection.modes and not fits(mode, selection.modes):
                 continue
             # A glob such as '*' does not opt in to compilation; the mode's own name does.
-            if mode in offer.opt_in and not (selection.compiled or mode in selection.modes):
+            added = selection.compiled and mode not in offer.workloads
+            if mode in offer.opt_in and not (added or mode in selection.modes):
                 continue
             modes.append(mode)
         if not any(mode != FORWARD for mode in modes) and FORWARD not in selection.modes:

@@ -11,7 +11,8 @@ from gradbench.problems.function import Function
 def offer(function: Function, operator: str) -> Offer:
     """A function under an operator, with its sizes and the modes of the operator."""
     modes = registry.modes_of(operator)
-    on_request = [m for m in modes if m.opt_in or (m.workloads and function.document)]
+    workloads = [m for m in modes if m.workloads and function.document]
+    on_request = [m for m in modes if m.opt_in or m in workloads]
     return Offer(
         operator=operator,
         function=function.name,
@@ -25,6 +26,7 @@ def offer(function: Function, operator: str) -> Offer:
         modes=tuple(m.name for m in modes if m not in on_request),
         opt_in=tuple(m.name for m in on_request),
         size_names=tuple(function.example_size),
+        workloads=tuple(m.name for m in workloads),
         cuda=tuple(m.name for m in modes if m.cuda),
         first=OPERATORS[operator].first,
         atlas=tuple(map(size_label, function.atlas)),
