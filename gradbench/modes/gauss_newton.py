@@ -31,7 +31,7 @@ def jvp_vjp(problem: Problem) -> Call:
 
     def call(inputs: Tensors, tangents: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
-        _, along = torch.func.jvp(f, wrt, tangents)
+        along = torch.func.jvp(f, wrt, tangents)[1]
         return tuple(torch.func.vjp(f, *wrt)[1](along))
 
     return call
@@ -127,7 +127,8 @@ def functional_products(problem: Problem) -> Call:
 def multiplied(blocks: Tensors, tangents: Tensors) -> Tensors:
     """JᵀJt of the blocks of a jacobian, by two products of matrix and vector."""
     matrices = [block.reshape(-1, tangent.numel()) for block, tangent in zip(blocks, tangents)]
-    along = sum(matrix @ t.reshape(-1) for matrix, t in zip(matrices, tangents))
+    terms = [matrix @ t.reshape(-1) for matrix, t in zip(matrices, tangents)]
+    along = sum(terms[1:], terms[0])
     return tuple((along @ matrix).reshape(t.shape) for matrix, t in zip(matrices, tangents))
 
 
@@ -194,7 +195,7 @@ def compiled_jvp_vjp(problem: Problem) -> Call:
         f, wrt = bound(problem, inputs)
         # See compiled_jvp: the tangents of constants need memory.
         zeros = [torch.zeros_like(constant) for constant in inputs[n:]]
-        _, along = torch.func.jvp(problem.forward, inputs, (*tangents, *zeros))
+        along = torch.func.jvp(problem.forward, inputs, (*tangents, *zeros))[1]
         return tuple(torch.func.vjp(f, *wrt)[1](along))
 
     return product
