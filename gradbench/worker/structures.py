@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from gradbench.core.deadline import Deadline
-from gradbench.problems.detection import detect, filled, products
+from gradbench.problems.detection import MOST_COORDINATES, detect, filled, products
 from gradbench.problems.structure import POINTS, Structure, blocks, dense, structure_of
 from gradbench.problems.tracing import Traced, trace
 from gradbench.worker.reference import AGREEMENT
 from gradbench.worker.samples import number_of, parts_of_a_value, rows_of
 from gradbench.worker.subject import Subject
 
-TRACING = 0.3
-"""The part of the time that is left that tracing may take."""
+TRACING, TRACING_ALONE = 0.3, 0.8
+"""The part of the time that is left that tracing may take, and where bisection cannot stand in for
+it."""
 
 FEW_TIMES, FEW_MORE = 3, 4
 """A pattern that holds for every input may take so many times the passes of one that holds near the
@@ -76,7 +77,9 @@ def _structure(
     shapes = tuple(tuple(x.shape) for x in wrt)
     if math.prod(output) < 2 or sum(x.numel() for x in wrt) < 2:
         return dense(shapes, output, "a jacobian of one row or column has no structure")
-    limit = Deadline(min(TRACING * deadline.left, MOST_SECONDS))
+    alone = max(math.prod(output), sum(x.numel() for x in wrt)) > MOST_COORDINATES
+    share = TRACING_ALONE if alone else TRACING
+    limit = Deadline(min(share * deadline.left, MOST_SECONDS))
     try:
         traced = trace(f, wrt, constants, limit)
     except Exception as error:
