@@ -460,7 +460,7 @@ def looked_at(name, inputs, tmp_path, wrt=(), operator="", limit=4 << 30):
 def test_a_jacobian_too_large_to_be_dense_is_measured_as_a_sparse_one(tmp_path):
     found = looked_at("neighbours", [("x", "randn(1000)")], tmp_path, limit=4 << 20)
     assert found["operators"][:2] == ["jacobian_sparse", "jacobian"]
-    assert "--operator jacobian_sparse" in found["refusals"]["jacobian"]
+    assert "(jacobian_sparse)" in found["refusals"]["jacobian"]
     assert found["passes"]["sparse_rows"] == (5, True)
     assert found["passes"]["dense_to_sparse"] == (1000, False)
     room = {}
