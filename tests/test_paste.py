@@ -64,6 +64,7 @@ CASES = {
         ("w",),
         ("jacobian", "per_sample_gradient"),
     ),
+    "layered": ((("x", "randn(3)"),), (), ("gradient",)),
     "mean_loss": (
         (("w", "randn(3, 2)"), ("x", "randn(4, 3)"), ("labels", "tensor([0, 1, 1, 0])")),
         ("w",),

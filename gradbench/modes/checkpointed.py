@@ -3,9 +3,8 @@ trades time for memory (T. Chen et al., Training deep nets with sublinear memory
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,58 +46,66 @@ def with_own_parameters(module: torch.nn.Module) -> Callable[..., Any]:
     return run
 
 
-@contextlib.contextmanager
-def blocks_checkpointed() -> Iterator[list[int]]:
-    """Meanwhile, each layer of a `ModuleList` is a checkpointed block, and so are √k segments of a
-    `Sequential` of k layers; blocks inside of a block are not. Yields the number of blocks called.
-    """
-    plain = torch.nn.Module.__call__
-    layers: set[torch.nn.Module] = set()
-    count = [0]
-    inside = False
+class BlocksCheckpointed:
+    """While it is entered, each layer of a `ModuleList` is a checkpointed block, and so are √k
+    segments of a `Sequential` of k layers; blocks inside of a block are not.
 
-    def alone(run: Callable[..., Any]) -> Callable[..., Any]:
-        """A block, in which calls of modules are plain."""
+    `called` counts the layers that were called so.
+    """
+
+    def __init__(self) -> None:
+        self.called = 0
+        self.layers: set[torch.nn.Module] = set()
+        self.inside = False
+        self.plain = torch.nn.Module.__call__
+
+    def __enter__(self) -> BlocksCheckpointed:
+        calls = self
+
+        def call(module: torch.nn.Module, *arguments: Any, **named: Any) -> Any:
+            return calls.call(module, arguments, named)
+
+        torch.nn.Module.__call__ = call  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        torch.nn.Module.__call__ = self.plain  # type: ignore[method-assign]
+
+    def call(self, module: torch.nn.Module, arguments: Any, named: Any) -> Any:
+        """What a call of a module does meanwhile."""
+        if self.inside:
+            return self.plain(module, *arguments, **named)
+        for child in module.children():
+            if isinstance(child, torch.nn.ModuleList):
+                self.layers.update(child)
+        if module in self.layers:
+            self.called += 1
+            return checkpoint(self.block(module), *arguments, use_reentrant=False, **named)
+        if isinstance(module, torch.nn.Sequential) and len(module) > 2 and not named:
+            self.called += len(module)
+            return in_segments([self.block(layer) for layer in module], *arguments)
+        return self.plain(module, *arguments, **named)
+
+    def block(self, module: torch.nn.Module) -> Callable[..., Any]:
+        """A module as a block, in which calls of modules are plain."""
+        run = with_own_parameters(module)
 
         def block(*arguments: Any, **named: Any) -> Any:
-            nonlocal inside
-            before, inside = inside, True
+            before, self.inside = self.inside, True
             try:
                 return run(*arguments, **named)
             finally:
-                inside = before
+                self.inside = before
 
         return block
-
-    def called(module: torch.nn.Module, *arguments: Any, **named: Any) -> Any:
-        if inside:
-            return plain(module, *arguments, **named)
-        for child in module.children():
-            if isinstance(child, torch.nn.ModuleList):
-                layers.update(child)
-        if module in layers:
-            count[0] += 1
-            run = alone(with_own_parameters(module))
-            return checkpoint(run, *arguments, use_reentrant=False, **named)
-        if isinstance(module, torch.nn.Sequential) and len(module) > 2 and not named:
-            count[0] += len(module)
-            steps = [alone(with_own_parameters(layer)) for layer in module]
-            return in_segments(steps, *arguments)
-        return plain(module, *arguments, **named)
-
-    torch.nn.Module.__call__ = called  # type: ignore[method-assign]
-    try:
-        yield count
-    finally:
-        torch.nn.Module.__call__ = plain  # type: ignore[method-assign]
 
 
 def checkpointed_value(problem: Problem, inputs: Tensors) -> Tensor:
     """The value, whose graph keeps the ends of its blocks alone."""
     f = problem.forward
-    with blocks_checkpointed() as count:
+    with BlocksCheckpointed() as blocks:
         y = f(*inputs)
-    if not count[0]:
+    if not blocks.called:
         raise Unsupported("it calls no layers of a torch.nn.Sequential or ModuleList")
     return y
 

@@ -157,6 +157,14 @@ def neighbours(x):
     return 4 * x - around + x**3
 
 
+def layered(x):
+    """Layers that checkpoints can be put between."""
+    return layers(x).square().sum()
+
+
+layers = torch.nn.Sequential(*[torch.nn.Tanh(), torch.nn.Linear(3, 3)] * 3).double()
+
+
 def spread(w, x):
     """Of the whole batch: no mean of what its samples make alone."""
     return (x @ w).var()
