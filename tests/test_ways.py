@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_modes import DTYPES, check, one, problem_of
 
+from gradbench.advise.telling import statuses
 from gradbench.core.cases import Selection, expand
 from gradbench.core.operators import OPERATORS
+from gradbench.core.verdicts import NOT_NEEDED
 from gradbench.problems import registry, sparsity
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.function import as_tuple, normal
@@ -536,3 +539,12 @@ def test_modes_of_a_users_function_pass_the_gate_and_wrong_ones_do_not(
 
     contestant = gate.enter("planted", planted(gate.problem), usual.leaves)
     assert "times the error allowed" in contestant.check([0], True).reason
+
+
+def test_advice_does_not_list_modes_that_have_nothing_to_do():
+    reasons = {"jacrev_by_memory": NOT_NEEDED + "all outputs fit", "jacfwd": "no rule"}
+    rows = [
+        SimpleNamespace(seconds=None, reason=why, interference="", status="unsupported", mode=name)
+        for name, why in reasons.items()
+    ]
+    assert statuses(rows) == ["jacfwd: unsupported: no rule"]

@@ -12,7 +12,7 @@ from gradbench.analysis.table import Ratio, Row
 from gradbench.core.cases import FORWARD
 from gradbench.core.instruments import PEAK_MEMORY
 from gradbench.core.units import call_time, counted, reading
-from gradbench.core.verdicts import Status, Verdict
+from gradbench.core.verdicts import NOT_NEEDED, Status, Verdict
 
 if TYPE_CHECKING:
     from gradbench.advise.answer import Advice
@@ -252,10 +252,11 @@ def _passes(advice: Advice, mode: str) -> str:
 
 
 def statuses(rows: Sequence[Row]) -> list[str]:
-    """A line for each reason why modes were not timed, with the modes."""
+    """A line for each reason why modes were not timed, with the modes, but for those that have
+    nothing to do."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row.seconds is None:
+        if row.seconds is None and not (row.reason or "").startswith(NOT_NEEDED):
             reason = row.reason or row.interference or "no time was left to time it"
             passed = Verdict.UNDECIDED if row.interference else Status.REFUSED
             status = passed if row.status == Status.OK else row.status

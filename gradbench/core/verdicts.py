@@ -41,3 +41,7 @@ class Verdict(Word):
 
 CALLED = (Verdict.SLOWER, Verdict.FASTER)
 """The verdicts that state a difference."""
+
+NOT_NEEDED = "not needed: "
+"""How the reason of an unsupported mode begins that has nothing to do for this function, such as
+chunks where everything fits at once. Advice does not list it."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gradbench.core.verdicts import NOT_NEEDED
 from gradbench.modes.common import filled
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Unsupported
@@ -106,7 +107,7 @@ def checkpointed_value(problem: Problem, inputs: Tensors) -> Tensor:
     with BlocksCheckpointed() as blocks:
         y = f(*inputs)
     if not blocks.called:
-        raise Unsupported("it calls no layers of a torch.nn.Sequential or ModuleList")
+        raise Unsupported(NOT_NEEDED + "it calls no layers of a torch.nn.Sequential or ModuleList")
     return y
 
 
@@ -133,7 +134,7 @@ def checkpointed_steps(problem: Problem) -> Call:
     """`autograd.grad` through √k checkpointed segments of the k steps that the function declares"""
     steps, n = problem.function.steps, problem.differentiated
     if steps is None:
-        raise Unsupported("it does not declare its steps")
+        raise Unsupported(NOT_NEEDED + "it does not declare its steps")
 
     def call(inputs: Tensors, v: Tensor | None = None) -> Tensors:
         state, parts = steps(*inputs)

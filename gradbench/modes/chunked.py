@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench.core.verdicts import NOT_NEEDED
 from gradbench.modes.common import argnums, batched, bound, per_sample
 from gradbench.modes.linearized import tangents_by_input
 from gradbench.problems.function import Tensors
@@ -64,7 +65,7 @@ def jacrev_by_memory(problem: Problem) -> Call:
         if not rows:
             rows = fitting(*bound(problem, inputs))
         if rows >= problem.outputs:
-            raise Unsupported("all outputs fit at once: as jacrev")
+            raise Unsupported(NOT_NEEDED + "all outputs fit at once: as jacrev")
         return torch.func.jacrev(problem.forward, argnums(problem), chunk_size=rows)(*inputs)
 
     return call
@@ -87,7 +88,7 @@ def jacfwd_by_memory(problem: Problem) -> Call:
         if not columns:
             columns = fitting(f, wrt)
         if columns >= problem.coordinates:
-            raise Unsupported("all coordinates fit at once: as jacfwd")
+            raise Unsupported(NOT_NEEDED + "all coordinates fit at once: as jacfwd")
         push = torch.func.vmap(lambda *t: torch.func.jvp(f, wrt, t)[1], chunk_size=columns)
         pushed = [push(*tangents) for tangents in tangents_by_input(wrt)]
         return tuple(c.movedim(0, -1).reshape(c.shape[1:] + x.shape) for c, x in zip(pushed, wrt))
@@ -113,7 +114,7 @@ def vmap_jacrev_by_memory(problem: Problem) -> Call:
             rows = math.prod(inputs[0].shape[:1]) * fitting(*bound(problem, inputs))
             samples = max(1, rows // max(1, math.prod(problem.output[1:])))
         if samples >= problem.output[0]:
-            raise Unsupported("all samples fit at once: as vmap_jacrev")
+            raise Unsupported(NOT_NEEDED + "all samples fit at once: as vmap_jacrev")
         return torch.func.vmap(jacobian, in_dims, chunk_size=samples)(*inputs)
 
     return call
@@ -139,7 +140,7 @@ def hessian_by_memory(problem: Problem) -> Call:
             # A product keeps the graph of the gradient and its tangents.
             columns = max(1, fitting(f, wrt) // 4)
         if columns >= problem.coordinates:
-            raise Unsupported("all coordinates fit at once: as func_hessian")
+            raise Unsupported(NOT_NEEDED + "all coordinates fit at once: as func_hessian")
         gradient = torch.func.grad(f, tuple(range(len(wrt))))
         push = torch.func.vmap(lambda *t: torch.func.jvp(gradient, wrt, t)[1], chunk_size=columns)
         rows = [push(*tangents) for tangents in tangents_by_input(wrt)]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench.core.verdicts import NOT_NEEDED
 from gradbench.modes.chunked import fitting, result_and_chunk
 from gradbench.modes.common import (
     InDims,
@@ -213,7 +214,7 @@ def vmap_grad_by_memory(problem: Problem) -> Call:
         if not samples:
             samples = fitting(*bound(problem, parted(problem, inputs)[0]))
         if samples >= problem.samples:
-            raise Unsupported("all samples fit at once: as vmap_grad")
+            raise Unsupported(NOT_NEEDED + "all samples fit at once: as vmap_grad")
         return torch.func.vmap(gradient, in_dims, chunk_size=samples)(*inputs)
 
     return call
