@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradbench.core.deadline import Deadline
 from gradbench.problems.colouring import colour
 from gradbench.problems.structure import supports_of
 
@@ -49,9 +50,11 @@ def mix(
     rows: Tensor,
     columns: Tensor,
     passes: int,
+    deadline: Deadline | None = None,
 ) -> Mixed | None:
     """The split of a jacobian's entries that takes the fewest passes of both directions together;
-    None where that is not fewer than `passes`, those of one direction.
+    None where that is not fewer than `passes`, those of one direction. After the deadline no
+    further split is tried.
 
     The fullest rows are left to reverse mode and the rest to forward mode, or the fullest columns
     to forward mode and the rest to reverse mode.
@@ -61,7 +64,8 @@ def mix(
     best = None
     for transposed in (False, True):
         along, across = (columns, rows) if transposed else (rows, columns)
-        found = _split(along, across, *((n, m) if transposed else (m, n)), passes)
+        lengths = (n, m) if transposed else (m, n)
+        found = _split(along, across, *lengths, passes, deadline or Deadline())
         if found is not None:
             passes, full, full_colours, rest_colours = found
             colours = (rest_colours, full_colours) if transposed else (full_colours, rest_colours)
@@ -71,7 +75,7 @@ def mix(
 
 
 def _split(
-    rows: Tensor, columns: Tensor, m: int, n: int, passes: int
+    rows: Tensor, columns: Tensor, m: int, n: int, passes: int, deadline: Deadline
 ) -> tuple[int, Tensor, Tensor, Tensor] | None:
     """The fewest passes that leave the fullest rows to themselves, which entries are in these, and
     the colours of these rows and of the columns of the rest. None where it is not below `passes`.
@@ -83,6 +87,8 @@ def _split(
         full = counts > most
         if int(full.any()) + most >= passes:
             continue
+        if deadline.over:
+            break
         of_full = full[rows]
         row_colours = _colours(rows[of_full], columns[of_full], m)
         column_colours = _colours(columns[~of_full], rows[~of_full], n)

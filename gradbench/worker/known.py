@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from gradbench.worker.subject import Subject
 
 GATHERING, MOST_SECONDS = 0.2, 20.0
-"""The part of the time that is left, and the seconds at most, to look at what is gathered."""
+"""The part of the time that is left, and the seconds at most, to look at what is gathered, and at
+splits into passes of both directions."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ def known(subject: Subject, structure: Structure, deadline: Deadline) -> Known:
     fewest = min(structure.passes)
     both = None
     if len(structure.rows):
-        both = mix(
-            structure.inputs, structure.output, structure.rows, structure.columns, fewest - 1
-        )
+        limit = Deadline(min(GATHERING * deadline.left, MOST_SECONDS))
+        entries = structure.rows, structure.columns
+        both = mix(structure.inputs, structure.output, *entries, fewest - 1, limit)
     if both is not None:
         fewest = sum(both.passes)
     limit = Deadline(min(GATHERING * deadline.left, MOST_SECONDS))
