@@ -541,6 +541,11 @@ def test_modes_of_a_users_function_pass_the_gate_and_wrong_ones_do_not(
     assert "times the error allowed" in contestant.check([0], True).reason
 
 
+def test_an_operator_has_a_name_for_sentences():
+    assert OPERATORS["jacobian_sparse"].words == "sparse jacobian"
+    assert OPERATORS["per_sample_gradient"].words == "per sample gradient"
+
+
 def test_advice_does_not_list_modes_that_have_nothing_to_do():
     reasons = {"jacrev_by_memory": NOT_NEEDED + "all outputs fit", "jacfwd": "no rule"}
     rows = [

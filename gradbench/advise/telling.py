@@ -11,6 +11,7 @@ from gradbench.advise.looking import IMPORTING
 from gradbench.analysis.table import Ratio, Row
 from gradbench.core.cases import FORWARD
 from gradbench.core.instruments import PEAK_MEMORY
+from gradbench.core.operators import OPERATORS
 from gradbench.core.units import call_time, counted, reading
 from gradbench.core.verdicts import NOT_NEEDED, Status, Verdict
 
@@ -147,7 +148,7 @@ def multiple(advice: Advice) -> list[str]:
         return []
     ratio = best.to_forward
     return [
-        f"The {advice.operator.replace('_', ' ')} costs {number(ratio.value)}× the function "
+        f"The {OPERATORS[advice.operator].words} costs {number(ratio.value)}× the function "
         f"itself{_ends(ratio)}."
     ]
 

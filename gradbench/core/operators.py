@@ -113,6 +113,12 @@ class Operator:
     unseen_code: str = ""
     """The lines that return it, of a function `{f}` that was not called: see `advise/unseen.py`."""
 
+    @property
+    def words(self) -> str:
+        """Its name in a sentence."""
+        spoken = self.name.replace("_", " ")
+        return f"sparse {spoken.removesuffix(' sparse')}" if self.sparse else spoken
+
 
 _UNSEEN_DIAGONAL = """\
     wrt = tuple(x.detach().requires_grad_() for x in wrt)
