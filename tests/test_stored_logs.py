@@ -20,7 +20,7 @@ EXPECTED = HERE / "stored_logs.json"
 COMMANDS = {
     "track": "releases show -f exp --all",
     "track, for a gate": "releases show -f affine --method holm --floor 0.05",
-    "study aa": "study report aa-20261122-043851-517ee3",
+    "study aa": "study report aa-20261122-045046-80eb26",
     "study aa between": "study report aa-20261125-022505-f65987",
     "study power": "study report power-20261122-044348-3b5a72",
     "study coverage": "study report coverage-20261122-050547-dee862",
