@@ -57,10 +57,12 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
 
 
 def _condition(study: Study) -> str:
+    from gradbench.studies.tally import conditions
+
     neighbour = study.settings.get("neighbour", "none")
     name = "between processes" if study.settings.get("between") else "one process"
     where = {
-        "none": "no background load",
+        "none": f"load average {conditions(study)['load'] or 0:.1f}",
         "other": "background load on the other core",
         "same": "background load on the same core",
         "both": "background load on both cores",
