@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradbench import state
 from gradbench.core.cases import Comparison
 from gradbench.problems import registry
+from gradbench.worker.known import Known
 from gradbench.worker.session import Session
+from gradbench.worker.settling import settle
+from gradbench.worker.subject import Subject, declare
 
 FAULTS = Path(__file__).parent / "suites" / "faults.py"
 
@@ -61,6 +65,54 @@ def test_a_mode_that_goes_wrong_later_is_caught_after_timing(session):
     answer = prepare(session, "gradient", "square_chain", "late_liar", warm=1_000_000)
     assert answer["status"] == "ok"
     session.visit([0] * 40)  # A visit has one call at least.
+    after = session.check(0, [1])
+    assert after["status"] == "wrong"
+    assert after["reason"].startswith("after timing")
+
+
+LATE = """
+import torch
+
+
+class Late(torch.autograd.Function):
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x ** 3
+
+    @staticmethod
+    def backward(ctx, v):
+        Late.calls += 1
+        return v * 3 * ctx.saved_tensors[0] ** 2 * (1 if Late.calls <= 40 else 1.01)
+
+
+def late(x):
+    return Late.apply(x).sum()
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_a_backward_that_goes_wrong_after_forty_calls_is_caught_after_timing(
+    session, tmp_path, dtype
+):
+    file = tmp_path / "late.py"
+    file.write_text(LATE)
+    with state.preserve(state.Changes(), loading=True):
+        subject = Subject(
+            {
+                "target": f"{file}:late", "inputs": [("x", "randn(5)")], "wrt": [], "seed": 0,
+                "dtype": dtype, "passed": "", "maker": "", "also": [],
+            }
+        )  # fmt: skip
+    settle(subject)
+    declare(subject, "late", ["gradient"], Known(), False, f"late_{dtype}")
+    session.open(str(Comparison("gradient", f"late_{dtype}", "documents", dtype)), 0, [1, 2])
+    answer = session.prepare("grad", 0, 1_000, [0])
+    assert answer["status"] == "ok", answer
+    # The exact derivatives of both calls, and each dtype's own, are from before.
+    session.visit([0] * 40)
     after = session.check(0, [1])
     assert after["status"] == "wrong"
     assert after["reason"].startswith("after timing")

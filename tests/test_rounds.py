@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradbench.core.cases import Comparison, Entry
+from gradbench.core.deadline import Deadline
 from gradbench.releases.part import Part
 from gradbench.runner.rounds import ALIKE, alike
 from gradbench.runner.session import Measurement
@@ -121,6 +122,24 @@ def test_a_run_whose_worker_dies_is_replayed_one_visit_at_a_time():
     assert visited == [batch, *"041", *"1203", *"2310", *"1320", *"1032"]
     statuses = {"grad": "ok", "func_vjp": "ok", "slow": "ok", "backward": "failed"}
     assert {e.mode: e.status for e in measured.entrants} == statuses
+
+
+def test_a_mode_that_no_time_is_left_to_check_after_timing_has_a_note():
+    now = [0.0]
+
+    class Slow(FakeWorker):
+        def request(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+            # The time is up while the second mode is checked.
+            now[0] += 60.0 * (op == "check")
+            return super().request(op, timeout, **arguments)
+
+    entry = Entry(COMPARISON, ("grad", "backward", "func_vjp"))
+    start, deadline = Workers(Slow([])).current, Deadline(100.0, lambda: now[0])
+    measurement = Measurement(
+        entry, 0, start, SETTINGS, frozenset(), "backward", {}, deadline=deadline
+    )
+    notes = [entrant.note for entrant in measurement.run().entrants]
+    assert notes == ["", ""] + ["not checked after timing: the time was up"] * 2
 
 
 class Team(Workers):

@@ -8,6 +8,7 @@ import torch
 
 from gradbench.core.deadline import Deadline
 from gradbench.modes import structured
+from gradbench.modes.placing import placing, strides_of
 from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.colouring import colour, fewest
@@ -205,6 +206,27 @@ def test_columns_of_one_colour_share_no_row():
 )
 def test_known_patterns_have_their_fewest_colours(supports, colours):
     assert max(colour(supports)) + 1 == colours == fewest(supports)
+
+
+@pytest.mark.parametrize("order", ["in_order", "some_left_out", "shuffled"])
+def test_many_entries_get_to_their_places(order):
+    # Of 20 samples: 5 × 12 entries each, in blocks of their own.
+    rows, columns = (part.reshape(-1) for part in torch.meshgrid(
+        torch.arange(100), torch.arange(12), indexing="ij"))  # fmt: skip
+    places = rows * 240 + (rows // 5) * 12 + columns
+    sources = columns * 100 + rows
+    if order == "some_left_out":
+        sources = sources * 2
+    if order == "shuffled":
+        places = places[torch.randperm(1200, generator=torch.Generator().manual_seed(0))]
+    values = torch.arange(2400.0) + 1
+    wanted = torch.zeros(100 * 240)
+    wanted[places] = values[sources]
+    grid = strides_of(torch.stack([sources, places])[:, torch.argsort(sources)])
+    assert (grid is None) == (order == "shuffled")
+    place = placing(SimpleNamespace(device="cpu"), [(100, 240)], places, sources)
+    (block,) = place(values)
+    assert torch.equal(block, wanted.reshape(100, 240))
 
 
 FUNCTIONS = {

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradbench.modes.placing import colour_seeds, placing, register_for
+from gradbench.modes.placing import colour_seeds, joined, placing, register_for
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
@@ -105,7 +105,7 @@ def gathered_rows(problem: Problem, gathered: Gathered) -> Call:
         y = f(*inputs)
         tensors = gathered_edges(y, gathered)
         pulled = torch.autograd.grad(y, tensors, seeds, is_grads_batched=True)
-        return place(torch.cat([rows.reshape(-1) for rows in pulled]))
+        return place(joined(pulled))
 
     return call
 
@@ -133,6 +133,6 @@ def gathered_rows_loop(problem: Problem, gathered: Gathered) -> Call:
         for k, (seed, some) in enumerate(zip(seeds, wanted), 1):
             own = [tensors[i] for i in some]
             rows += torch.autograd.grad(y, own, seed, retain_graph=k < len(seeds))
-        return place(torch.cat([row.reshape(-1) for row in rows]))
+        return place(joined(rows))
 
     return call

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from gradbench.modes.common import bound, filled
 from gradbench.modes.forward_mode import pushed
-from gradbench.modes.placing import block_places, colour_seeds, parts, placing, register_for
+from gradbench.modes.placing import (
+    block_places,
+    colour_seeds,
+    joined,
+    like,
+    parts,
+    placing,
+    register_for,
+)
 from gradbench.problems.function import Tensors
 from gradbench.problems.mixing import Mixed
 from gradbench.problems.mode import Call, Passes
@@ -49,7 +57,7 @@ def mixed_placing(problem: Problem, mixed: Mixed) -> Callable[[Tensor], Tensors]
 def mixed_passes(problem: Problem, mixed: Mixed) -> Call:
     """one batched pullback for some rows, one batched pushforward for the columns of the rest"""
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
-    tangents = colour_seeds(problem, mixed.column_colours)
+    tangents = parts(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
 
     def call(inputs: Tensors) -> Tensors:
@@ -57,7 +65,7 @@ def mixed_passes(problem: Problem, mixed: Mixed) -> Call:
         pullback = torch.func.vjp(f, *wrt)[1]
         rows = torch.func.vmap(pullback)(seeds)
         push = torch.func.vmap(lambda *t: torch.func.jvp(f, wrt, t)[1])
-        columns = push(*parts(tangents, wrt))
+        columns = push(*like(tangents, wrt))
         flat = [row.reshape(len(seeds), -1) for row in rows]
         return place(torch.cat([torch.cat(flat, 1).reshape(-1), columns.reshape(-1)]))
 
@@ -68,7 +76,7 @@ def mixed_passes_loop(problem: Problem, mixed: Mixed) -> Call:
     """a pullback per colour of some rows, and dual numbers per colour of the columns of the rest"""
     f, n = problem.forward, problem.differentiated
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
-    tangents = colour_seeds(problem, mixed.column_colours)
+    tangents = parts(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
 
     def call(inputs: Tensors) -> Tensors:
@@ -80,9 +88,9 @@ def mixed_passes_loop(problem: Problem, mixed: Mixed) -> Call:
             row = torch.autograd.grad(y, wrt, seed, retain_graph=again, allow_unused=True)
             values += filled(row, wrt)
         with torch.no_grad(), dual.dual_level():
-            for tangent in zip(*parts(tangents, wrt)):
+            for tangent in zip(*like(tangents, wrt)):
                 duals = [dual.make_dual(x, t) for x, t in zip(wrt, tangent)]
                 values.append(pushed(f(*duals, *constants)))
-        return place(torch.cat([value.reshape(-1) for value in values]))
+        return place(joined(values))
 
     return call

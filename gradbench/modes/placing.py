@@ -69,10 +69,43 @@ def colour_seeds(problem: Problem, colours: Tensor) -> Tensor:
     return seeds.to(problem.device)
 
 
-def parts(flat: Tensor, like: Tensors) -> Tensors:
-    """Flat seeds of several tensors, (k, numbers of all), as seeds of each: (k, *x.shape)."""
-    split = flat.to(like[0]).split([x.numel() for x in like], 1)
-    return tuple(part.reshape(-1, *x.shape) for part, x in zip(split, like))
+def parts(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+    """Flat seeds of several tensors, (k, numbers of all), as seeds of each: (k, *shape)."""
+    split = flat.split([math.prod(shape) for shape in shapes], 1)
+    return tuple(part.reshape(-1, *shape) for part, shape in zip(split, shapes))
+
+
+def like(tangents: Tensors, wrt: Tensors) -> Tensors:
+    """The tangents in the dtypes of the inputs, which forward mode requires."""
+    return tuple(t.to(x) for t, x in zip(tangents, wrt))
+
+
+def joined(values: Sequence[Tensor]) -> Tensor:
+    """The numbers of all tensors, one after another."""
+    if len(values) == 1:
+        return values[0].reshape(-1)
+    return torch.cat([value.reshape(-1) for value in values])
+
+
+FEW = 1000
+"""So many entries are written by their indices as fast as in strides."""
+
+
+def strides_of(numbers: Tensor) -> tuple[list[int], list[list[int]]] | None:
+    """The sizes of a grid, and the strides of each row of `numbers` in it; None where they are no
+    such grid, of four dimensions at most."""
+    rows, sizes, strides = numbers, [], []
+    while rows.shape[1] > 1 and len(sizes) < 4:
+        step = rows[:, 1] - rows[:, 0]
+        others = (rows.diff(dim=1) != step[:, None]).any(0).nonzero()
+        run = int(others[0]) + 1 if len(others) else rows.shape[1]
+        regular = rows[:, ::run, None] + step[:, None, None] * torch.arange(run)
+        if rows.shape[1] % run or not regular.flatten(1).equal(rows) or bool((step < 0).any()):
+            return None
+        sizes.insert(0, run)
+        strides.insert(0, step.tolist())
+        rows = rows[:, ::run]
+    return (sizes, [list(each) for each in zip(*strides)]) if rows.shape[1] == 1 else None
 
 
 def placing(
@@ -84,20 +117,32 @@ def placing(
     after another.
     """
     order = torch.argsort(sources)
-    sources, places = sources[order].to(problem.device), places[order].to(problem.device)
-    in_order = bool((sources == torch.arange(len(sources), device=sources.device)).all())
+    sources, places = sources[order], places[order]
+    in_order = bool((sources == torch.arange(len(sources))).all())
     repeated = len(places.unique()) < len(places)
     sizes = [math.prod(shape) for shape in shapes]
+    both = torch.stack([sources, places])
+    grid = strides_of(both) if len(places) > FEW and not repeated else None
+    begin = both[:, 0].tolist() if grid else []
+    sources, places = sources.to(problem.device), places.to(problem.device)
 
     def place(values: Tensor) -> Tensors:
-        if not in_order or len(values) > len(places):
-            values = values.index_select(0, sources)
         dense = values.new_zeros(sum(sizes))
-        if repeated:
-            dense.index_add_(0, places, values)
+        if grid is not None:
+            # Takes a fifth of the time of indices, which are longer than what they place.
+            shape, (read, written) = grid
+            chosen = values.as_strided(shape, read, values.storage_offset() + begin[0])
+            dense.as_strided(shape, written, begin[1]).copy_(chosen)
         else:
-            # Takes half the time of an assignment by indices.
-            dense.scatter_(0, places, values)
+            if not in_order or len(values) > len(places):
+                values = values.index_select(0, sources)
+            if repeated:
+                dense.index_add_(0, places, values)
+            else:
+                # Takes half the time of an assignment by indices.
+                dense.scatter_(0, places, values)
+        if len(shapes) == 1:
+            return (dense.view(shapes[0]),)
         return tuple(block.view(shape) for block, shape in zip(dense.split(sizes), shapes))
 
     return place

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradbench.modes.common import bound, filled
 from gradbench.modes.forward_mode import pushed
-from gradbench.modes.placing import colour_seeds, parts, placing, register_for
+from gradbench.modes.placing import colour_seeds, joined, like, parts, placing, register_for
 from gradbench.modes.second_order import gradients
 from gradbench.modes.traces import TRACES, kept
 from gradbench.problems.function import Tensors
@@ -80,7 +80,8 @@ def hessian_placing(
 def compressed_grad_twice(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` with `create_graph`, then again once per colour of rows"""
     n = problem.differentiated
-    seeds = colour_seeds(problem, structure.column_colours)
+    by_input = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
+    seeds = list(zip(*by_input))
     place = hessian_placing(problem, structure, batched=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -89,12 +90,12 @@ def compressed_grad_twice(problem: Problem, structure: Structure) -> Call:
         varying = [i for i, g in enumerate(grads) if g.requires_grad]
         first = [grads[i] for i in varying]
         products: list[Tensor] = []
-        for k, seed in enumerate(zip(*parts(seeds, wrt)), 1):
+        for k, seed in enumerate(seeds, 1):
             second = [seed[i] for i in varying]
             again = k < len(seeds)
             row = torch.autograd.grad(first, wrt, second, retain_graph=again, allow_unused=True)
             products += filled(row, wrt)
-        return place(torch.cat([product.reshape(-1) for product in products]))
+        return place(joined(products))
 
     return call
 
@@ -102,16 +103,15 @@ def compressed_grad_twice(problem: Problem, structure: Structure) -> Call:
 def compressed_grad_twice_batched(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` with `create_graph`, then once more for all colours of rows"""
     n = problem.differentiated
-    seeds = colour_seeds(problem, structure.column_colours)
+    seeds = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = hessian_placing(problem, structure, batched=True)
 
     def call(inputs: Tensors) -> Tensors:
-        wrt = inputs[:n]
-        grads, batches = gradients(problem, inputs), parts(seeds, wrt)
+        wrt, grads = inputs[:n], gradients(problem, inputs)
         varying = [i for i, g in enumerate(grads) if g.requires_grad]
-        first, second = [grads[i] for i in varying], [batches[i] for i in varying]
+        first, second = [grads[i] for i in varying], [seeds[i] for i in varying]
         again = torch.autograd.grad(first, wrt, second, is_grads_batched=True, allow_unused=True)
-        return place(torch.cat([product.reshape(-1) for product in filled(again, batches)]))
+        return place(joined(filled(again, seeds)))
 
     return call
 
@@ -119,33 +119,33 @@ def compressed_grad_twice_batched(problem: Problem, structure: Structure) -> Cal
 def compressed_dual_over_grad(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` of dual numbers, once per colour of columns"""
     f, n = problem.forward, problem.differentiated
-    seeds = colour_seeds(problem, structure.column_colours)
+    seeds = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = hessian_placing(problem, structure, batched=False)
 
     def call(inputs: Tensors) -> Tensors:
         wrt = inputs[:n]
         products: list[Tensor] = []
         with dual.dual_level():
-            for tangent in zip(*parts(seeds, wrt)):
+            for tangent in zip(*like(seeds, wrt)):
                 duals = tuple(dual.make_dual(x, t) for x, t in zip(wrt, tangent))
                 grads = torch.autograd.grad(f(*duals, *inputs[n:]), duals, allow_unused=True)
                 products += [pushed(g) for g in filled(grads, wrt)]
-        return place(torch.cat([product.reshape(-1) for product in products]))
+        return place(joined(products))
 
     return call
 
 
 def compressed_hessian(problem: Problem, structure: Structure) -> Call:
     """`jvp(grad)`, all colours of columns in one batched pass"""
-    seeds = colour_seeds(problem, structure.column_colours)
+    seeds = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = hessian_placing(problem, structure, batched=True)
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         gradient = torch.func.grad(f, tuple(range(len(wrt))))
         push = torch.func.vmap(lambda *t: torch.func.jvp(gradient, wrt, t)[1])
-        products = push(*parts(seeds, wrt))
-        return place(torch.cat([product.reshape(-1) for product in products]))
+        products = push(*like(seeds, wrt))
+        return place(joined(products))
 
     return call
 

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from gradbench.modes.common import InDims, argnums, batched, bound, filled, per_sample
 from gradbench.modes.forward_mode import pushed
-from gradbench.modes.placing import block_places, colour_seeds, parts, placing, register_for
+from gradbench.modes.placing import (
+    block_places,
+    colour_seeds,
+    joined,
+    like,
+    parts,
+    placing,
+    register_for,
+)
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Passes, Unsupported
 from gradbench.problems.operators import Problem
@@ -73,7 +81,7 @@ def compressed_rows(problem: Problem, structure: Structure) -> Call:
         f, wrt = bound(problem, inputs)
         pullback = torch.func.vjp(f, *wrt)[1]
         rows = [row.reshape(len(seeds), -1) for row in torch.func.vmap(pullback)(seeds)]
-        return place(torch.cat(rows, 1).reshape(-1))
+        return place((torch.cat(rows, 1) if len(rows) > 1 else rows[0]).reshape(-1))
 
     return call
 
@@ -92,27 +100,27 @@ def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
             again = k < len(seeds)
             row = torch.autograd.grad(y, wrt, seed, retain_graph=again, allow_unused=True)
             rows += filled(row, wrt)
-        return place(torch.cat([row.reshape(-1) for row in rows]))
+        return place(joined(rows))
 
     return call
 
 
 def compressed_columns(problem: Problem, structure: Structure) -> Call:
     """one batched pushforward of a tangent per colour of columns"""
-    tangents = colour_seeds(problem, structure.column_colours)
+    tangents = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         push = torch.func.vmap(lambda *tangent: torch.func.jvp(f, wrt, tangent)[1])
-        return place(push(*parts(tangents, wrt)).reshape(-1))
+        return place(push(*like(tangents, wrt)).reshape(-1))
 
     return call
 
 
 def compressed_columns_functional(problem: Problem, structure: Structure) -> Call:
     """`functional.jacobian` in forward mode by a step along the columns of each colour"""
-    tangents = colour_seeds(problem, structure.column_colours)
+    tangents = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -121,8 +129,8 @@ def compressed_columns_functional(problem: Problem, structure: Structure) -> Cal
         def along(steps: Tensor) -> Tensor:
             return f(*(x + (steps @ t.flatten(1)).view_as(x) for x, t in zip(wrt, directions)))
 
-        directions = parts(tangents, wrt)
-        steps = tangents.new_zeros(len(tangents))
+        directions = like(tangents, wrt)
+        steps = directions[0].new_zeros(len(directions[0]))
         columns: Any = torch.autograd.functional.jacobian(
             along, steps, strategy="forward-mode", vectorize=True
         )
@@ -134,16 +142,16 @@ def compressed_columns_functional(problem: Problem, structure: Structure) -> Cal
 def compressed_columns_loop(problem: Problem, structure: Structure) -> Call:
     """dual numbers per colour of columns"""
     f, n = problem.forward, problem.differentiated
-    tangents = colour_seeds(problem, structure.column_colours)
+    tangents = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
         wrt, columns = inputs[:n], []
         with dual.dual_level():
-            for tangent in zip(*parts(tangents, wrt)):
+            for tangent in zip(*like(tangents, wrt)):
                 duals = (dual.make_dual(x, t) for x, t in zip(wrt, tangent))
                 columns.append(pushed(f(*duals, *inputs[n:])))
-        return place(torch.cat([column.reshape(-1) for column in columns]))
+        return place(joined(columns))
 
     return call
 

@@ -27,6 +27,8 @@ Visited = tuple[list[int], list[int], list[int]]
 """A visit's sub-blocks in nanoseconds, their processor times, and the positions of the disturbed
 ones."""
 
+UNCHECKED = "not checked after timing: the time was up"
+
 
 @dataclass(eq=False)
 class Arm:
@@ -45,6 +47,8 @@ class Arm:
     cpu: list[list[int]] = field(default_factory=list)
     disturbed: list[list[int]] = field(default_factory=list)
     """Their processor times and the positions of the disturbed ones: see `Entrant`."""
+    checked: bool = False
+    """Whether it was checked after timing."""
 
     @property
     def mode(self) -> str:
@@ -86,6 +90,7 @@ class Arm:
             place = error.places.get(self.mode, "")
             named = f" ({place})" if place else ""
             answer = {"status": error.status, "reason": f"after timing: {error}{named}"}
+        self.checked = True
         self.entrant = msgspec.structs.replace(
             self.entrant,
             status=Status(answer["status"]),
@@ -94,6 +99,13 @@ class Arm:
             ulps=max(self.entrant.ulps, _finite(answer.get("ulps", 0.0))),
             note=answer.get("note", "") or self.entrant.note,
         )
+
+    def leave_unchecked(self) -> None:
+        """Notes that it was not checked after timing, unless it was."""
+        if self.checked:
+            return
+        note = "; ".join(filter(None, (self.entrant.note, UNCHECKED)))
+        self.entrant = msgspec.structs.replace(self.entrant, note=note)
 
     def record(self) -> Entrant:
         """The record to store."""

@@ -312,7 +312,8 @@ class Measurement:
         for arm in arms:
             if self.deadline.over:
                 # It passed before it was timed.
-                return
+                arm.leave_unchecked()
+                continue
             try:
                 arm.check(self.deadline.within(self.settings.timeout))
             except (WorkerDied, WorkerTimeout) as error:
@@ -327,6 +328,7 @@ def _cut_short(arms: Sequence[Arm]) -> Rounds:
     rounds = enumerate(zip(*(arm.samples for arm in arms)))
     visited = [number for number, blocks in rounds if any(blocks)]
     for arm in arms:
+        arm.leave_unchecked()
         if visited:
             arm.samples, arm.cpu, arm.disturbed = (
                 [kept[n] for n in visited] for kept in (arm.samples, arm.cpu, arm.disturbed)

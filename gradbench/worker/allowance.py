@@ -48,6 +48,11 @@ matters. The deviation is then scaled down to the unit of the dtype."""
 PATIENCE = 10.0
 """Seconds from which on a level takes no further draws, if it has two."""
 
+REPEATS = 1e-9
+"""How far a way may be off its own earlier result, relative to the largest of the row."""
+
+CHANGES = "the function's own derivative changes from call to call"
+
 Path = Callable[[Arguments], Tensors]
 """One way of computing a result."""
 
@@ -157,7 +162,7 @@ class Allowance:
         self._spread: list[Tensors] = []
         self._plain: dict[Path, Tensors] = {self.ways[0]: self.blocks}
         self.trouble = ""
-        """Why rounding of intermediates is not known; empty where it is."""
+        """Why rounding of intermediates is not known, as a clause; empty where it is."""
 
     @property
     def levels(self) -> int:
@@ -215,9 +220,21 @@ class Allowance:
             if done >= 2 and time.perf_counter() - began > PATIENCE:
                 break
         if not done:
-            self.trouble = trouble
+            self.trouble = f"its intermediates cannot be rounded: {trouble}"
             return self._without_intermediates()
+        if not all(self._repeats(way) for way in ways if way in self._plain):
+            # What draws then show is no rounding.
+            self.trouble = CHANGES
+            return self._spread[-1] if self._spread else tuple(b * 0.0 for b in self.blocks)
         return largest
+
+    def _repeats(self, way: Path) -> bool:
+        """Whether a way still gives what it gave before, on the scale of each row."""
+        return all(
+            bool(((now - block).abs() <= REPEATS * _row_scale(block, leading)).all())
+            for now, block, leading in zip(way(self.arguments), self._plain[way], self.rows)
+            if block.isfinite().all()
+        )
 
     def _deviation(self, way: Path, seed: int, level: Level) -> Tensors:
         """How far one draw of a way is off that way's own result, in the unit of the dtype."""

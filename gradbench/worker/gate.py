@@ -330,12 +330,18 @@ class Gate:
         rows = suspects(products, blocks, expected.blocks, unit, least, most + 1)
         if not rows or len(rows) > most:
             return Finding("they are too many")
-        return self._by_rows(products, rows, index, blocks)
+        return self._by_rows(products, rows, index, blocks, expected.blocks)
 
     def _by_rows(
-        self, products: Products, rows: Sequence[Row], index: int, blocks: Tensors
+        self,
+        products: Products,
+        rows: Sequence[Row],
+        index: int,
+        blocks: Tensors,
+        known: Sequence[Tensor] = (),
     ) -> Finding:
-        """Compares these rows with exact ones, entry by entry. Raises NoTime."""
+        """Compares these rows with exact ones, of `known` blocks if there are any, entry by entry.
+        Raises NoTime."""
         problem = self.problem
         if not rows:
             return Finding()
@@ -349,6 +355,7 @@ class Gate:
                     [1] * problem.differentiated,
                     unit=problem.unit,
                     dtype=problem.dtype,
+                    blocks=products.rows_of(rows, known) if known else None,
                     library=problem.function.reverse,
                 )
         except Late:
@@ -383,8 +390,7 @@ class Gate:
                 return finding
             level += 1
         if expected.trouble:
-            reason = f"{finding.reason}; its intermediates cannot be rounded: {expected.trouble}"
-            return dataclasses.replace(finding, reason=reason)
+            return dataclasses.replace(finding, reason=f"{finding.reason}; {expected.trouble}")
         return finding
 
     def _noisy(
@@ -453,6 +459,12 @@ class Gate:
             least = problem.smallest
             self._suspects[mode, index] = suspects(products, blocks, wide, problem.unit, least)
         return finding
+
+    def look_again(self, mode: str) -> None:
+        """Has a mode evaluated in float64 anew at the timed inputs, as something may have changed
+        since: the function's own backward is part of it."""
+        for index in range(len(self.timed)):
+            self._wider.pop((mode, index), None)
 
     def _block_name(self, forward: bool, number: int) -> str:
         if forward or OPERATORS[self.problem.operator].shapes is like_value:

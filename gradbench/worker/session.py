@@ -384,6 +384,8 @@ class Session:
     def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         contestant, _ = self.contestants[handle]
         contestant.gate.deadline = Deadline()
+        if contestant.fastest < SLOW and contestant.gate.products is None:
+            contestant.gate.look_again(contestant.mode)
         try:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
             finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
