@@ -251,6 +251,27 @@ def scaled():
     return mapped()[lambda rows: rows["size"].str.endswith("n=16")]
 
 
+def on_devices():
+    parts = []
+    for device, seconds in {
+        "cpu": lambda n: 2e-5 + n * 1e-8,
+        "cuda:0": lambda n: 9e-5 + n * 2e-10,
+        "cuda:0+transfer": lambda n: 2e-4 + n * 5e-10,
+    }.items():
+        row = mapped()[:1].to_dict("records")[0]
+        for n in 4 ** np.arange(3, 10):
+            times = {"seconds": seconds(n), "seconds_low": seconds(n), "seconds_high": seconds(n)}
+            where = {"size": f"n={n}", "device": device, "verdict": "fastest", "sessions": 5}
+            parts.append(row | where | times)
+    return pd.DataFrame(parts)
+
+
+def curve():
+    x = np.linspace(-6, 6, 200)
+    columns = {"x": x, "value": np.sin(x), "automatic": np.cos(x), "by_hand": np.cos(x) + 1e-16}
+    return pd.DataFrame({**columns, "function": "log_sin_reciprocal", "formula": "ln(sin(1/x)+2)"})
+
+
 FIGURES = {
     "atlas": lambda width: report.atlas(families(), width),
     "atlas of all": lambda width: report.atlas(
@@ -263,11 +284,13 @@ FIGURES = {
     "scaling": lambda width: report.scaling(scaled()).figure,
     "memory": lambda width: report.memory(one_comparison(mapped())).figure,
     "correctness": lambda width: report.errors(one_comparison(mapped())).figure,
+    "devices": lambda width: report.by_device(on_devices()).figure,
+    "derivatives": lambda width: report.derivatives(curve()).figure,
 }
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-@pytest.mark.parametrize("width", [None, 3.5, 7.2])
+@pytest.mark.parametrize("width", [None, 3.3, 7.2])
 def test_nothing_is_clipped_and_no_text_lies_on_another(kind, width):
     figure = FIGURES[kind](width)
     if width is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import textwrap
 import warnings
@@ -55,6 +56,7 @@ def fit(figure: Figure, width: float) -> None:
             _legend_below(figure, ax)
         items += _sized(figure, known=items)
     titles = [(t, t.get_text()) for t in _texts(figure) if len(t.get_text()) > LONG]
+    sizes_of_axes = list(_labelled_sizes(figure))
 
     def fits(inches: float, size: float) -> bool:
         factor = size / FONTS[0]
@@ -65,6 +67,8 @@ def fit(figure: Figure, width: float) -> None:
             title.set_text(text)
         with _legible():
             _wrap(figure, titles)
+            for ax, labels in sizes_of_axes:
+                _thin_out(ax, labels)
             return next(_faults(figure), None) is None
         return False
 
@@ -137,6 +141,32 @@ def _legend_below(figure: Figure, ax: Axes) -> None:
             ncols=max(1, min(4, 56 // (longest + 6))),
             fontsize=8.5,
         )
+
+
+def _labelled_sizes(figure: Figure) -> Iterator[tuple[Axes, list[str]]]:
+    """The axes whose ticks are sizes on a logarithmic scale, with the labels."""
+    from matplotlib.ticker import FixedLocator
+
+    for ax in figure.axes:
+        if ax.get_xscale() == "log" and isinstance(ax.xaxis.get_major_locator(), FixedLocator):
+            yield ax, [label.get_text() for label in ax.get_xticklabels()]
+
+
+def _thin_out(ax: Axes, labels: list[str]) -> None:
+    """Leaves as many of the labels as stand apart in the last drawing, the largest first."""
+    ticks = ax.get_xticks()
+    ax.set_xticks(ticks, labels)
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    middles = ax.transData.transform([(x, 1.0) for x in ticks])[:, 0]
+    widths = [box.width + 2 * GAP * box.height for box in boxes]
+    places = range(len(labels) - 1, -1, -1)
+    step = 1
+    while any(
+        middles[i] - middles[j] < (widths[i] + widths[j]) / 2
+        for i, j in itertools.pairwise(places[::step])
+    ):
+        step += 1
+    ax.set_xticks(ticks, [text if i in places[::step] else "" for i, text in enumerate(labels)])
 
 
 def _wrap(figure: Figure, titles: list[tuple[Text, str]]) -> None:

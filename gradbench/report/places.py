@@ -10,9 +10,8 @@ import pandas as pd
 
 from gradbench.core.cases import DOCUMENTS, Place
 from gradbench.core.units import grouped
-from gradbench.report.sizes import Crossover, meeting, sized
+from gradbench.report.sizes import Crossover, label_crossings, meeting, sized
 from gradbench.report.style import (
-    FAINT,
     NothingToDraw,
     axes,
     beside,
@@ -146,18 +145,7 @@ def by_device(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         sizes = sorted(int(n) for n in made["n"].unique())
         ax.set_xticks(sizes, [grouped(n) for n in sizes])
         ax.minorticks_off()
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * 1.6)
-        for cross in crossings(found[0]):
-            ax.axvline(cross.n, color=FAINT, lw=1, ls=":")
-            ax.text(
-                cross.n,
-                0.99,
-                f" {name} ≈ {cross.about}:\n {cross.after}",
-                transform=ax.get_xaxis_transform(),
-                va="top",
-                fontsize=8,
-            )
+        label_crossings(ax, name, [(cross, cross.after) for cross in crossings(found[0])])
         seconds_axis(ax.yaxis)
         ax.grid(axis="y")
         c = made.iloc[0]

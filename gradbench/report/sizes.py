@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ from gradbench.report.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+ROW_OF_LABELS = 0.055
+"""The height of a row of labels, as a share of the axes'."""
 
 FAMILY = ["operator", "function", "dtype", "device", "device_name", "threads", "machine", "torch"]
 """What the points of one figure have in common."""
@@ -132,6 +135,26 @@ def meeting(times: Mapping[int, tuple[float, float]]) -> float:
     return math.exp(math.log(left) + share * math.log(right / left))
 
 
+def label_crossings(ax: Axes, name: str, crossings: Sequence[tuple[Crossover, str]]) -> None:
+    """Dotted lines at crossings, each labelled in a row of its own above the lines of times."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** (ROW_OF_LABELS * (len(crossings) + 0.5)))
+    left, right = ax.get_xlim()
+    for row, (cross, after) in enumerate(crossings):
+        ax.axvline(cross.n, color=FAINT, lw=1, ls=":")
+        in_right_half = cross.n > math.sqrt(left * right)
+        ax.text(
+            cross.n,
+            0.99 - ROW_OF_LABELS * row,
+            f" {name} ≈ {cross.about}: {after} ",
+            transform=ax.get_xaxis_transform(),
+            va="top",
+            ha="right" if in_right_half else "left",
+            fontsize=8,
+            in_layout=False,
+        )
+
+
 def _beats(winner: Any, other: Any) -> bool:
     """Whether the one is the fastest and the other is *slower*."""
     if winner.verdict != "fastest" or other.verdict != "slower":
@@ -183,18 +206,7 @@ def scaling(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(xscale="log", yscale="log")
         ax.set_xticks(sizes, [grouped(n) for n in sizes])
         ax.minorticks_off()
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * 1.5)
-        for cross in crossovers(made):
-            ax.axvline(cross.n, color=FAINT, lw=1, ls=":")
-            ax.text(
-                cross.n,
-                0.99,
-                f" {name} ≈ {cross.about}:\n {shortened(cross.after, 24)}",
-                transform=ax.get_xaxis_transform(),
-                va="top",
-                fontsize=8,
-            )
+        label_crossings(ax, name, [(c, shortened(c.after, 24)) for c in crossovers(made)])
         seconds_axis(ax.yaxis)
         ax.grid(axis="y")
         c = made.iloc[0]
