@@ -387,6 +387,25 @@ def test_what_is_detached_is_named_with_its_line():
             evidence(function, randn(3))
 
 
+@pytest.mark.parametrize(
+    "normed", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm]
+)
+def test_spectral_norm_that_iterates_is_named_with_its_cures(normed):
+    torch.manual_seed(0)
+    net = normed(nn.Linear(6, 8).double())
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+
+    def loss(weight):
+        # Each call starts from the same vectors, as with a module that advice is asked on.
+        name = next(name for name, p in net.named_parameters() if p.shape == weight.shape)
+        copies = {key: buffer.clone() for key, buffer in before.items()}
+        x = SAMPLES.repeat(1, 2)
+        return torch.func.functional_call(net, {name: weight, **copies}, x).square().sum()
+
+    with pytest.raises(Refused, match=r"spectral norm in training mode.*\.eval\(\).*--definition"):
+        evidence(loss, randn(8, 6))
+
+
 def test_autograd_can_be_the_definition():
     def straight_through(x):
         return ((x + (torch.round(x) - x).detach()) ** 2).sum()

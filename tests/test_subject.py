@@ -158,6 +158,16 @@ def test_the_statistics_of_a_module_stay_as_they_were():
     assert all(torch.equal(before[name], buffer) for name, buffer in network.named_buffers())
 
 
+def test_a_function_starts_from_the_same_buffers_of_a_module_outside_of_it_in_every_call():
+    made = subject("by_iterated", ("x", "randn(5, 3)"))
+    assert "updates buffers (iterated.parametrizations" in made.notes[0]
+    assert made.names[: made.differentiated] == ["x"]
+    first = made.measured(*narrow(made))
+    assert torch.equal(first, made.measured(*narrow(made)))
+    # Where the value does not depend on them, they are not copied.
+    assert not subject("by_network", ("x", "randn(5, 3)")).manner.buffers
+
+
 PARAMETERS = ["net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"]
 PARAMETERS += ["net.3.weight", "net.3.bias"]
 
@@ -229,6 +239,7 @@ CASES = [
     ("loss", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("x",)}),
     ("loss.scaled", {"inputs": (("x", "randn(5, 3)"), ("scale", "2.0"))}),
     ("dropped", {"inputs": (X,)}),
+    ("by_iterated", {"inputs": (("x", "randn(5, 3)"),)}),
     ("by_network", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("network",)}),
     ("by_network", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("network.0.bias", "x")}),
 ]

@@ -94,7 +94,9 @@ FEW = 1000
 def strides_of(numbers: Tensor) -> tuple[list[int], list[list[int]]] | None:
     """The sizes of a grid, and the strides of each row of `numbers` in it; None where they are no
     such grid, of four dimensions at most."""
-    rows, sizes, strides = numbers, [], []
+    rows = numbers
+    sizes: list[int] = []
+    strides: list[list[int]] = []
     while rows.shape[1] > 1 and len(sizes) < 4:
         step = rows[:, 1] - rows[:, 0]
         others = (rows.diff(dim=1) != step[:, None]).any(0).nonzero()

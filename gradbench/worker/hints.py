@@ -23,6 +23,12 @@ MEANT = (
 )
 HIDING = "detach, no_grad, .item(), .data, numpy"
 
+SPECTRAL = (
+    "spectral norm in training mode takes a step of its power iteration in each call, which "
+    "autograd leaves out: the derivative is the one that training uses, and exact only once the "
+    "iteration has converged; .eval() keeps its vectors as they are"
+)
+
 _OURS = (
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
     os.path.dirname(os.path.abspath(torch.__file__)) + os.sep,
@@ -58,13 +64,23 @@ class Detaching(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+_SWITCHES = ("grad_mode.py", "_contextlib.py", "overrides.py", "_tensor.py")
+"""Files of torch that switch grad mode for others."""
+
+
 def _users_line() -> str:
-    """The innermost line on the stack that is neither torch's nor ours."""
-    frame = sys._getframe(1)
+    """The innermost line on the stack that is neither torch's nor ours; before it the function of
+    torch's that it calls, if that is where a tensor leaves the graph."""
+    frame, inside = sys._getframe(1), ""
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith((*_OURS, "<frozen")) and "contextlib" not in name:
-            return f"{Path(name).name}:{frame.f_lineno}"
+            place = f"{Path(name).name}:{frame.f_lineno}"
+            return f"{place} (in {inside} of torch)" if inside else place
+        if name.startswith(_OURS[1]) and not name.endswith(_SWITCHES):
+            owner = frame.f_locals.get("self")
+            kind = "" if owner is None else f"{type(owner).__name__}."
+            inside = inside or f"{kind}{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
 
@@ -92,6 +108,8 @@ def cause(
     y, places = _traced(subject, inputs)
     custom = _custom(y)
     reasons = []
+    if any("SpectralNorm." in place for place in places):
+        return f"{SPECTRAL}; {MEANT}"
     if places:
         more = f" (and {len(places) - 3} more)" if len(places) > 3 else ""
         places_said = ", ".join(places[:3]) + more

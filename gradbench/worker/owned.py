@@ -95,6 +95,16 @@ def variable(function: Any, name: str) -> Any:
     return plain.__globals__.get(name) if name in set(names_in(plain.__code__)) else None
 
 
+def modules_read(function: Any) -> dict[str, torch.nn.Module]:
+    """The modules among the variables that a function reads from outside, by name."""
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    if not isinstance(plain, FunctionType):
+        return {}
+    names = dict.fromkeys([*plain.__code__.co_freevars, *names_in(plain.__code__)])
+    values = {name: variable(function, name) for name in names}
+    return {name: v for name, v in values.items() if isinstance(v, torch.nn.Module)}
+
+
 def reached(*roots: Any) -> tuple[list[Tensor], list[torch.nn.Module]]:
     """The tensors and the modules that code of the user's reaches from the roots, each once."""
     tensors: list[Tensor] = []

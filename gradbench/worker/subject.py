@@ -26,7 +26,7 @@ from gradbench.worker.binding import Binding, Leaf, is_container, module_of
 from gradbench.worker.expressions import evaluate
 from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, inputs_from, resolve
-from gradbench.worker.owned import reached, variable
+from gradbench.worker.owned import modules_read, reached, variable
 from gradbench.worker.precision import MEASURED, Wide
 from gradbench.worker.reference import Trust, formulas, products
 from gradbench.worker.second_order import formulas as second_order_formulas
@@ -100,12 +100,14 @@ class Subject:
         self.maker: str = spec["maker"]
         inputs = self.inputs = found.inputs
         wrt = list(dict.fromkeys(spec["wrt"]))
+        captured = _captured(self.target, inputs, wrt)
+        read = modules_read(self.target)
+        self.outside = [name for name in read if name not in captured and name not in inputs]
+        """The modules that the function reads from outside, and is not differentiated by."""
+        captured |= {name: read[name] for name in self.outside}
         try:
             self.binding = Binding(
-                self.target,
-                inputs,
-                _taken(self.target, inputs, wrt),
-                _captured(self.target, inputs, wrt),
+                self.target, inputs, _taken(self.target, inputs, wrt, self.outside), captured
             )
         except TypeError as error:
             raise Unusable(str(error)) from error
@@ -264,7 +266,7 @@ def _matches(wanted: str, name: str) -> bool:
 
 
 def _taken(
-    target: Any, inputs: dict[str, Any], wrt: Sequence[str]
+    target: Any, inputs: dict[str, Any], wrt: Sequence[str], outside: Sequence[str]
 ) -> Callable[[str, str, torch.nn.Parameter], bool]:
     """Which parameters of modules are differentiated: those that are named, or all that require
     grad of the function itself, else of its arguments."""
@@ -278,7 +280,7 @@ def _taken(
                 for w in wrt
                 if input or w.partition(".")[0] not in inputs
             )
-        return parameter.requires_grad and bool(input) == (own is None)
+        return parameter.requires_grad and bool(input) == (own is None) and input not in outside
 
     return takes
 

@@ -116,6 +116,15 @@ def dropped(x):
     return nn.functional.dropout(x, 0.5).sum() + (x**2).sum()
 
 
+iterated = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4), n_power_iterations=1)
+with torch.no_grad():
+    iterated.parametrizations.weight[0]._u.copy_(torch.tensor([1.0, 0, 0, 0]))
+
+
+def by_iterated(x):
+    return iterated(x).square().mean()
+
+
 def by_network(x):
     """In training mode, as it was made."""
     return network(x).square().mean()
