@@ -16,9 +16,9 @@ from gradbench.modes.placing import (
     colour_seeds,
     joined,
     like,
-    parts,
     placing,
     register_for,
+    seeds_of,
 )
 from gradbench.problems.function import Tensors
 from gradbench.problems.mixing import Mixed
@@ -57,7 +57,7 @@ def mixed_placing(problem: Problem, mixed: Mixed) -> Callable[[Tensor], Tensors]
 def mixed_passes(problem: Problem, mixed: Mixed) -> Call:
     """one batched pullback for some rows, one batched pushforward for the columns of the rest"""
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
-    tangents = parts(colour_seeds(problem, mixed.column_colours), mixed.inputs)
+    tangents = seeds_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
 
     def call(inputs: Tensors) -> Tensors:
@@ -76,7 +76,7 @@ def mixed_passes_loop(problem: Problem, mixed: Mixed) -> Call:
     """a pullback per colour of some rows, and dual numbers per colour of the columns of the rest"""
     f, n = problem.forward, problem.differentiated
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
-    tangents = parts(colour_seeds(problem, mixed.column_colours), mixed.inputs)
+    tangents = seeds_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
 
     def call(inputs: Tensors) -> Tensors:

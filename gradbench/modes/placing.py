@@ -69,7 +69,12 @@ def colour_seeds(problem: Problem, colours: Tensor) -> Tensor:
     return seeds.to(problem.device)
 
 
-def parts(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+def parts(flat: Tensor, like: Tensors) -> Tensors:
+    """Flat seeds of several tensors, (k, numbers of all), as seeds of each: (k, *x.shape)."""
+    return seeds_of(flat.to(like[0]), [tuple(x.shape) for x in like])
+
+
+def seeds_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensors:
     """Flat seeds of several tensors, (k, numbers of all), as seeds of each: (k, *shape)."""
     split = flat.split([math.prod(shape) for shape in shapes], 1)
     return tuple(part.reshape(-1, *shape) for part, shape in zip(split, shapes))

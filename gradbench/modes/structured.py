@@ -22,9 +22,9 @@ from gradbench.modes.placing import (
     colour_seeds,
     joined,
     like,
-    parts,
     placing,
     register_for,
+    seeds_of,
 )
 from gradbench.problems.function import Tensors
 from gradbench.problems.mode import Call, Passes, Unsupported
@@ -107,7 +107,7 @@ def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
 
 def compressed_columns(problem: Problem, structure: Structure) -> Call:
     """one batched pushforward of a tangent per colour of columns"""
-    tangents = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -120,7 +120,7 @@ def compressed_columns(problem: Problem, structure: Structure) -> Call:
 
 def compressed_columns_functional(problem: Problem, structure: Structure) -> Call:
     """`functional.jacobian` in forward mode by a step along the columns of each colour"""
-    tangents = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -142,7 +142,7 @@ def compressed_columns_functional(problem: Problem, structure: Structure) -> Cal
 def compressed_columns_loop(problem: Problem, structure: Structure) -> Call:
     """dual numbers per colour of columns"""
     f, n = problem.forward, problem.differentiated
-    tangents = parts(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
