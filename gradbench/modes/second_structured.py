@@ -174,7 +174,8 @@ def diagonal_placing(problem: Problem, structure: Structure) -> Callable[[Tensor
 def compressed_trace_by_grad_twice(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` with `create_graph`, then again once per colour: the diagonal alone"""
     n = problem.differentiated
-    seeds = colour_seeds(problem, structure.column_colours)
+    by_input = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    seeds = list(zip(*by_input))
     place = diagonal_placing(problem, structure)
 
     def diagonal(inputs: Tensors) -> Tensors:
@@ -183,7 +184,7 @@ def compressed_trace_by_grad_twice(problem: Problem, structure: Structure) -> Ca
         varying = [i for i, g in enumerate(grads) if g.requires_grad]
         first = [grads[i] for i in varying]
         products = []
-        for seed in zip(*parts(seeds, wrt)):
+        for seed in seeds:
             second = [seed[i] for i in varying]
             row = torch.autograd.grad(first, wrt, second, retain_graph=True, allow_unused=True)
             products.append(filled(row, wrt))
@@ -194,13 +195,13 @@ def compressed_trace_by_grad_twice(problem: Problem, structure: Structure) -> Ca
 
 def compressed_trace(problem: Problem, structure: Structure) -> Call:
     """`jvp(grad)`, all colours of columns in one batched pass: the diagonal alone"""
-    seeds = colour_seeds(problem, structure.column_colours)
+    seeds = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = diagonal_placing(problem, structure)
 
     def diagonal(inputs: Tensors) -> Tensors:
         f, wrt = bound(problem, inputs)
         gradient = torch.func.grad(f, tuple(range(len(wrt))))
         push = torch.func.vmap(lambda *t: torch.func.jvp(gradient, wrt, t)[1])
-        return place(push(*parts(seeds, wrt)))
+        return place(push(*like(seeds, wrt)))
 
     return kept(problem, diagonal)
