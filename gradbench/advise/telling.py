@@ -170,7 +170,13 @@ def close(advice: Advice) -> list[str]:
 
 
 def _more(advice: Advice) -> str:
-    return f"more time is needed (--budget {MORE * advice.budget:g})"
+    return f"more time is needed ({_longer(advice)})"
+
+
+def _longer(advice: Advice) -> str:
+    """A larger budget, as an option or, from Python, as an argument."""
+    name = "budget=" if advice.question.passed else "--budget "
+    return f"{name}{MORE * advice.budget:g}"
 
 
 def own(advice: Advice) -> list[str]:
@@ -228,7 +234,7 @@ def recommendation(advice: Advice) -> list[str]:
     said = f"{reason}. By the count of passes, try {first} ({_passes(advice, first)})"
     if others:
         said += f", then {others[0]} ({_passes(advice, others[0])})"
-    more = [] if advice.stopped else [f"To measure them: --budget {MORE * budget:g}."]
+    more = [] if advice.stopped else [f"To measure them: {_longer(advice)}."]
     return [f"{said}.", *more]
 
 
