@@ -198,7 +198,7 @@ def test_code_that_relies_on_a_pattern_of_one_branch_raises_in_the_other(
 @pytest.mark.parametrize("operator", ADVISED)
 def test_there_is_code_for_every_mode_that_advice_may_name(operator):
     there = (*registry.FUNCTIONS.values(), *test_ways.FUNCTIONS)
-    function = next(f for f in there if operator in f.derivatives)
+    function = next(f for f in there if operator in f.formulas)
     problem, _ = pose(function, operator, None, "float64", "cpu", 0)
     for mode in registry.modes_of(operator):
         if mode.name != FORWARD and not (mode.opt_in or mode.by_hand):
