@@ -159,7 +159,7 @@ class Differentiable:
         """Autograd's own derivative is right: the gradient of a scalar function, else the jacobian,
         or what suits its structure."""
         __tracebackhide__ = True
-        return self._checked("", None, ())
+        return self._checked("")
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *ADVISED]
@@ -173,7 +173,7 @@ class Differentiable:
         near = hint(name, ADVISED) or f"there are {', '.join(ADVISED)}"
         _fail(f"there is no derivative {name!r}; {near}")
 
-    def _checked(self, operator: str, derivative: Any, also: Any) -> Derivative:
+    def _checked(self, operator: str, derivative: Any = None, also: Any = ()) -> Derivative:
         __tracebackhide__ = True
         bench, function = self._bench, self._function
         target = _name(function)
