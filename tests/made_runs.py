@@ -22,14 +22,24 @@ def entrant(mode, microseconds, rng, status="ok", reason="", rounds=8):
 
 
 def stored(
-    results, comparisons, number=0, sessions=5, finished=True, schema=1, machine=OURS, **identity
+    results,
+    comparisons,
+    number=0,
+    sessions=5,
+    finished=True,
+    schema=1,
+    machine=OURS,
+    families=None,
+    **identity,
 ):
     """A run: comparisons map a name to modes, those to µs or to a status and a reason."""
     rng = np.random.default_rng(number)
     name = NAME.format(number)
     plan = [Entry(c, tuple(modes)) for c, modes in comparisons.items()]
     header = log.RunStarted(
-        schema, name, "2026-01-01T00:00:00Z", {}, machine, plan, by_hand=["manual"]
+        *(schema, name, "2026-01-01T00:00:00Z", {}, machine, plan),
+        by_hand=["manual"],
+        families=families or {},
     )
     facts = {"torch": "2.9.0+cpu", "cpu_capability": "AVX2", "python": "3.11", "numpy": "2.0"}
     with log.KIND.create(log.folder(results), header) as opened:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradbench.core.deadline import Deadline
+from gradbench.core.families import APPLICATIONS
 from gradbench.problems import registry
 from gradbench.problems.tracing import trace
 from gradbench.problems.tracing.sets import CoordinateSets, TooMany
@@ -280,8 +281,15 @@ def test_a_function_that_looks_at_its_numbers_has_the_pattern_of_one_branch(f):
 registry.load_builtin()
 
 
-@pytest.mark.parametrize("name", [n for n in registry.FUNCTIONS if not n.startswith("batched")])
-@pytest.mark.parametrize("second", [False, True])
+TRACED = [
+    (name, second)
+    for name, f in registry.FUNCTIONS.items()
+    for second in (False, True)
+    if not (name.startswith("batched") or (second and f.family == APPLICATIONS))
+]
+
+
+@pytest.mark.parametrize(("name", "second"), TRACED)
 def test_every_function_of_the_catalogue_is_traced_exactly(name, second):
     function = registry.FUNCTIONS[name]
     n = function.differentiated

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gradbench.analysis.runs import settled
 from gradbench.analysis.table import Changes
 from gradbench.core.cases import Case, nothing_fits
 from gradbench.core.clocks import Clock, Visits, clock_of
+from gradbench.core.families import family_of, of_families
 from gradbench.core.verdicts import Status
 from gradbench.store.environment import COMPARED, WorkerEnvironment
 from gradbench.store.runs import Run
@@ -43,13 +45,16 @@ def compare(
     floor: float = statistics.RELEASE_FLOOR,
     confidence: float = statistics.CONFIDENCE,
     method: str = "benjamini-hochberg",
+    families: Sequence[str] = (),
     **filters: tuple[str, ...],
 ) -> Compared:
     """Judges every case that both runs timed, with false positives controlled over the table.
 
     `filters`: globs by functions, operators, modes, sizes, dtypes, devices. Raises ValueError where
-    the runs have no case in common.
+    the runs have no case in common, or none of these `families`.
     """
+    if families:
+        old, new = _of_families(old, families), _of_families(new, families)
     times_old, times_new = _times(old, filters), _times(new, filters)
     shared = [case for case in times_old if case in times_new]
     if not shared:
@@ -86,6 +91,19 @@ def compare(
         differences=_differences(old, new),
         only=only,
     )
+
+
+def _of_families(run: Run, wanted: Sequence[str]) -> Run:
+    """The run without the sessions of other families."""
+    known = run.started.families
+
+    def family(name: str) -> str:
+        return family_of(name, known)
+
+    there = [family(entry.comparison.function) for entry in run.started.plan]
+    kept = set(of_families(there, wanted, str))
+    sessions = [s for s in run.sessions if family(s.comparison.function) in kept]
+    return replace(run, sessions=sessions)
 
 
 def _times(run: Run, filters: dict[str, tuple[str, ...]]) -> dict[Case, list[Visits]]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from gradbench.analysis.table import Row
 from gradbench.core import text
 from gradbench.core.cases import SelectionError, nothing_fits
+from gradbench.core.families import of_families
 from gradbench.core.suggest import hint
 from gradbench.core.verdicts import CALLED
 
 
 def filtered(
-    rows: Sequence[Row], comparisons: Sequence[str] = (), **filters: tuple[str, ...]
+    rows: Sequence[Row],
+    comparisons: Sequence[str] = (),
+    families: Sequence[str] = (),
+    **filters: tuple[str, ...],
 ) -> list[Row]:
-    """The rows that fit globs over comparisons' names, or their beginnings, and over their parts.
+    """The rows of these families that fit globs over comparisons' names, or their beginnings, and
+    over their parts.
 
     Raises SelectionError where there are none.
     """
+    rows = of_families(rows, families, attrgetter("family"))
     kept = []
     for row in rows:
         if row.case.matches(**filters) and (

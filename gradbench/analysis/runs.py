@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ def judge_run(
     verdicts, judging = judge([draft.estimate for draft in drafts], floor, confidence, method)
     rows = [draft.judged(*verdict) for draft, verdict in zip(drafts, verdicts)]
     rows = with_limits(with_readings(with_clocks(rows, run), run), run)
+    rows = [_with_family(row, run.started.families) for row in rows]
     return Judged(
         run=run.name,
         rows=rows,
@@ -66,6 +67,11 @@ def judge_run(
         busy=conditions.busy(run),
         cautions=list(filter(None, [clocks.caution(rows)])) + conditions.cautions(run),
     )
+
+
+def _with_family(row: Row, families: Mapping[str, str]) -> Row:
+    family = families.get(row.comparison.function)
+    return row if family is None else msgspec.structs.replace(row, family=family)
 
 
 def ratios_to(

@@ -81,6 +81,7 @@ SAMPLES: Schema = {
 VERDICTS: Schema = {
     "run": NAME,
     **CASE,
+    "family": NAME,
     **{"by_hand": BOOL, "baseline": BOOL, "status": STATUS, "reason": TEXT, "note": TEXT},
     **{"seconds": SECONDS, "seconds_low": SECONDS, "seconds_high": SECONDS, "clock": CLOCK},
     **{"wall_seconds": SECONDS, "processor_seconds": SECONDS, "disturbed": SHARE},

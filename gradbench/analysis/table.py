@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from gradbench.core.cases import Case, Comparison
+from gradbench.core.families import NOTEBOOKS
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.core.verdicts import CALLED, Status, Verdict
 
@@ -53,6 +54,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     comparison: Comparison
     mode: str
     status: Status
+    family: str = NOTEBOOKS
     reason: str = ""
     note: str = ""
     """What the mode changed in its process, which was put back, and the session that lost it."""
@@ -205,6 +207,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "run": found.run,
         "operator": c.operator,
         "function": c.function,
+        "family": row.family,
         "size": c.size,
         "dtype": c.dtype,
         "device": c.device,

@@ -32,7 +32,17 @@ Texts = str | Collection[str]
 Inputs = Mapping[str, Any] | str
 """The inputs of a function of one's own: expressions by name, or the function that returns them."""
 
-_SEVERAL = ("function", "operator", "mode", "size", "dtype", "device", "instrument", "input")
+_SEVERAL = (
+    "function",
+    "family",
+    "operator",
+    "mode",
+    "size",
+    "dtype",
+    "device",
+    "instrument",
+    "input",
+)
 """Options whose argument is in the plural."""
 
 
@@ -81,6 +91,7 @@ def selected(
     devices: Texts,
     threads: int | Collection[int],
     compiled: bool,
+    families: Texts = (),
 ) -> Selection:
     """The selection that arguments make. Raises TypeError or ValueError."""
 
@@ -110,6 +121,7 @@ def selected(
         devices=tuple(places),
         threads=tuple(counts),
         compiled=bool(compiled),
+        families=texts("families", families),
     )
 
 

@@ -89,6 +89,7 @@ def run(
     name: str = "",
     sizes: Texts = (),
     dtypes: Texts = (),
+    families: Texts = (),
     devices: Texts = ("cpu",),
     threads: int | Collection[int] = 1,
     compiled: bool = False,
@@ -108,8 +109,10 @@ def run(
     """Measures and stores every selected case, as `gradbench run` does.
 
     `functions`, `operators`, `modes` and `sizes` are names or globs, one or several; without any,
-    all are measured. `devices` are such as "cpu", "cuda:0" or "cuda:0+cold", `threads` those that
-    torch may use inside an operation. `profile` is "quick", "standard", "full" or "atlas";
+    all of the source notebooks' functions are measured; `families` are "applications", one of
+    your own, or "all". `devices` are such as "cpu", "cuda:0" or "cuda:0+cold", `threads` those that
+    torch may use inside an operation. `profile` is "quick", "standard", "full", "atlas" or
+    "applications";
     `sessions`, `budget` (seconds of visits per comparison and process) and `instruments` replace
     its own. `files` declare functions and modes of your own. `timeout` is in seconds,
     `memory_limit` in bytes. `progress` is a function that is called with each step, or whether
@@ -145,7 +148,9 @@ def run(
     own = files_of(files)
     profile = arguments.choice("profile", profile, list(PROFILES))
     selection = selected(
-        *(functions, operators, modes, sizes, dtypes, devices, threads), compiled=compiled
+        *(functions, operators, modes, sizes, dtypes, devices, threads),
+        compiled=compiled,
+        families=families,
     )
     measuring = measured(
         *(profile, sessions, budget, instruments, seed, timeout, memory_limit), baseline=baseline

@@ -87,6 +87,7 @@ def track(
     name: str = "",
     sizes: Texts = (),
     dtypes: Texts = (),
+    families: Texts = (),
     devices: Texts = ("cpu",),
     threads: int | Collection[int] = 1,
     compiled: bool = False,
@@ -126,7 +127,9 @@ def track(
     profile = arguments.choice("profile", profile, list(tracking.PROFILES))
     names = (arguments.texts("releases", releases) or ()) if releases else ()
     selection = selected(
-        *(functions, operators, modes, sizes, dtypes, devices, threads), compiled=compiled
+        *(functions, operators, modes, sizes, dtypes, devices, threads),
+        compiled=compiled,
+        families=families,
     )
     measuring = measured(
         *(profile, sessions, budget, ("wall_time",), seed, timeout, memory_limit), least_sessions=2

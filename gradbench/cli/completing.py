@@ -18,6 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gradbench import __version__
+from gradbench.core.families import ALL, APPLICATIONS, NOTEBOOKS, family_of
 from gradbench.core.operators import ADVISED
 from gradbench.core.text import line
 from gradbench.store import cache
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-KINDS = ("function", "operator", "mode", "size", "case")
+KINDS = ("function", "family", "operator", "mode", "size", "case")
 MOST = 500
 """Names that a shell is given at most."""
 
@@ -41,6 +42,7 @@ def keep(discovery: Discovery) -> None:
     offers = discovery.offers
     names = {
         "function": sorted({offer.function for offer in offers}),
+        "family": sorted({ALL, *(offer.family for offer in offers)}),
         "operator": sorted({offer.operator for offer in offers}),
         "mode": sorted({mode for offer in offers for mode in (*offer.modes, *offer.opt_in)}),
         "size": sorted({label for offer in offers for label in offer.labels}),
@@ -59,12 +61,14 @@ def _kept(kind: str) -> list[str]:
             return [str(name) for name in json.loads(content)[kind]]
     if kind == "operator":
         return list(ADVISED)
+    if kind == "family":
+        return [ALL, APPLICATIONS, NOTEBOOKS]
     return sorted(_declared()) if kind == "function" else []
 
 
 def _declared() -> Iterator[str]:
     """The catalogue's functions as its files name them."""
-    for path in (Path(__file__).parents[1] / "problems" / "catalogue").glob("*.py"):
+    for path in (Path(__file__).parents[1] / "problems" / "catalogue").rglob("*.py"):
         with contextlib.suppress(OSError, UnicodeError):
             yield from _NAMED.findall(path.read_text("utf-8"))
 
@@ -108,6 +112,8 @@ def _planned(started: RunStarted | None, field: str) -> set[str]:
     plan = started.plan if started is not None else []
     if field == "mode":
         return {mode for entry in plan for mode in entry.modes}
+    if field == "family" and started is not None:
+        return {family_of(entry.comparison.function, started.families) for entry in plan}
     return {str(getattr(entry.comparison, field)) for entry in plan}
 
 

@@ -88,6 +88,7 @@ def _functions(discovery: Discovery, pairs: set[tuple[str, str]]) -> list[dict[s
             offer.function,
             {
                 "function": offer.function,
+                "family": offer.family,
                 "document": offer.document,
                 "map": offer.formula,
                 "derivative": offer.derivative,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from gradbench.cli import completing, parameters
+from gradbench.cli import completing, family, parameters
 from gradbench.cli.output import warn
 from gradbench.cli.rendering import FORMATS, Renderer
 from gradbench.core.cases import (
@@ -299,9 +299,7 @@ def _device_globs(
     return tuple(devices)
 
 
-filter_options = as_one(
-    "filters",
-    dict,
+_FILTERS = (
     *_globs(completing.stored),
     click.option(
         "--device",
@@ -314,8 +312,11 @@ filter_options = as_one(
         help="Only cases on this device: cuda, cuda:0+cold or 'cuda*'; may be repeated.",
     ),
 )
-"""Which of the stored cases are shown."""
+filter_options = as_one("filters", dict, *_FILTERS, family.stored)
+"""Which of the stored cases of runs are shown."""
 
+track_filter_options = as_one("filters", dict, *_FILTERS)
+"""Which of those of tracks are."""
 
 _DEVICE = click.option(
     "--device",
@@ -335,6 +336,7 @@ def _selection(*more: Callable[[Any], Any]) -> Callable[[F], F]:
         "selection",
         Selection,
         *_globs(completing.offered),
+        family.selected,
         click.option(
             "-d",
             "--document",

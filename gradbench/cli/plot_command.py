@@ -77,6 +77,8 @@ def command(
         if kind == "derivatives":
             figure = _derivatives(filters["functions"])
         elif kind == "releases":
+            if filters.pop("families"):
+                raise click.UsageError("--family is of runs: choose a track's with --function")
             figure = _releases(results, runs, filters)
         elif kind in STUDIES:
             figure = _study(kind, results, runs)

@@ -13,12 +13,14 @@ import click
 import msgspec
 
 from gradbench.analysis.filters import filtered
+from gradbench.analysis.multiples import multiples
 from gradbench.analysis.readings import launch_bound
 from gradbench.analysis.recommend import of_run, records
 from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged, Row, record
 from gradbench.cli import completing, explained, options, parameters, summary
 from gradbench.cli.cells import number, odds, times
+from gradbench.cli.multiples import answer as in_multiples_of
 from gradbench.cli.output import notes, warn
 from gradbench.cli.rendering import Answer, Cell, Column, Renderer, Styled, Table, Terminal, fields
 from gradbench.core.cases import FORWARD, Comparison
@@ -57,6 +59,13 @@ STYLES = {
 @click.option(
     "--summary", "at_a_glance", is_flag=True, help="Show only what to try first for each operator."
 )
+@click.option(
+    "--multiples",
+    "in_multiples",
+    is_flag=True,
+    help="Show gradients and jacobians as multiples of the function's own evaluation, as ADBench "
+    "and GradBench do.",
+)
 @click.option("--runs", "list_runs", is_flag=True, help="List the stored runs instead.")
 @options.judging_options
 @options.results_option
@@ -67,6 +76,7 @@ def command(
     comparisons: tuple[str, ...],
     everything: bool,
     at_a_glance: bool,
+    in_multiples: bool,
     list_runs: bool,
     judging: options.Judging,
     results: Path,
@@ -104,11 +114,22 @@ def command(
     rows = filtered(shown.rows, comparisons, **filters)
     shown = msgspec.structs.replace(shown, rows=rows)
     header = log.read_header(path)
-    if at_a_glance:
+    if in_multiples:
+        form.write(_in_multiples(shown))
+    elif at_a_glance:
         form.write(_at_a_glance(shown, header))
     else:
         form.write(_answer(shown, header, everything or bool(comparisons)))
     return 0
+
+
+def _in_multiples(shown: Judged) -> Answer:
+    found = multiples(record(row, shown) for row in shown.rows)
+    if not found:
+        raise log.StoreError(
+            f"{shown.run}: no gradient or jacobian with its forward pass was timed and selected"
+        )
+    return in_multiples_of(found)
 
 
 def show_run(run: log.Run, form: Renderer) -> bool:

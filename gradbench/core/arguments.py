@@ -104,7 +104,9 @@ def of_options(said: str, several: Collection[str] = ()) -> str:
     """
 
     def argument(option: re.Match[str]) -> str:
-        return option[1].replace("-", "_") + "s" * (option[1] in several)
+        name = option[1].replace("-", "_")
+        plural = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
+        return plural if option[1] in several else name
 
     parts = _QUOTED.split(said)
     parts[::2] = [_OPTION.sub(argument, part) for part in parts[::2]]

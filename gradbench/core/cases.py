@@ -11,8 +11,12 @@ import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
+from gradbench.core.devices import Place as Place
+from gradbench.core.devices import is_number
+from gradbench.core.families import ALL, NOTEBOOKS, require_families
+from gradbench.core.families import SelectionError as SelectionError
 from gradbench.core.own import unversioned
 from gradbench.core.suggest import hint
 from gradbench.core.text import UNSAFE, line
@@ -87,75 +91,6 @@ def size_glob(pattern: str) -> str:
     return size_label(parse_size(pattern)) if is_size(pattern) else pattern
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where and under which conditions a case is measured, as the `device` of a comparison says it.
-
-    ``cuda:0``, or with conditions ``cuda:0+cold``, ``cpu+8sets``, ``cuda:0+cold+transfer``.
-    """
-
-    device: str
-    """As torch names it, with its number: ``cpu``, ``cuda:0``."""
-    cold: bool = False
-    """Whether the caches are emptied of the data before every timed call."""
-    transfer: bool = False
-    """Whether the inputs start on the processor and the result ends there, both copies timed."""
-    sets: int = 1
-    """How many sets of inputs the calls go through in turn."""
-
-    MOST_SETS: ClassVar[int] = 1000
-
-    def __str__(self) -> str:
-        several = f"+{self.sets}sets" * (self.sets > 1)
-        return self.device + "+cold" * self.cold + "+transfer" * self.transfer + several
-
-    def name(self, environment: Mapping[str, Any]) -> str:
-        """What a worker's environment calls the device, as ``NVIDIA H200``; empty for the
-        processor."""
-        kind, _, number = self.device.partition(":")
-        names = environment.get("device_names") or []
-        known = kind == "cuda" and int(number) < len(names)
-        return str(names[int(number)]) if known else ""
-
-    @property
-    def on_cpu(self) -> bool:
-        return self.device == "cpu"
-
-    @property
-    def conditions(self) -> tuple[bool, int]:
-        """What two devices must have in common to be held against each other."""
-        return self.cold, self.sets
-
-    @classmethod
-    def parse(cls, label: str) -> Place:
-        """The place that a label stands for; ``cuda`` is ``cuda:0``.
-
-        Raises ValueError with one line for anything else.
-        """
-        device, *conditions = label.split("+")
-        kind, colon, number = device.partition(":")
-        if kind == "cuda" and not colon:
-            device, number = "cuda:0", "0"
-        known = device == "cpu" or (
-            kind == "cuda" and re.fullmatch(r"0|[1-9][0-9]{0,3}", number) is not None
-        )
-        sets = 1
-        for condition in conditions:
-            digits = condition.removesuffix("sets")
-            if digits != condition and _is_number(digits):
-                sets = int(digits)
-                if not 1 < sets <= cls.MOST_SETS:
-                    raise ValueError(f"device {label!r}: sets go from 2 to {cls.MOST_SETS}")
-            elif condition not in ("cold", "transfer"):
-                raise ValueError(f"device {label!r}: {condition!r} is not cold, transfer or 8sets")
-        place = cls(device, "cold" in conditions, "transfer" in conditions, sets)
-        if not known:
-            raise ValueError(f"device {line(label, 60)!r} is not cpu, cuda, cuda:1, …")
-        if place.transfer and place.on_cpu:
-            raise ValueError(f"device {label!r}: nothing is transferred on the processor")
-        return place
-
-
 class Comparison(str):
     """The contestants that are measured against each other: one problem, every mode.
 
@@ -196,7 +131,7 @@ class Comparison(str):
         Raises ValueError with one line where it is none.
         """
         parts = text.split("/")
-        if len(parts) != PARTS or not _is_number(parts[-1]):
+        if len(parts) != PARTS or not is_number(parts[-1]):
             raise ValueError(f"{text!r} is not operator/function/size/dtype/device/threads")
         operator, function, size, dtype, device, threads = parts
         made = cls(operator, function, size, dtype, device, int(threads))
@@ -226,11 +161,6 @@ class Comparison(str):
     def on(self, device: str) -> Comparison:
         """The same on another device."""
         return Comparison(self.operator, self.function, self.size, self.dtype, device, self.threads)
-
-
-def _is_number(digits: str) -> bool:
-    """Whether these are digits, and no more of them than a count in a name has."""
-    return re.fullmatch("[0-9]{1,9}", digits) is not None
 
 
 class Case(str):
@@ -302,6 +232,7 @@ class Offer:
     """Sizes of the atlas; with some, the function is part of no other sweep."""
     named_only: bool = False
     """Whether it is measured only where the operator is named."""
+    family: str = NOTEBOOKS
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -323,12 +254,10 @@ class Selection:
     threads: tuple[int, ...] = (1,)
     sweep: str = "documents"
     compiled: bool = False
+    families: tuple[str, ...] = ()
+    """Families by name; without any, the source notebooks' functions and those that are named."""
 
     SWEEPS = ("documents", "standard", "full", "atlas")
-
-
-class SelectionError(ValueError):
-    """A selection that names something unknown, or that selects nothing."""
 
 
 @dataclass(frozen=True)
@@ -431,10 +360,40 @@ def _sizes(offer: Offer, selection: Selection) -> list[str]:
     return labels
 
 
+def _in_family(offer: Offer, selection: Selection) -> bool:
+    if selection.families:
+        return ALL in selection.families or offer.family in selection.families
+    # As with the atlas: a glob does not ask for a function of another family, its name does.
+    return offer.family == NOTEBOOKS or offer.function in selection.functions
+
+
+def _why_empty(offers: Iterable[Offer], selection: Selection) -> str:
+    if TF32 in selection.dtypes:
+        return "dtype tf32 needs a CUDA device: add the device cuda"
+    others = {
+        offer.family
+        for offer in offers
+        if fits(offer.function, selection.functions)
+        and fits(offer.operator, selection.operators)
+        and not _in_family(offer, selection)
+    }
+    named = selection.functions or selection.operators
+    if named and others:
+        return (
+            "the selection is empty: what matches is of another family; "
+            f"add --family {' or --family '.join(sorted(others))}"
+        )
+    return (
+        "the selection is empty: no function matches all of these options; "
+        "'gradbench list' with some of them shows what each matches"
+    )
+
+
 def _is_selected(offer: Offer, selection: Selection) -> bool:
     letters, operators = selection.documents, selection.operators
     return (
         fits(offer.function, selection.functions)
+        and _in_family(offer, selection)
         and (offer.operator in operators if offer.named_only else fits(offer.operator, operators))
         and (not letters or any(fits(letter, letters) for letter in offer.document))
     )
@@ -450,6 +409,7 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
     _require_known("function", selection.functions, (offer.function for offer in offers))
     _require_known("operator", selection.operators, (offer.operator for offer in offers))
     _require_known("document", selection.documents, (d for o in offers for d in o.document))
+    require_families(selection.families, (offer.family for offer in offers))
     exotic = {mode for offer in offers for mode in offer.opt_in}
     _require_known(
         "mode",
@@ -491,11 +451,6 @@ def expand(offers: Iterable[Offer], selection: Selection) -> list[Entry]:
                             offer.operator, offer.function, label, dtype, device, threads
                         )
                         entries.append(Entry(comparison, here))
-    if not entries and TF32 in selection.dtypes:
-        raise SelectionError("dtype tf32 needs a CUDA device: add the device cuda")
     if not entries:
-        raise SelectionError(
-            "the selection is empty: no function matches all of these options; "
-            "'gradbench list' with some of them shows what each matches"
-        )
+        raise SelectionError(_why_empty(offers, selection))
     return entries

@@ -11,6 +11,7 @@ from typing import Any
 
 from gradbench.core.cases import Comparison, Offer
 from gradbench.core.clocks import Visits, clock_of
+from gradbench.core.families import NOTEBOOKS
 from gradbench.core.places import of_error
 from gradbench.core.process import bind, end_with_parent
 from gradbench.integrations.asv_names import DEVICE, OWN, offered, parse
@@ -65,7 +66,7 @@ def discover() -> list[dict[str, Any]]:
 
     _load()
     offers = Session(MEMORY_LIMIT).discover()["offers"]
-    return offered(Offer(**offer) for offer in offers)
+    return offered(o for offer in offers if (o := Offer(**offer)).family == NOTEBOOKS)
 
 
 def own() -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradbench.core.cases import Size
+from gradbench.core.families import NOTEBOOKS
 
 Tensors = tuple[Tensor, ...]
 Formula = Callable[..., Any]
@@ -43,7 +44,7 @@ class Function:
 
     name: str
     document: str
-    """Letters of the source notebooks it comes from, such as "G" or "SV"."""
+    """Letters of the source notebooks it comes from, such as "G" or "SV"; empty for others."""
     formula: str
     """The map in mathematical notation."""
     derivative: str
@@ -88,6 +89,8 @@ class Function:
     unit: float = 0.0
     """The unit in the last place of the coarsest dtype inside, where that is coarser than the dtype
     of the inputs."""
+    family: str = NOTEBOOKS
+    """The functions that are selected together: without `--family`, those of "notebooks" are."""
 
     def __post_init__(self) -> None:
         if self.constants and self.inputs[-len(self.constants) :] != self.constants:

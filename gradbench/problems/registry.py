@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from gradbench.core.cases import is_name
+from gradbench.core.families import ALL
 from gradbench.core.places import of_code, of_error, short
 from gradbench.core.suggest import hint
 
@@ -65,6 +66,7 @@ def function(
     precise: Callable[[], AbstractContextManager[Any]] | None = ...,
     reverse: bool = ...,
     unit: float = ...,
+    family: str = ...,
 ) -> Callable[[F], F]: ...
 
 
@@ -92,6 +94,7 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
         if fields:
             raise TypeError("function() takes a Function, or the fields of one, not both")
         _require_name(declared.name)
+        _require_family(declared)
         _require_formulas(declared)
         if declared.name in FUNCTIONS:
             raise ValueError(f"a function named {declared.name!r} is registered already")
@@ -170,6 +173,15 @@ def _require_name(name: object) -> None:
         )
 
 
+def _require_family(declared: Function) -> None:
+    """Raises ValueError for a family that no option could select."""
+    family = declared.family
+    if not isinstance(family, str) or not is_name(family) or family == ALL:
+        raise ValueError(
+            f"{declared.name}: {str(family)[:80]!r} cannot be a family's name, as 'applications' is"
+        )
+
+
 def _require_formulas(declared: Function) -> None:
     """Raises ValueError or TypeError for derivatives that are none."""
     for operator, formula in dict(declared.derivatives).items():
@@ -214,11 +226,19 @@ def places() -> dict[str, str]:
     return {name: ", ".join(own) for name, own in found.items() if own}
 
 
+PACKAGES = (
+    "gradbench.problems.catalogue",
+    "gradbench.problems.catalogue.applications",
+    "gradbench.modes",
+)
+"""Where the built-in functions and modes are declared."""
+
+
 def load_builtin() -> None:
     """Imports every family of the catalogue and of the modes: a new file is found by itself."""
-    for package in ("gradbench.problems.catalogue", "gradbench.modes"):
+    for package in PACKAGES:
         path = importlib.import_module(package).__path__
-        for module in sorted(entry.name for entry in pkgutil.iter_modules(path)):
+        for module in sorted(e.name for e in pkgutil.iter_modules(path) if not e.ispkg):
             importlib.import_module(f"{package}.{module}")
 
 

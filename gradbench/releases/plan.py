@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gradbench.core.cases import Entry, SelectionError, expand
@@ -123,9 +123,7 @@ def prepared(
         return Prepared(wanted, suite, entries, settings, worker, asked.cpu_capability, discovery)
     # Devices and instruments are the baseline's own: they are looked at when it is there.
     here = discover(worker)
-    selection = suite.selection
-    swept = replace(selection, sweep=profile.sweep, dtypes=selection.dtypes or profile.dtypes)
-    entries = expand(here.offers, swept)
+    entries = expand(here.offers, profile.swept(suite.selection))
     settings = measuring.settings(profile.settings, measuring.instruments or (WALL_TIME,))
     return Prepared(wanted, suite, entries, settings, worker, asked.cpu_capability, None)
 

@@ -12,11 +12,11 @@ import pandas as pd
 
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted
-from gradbench.report import answers, machines, sections
+from gradbench.report import answers, machines, multiples, sections
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import run_caveats, trust, warnings
 from gradbench.report.style import shortened
-from gradbench.report.why import Why
+from gradbench.report.why import Table, Why
 from gradbench.store.runs import StoreError
 
 if TYPE_CHECKING:
@@ -135,6 +135,11 @@ class Report:
     def extras(self) -> list[sections.Section]:
         frame = self.newest(self.machine)
         return sections.extras(frame, self.wanted, self.drawn, self.studies)
+
+    @cached_property
+    def multiples(self) -> list[Table]:
+        """The objectives of ADBench and GradBench, as multiples of their own evaluation."""
+        return multiples.tables(self.newest(self.machine))
 
     @cached_property
     def figures(self) -> list[sections.Section]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from gradbench.analysis.runs import judged
 from gradbench.analysis.table import Judged, record
 from gradbench.core import arguments
 from gradbench.core.cases import Comparison, nothing_fits
+from gradbench.core.families import of_families
 from gradbench.core.instruments import INSTRUMENTS
 from gradbench.report import machines
 from gradbench.runner.machine import usable_cores
@@ -167,10 +168,16 @@ def table(
     return rows(found)
 
 
-def selected(frame: pd.DataFrame, **globs: Iterable[str]) -> pd.DataFrame:
-    """The rows that fit globs by functions, operators, modes, sizes, dtypes, devices."""
+def selected(
+    frame: pd.DataFrame, families: Sequence[str] = (), **globs: Iterable[str]
+) -> pd.DataFrame:
+    """The rows of these families that fit globs by functions, operators, modes, sizes, dtypes,
+    devices. Raises SelectionError for a family that no row is of."""
     import fnmatch
 
+    if families and len(frame):
+        there = list(dict.fromkeys(frame["family"].astype(str)))
+        frame = frame[frame["family"].isin(of_families(there, families, str))]
     for kind, patterns in globs.items():
         patterns = tuple(patterns)
         if patterns and len(frame):
@@ -180,9 +187,10 @@ def selected(frame: pd.DataFrame, **globs: Iterable[str]) -> pd.DataFrame:
     return frame
 
 
-def why_none(frame: pd.DataFrame, **globs: Iterable[str]) -> str:
+def why_none(frame: pd.DataFrame, families: Sequence[str] = (), **globs: Iterable[str]) -> str:
     """Why `selected` leaves nothing of a frame, in a line."""
     if frame.empty:
         return "no stored case was measured"
+    frame = selected(frame, families)
     different = frame[["comparison", "mode"]].drop_duplicates().itertuples(index=False)
     return nothing_fits((Comparison.parse(row[0]).case(str(row[1])) for row in different), **globs)

@@ -13,7 +13,7 @@ from gradbench import __version__
 from gradbench.core import text
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import call_time
-from gradbench.report import answers, looks, style
+from gradbench.report import answers, looks, multiples, style
 from gradbench.report.block import block, meanings
 from gradbench.report.content import Report
 from gradbench.store.files import NotOurs, require_free, require_ours, write_text
@@ -80,6 +80,7 @@ def write_html(
             cases=len(cases),
             script=Markup(f'"use strict";\n(() => {{\n{script}}})();\n'),
             looks=Markup(looks.stylesheet() + _text("page.css")),
+            multiples_intro=multiples.INTRO,
             version=__version__,
             made=now(),
         )
@@ -126,6 +127,7 @@ def write_markdown(
         sentences=[str(view) for view in report.answered if not view.size],
         plain=cases,
         left_out=len(frame) - len(cases),
+        multiples_intro=multiples.INTRO,
         version=__version__,
         made=now(),
     )

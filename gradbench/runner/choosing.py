@@ -69,7 +69,7 @@ def plan(
     require_devices(selection.devices, discovery.environment)
     instruments = measuring.instruments or usual(selection.devices)
     require_instruments(instruments, discovery)
-    selection = replace(selection, sweep=profile.sweep, dtypes=selection.dtypes or profile.dtypes)
+    selection = profile.swept(selection)
     entries = planned(discovery.offers, selection, say)
     _require_baseline(measuring.baseline, entries)
     require_devices_of(instruments, entries)

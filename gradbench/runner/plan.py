@@ -56,6 +56,7 @@ def start(
         files=list(files),
         by_hand=discovery.by_hand,
         digests=digests([*files, *loaded]),
+        families=discovery.families(entries),
     )
     log = KIND.create(folder(results), header)
     return log, Run(log.path, header)

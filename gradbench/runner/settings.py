@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from msgspec import Meta
 
+from gradbench.core.cases import Selection
+from gradbench.core.families import APPLICATIONS
 from gradbench.core.instruments import WALL_TIME
 from gradbench.statistics import Stopping
 from gradbench.store.fields import Amount, Bytes, Positive
@@ -50,6 +52,16 @@ class Profile:
     sweep: str
     settings: Settings
     dtypes: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+
+    def swept(self, selection: Selection) -> Selection:
+        """What is selected, with the profile's sizes, and its dtypes and families without any."""
+        return replace(
+            selection,
+            sweep=self.sweep,
+            dtypes=selection.dtypes or self.dtypes,
+            families=selection.families or self.families,
+        )
 
 
 PROFILES = {
@@ -91,5 +103,16 @@ PROFILES = {
             patience=0.03,
             enough=45 * 60,
         ),
+    ),
+    "applications": Profile(
+        "the family applications, to sizes of a second a call, in 3 processes: hours",
+        "full",
+        Settings(
+            sessions=3,
+            warm=0.003,
+            stopping=Stopping(min_rounds=4, max_rounds=4, every=4, half_width=0.005, budget=2.0),
+            patience=0.5,
+        ),
+        families=(APPLICATIONS,),
     ),
 }

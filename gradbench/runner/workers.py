@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from gradbench.core.cases import Offer
+from gradbench.core.cases import Entry, Offer
 from gradbench.core.deadline import Deadline
+from gradbench.core.families import NOTEBOOKS
 from gradbench.runner.wire import Worker, WorkerError, WorkerLate, WorkerOptions, ask
 from gradbench.store.environment import RESUMED, WorkerEnvironment
 from gradbench.store.lines import LineLog, StoreError, now
@@ -36,6 +37,12 @@ class Discovery:
     @property
     def opt_in(self) -> frozenset[str]:
         return frozenset(mode["mode"] for mode in self.modes if mode["opt_in"])
+
+    def families(self, entries: Iterable[Entry]) -> dict[str, str]:
+        """The families of planned functions that are not of the source notebooks."""
+        known = {o.function: o.family for o in self.offers if o.family != NOTEBOOKS}
+        planned = dict.fromkeys(entry.comparison.function for entry in entries)
+        return {name: known[name] for name in planned if name in known}
 
     def first(self, operator: str) -> str:
         """The usual choice of an operator's modes."""

@@ -89,6 +89,8 @@ class RunStarted(Record, tag="run", frozen=True):
     """Modes that need a derivative written by hand: yardsticks, never called the fastest."""
     digests: dict[Text, Digest] = {}
     """The SHA-256 of each of `files` when the run began."""
+    families: dict[Name, Name] = {}
+    """The family of each planned function that is not of the source notebooks."""
 
     @property
     def name(self) -> str:

@@ -31,4 +31,5 @@ def offer(function: Function, operator: str) -> Offer:
         first=OPERATORS[operator].first,
         atlas=tuple(map(size_label, function.atlas)),
         named_only=operator not in function.derivatives,
+        family=function.family,
     )

@@ -27,7 +27,7 @@ history_options = options.all_of(
         shell_complete=completing.track,
         help="Only this track ('latest', its name or the beginning of it); may be repeated.",
     ),
-    options.filter_options,
+    options.track_filter_options,
     release_options,
     options.results_option,
     options.format_option,

@@ -40,7 +40,8 @@ MEASURING = Measuring("", None, None, (), SEED, 60.0, MEMORY_LIMIT)
 
 MOST_ROUNDS = 1000
 
-OPTIONS = ("function", "operator", "mode", "document", "size", "dtype", "device")
+OPTIONS = ("function", "family", "operator", "mode", "document", "size", "dtype", "device")
+PLURALS = {"family": "families"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             f"--gradbench-{option}",
             action="append",
             choices=DTYPES if option == "dtype" else None,
-            metavar="NAME" if option in ("dtype", "device") else "GLOB",
+            metavar="NAME" if option in ("family", "dtype", "device") else "GLOB",
             help=f"Only cases of this {option}; may be repeated.",
         )
     group.addoption(
@@ -106,7 +107,9 @@ class Engine:
             raise pytest.UsageError("--gradbench-seconds must be more than 0")
         self.session = Session(MEMORY_LIMIT)
         patterns = {
-            f"{option}s": tuple(config.getoption(f"--gradbench-{option}") or ())
+            PLURALS.get(option, f"{option}s"): tuple(
+                config.getoption(f"--gradbench-{option}") or ()
+            )
             for option in OPTIONS
         }
         patterns["devices"] = patterns["devices"] or ("cpu",)
