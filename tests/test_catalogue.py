@@ -166,6 +166,13 @@ def expected(name, operator, which, seed):
             )
             for row, a in zip(blocks, wrt)
         ]
+    if operator in ("hessian_diagonal", "laplacian"):
+        (x,) = wrt
+        batched = "batch_hessian" in f.derivatives
+        (H,) = expected(name, "batch_hessian" if batched else "hessian", which, None)
+        H = H.reshape(len(x) if batched else 1, -1, x[0].numel() if batched else x.numel())
+        diagonal = H.diagonal(dim1=1, dim2=2)
+        return [diagonal.reshape(x.shape) if operator == "hessian_diagonal" else diagonal.sum(1)]
     if operator == "batch_hessian":
         blocks = second_jacobians(name, which, "batch_jacobian")
         return [samples_only(H, a.dim()) for row, a in zip(blocks, wrt) for H in row]

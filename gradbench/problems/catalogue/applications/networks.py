@@ -343,6 +343,14 @@ def _field_hessian(X: Tensor, *parameters: Tensor) -> Tensor:
     return first + torch.einsum("nh,nhi,nhj->nij", bend, columns, columns)
 
 
+def _field_diagonal(X: Tensor, *parameters: Tensor) -> Tensor:
+    """The diagonals of the hessians, without the rest of them."""
+    W1, _, W2, *_ = parameters
+    s1, p1, back, bend = _field_slopes(X, *parameters)
+    columns = W2 @ (p1[:, :, None] * W1)
+    return (-2 * s1 * p1 * back) @ W1**2 + torch.einsum("nh,nhi->ni", bend, columns**2)
+
+
 def _draw_field(size: Size, generator: torch.Generator) -> Tensors:
     N, d, h = size["N"], size["d"], size["h"]
     return (
@@ -365,6 +373,8 @@ declare(
     derivatives={
         "batch_jacobian": _field_gradient,
         "batch_hessian": _field_hessian,
+        "hessian_diagonal": _field_diagonal,
+        "laplacian": lambda X, *parameters: _field_diagonal(X, *parameters).sum(1),
         "vjp": lambda v, X, *parameters: v[:, None] * _field_gradient(X, *parameters),
         "jvp": lambda t, X, *parameters: (_field_gradient(X, *parameters) * t[0]).sum(1),
     },

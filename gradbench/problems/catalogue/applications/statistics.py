@@ -142,7 +142,10 @@ declare(
     derivative="2 Σ (cₖ − xᵢ) over the points nearest to cₖ; hessian diagonal, twice their number",
     forward=kmeans,
     draw=_draw_kmeans,
-    derivatives=scalar_valued(_kmeans_gradient, hessian=_kmeans_hessian, hvp=_kmeans_hvp),
+    derivatives={
+        **scalar_valued(_kmeans_gradient, hessian=_kmeans_hessian, hvp=_kmeans_hvp),
+        "hessian_diagonal": lambda c, x: _kmeans_hvp((torch.ones_like(c),), c, x),
+    },
     inputs=("c",),
     constants=("x",),
     example={"k": 3, "n": 7, "d": 2},
