@@ -49,7 +49,7 @@ def exp_jacobian(x, w):
     return (torch.exp(w @ x)[:, None] * w,)
 
 
-SIZES = (0.1, 0.01, 1e-3, 1e-4)
+SIZES = (0.1, 0.01, 1e-3)
 ENTRIES = 100
 
 
@@ -197,26 +197,20 @@ def main(dtypes):
     declare_modes(
         {"dense_map": exp_jacobian, "values": values_jacobian}, {"energy": energy_hessian}
     )
-    columns, found = [], {}
     for dtype in dtypes:
         planted["dtype"] = getattr(torch, dtype)
         kept = list(gates(dtype))
         # In float64 these are all the same.
-        for where in WHERE[:1] if dtype == "float64" else WHERE:
-            columns.append(f"{dtype}, {where}" if dtype != "float64" else dtype)
-            for number, ((kind, size), error) in enumerate(ERRORS.items()):
-                hits = 0
-                for gate in kept:
-                    generator = torch.Generator().manual_seed(number)
-                    at = torch.rand(2, generator=generator).tolist()
-                    planted.update(error=error, size=-2.0 if "sign" in kind else size, at=at)
-                    hits += caught(gate, where)
-                found[kind, size, columns[-1]] = hits
-    print("| wrong | by | " + " | ".join(columns) + " |")
-    print("|---|---|" + "---|" * len(columns))
-    for kind, size in ERRORS:
-        cells = [str(found[kind, size, column]) for column in columns]
-        print(f"| {kind} | {f'{size:g}' if size else ''} | " + " | ".join(cells) + " |")
+        columns = WHERE[:1] if dtype == "float64" else WHERE
+        print(f"| {dtype}: wrong | by | " + " | ".join(columns) + " |")
+        print("|---|---|" + "---|" * len(columns), flush=True)
+        for number, ((kind, size), error) in enumerate(ERRORS.items()):
+            at = torch.rand(2, generator=torch.Generator().manual_seed(number)).tolist()
+            planted.update(error=error, size=-2.0 if "sign" in kind else size, at=at)
+            cells = [f"{sum(caught(g, where) for g in kept)} of {len(kept)}" for where in columns]
+            by = f"{size:g}" if size else ""
+            print(f"| {kind} | {by} | " + " | ".join(cells) + " |", flush=True)
+        print()
 
 
 if __name__ == "__main__":
