@@ -387,6 +387,13 @@ def test_what_is_detached_is_named_with_its_line():
             evidence(function, randn(3))
 
 
+def test_an_operation_without_forward_mode_is_named():
+    found = evidence(
+        lambda x: F.grid_sample(SAMPLES[:9].view(1, 1, 3, 9), x.tanh()).sum(), randn(1, 2, 3, 2)
+    )
+    assert "forward mode is not implemented for grid_sampler_2d" in found.sentences
+
+
 @pytest.mark.parametrize(
     "normed", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm]
 )

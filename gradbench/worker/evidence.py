@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradbench.core.deadline import Deadline
 from gradbench.core.operators import OPERATORS
+from gradbench.modes.capability import unsupported_reason
 from gradbench.worker import hints
 from gradbench.worker.judging import (
     DIRECTIONS,
@@ -55,6 +56,9 @@ HELD = 0.8
 SECOND = 4
 """Directions along which the hessian is tried where it is not tried entry by entry."""
 TANGENTS = 3
+
+LINE = 120
+"""The most characters of an error that a sentence quotes."""
 FLOAT64 = 2.0**-52
 AGREEMENT = 1e-8
 """How far forward and reverse mode may be apart, relative to the sum of the products' sizes."""
@@ -340,8 +344,12 @@ def _forward_mode(evidence: Evidence, subject: Subject, map: Map, deadline: Dead
         try:
             pushed = pushforward(subject, tangents, *map.inputs)
         except Exception as error:
-            line = " ".join(str(error).split())[:120]
-            evidence.sentences.append(f"forward mode failed ({type(error).__name__}: {line})")
+            line = " ".join(str(error).split())
+            line = line if len(line) <= LINE else line[:LINE].rpartition(" ")[0] + " …"
+            why = (
+                unsupported_reason(error) or f"forward mode failed ({type(error).__name__}: {line})"
+            )
+            evidence.sentences.append(why)
             return False
         pushed = pushed.reshape(-1).double()
         for _ in range(TANGENTS):
