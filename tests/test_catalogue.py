@@ -74,7 +74,10 @@ OTHER |= {"M": 2, "l": 2, "c": 2, "s": 8, "w": 3}
 # The branches are chosen by reading a number, which meta tensors have none of.
 DATA_DEPENDENT = {"norm_doubling", "norm_doubling_vector"}
 
-PAIRS = [(name, op) for name, f in FUNCTIONS.items() for op in f.derivatives]
+SPARSE = [name for name, f in FUNCTIONS.items() if "jacobian_sparse" in f.derivatives]
+PAIRS = [
+    (name, op) for name, f in FUNCTIONS.items() for op in f.derivatives if op != "jacobian_sparse"
+]
 CHECKS = [
     pytest.param(name, op, which, id=f"{name}-{op}-{which}")
     for name, op in PAIRS
@@ -173,12 +176,16 @@ def expected(name, operator, which, seed):
         H = H.reshape(len(x) if batched else 1, -1, x[0].numel() if batched else x.numel())
         diagonal = H.diagonal(dim1=1, dim2=2)
         return [diagonal.reshape(x.shape) if operator == "hessian_diagonal" else diagonal.sum(1)]
+    if operator == "gauss_newton_product":
+        J = [block.reshape(-1, x.numel()) for block, x in zip(jacobians(name, which), wrt)]
+        pushed = sum(block @ t.reshape(-1) for block, t in zip(J, seed))
+        return [(pushed @ block).reshape(x.shape) for block, x in zip(J, wrt)]
     if operator == "batch_hessian":
         blocks = second_jacobians(name, which, "batch_jacobian")
         return [samples_only(H, a.dim()) for row, a in zip(blocks, wrt) for H in row]
     J = jacobians(name, which)
     output = tuple(f.forward(*inputs).shape)
-    if operator in ("derivative", "gradient", "jacobian"):
+    if operator in ("derivative", "gradient", "jacobian", "per_sample_gradient"):
         return J
     if operator == "batch_jacobian":
         return [samples_only(block, len(output)) for block in J]
@@ -222,6 +229,18 @@ def test_formula_agrees_with_finite_differences(name, operator, which):
     for block, right in zip(found, exact):
         assert block.shape == right.shape
         torch.testing.assert_close(block, right, rtol=1e-8, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_sparse_jacobian_has_the_entries_of_the_dense_one(name):
+    f, inputs = FUNCTIONS[name], at(name, "other")
+    found = as_tuple(f.derivatives["jacobian_sparse"](*inputs))
+    right = as_tuple(f.derivatives["jacobian"](*inputs))
+    assert len(found) == len(right)
+    for block, dense in zip(found, right):
+        assert block.is_sparse
+        assert torch.equal(block.to_dense(), dense)
+        assert dense.count_nonzero() <= block._nnz() < dense.numel()
 
 
 @pytest.mark.parametrize(
@@ -347,6 +366,8 @@ def test_results_are_finite_in_float32_at_every_size(name):
     for size in quick_sizes(f):
         inputs = tuple(t.float() for t in f.draw(size, torch.Generator().manual_seed(0)))
         for operator, formula in f.derivatives.items():
+            if operator == "jacobian_sparse":
+                continue
             posed = problem(name, operator, inputs)
             if posed.result_numel <= 1e5:
                 for block in apply(formula, cast(seeded(posed), torch.float32), inputs):

@@ -57,6 +57,12 @@ def declare(
     )
 
 
+def with_gauss_newton(derivatives: dict[str, Formula]) -> dict[str, Formula]:
+    """The derivatives of residuals, and JᵀJt, which least squares need."""
+    jvp, vjp = derivatives["jvp"], derivatives["vjp"]
+    return derivatives | {"gauss_newton_product": lambda t, *inputs: vjp(jvp(t, *inputs), *inputs)}
+
+
 def _products(derivatives: dict[str, Formula]) -> dict[str, tuple[Formula, Formula]]:
     found = {}
     if {"jacobian", "jvp", "vjp"} <= derivatives.keys():

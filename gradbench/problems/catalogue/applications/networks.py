@@ -210,6 +210,10 @@ def _three(
     def ones(X: Tensor) -> Tensor:
         return torch.ones_like(X.flatten(1)[:, 0])
 
+    def of_each(*inputs: Tensor) -> Tensors:
+        result: Tensors = each(ones(inputs[count]), *inputs)
+        return result
+
     def of_parameters(X: Tensor, *rest: Tensor) -> Tensors:
         """The arguments in the order of `forward`, from that of the function of the inputs."""
         *network, labels = rest
@@ -244,7 +248,8 @@ def _three(
         forward=losses,
         draw=draw,
         derivatives={
-            "jacobian": lambda *inputs: each(ones(inputs[count]), *inputs),
+            "jacobian": of_each,
+            "per_sample_gradient": of_each,
             "vjp": added,
             "jvp": push,
         },

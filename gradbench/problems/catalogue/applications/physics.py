@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gradbench.core.cases import Size
-from gradbench.problems.catalogue.applications.declaring import declare
+from gradbench.problems.catalogue.applications.declaring import declare, with_gauss_newton
 from gradbench.problems.function import Tensors, normal, scalar_valued, uniform, vector_valued
 
 # One step of the classical Runge-Kutta method for the Brusselator on a ring of n cells (E. Hairer,
@@ -172,10 +172,12 @@ declare(
         uniform(generator, 2, low=0.8, high=1.2),
         normal(generator, size["T"], 2),
     ),
-    derivatives=vector_valued(
-        jacobian=lambda *inputs: _apart(_sensitivities(*inputs)),
-        vjp=lambda v, *inputs: _apart(torch.einsum("ti,tij->j", v, _sensitivities(*inputs))),
-        jvp=lambda t, *inputs: _sensitivities(*inputs) @ torch.cat(t),
+    derivatives=with_gauss_newton(
+        vector_valued(
+            jacobian=lambda *inputs: _apart(_sensitivities(*inputs)),
+            vjp=lambda v, *inputs: _apart(torch.einsum("ti,tij->j", v, _sensitivities(*inputs))),
+            jvp=lambda t, *inputs: _sensitivities(*inputs) @ torch.cat(t),
+        )
     ),
     inputs=("p", "start"),
     constants=("data",),
@@ -220,17 +222,33 @@ def _bratu_jacobian(u: Tensor) -> Tensor:
     return jacobian
 
 
+def _bratu_sparse(u: Tensor) -> Tensor:
+    """The jacobian with its entries alone, about five per row."""
+    n = len(u)
+    at = torch.arange(n * n, device=u.device).reshape(n, n)
+    pairs = ((at[1:], at[:-1]), (at[:-1], at[1:]), (at[:, 1:], at[:, :-1]), (at[:, :-1], at[:, 1:]))
+    rows = torch.cat([at.reshape(-1), *(row.reshape(-1) for row, _ in pairs)])
+    columns = torch.cat([at.reshape(-1), *(column.reshape(-1) for _, column in pairs)])
+    diagonal = (4 - BRATU / (n + 1) ** 2 * torch.exp(u)).reshape(-1)
+    values = torch.cat((diagonal, diagonal.new_full((len(rows) - n * n,), -1.0)))
+    places = torch.stack((rows // n, rows % n, columns // n, columns % n))
+    return torch.sparse_coo_tensor(places, values, (n, n, n, n), check_invariants=False)
+
+
 declare(
     "bratu_residual",
     formula="4uᵢⱼ − uᵢ₋₁ⱼ − uᵢ₊₁ⱼ − uᵢⱼ₋₁ − uᵢⱼ₊₁ − 5h² exp uᵢⱼ on n × n points, h = 1/(n + 1)",
     derivative="4 − 5h² exp uᵢⱼ on the diagonal, −1 by each neighbour; symmetric",
     forward=bratu_residual,
     draw=lambda size, generator: (uniform(generator, size["n"], size["n"]),),
-    derivatives=vector_valued(
-        jacobian=_bratu_jacobian,
-        vjp=_bratu_product,
-        jvp=lambda t, u: _bratu_product(t[0], u),
-    ),
+    derivatives={
+        **vector_valued(
+            jacobian=_bratu_jacobian,
+            vjp=_bratu_product,
+            jvp=lambda t, u: _bratu_product(t[0], u),
+        ),
+        "jacobian_sparse": _bratu_sparse,
+    },
     inputs=("u",),
     example={"n": 4},
     sizes=({"n": 8}, {"n": 24}),

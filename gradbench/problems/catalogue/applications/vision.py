@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradbench.core.cases import Size
-from gradbench.problems.catalogue.applications.declaring import declare
+from gradbench.problems.catalogue.applications.declaring import declare, with_gauss_newton
 from gradbench.problems.function import Tensors, normal, uniform, vector_valued
 
 # The rotation of points by vectors, row by row (O. Rodrigues, 1840): with θ = ‖r‖, a = sin θ/θ and
@@ -174,6 +174,32 @@ def _bundle_jvp(
     return torch.cat((errors.reshape(-1), -2 * weights * t[2]))
 
 
+def _bundle_sparse(cameras: Tensor, points: Tensor, weights: Tensor, features: Tensor) -> Tensors:
+    """The blocks of the jacobian with their entries alone: 11, 3 and 1 per row."""
+    N = len(weights)
+    i = torch.arange(N, device=weights.device)
+    own = (*_observed(cameras, points, weights), i)
+    rows = torch.stack((2 * i, 2 * i + 1), 1)
+    found = []
+    for x, of, block in zip(
+        (cameras, points), own, _bundle_blocks(cameras, points, weights, features)
+    ):
+        k = torch.arange(x.shape[1], device=x.device)
+        places = torch.broadcast_tensors(rows[:, :, None], of[:, None, None], k)
+        index = torch.stack([place.reshape(-1) for place in places])
+        size = (3 * N, *x.shape)
+        found.append(
+            torch.sparse_coo_tensor(index, block.reshape(-1), size, check_invariants=False)
+        )
+    by_weight = _bundle_blocks(cameras, points, weights, features)[2]
+    index = torch.stack(
+        (torch.cat((rows.reshape(-1), 2 * N + i)), torch.cat((i.repeat_interleave(2), i)))
+    )
+    values = torch.cat((by_weight.reshape(-1), -2 * weights))
+    found.append(torch.sparse_coo_tensor(index, values, (3 * N, N), check_invariants=False))
+    return tuple(found)
+
+
 def _draw_bundle(size: Size, generator: torch.Generator) -> Tensors:
     m, n, N = size["m"], size["n"], size["N"]
     return (
@@ -192,7 +218,12 @@ declare(
     "∂(Rp)/∂r by dθ = r·dr/θ; −2w on the diagonal below",
     forward=bundle_adjustment,
     draw=_draw_bundle,
-    derivatives=vector_valued(jacobian=_bundle_jacobian, vjp=_bundle_vjp, jvp=_bundle_jvp),
+    derivatives={
+        **with_gauss_newton(
+            vector_valued(jacobian=_bundle_jacobian, vjp=_bundle_vjp, jvp=_bundle_jvp)
+        ),
+        "jacobian_sparse": _bundle_sparse,
+    },
     inputs=("cameras", "points", "weights"),
     constants=("features",),
     example={"m": 2, "n": 4, "N": 6},
@@ -364,10 +395,12 @@ declare(
     derivative="z × (x − o) of every point beyond a joint with the axis z at o",
     forward=hand_tracking,
     draw=_draw_hand,
-    derivatives=vector_valued(
-        jacobian=_hand_jacobian,
-        vjp=lambda v, *inputs: torch.einsum("ni,nij->j", v, _hand_jacobian(*inputs)),
-        jvp=lambda t, *inputs: _hand_jacobian(*inputs) @ t[0],
+    derivatives=with_gauss_newton(
+        vector_valued(
+            jacobian=_hand_jacobian,
+            vjp=lambda v, *inputs: torch.einsum("ni,nij->j", v, _hand_jacobian(*inputs)),
+            jvp=lambda t, *inputs: _hand_jacobian(*inputs) @ t[0],
+        )
     ),
     inputs=("theta",),
     constants=("skin", "weights", "targets"),
