@@ -90,7 +90,8 @@ def environment(folder: Path, requirements: Iterable[str], *wheels: Path) -> Pat
     for one in required(requirements):
         for top in {file.parts[0] for file in one.files or () if file.parts[0] != ".."}:
             source = Path(str(one.locate_file(top)))
-            if source.exists() and top != "__pycache__":
+            # Two distributions may have a package of one name.
+            if source.exists() and top != "__pycache__" and not (libraries / top).exists():
                 (libraries / top).symlink_to(source)
     (packages,) = (folder / "env/lib").glob("python*/site-packages")
     (packages / "linked.pth").write_text(f"{libraries}\n")
