@@ -1,9 +1,9 @@
 """Measuring derivatives in PyTorch.
 
-The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`), says which
-mode to try first by a run (`recommend`), measures (`run`, `track`), registers functions and modes
-(`function`, `mode`) and advises on a function of yours (`compare`). Importing this package imports
-neither torch nor pandas; each name is loaded when it is first used.
+The public API reads stored runs as pandas data frames (`load`, `samples`, `verdicts`, `machines`),
+says which mode to try first by a run (`recommend`), measures (`run`, `track`), registers functions
+and modes (`function`, `mode`) and advises on a function of yours (`compare`). Importing this
+package imports neither torch nor pandas; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradbench.api.run import run
     from gradbench.api.track import track
     from gradbench.problems.registry import function, mode
+    from gradbench.report.agreement import machines
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "compare",
     "function",
     "load",
+    "machines",
     "mode",
     "recommend",
     "run",
@@ -40,6 +42,7 @@ _HOMES = {
     "compare": "advise.live",
     "function": "problems.registry",
     "load": "analysis.frames",
+    "machines": "report.agreement",
     "mode": "problems.registry",
     "recommend": "analysis.recommend",
     "run": "api.run",

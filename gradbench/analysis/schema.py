@@ -105,6 +105,12 @@ RECOMMENDED: Schema = {
     **{"covered": INT, "comparisons": INT},
 }
 
+MACHINES: Schema = {
+    **{"operator": NAME, "function": NAME, "size": NAME, "dtype": DTYPE, "device": NAME},
+    **{"threads": INT, "machine": NAME, "device_name": NAME, "torch": NAME, "run": NAME},
+    **{"fastest": NAME, "seconds": SECONDS, "level": TEXT, "standing": TEXT, "agreement": NAME},
+}
+
 TIMELINE: Schema = {
     **CASE,
     **{"release": NAME, "date": NAME, "status": STATUS, "reason": TEXT},

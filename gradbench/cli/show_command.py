@@ -67,6 +67,9 @@ STYLES = {
     "and GradBench do.",
 )
 @click.option("--runs", "list_runs", is_flag=True, help="List the stored runs instead.")
+@click.option(
+    "--machines", "by_machine", is_flag=True, help="Show which machines agree, of all runs."
+)
 @options.judging_options
 @options.results_option
 @options.format_option
@@ -78,6 +81,7 @@ def command(
     at_a_glance: bool,
     in_multiples: bool,
     list_runs: bool,
+    by_machine: bool,
     judging: options.Judging,
     results: Path,
     form: Renderer,
@@ -92,6 +96,11 @@ def command(
     """
     if list_runs:
         form.write(_runs(results))
+        return 0
+    if by_machine:
+        from gradbench.cli import agreeing
+
+        form.write(agreeing.answer(results, filters, judging))
         return 0
     try:
         path = log.locate(results, run)
@@ -141,6 +150,13 @@ def show_run(run: log.Run, form: Renderer) -> bool:
     else:
         form.write(_answer(shown, header, False))
     return any(row.seconds or row.readings for row in shown.rows)
+
+
+def show_cases(runs: Sequence[log.Run], form: Renderer) -> bool:
+    """All cases of several runs as one list, for programs; whether anything was measured."""
+    each = [judged(run.path) for run in runs]
+    form.write(Answer(record(row, one) for one in each for row in one.rows))
+    return any(row.seconds or row.readings for one in each for row in one.rows)
 
 
 def _at_a_glance(shown: Judged, header: log.Header, most: int | None = None) -> Answer:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gradbench.core.cases import FORWARD
 from gradbench.core.units import counted
-from gradbench.report import answers, machines, multiples, sections
+from gradbench.report import agreement, answers, machines, multiples, sections
 from gradbench.report.data import Stored, rows
 from gradbench.report.findings import run_caveats, trust, warnings
 from gradbench.report.style import shortened
@@ -120,7 +120,8 @@ class Report:
 
     @cached_property
     def trust(self) -> dict[str, list[str]]:
-        return {name: trust(self.newest(name), self.of(name)) for name in self.machines}
+        others = agreement.sentences(agreement.matrix(self.frame))
+        return {name: trust(self.newest(name), self.of(name)) + others for name in self.machines}
 
     @cached_property
     def environments(self) -> dict[str, list[dict[str, str]]]:
