@@ -13,6 +13,9 @@
 #
 # make package   build the distribution; try the wheel, 'gradbench init' and the lower bounds
 #
+# make fleet-check   what a Dask cluster costs: sessions that are a sleep on 1, 2 and 4 nodes, and an
+#                    idle node (docs/fleet.md)
+#
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, into
 #                  results/gpu-check. It installs nothing: GPU_PYTHON (default: PYTHON) is a Python
 #                  that has this package and a torch that finds the device.
@@ -26,7 +29,7 @@ GPU := $(GPU_PYTHON) -m gradbench
 CHECKED := results/gpu-check
 FINDS_GPU = $(shell $(GPU_PYTHON) -c "import torch, gradbench; print(torch.cuda.is_available() or 'torch.cuda.is_available() is False')" 2>&1 | tail -n 1)
 
-.PHONY: bench test docs faults workflow plugin package gpu-check clean
+.PHONY: bench test docs faults workflow plugin package gpu-check fleet-check clean
 
 bench: $(VENV)/.ready
 	$(BIN)/gradbench run --profile quick
@@ -56,6 +59,9 @@ plugin: $(VENV)/.ready
 package: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python tests/package.py
+
+fleet-check: $(VENV)/.ready
+	$(BIN)/python tests/fleet_check.py
 
 # Correctness, times and memory of every mode on the device.
 gpu-check:

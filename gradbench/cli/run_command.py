@@ -10,6 +10,7 @@ import click
 from gradbench.advise.yours import say_if_changed
 from gradbench.analysis.conditions import BUSY
 from gradbench.cli import completing, options, parameters
+from gradbench.cli.fleet_options import busy_option, on_option
 from gradbench.cli.output import hint, info, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer, Terminal
@@ -45,6 +46,8 @@ from gradbench.store.runs import KIND, Run
 @options.files_option
 @options.results_option
 @options.resume_option("run")
+@on_option
+@busy_option
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
 @options.format_option
 def command(
@@ -54,6 +57,8 @@ def command(
     files: tuple[str, ...],
     results: Path,
     resumed: str | None,
+    address: str | None,
+    even_if_busy: bool,
     dry_run: bool,
     form: Renderer,
 ) -> int:
@@ -66,9 +71,18 @@ def command(
     stored comparison by comparison: Ctrl-C stops the run, and --resume continues it.
     """
     if resumed is not None:
-        options.reject_beside_resume("run", "resumed", "results", "files", "form")
+        allowed = ("resumed", "results", "files", "form", "address", "even_if_busy")
+        options.reject_beside_resume("run", *allowed)
+        if address is not None:
+            from gradbench.cli import on_fleet
+
+            return on_fleet.go_on(address, results, resumed, files, not even_if_busy, form)
         return _measure(reopen(results, resumed, files, options.discovered, warn), form)
     suite = yours.suite(selection, files, measuring, None if dry_run else results, info)
+    if address is not None:
+        from gradbench.cli import on_fleet
+
+        return on_fleet.run(address, suite, measuring, results, not even_if_busy, dry_run, form)
     worker = WorkerOptions(files=suite.files, memory_limit=measuring.memory_limit)
     discovery = options.discovered(worker)
     profile = PROFILES[measuring.profile]

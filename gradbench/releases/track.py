@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -82,6 +83,9 @@ PROFILES = {
     ),
 }
 
+ON_NODES = "on_nodes"
+"""The setting that marks a track of a cluster's nodes."""
+
 SLOW_CALL = 0.02
 SLOW_SESSIONS = 5
 """A mode whose call takes SLOW_CALL seconds takes part in the first sessions only."""
@@ -98,11 +102,14 @@ def groups(baseline: str, names: Sequence[str], together: int = TOGETHER) -> lis
     return [[baseline, *others[i : i + each]] for i in range(0, len(others), each)] or [[baseline]]
 
 
-def room() -> int:
-    """How many workers fit into this machine's memory, two at least."""
+def room(memory: int | None = None) -> int:
+    """How many workers fit into so many bytes, by default this machine's free memory, two at
+    least."""
     import psutil
 
-    return max(2, min(TOGETHER, psutil.virtual_memory().available // WORKER_MEMORY))
+    if memory is None:
+        memory = psutil.virtual_memory().available
+    return max(2, min(TOGETHER, memory // WORKER_MEMORY))
 
 
 def begin(
@@ -115,22 +122,32 @@ def begin(
     cpu_capability: str = "",
     loaded: Sequence[str] = (),
     search: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[LineLog, Track]:
     """Starts a track's log in a folder, with its plan, its environments and failed installations.
 
     Builds that are no known release and have no date get today's. All workers are held to
     `cpu_capability`. `loaded` are files that the user's `files` load in turn; `search` marks a step
-    of a bisection. Raises StoreError where the log cannot be written.
+    of a bisection. `facts` are those of the nodes that measure, by default of this machine. Raises
+    StoreError where the log cannot be written.
     """
     header = TrackStarted(
         schema=SCHEMA,
         track=new_id(),
         started=now(),
-        settings={**asdict(settings), "cpu_capability": cpu_capability},
-        machine=machine.facts(),
+        settings={
+            **asdict(settings),
+            "cpu_capability": cpu_capability,
+            **({ON_NODES: True} if facts is not None else {}),
+        },
+        machine=machine.facts() if facts is None else dict(facts),
         plan=list(entries),
         baseline=those.baseline,
-        groups=groups(those.baseline, [e.name for e in those.installed], room()),
+        groups=groups(
+            those.baseline,
+            [e.name for e in those.installed],
+            room(None if facts is None else int(facts.get("memory") or 0) // 2),
+        ),
         command=list(command),
         files=list(files),
         digests=digests([*files, *loaded]),
@@ -162,7 +179,7 @@ def foreseen_seconds(entries: Sequence[Entry], settings: Settings, number: int) 
     """Seconds that measuring small inputs in a number of builds takes, about."""
     cases = sum(len(entry.modes) for entry in entries)
     visits = settings.stopping.max_rounds * VISIT
-    return _sessions(settings) * number * (STARTING + cases * (PREPARING + visits))
+    return planned_sessions(settings) * number * (STARTING + cases * (PREPARING + visits))
 
 
 def resume(track: Track) -> tuple[LineLog, Settings]:
@@ -173,6 +190,11 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
     changed.
     """
     settings = settings_of(track)
+    if track.started.settings.get(ON_NODES):
+        raise StoreError(
+            f"{track.name} was measured by nodes of a cluster: resume it with --on ADDRESS, so that"
+            " unlike machines are not mixed"
+        )
     for name in track.environments:
         try:
             environments.find(name)
@@ -187,7 +209,7 @@ def settings_of(track: Track) -> Settings:
     Raises StoreError where nothing is left to measure, or the settings are damaged.
     """
     settings = converted_settings(track)
-    if not lacking(track, _sessions(settings)):
+    if not lacking(track, planned_sessions(settings)):
         track.require_unfinished()
     return settings
 
@@ -211,10 +233,10 @@ def measure(
     began = time.perf_counter()
     installed = {name: environments.find(name) for name in track.environments}
     done = track.done()
-    steps = _steps(track, settings)
+    steps = steps_of(track, settings)
     skipped = sum(key in done for key, _ in steps)
-    settled = _settled(track)
-    sessions = _sessions(settings)
+    settled = settled_so_far(track)
+    sessions = planned_sessions(settings)
     lacks = lacking(track, sessions)
     current = (-1, -1)
 
@@ -259,19 +281,21 @@ def measure(
                 settings,
                 discovery.opt_in,
                 settled,
-                _resting(track, name) if session >= SLOW_SESSIONS else frozenset(),
+                resting(track, name) if session >= SLOW_SESSIONS else frozenset(),
             ).run()
             log.append(part)
             track.take([part])
-            _settle(settled, part)
+            settle(settled, part)
         team.end_all()
         _read(log, track, settings, base, installed, discovery, settled, report)
     report(Progress(len(steps), len(steps), "", time.perf_counter() - began, unit="sessions"))
     return track
 
 
-def _steps(track: Track, settings: Settings) -> list[tuple[tuple[int, int, Comparison], Entry]]:
-    sessions = _sessions(settings)
+def steps_of(track: Track, settings: Settings) -> list[tuple[tuple[int, int, Comparison], Entry]]:
+    """The group, session and comparison of each part of a track with what it measures, and after
+    them the further ones of modes that crashed; also those that are done."""
+    sessions = planned_sessions(settings)
     entries = {entry.comparison: entry for entry in track.started.plan}
     steps = [
         ((group, session, name), entry)
@@ -289,7 +313,8 @@ def _steps(track: Track, settings: Settings) -> list[tuple[tuple[int, int, Compa
     return steps + sorted(further, key=lambda step: (step[0][1], step[0][0]))
 
 
-def _sessions(settings: Settings) -> int:
+def planned_sessions(settings: Settings) -> int:
+    """The sessions of each group and comparison; none where the clock is not asked for."""
     return settings.sessions if WALL_TIME in settings.instruments else 0
 
 
@@ -305,7 +330,7 @@ def lacking(track: Track, sessions: int) -> dict[tuple[int, Comparison], Lack[tu
         }
     lacks = {}
     for (group, name), by_session in statuses.items():
-        slow = {mode for _, mode in _resting(track, name)}
+        slow = {mode for _, mode in resting(track, name)}
         keys = {key for session in by_session.values() for key in session}
         lack = lack_of(sessions, by_session, {key for key in keys if key[0] in slow})
         if lack is not None:
@@ -313,15 +338,15 @@ def lacking(track: Track, sessions: int) -> dict[tuple[int, Comparison], Lack[tu
     return lacks
 
 
-def _settled(track: Track) -> Settled:
+def settled_so_far(track: Track) -> Settled:
     """The records that a resumed track does not try again."""
     settled: Settled = {}
     for part in track.parts:
-        _settle(settled, part, but=RETRIED)
+        settle(settled, part, but=RETRIED)
     return settled
 
 
-def _settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> None:
+def settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> None:
     """Keeps what a session found not to be measurable: the next does not try it.
 
     Modes with a status of `but` are tried again.
@@ -333,7 +358,7 @@ def _settle(settled: Settled, part: PartMeasured, but: Sequence[str] = ()) -> No
                 settled[part.comparison, case.mode, side.environment] = bare
 
 
-def _resting(track: Track, name: Comparison) -> frozenset[tuple[Comparison, str]]:
+def resting(track: Track, name: Comparison) -> frozenset[tuple[Comparison, str]]:
     """The modes of a comparison that are too slow to take part in every session."""
     slow = set()
     for part in track.parts:

@@ -15,7 +15,7 @@ from gradbench.runner.settings import Profile, Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Discovery
 from gradbench.store.executed import executed
-from gradbench.store.lines import LineLog
+from gradbench.store.lines import LineLog, StoreError
 from gradbench.store.runs import KIND, Run, find
 
 Say = Callable[[str], None]
@@ -161,6 +161,11 @@ def reopen(
 ) -> Opened[Run]:
     """An interrupted run, as it goes on. Raises StoreError where it cannot."""
     old = find(results, name)
+    if old.first_environment.get("node"):
+        raise StoreError(
+            f"{old.name} was measured by nodes of a cluster: resume it with --on ADDRESS, so that "
+            "unlike machines are not mixed"
+        )
     settings = settings_of(old)
     files = executed(KIND, old, results, old.started.files, files, say)
     worker = WorkerOptions(files=files, memory_limit=settings.memory_limit)

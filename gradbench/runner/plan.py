@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -40,8 +40,10 @@ def start(
     files: Sequence[str] = (),
     command: Sequence[str] = (),
     loaded: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[LineLog, Run]:
-    """Starts a log with the plan. `loaded` are files that the user's `files` load in turn.
+    """Starts a log with the plan. `loaded` are files that the user's `files` load in turn; `facts`
+    are those of the machine that measures, by default of this one.
 
     Raises StoreError where the log cannot be written, or a file cannot be read.
     """
@@ -50,7 +52,7 @@ def start(
         run=new_id(),
         started=now(),
         settings=asdict(settings),
-        machine=machine.facts(),
+        machine=machine.facts() if facts is None else dict(facts),
         plan=list(entries),
         command=list(command),
         files=list(files),

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -16,7 +16,7 @@ from gradbench.core.deadline import Deadline
 from gradbench.core.instruments import WALL_TIME
 from gradbench.core.verdicts import Status
 from gradbench.runner.nvml import Nvml
-from gradbench.runner.plan import Lack, lacking
+from gradbench.runner.plan import lacking
 from gradbench.runner.progress import Progress, Report, leader, silent, stretch
 from gradbench.runner.readings import Readings, missing
 from gradbench.runner.session import FAR_SESSIONS, SLOW_SESSIONS, Measurement, slow
@@ -79,20 +79,11 @@ def measure(
     entries = run.started.plan
     done = run.done()
     sessions = settings.sessions if WALL_TIME in settings.instruments else 0
+    steps = planned(run, settings)
     lacks = lacking(run, settings)
-    steps = [(s, e) for s in range(sessions) for e in entries] + _further(run, lacks)
     nvml = Nvml()
-    settled = {
-        name: {mode: Entrant(mode, Status.REFUSED, reason) for mode, reason in modes.items()}
-        for name, modes in ruled_out.items()
-    }
-    slow_modes: dict[Comparison, frozenset[str]] = {}
-    for record in run.sessions:
-        _settle(settled, record, but=RETRIED)
-        if record.session == 0:
-            slow_modes[record.comparison] = slow(record, settings)
-    sparing = Sparing.of(run, settings)
-    together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
+    known = Known(run, settings, ruled_out)
+    sparing = known.sparing
     pace = _Pace(settings, len(entries), began)
     skipped = sum((entry.comparison, number) in done for number, entry in steps)
     least = 0 if settings.total else sum(number < SETTLED for number, _ in steps)
@@ -110,7 +101,7 @@ def measure(
             name = entry.comparison
             if (name, number) in done or (sparing and sparing.spares(entry, number)):
                 continue
-            if number >= sessions and lacks[name].modes <= settled.get(name, {}).keys():
+            if number >= sessions and lacks[name].modes <= known.settled.get(name, {}).keys():
                 # These modes have had their second chance.
                 continue
             elapsed = time.perf_counter() - began
@@ -136,8 +127,8 @@ def measure(
                 pace.settings,
                 discovery.opt_in,
                 discovery.first(entry.comparison.operator),
-                settled.get(name, {}),
-                slow_modes.get(name, frozenset()) if number >= together else frozenset(),
+                known.settled.get(name, {}),
+                known.slow(name, number),
                 nvml.state,
                 deadline,
                 sparing,
@@ -150,25 +141,72 @@ def measure(
             run.sessions.append(record)
             leads = leader(record, run.started.by_hand)
             visiting += record.visiting
-            if sparing:
-                sparing.learn(record)
-            _tell(record, settled.get(name, {}))
-            _settle(settled, record)
+            _tell(record, known.settled.get(name, {}))
+            known.learn(record)
             pace.visited += record.visiting
-            if number == 0:
-                slow_modes[name] = slow(record, settings)
         if settings.total:
-            for name, modes in slow_modes.items():
-                refused = {m: Entrant(m, Status.REFUSED, "is slower by far") for m in modes}
-                settled.setdefault(name, {}).update(refused)
+            known.rule_out_slow()
         else:
             # The processes that were timed may be read where time is short.
             workers.end()
-        _read(log, run, settings, workers, discovery, settled, report, deadline)
+        _read(log, run, settings, workers, discovery, known.settled, report, deadline)
         if sessions and not settings.total:
-            _limits(log, run, settings, workers, report)
+            for measured in limits(entries, settings, workers, report, run.limits):
+                log.append(measured)
+                run.limits.append(measured)
     report(Progress(len(steps), len(steps), "", time.perf_counter() - began, unit="sessions"))
     return run
+
+
+class Known:
+    """What the sessions of a run so far say of the further ones.
+
+    `ruled_out` are modes that are refused without a call. A mode that crashed in an earlier stretch
+    of the run is tried again, one that crashes in this one is not.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        ruled_out: Mapping[Comparison, Mapping[str, str]] = {},
+    ) -> None:
+        self._settings = settings
+        self._together = FAR_SESSIONS if settings.total else SLOW_SESSIONS
+        self._slow: dict[Comparison, frozenset[str]] = {}
+        self.settled = {
+            name: {mode: Entrant(mode, Status.REFUSED, reason) for mode, reason in modes.items()}
+            for name, modes in ruled_out.items()
+        }
+        """The modes that are not tried again, with their records, by comparison."""
+        self.sparing = Sparing.of(run, settings)
+        for record in run.sessions:
+            self._keep(record, but=RETRIED)
+
+    def learn(self, record: SessionMeasured) -> None:
+        """Keeps what a session says."""
+        if self.sparing:
+            self.sparing.learn(record)
+        self._keep(record)
+
+    def _keep(self, record: SessionMeasured, but: Sequence[str] = ()) -> None:
+        for entrant in record.entrants:
+            # Modes with a status of `but` are tried again.
+            if entrant.status not in ("ok", *but):
+                bare = msgspec.structs.replace(entrant, samples=[], control=False)
+                self.settled.setdefault(record.comparison, {})[entrant.mode] = bare
+        if record.session == 0:
+            self._slow[record.comparison] = slow(record, self._settings)
+
+    def slow(self, name: Comparison, session: int) -> frozenset[str]:
+        """The modes that sit out a session of a comparison as they are slow."""
+        return self._slow.get(name, frozenset()) if session >= self._together else frozenset()
+
+    def rule_out_slow(self) -> None:
+        """Has the other instruments leave out what is slow."""
+        for name, modes in self._slow.items():
+            refused = {m: Entrant(m, Status.REFUSED, "is slower by far") for m in modes}
+            self.settled.setdefault(name, {}).update(refused)
 
 
 class _Pace:
@@ -251,20 +289,26 @@ def _read(
                 run.readings.append(record)
 
 
-def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report: Report) -> None:
-    """Measures the limits of each device of the plan that the log lacks.
+def limits(
+    entries: Sequence[Entry],
+    settings: Settings,
+    workers: Workers,
+    report: Report = silent,
+    stored: Sequence[Limits] = (),
+) -> Iterator[Limits]:
+    """Measures the limits of each device of a plan, but those that are stored.
 
     In a process of its own and last, so that it disturbs no times. If it fails, the run has no
     limits: no time depends on them.
     """
     wanted: dict[tuple[str, int], list[str]] = {}
-    for entry in run.started.plan:
+    for entry in entries:
         c = entry.comparison
         dtypes = wanted.setdefault((c.place.device, c.threads), [])
         if c.dtype not in dtypes:
             dtypes.append(c.dtype)
-    stored = {(limits.device, limits.threads) for limits in run.limits}
-    left = [(key, dtypes) for key, dtypes in wanted.items() if key not in stored]
+    known = {(limits.device, limits.threads) for limits in stored}
+    left = [(key, dtypes) for key, dtypes in wanted.items() if key not in known]
     workers.end()
     began = time.perf_counter()
     for position, ((device, threads), dtypes) in enumerate(left):
@@ -280,23 +324,25 @@ def _limits(log: LineLog, run: Run, settings: Settings, workers: Workers, report
                 continue
             except (WorkerTimeout, WorkerRefused):
                 break
-            limits = Limits(
+            yield Limits(
                 process, device, threads, answer["bandwidth"], answer["rates"], answer["cache"]
             )
-            log.append(limits)
-            run.limits.append(limits)
             break
 
 
-def _further(run: Run, lacks: Mapping[Comparison, Lack[str]]) -> list[tuple[int, Entry]]:
-    """Sessions beyond the plan, for modes that crashed."""
-    steps = [
+def planned(run: Run, settings: Settings) -> list[tuple[int, Entry]]:
+    """The numbers of all sessions with what each measures, and after them the further ones of modes
+    that crashed; also those that are done."""
+    sessions = settings.sessions if WALL_TIME in settings.instruments else 0
+    steps = [(number, entry) for number in range(sessions) for entry in run.started.plan]
+    lacks = lacking(run, settings)
+    further = [
         (number, entry)
         for entry in run.started.plan
         if (lack := lacks.get(entry.comparison)) is not None
         for number in lack.sessions
     ]
-    return sorted(steps, key=lambda step: step[0])
+    return steps + sorted(further, key=lambda step: step[0])
 
 
 def _tell(record: SessionMeasured, known: Mapping[str, Entrant]) -> None:
@@ -311,16 +357,3 @@ def _tell(record: SessionMeasured, known: Mapping[str, Entrant]) -> None:
         if entrant.status != Status.OK and entrant.mode not in known:
             case = record.comparison.case(entrant.mode)
             _log.debug("%s: %s: %s", case, entrant.status, entrant.reason)
-
-
-def _settle(
-    settled: dict[Comparison, dict[str, Entrant]], record: SessionMeasured, but: Sequence[str] = ()
-) -> None:
-    """Keeps the modes that a session found not to be measurable: the next does not try them.
-
-    Modes with a status of `but` are tried again.
-    """
-    for entrant in record.entrants:
-        if entrant.status not in ("ok", *but):
-            bare = msgspec.structs.replace(entrant, samples=[], control=False)
-            settled.setdefault(record.comparison, {})[entrant.mode] = bare

@@ -13,7 +13,7 @@ from gradbench.core.deadline import Deadline
 from gradbench.core.families import NOTEBOOKS
 from gradbench.runner.wire import Worker, WorkerError, WorkerLate, WorkerOptions, ask
 from gradbench.store.environment import RESUMED, WorkerEnvironment
-from gradbench.store.lines import LineLog, StoreError, now
+from gradbench.store.lines import Appending, StoreError, now
 from gradbench.store.runs import WorkerStarted
 
 
@@ -80,7 +80,7 @@ class Workers:
     def __init__(
         self,
         options: WorkerOptions,
-        log: LineLog | None = None,
+        log: Appending | None = None,
         started: Sequence[WorkerStarted] = (),
         ready: Sequence[Worker] = (),
         deadline: Deadline | None = None,

@@ -9,6 +9,7 @@ import click
 
 from gradbench.advise.yours import say_if_changed
 from gradbench.cli import completing, options, parameters
+from gradbench.cli.fleet_options import busy_option, on_option
 from gradbench.cli.output import hint, info, notes, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.releases.environments import capability_option, dry_run_option, install_options
@@ -22,7 +23,7 @@ from gradbench.releases import track as tracking
 from gradbench.releases.environments import Failure, Request
 from gradbench.releases.plan import Asked, planned, prepared, reopen
 from gradbench.releases.wanted import Installing
-from gradbench.runner.choosing import Measuring, Opened
+from gradbench.runner.choosing import Measuring, Opened, Suite
 from gradbench.store.tracks import KIND, Track
 
 
@@ -58,6 +59,8 @@ from gradbench.store.tracks import KIND, Track
 @install_options
 @options.results_option
 @options.resume_option("track")
+@on_option
+@busy_option
 @dry_run_option
 @options.format_option
 def track(
@@ -72,6 +75,8 @@ def track(
     installing: Installing,
     results: Path,
     resumed: str | None,
+    address: str | None,
+    even_if_busy: bool,
     dry_run: bool,
     form: Renderer,
 ) -> int:
@@ -86,14 +91,31 @@ def track(
     """
     with on_stop("Stopped before anything was measured. Installed releases stay."):
         if resumed is not None:
-            options.reject_beside_resume("track", "resumed", "results", "files", "form")
+            allowed = ("resumed", "results", "files", "form", "address", "even_if_busy")
+            options.reject_beside_resume("track", *allowed)
+            if address is not None:
+                from gradbench.cli.releases import on_fleet
+
+                return on_fleet.go_on(address, results, resumed, files, not even_if_busy, form)
             opened = reopen(results, resumed, files, options.discovered, warn)
             return _measure(results, opened, form)
+        asked = Asked(names, baseline or "", dates, cpu_capability or "")
+
+        def declare() -> Suite:
+            return yours.suite(selection, files, measuring, None if dry_run else results, info)
+
+        if address is not None:
+            from gradbench.cli.releases import on_fleet
+
+            return on_fleet.track(
+                *(address, asked, declare(), measuring, installing, results),
+                *(not even_if_busy, dry_run, form),
+            )
         ready = prepared(
-            Asked(names, baseline or "", dates, cpu_capability or ""),
+            asked,
             measuring,
             results,
-            lambda: yours.suite(selection, files, measuring, None if dry_run else results, info),
+            declare,
             installing.interpreter,
             options.discovered,
             warn,

@@ -1,0 +1,187 @@
+"""The engine: a Dask cluster that places jobs on nodes, and repeats those of nodes that are lost.
+
+This is the only module that knows Dask. Jobs and answers are strings of JSON. Dask itself pickles
+the messages between its members, so who may join is for its TLS to say: see docs/fleet.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from gradbench.core import extras
+from gradbench.core.text import line
+from gradbench.fleet import node
+from gradbench.runner.wire import WorkerError
+
+RESOURCE = "gradbench"
+"""What a node offers one of: so the engine gives it one job at a time."""
+
+START = f"dask worker ADDRESS --nthreads 1 --no-nanny --resources {RESOURCE}=1"
+"""The command that starts a node."""
+
+CONNECTING = 20.0
+"""Seconds in which the scheduler must answer."""
+
+POLL = 0.05
+"""Seconds between looks for answers."""
+
+BUSYBODIES = ("profile", "profile-cycle", "tick", "ticks")
+"""What a Dask worker does several times a second beside its jobs, and a node does without."""
+
+
+class FleetError(WorkerError):
+    """The cluster cannot be reached, or measures nothing; the message says why."""
+
+
+class Engine(Protocol):
+    """Places jobs on nodes. A handle stands for a job; a node for its address."""
+
+    dashboard: str
+
+    def nodes(self) -> dict[str, str]:
+        """The names of the nodes that take jobs, by address."""
+
+    def submit(self, what: str, job: str, nodes: Collection[str]) -> str:
+        """Has one of these nodes do a job: its handle."""
+
+    def cancel(self, handles: Collection[str]) -> None:
+        """Gives jobs up. A node that has begun one ends it first."""
+
+    def answers(self, seconds: float) -> list[tuple[str, str | None, str]]:
+        """Waits for the answers to jobs, so many seconds at most. Each comes once, with its handle;
+        without an answer, with the reason: empty where the job has to be submitted again.
+
+        Raises FleetError where the scheduler is lost."""
+
+    def close(self) -> None: ...
+
+
+class Dask:
+    """The scheduler at an address, such as ``tcp://10.0.0.1:8786``. Raises MissingExtra without
+    Dask, FleetError where nothing answers.
+
+    The files of TLS are those of Dask's own configuration. `execute` is what nodes do with a job.
+    """
+
+    def __init__(
+        self, address: str, execute: Callable[[str, str, str], str] = node.execute
+    ) -> None:
+        extras.require("--on", "distributed")
+        from distributed import Client
+
+        # What it reports of lost connections is said in one line here.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        self.address = address
+        self._execute = execute
+        self._futures: dict[str, Any] = {}
+        try:
+            self._client = Client(
+                address, timeout=CONNECTING, set_as_default=False, name="gradbench"
+            )
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise FleetError(
+                f"no Dask scheduler answers at {line(address)}: {line(str(error), 200)}; "
+                "'dask scheduler' starts one and says its address"
+            ) from error
+        self.dashboard = str(self._client.dashboard_link or "")
+
+    def nodes(self) -> dict[str, str]:
+        self._require_scheduler()
+        try:
+            workers = self._client.scheduler_info()["workers"]
+        except OSError:
+            raise self._lost() from None
+        return {
+            address: line(str(facts.get("name") or address))
+            for address, facts in workers.items()
+            if facts.get("resources", {}).get(RESOURCE, 0) >= 1
+        }
+
+    def submit(self, what: str, job: str, nodes: Collection[str]) -> str:
+        self._require_scheduler()
+        handle = f"gradbench-{what}-{uuid.uuid4().hex}"
+        self._futures[handle] = self._client.submit(
+            _on_node,
+            self._execute,
+            what,
+            job,
+            key=handle,
+            workers=list(nodes),
+            resources={RESOURCE: 1},
+            pure=False,
+        )
+        return handle
+
+    def cancel(self, handles: Collection[str]) -> None:
+        given_up = [self._futures.pop(handle) for handle in handles if handle in self._futures]
+        if given_up and self._client.status == "running":
+            self._client.cancel(given_up)
+
+    def answers(self, seconds: float) -> list[tuple[str, str | None, str]]:
+        end = time.monotonic() + seconds
+        while True:
+            self._require_scheduler()
+            ready = [h for h, future in self._futures.items() if future.status != "pending"]
+            answered = [made for handle in ready if (made := self._answer(handle)) is not None]
+            if answered or time.monotonic() >= end:
+                return answered
+            time.sleep(POLL)
+
+    def _answer(self, handle: str) -> tuple[str, str | None, str] | None:
+        """What became of a job that is over; None where its answer has to be waited for, as the
+        node that had it is lost."""
+        future = self._futures[handle]
+        answer, reason = None, ""
+        if future.status == "finished":
+            try:
+                answer = future.result(timeout=CONNECTING)
+            except Exception:
+                self._require_scheduler()
+                return None
+            if not isinstance(answer, str):
+                answer, reason = None, "its answer is no text"
+        elif future.status == "error":
+            reason = line(str(future.exception()), 300) or "it failed"
+        else:
+            # The scheduler was restarted and knows it no more.
+            self._require_scheduler()
+        del self._futures[handle]
+        return handle, answer, reason
+
+    def _require_scheduler(self) -> None:
+        if self._client.status != "running":
+            raise self._lost()
+
+    def _lost(self) -> FleetError:
+        return FleetError(f"the scheduler at {line(self.address)} no longer answers")
+
+    def close(self) -> None:
+        self._client.close(timeout=2)
+
+
+def _on_node(execute: Callable[[str, str, str], str], what: str, job: str) -> str:
+    """What Dask runs on a node."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    _quieten(worker)
+    return execute(what, job, str(worker.name))
+
+
+def _quieten(worker: Any) -> None:
+    """Ends what a Dask worker does beside its jobs, and what its nanny sets for the processes that
+    it starts: one thread, another policy of malloc, equal hashes in all of them."""
+    import dask.config
+
+    for name in BUSYBODIES:
+        callback = worker.periodic_callbacks.pop(name, None)
+        if callback is not None:
+            worker.loop.add_callback(callback.stop)
+    if worker.nanny:
+        for name in ("PYTHONHASHSEED", *dask.config.get("distributed.nanny.pre-spawn-environ")):
+            os.environ.pop(name, None)
