@@ -16,6 +16,7 @@ EXTRAS = {
     "pytest_benchmark": "pytest",
     "pyarrow": "parquet",
     "pyperf": "studies",
+    "dask": "fleet",
     "distributed": "fleet",
 }
 
