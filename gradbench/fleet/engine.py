@@ -93,7 +93,8 @@ class Dask:
     def nodes(self) -> dict[str, str]:
         self._require_scheduler()
         try:
-            workers = self._client.scheduler_info()["workers"]
+            # `scheduler_info` is at times overwritten with one that has no workers.
+            workers = self._client.sync(self._client.scheduler.identity)["workers"]
         except OSError:
             raise self._lost() from None
         return {
