@@ -1,4 +1,7 @@
-"""A fleet with a real scheduler and nodes that are processes, some of which are killed."""
+"""A fleet with a real scheduler and nodes that are processes, some of which are killed.
+
+`make fleet-check` runs these: they start dozens of processes.
+"""
 
 import contextlib
 import random
