@@ -86,15 +86,16 @@ class Nodes:
     _busy_since: dict[str, float] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
-    def refresh(self) -> None:
-        """Asks the nodes that are new, or were busy a while ago, and forgets those that left."""
+    def refresh(self, again: bool = True) -> None:
+        """Asks the nodes that are new and, if `again`, those that were busy a while ago. Those that
+        left are forgotten."""
         self.there = self.engine.nodes()
         for address in [a for a in self.seen if a not in self.there]:
             del self.seen[address]
             self.kinds.pop(address, None)
             self._busy_since.pop(address, None)
         for address, since in list(self._busy_since.items()):
-            if time.monotonic() - since > AGAIN:
+            if again and time.monotonic() - since > AGAIN:
                 del self._busy_since[address]
                 self.seen.pop(address, None)
         gone = [h for h, address in self._looking.items() if address not in self.there]
@@ -157,13 +158,13 @@ class Nodes:
         time are named, and may still join later. Raises FleetError where none measures."""
         usual = INSTALLING if self.asked.installing else LOOKING
         end = time.monotonic() + (seconds or usual)
-        self.refresh()
+        self.refresh(again=False)
         if not self.there:
             raise FleetError(f"the cluster has no node that measures; start some with: {START}")
         while self._looking and time.monotonic() < end:
             for handle, answer, reason in self.engine.answers(1.0):
                 self.take(handle, answer, reason)
-            self.refresh()
+            self.refresh(again=False)
         for address in self._looking.values():
             self.note(f"{self.there[address]} does not answer; it may join later")
         if not self.kinds:
