@@ -1,11 +1,14 @@
 """Tracks on a fleet: their builds take turns on each node, and machines are never mixed."""
 
+import sys
+
 import pytest
 from fake_fleet import ENTRIES, ENVIRONMENT, Fake, Node
 from in_process import gradbench
 from test_fleet import QUICK, asked
 
 from gradbench import __version__
+from gradbench.core.cases import Entry
 from gradbench.fleet import machines, node, shares
 from gradbench.fleet.jobs import READINGS, Answer, Built, Look, Seen, TrackShare, decode, encode
 from gradbench.releases.environments import Failure
@@ -196,3 +199,30 @@ def test_a_node_without_a_build_cannot_measure_it(monkeypatch, tmp_path):
     answer = decode(node.execute("track", encode(job), "here"), Answer)
     assert "2.12.0 is not installed" in answer.refused
     assert not answer.lines
+
+
+def test_a_node_measures_its_builds_in_turns(monkeypatch, tmp_path):
+    """Two builds that are this Python: what the node says of them and measures can be stored."""
+    monkeypatch.setenv("GRADBENCH_RELEASES", str(tmp_path))
+    what = {"one": sys.executable, "two": sys.executable}
+    how = Installing("auto", None, None, None, (), False)
+    question = Look(__version__, {}, [], 1 << 30, False, what, "one", "", how)
+    seen = asked("look", question)
+    assert not seen.refused
+    assert seen.builds.keys() == what.keys()
+    entries = [Entry(ENTRIES[0].comparison, ("backward",))]
+    identities = {name: own.identity for name, own in seen.builds.items()}
+    job = TrackShare(
+        *(0, 0, ["one", "two"], entries, QUICK, "", identities),
+        *({}, [], [], [], [], [], False),
+    )
+    answer = decode(node.execute("track", encode(job), "here"), Answer)
+    assert not answer.refused
+    started = tracks.TrackStarted(
+        *(tracks.SCHEMA, "track", "2026-01-01T00:00:00Z", {}, {}, entries),
+        *("one", [["one", "two"]]),
+    )
+    (part,) = (tracks.KIND.decode(line.strip().encode(), started) for line in answer.lines)
+    (case,) = part.cases
+    assert {side.environment for side in case.sides} == what.keys()
+    assert all(side.entrant.status == "ok" and side.entrant.samples for side in case.sides)
