@@ -29,6 +29,7 @@ def declare(
     constants: tuple[str, ...] = (),
     dtype: str = "float64",
     products: dict[str, tuple[Formula, Formula]] | None = None,
+    steps: Formula | None = None,
 ) -> None:
     """Registers a function of the family. Its example inputs are drawn, at the size `example`.
 
@@ -48,6 +49,7 @@ def declare(
             draw=draw,
             derivatives=derivatives,
             products=products or _products(derivatives),
+            steps=steps,
             inputs=inputs + constants,
             constants=constants,
             dtype=dtype,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,21 +39,55 @@ def _lstm(
     total = torch.zeros_like(x[0, 0])
     steps: list[tuple[list[Step], Tensor, Tensor]] = []
     for now, after in itertools.pairwise(x):
-        y: Tensor = now * ends[0]
-        layers: list[Step] = []
-        for k in range(len(weights)):
-            seen = torch.stack((y, h[k], y, h[k]))
-            forget, enter, leave, change = (seen * weights[k] + biases[k]).unbind(0)
-            f, i, o = torch.sigmoid(forget), torch.sigmoid(enter), torch.sigmoid(leave)
-            a, before = torch.tanh(change), c[k]
-            c[k] = before * f + i * a
-            out = torch.tanh(c[k])
-            h[k] = y = o * out
-            layers.append((seen, before, f, i, o, a, out))
-        predicted = y * ends[1] + ends[2]
-        total = total + (after * (predicted - torch.log(torch.exp(predicted).sum() + 2))).sum()
+        added, layers, y, predicted = _lstm_step(weights, biases, ends, h, c, now, after)
+        total = total + added
         steps.append((layers, y, predicted))
     return -total / (len(x) - 1) / x.shape[1], steps
+
+
+def _lstm_step(
+    weights: Tensor,
+    biases: Tensor,
+    ends: Tensor,
+    h: list[Tensor],
+    c: list[Tensor],
+    now: Tensor,
+    after: Tensor,
+) -> tuple[Tensor, list[Step], Tensor, Tensor]:
+    """What a step adds to the score; each layer's gates and states, the last layer's output and the
+    prediction. Sets hidden and cell states of the layers."""
+    y: Tensor = now * ends[0]
+    layers: list[Step] = []
+    for k in range(len(weights)):
+        seen = torch.stack((y, h[k], y, h[k]))
+        forget, enter, leave, change = (seen * weights[k] + biases[k]).unbind(0)
+        f, i, o = torch.sigmoid(forget), torch.sigmoid(enter), torch.sigmoid(leave)
+        a, before = torch.tanh(change), c[k]
+        c[k] = before * f + i * a
+        out = torch.tanh(c[k])
+        h[k] = y = o * out
+        layers.append((seen, before, f, i, o, a, out))
+    predicted = y * ends[1] + ends[2]
+    added = (after * (predicted - torch.log(torch.exp(predicted).sum() + 2))).sum()
+    return added, layers, y, predicted
+
+
+def _lstm_steps(
+    weights: Tensor, biases: Tensor, ends: Tensor, hidden: Tensor, cell: Tensor, x: Tensor
+) -> tuple[Step, list[Callable[[Any], Any]]]:
+    """The score and the states at the start, and the steps to the loss, for checkpoints."""
+
+    def step(state: Step, now: Tensor, after: Tensor) -> Step:
+        total, h, c = state[0], list(state[1]), list(state[2])
+        added, *_ = _lstm_step(weights, biases, ends, h, c, now, after)
+        return total + added, torch.stack(h), torch.stack(c)
+
+    def loss(state: Step) -> Tensor:
+        return -state[0] / (len(x) - 1) / x.shape[1]
+
+    pairs = itertools.pairwise(x)
+    steps = [functools.partial(step, now=now, after=after) for now, after in pairs]
+    return (torch.zeros_like(x[0, 0]), hidden, cell), [*steps, loss]
 
 
 def _lstm_gradient(
@@ -108,6 +145,7 @@ declare(
     derivative="backpropagation through time, gate by gate: df = dc∘c₋, di = dc∘a, do = dh∘tanh c, "
     "da = dc∘i",
     forward=lstm,
+    steps=_lstm_steps,
     draw=_draw_lstm,
     derivatives=scalar_valued(_lstm_gradient),
     inputs=("weights", "biases", "ends"),
