@@ -474,6 +474,10 @@ class TestComparing:
         assert f"undecided: {record.test} {mode} 1.0" in text
         assert re.search(r"1 too close to call: (slowdowns up to \d+%|large slowd)", text)
         assert "--gradbench-budget 80 for both runs" in text
+        one = type(run)(run.path, run.started)
+        one.take([*run.workers, *run.sessions[:1], *run.ends])
+        found = comparing.compared(one, scaled(one, 1.75, {mode}), [record], "slower")
+        assert "times as long, in too few processes" in "\n".join(found.lines())
 
     def test_a_slowdown_of_another_mode_does_not_concern_the_test(self, run):
         (record,) = records(run)

@@ -89,7 +89,7 @@ class Outcome:
     def _said(self, change: Change) -> str:
         e = change.estimate
         test = self.tests[change.case.comparison.function]
-        q = "" if change.q is None else f", {odds_of(change.q)}"
+        q = ", in too few processes" if change.q is None else f", {odds_of(change.q)}"
         times = between(Ratio(e.ratio, e.low, e.high))
         return f"{change.verdict}: {test} {change.case.mode} {times} times as long{q}"
 
