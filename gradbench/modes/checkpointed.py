@@ -79,6 +79,9 @@ class BlocksCheckpointed:
         for child in module.children():
             if isinstance(child, torch.nn.ModuleList):
                 self.layers.update(child)
+        if module.training and next(module.buffers(), None) is not None:
+            # What updates buffers would take another step where it is computed again.
+            return self.plain(module, *arguments, **named)
         if module in self.layers:
             self.called += 1
             return checkpoint(self.block(module), *arguments, use_reentrant=False, **named)
