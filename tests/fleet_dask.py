@@ -137,11 +137,12 @@ def test_a_node_says_what_it_is_and_measures(tmp_path):
 
 
 def test_a_scheduler_without_nodes(tmp_path):
-    with Cluster() as cluster:
-        done = gradbench("run", "--on", cluster.address, "--results", tmp_path)
-    assert done.returncode == 2
-    assert "start some with: dask worker" in done.stderr
-    assert "\n" not in done.stderr.strip()
+    with (
+        Cluster() as cluster,
+        contextlib.closing(Dask(cluster.address)) as engine,
+        pytest.raises(FleetError, match="start some with: dask worker"),
+    ):
+        Fleet(engine, tmp_path)
 
 
 def test_other_versions_are_left_out():
