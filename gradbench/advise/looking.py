@@ -230,6 +230,8 @@ class Look:
         """Ends the process and its group, which may outlive it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        # One that leads no group yet would wait for someone to read what it tells.
+        self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()

@@ -74,10 +74,10 @@ _MODES = (
         "jacfwd_jacfwd vmap_jacfwd_jacfwd",
     ),
     (
-        "jacrev vmap_jacrev jacrev_jacrev vmap_jacrev_jacrev vmap_func_vjp vmap_grad "
-        "reverse_over_forward",
-        "jacrev_chunked func_vjp jacrev_of_sum jacrev_jacfwd summed_func_vjp reverse_over_reverse",
-        "func_grad vmap_jacrev_jacfwd functional_call_step",
+        "jacrev jacrev_jacrev vmap_jacrev_jacrev vmap_func_vjp reverse_over_forward",
+        "jacrev_chunked func_vjp jacrev_of_sum jacrev_jacfwd summed_func_vjp reverse_over_reverse "
+        "vmap_grad",
+        "func_grad vmap_jacrev vmap_jacrev_jacfwd functional_call_step",
     ),
     (
         "ones_grad functional_vjp",

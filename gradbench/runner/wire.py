@@ -310,6 +310,7 @@ class Worker:
         # The group may outlive its leader.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
         _end_marked(self._mark.encode())
         self._ended = True
