@@ -20,7 +20,7 @@ def answer(found: Sequence[Multiple]) -> Answer:
         Column("size", lambda one: one.comparison.size),
         Column("dtype", lambda one: one.comparison.dtype, rank=3),
         *([] if plain else [Column("device", _place)]),
-        Column("evaluation", lambda one: call_time(one.evaluation), right=True),
+        Column("evaluation", lambda one: call_time(one.evaluation), rank=2, right=True),
         Column("one by one", lambda one: _cell(one.theirs), right=True),
         Column("fastest", lambda one: one.best.mode if one.best else ""),
         Column("its multiple", lambda one: _cell(one.best), right=True),
@@ -28,7 +28,7 @@ def answer(found: Sequence[Multiple]) -> Answer:
     details = []
     for operator in dict.fromkeys(one.comparison.operator for one in found):
         rows = [one for one in found if one.comparison.operator == operator]
-        title = f"{operator}, as a multiple of the function's own evaluation"
+        title = f"{operator}, as multiples of an evaluation"
         details.append(Table(columns, rows, f"{title} (one by one: {rows[0].theirs.mode})"))
     return Answer(
         [record(one) for one in found],
