@@ -20,6 +20,7 @@ from gradbench.advise import unseen
 from gradbench.advise.question import Question, Refusal
 from gradbench.core import text
 from gradbench.core.deadline import Deadline
+from gradbench.core.groups import end_group
 from gradbench.runner import leftovers
 from gradbench.runner.answers import cleaned
 
@@ -228,10 +229,7 @@ class Look:
 
     def _end(self) -> None:
         """Ends the process and its group, which may outlive it."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        # One that leads no group yet would wait for someone to read what it tells.
-        self._process.kill()
+        end_group(self._process)
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()

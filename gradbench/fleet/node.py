@@ -187,7 +187,18 @@ class _Kept:
 
 
 def share(job: Share, name: str) -> Answer:
-    """The lines that a share gives; those measured before something went wrong are kept."""
+    """The lines that a share gives."""
+    return _answered(job, name, lambda kept: _measure(job, kept))
+
+
+def track(job: TrackShare, name: str) -> Answer:
+    """As `share`, of a track: its builds take turns."""
+    return _answered(job, name, lambda kept: _measure_builds(job, kept))
+
+
+def _answered(job: Share | TrackShare, name: str, measure: Callable[[_Kept], None]) -> Answer:
+    """What is measured, unless the node lacks something or is busy; what was measured before
+    something went wrong is kept."""
     lacks = _lacks(job.files)
     if lacks:
         return Answer(refused=lacks, node=name)
@@ -197,8 +208,8 @@ def share(job: Share, name: str) -> Answer:
         if busy:
             return Answer(refused=busy, busy=True, node=name)
         try:
-            _measure(job, kept)
-        except (WorkerError, StoreError) as error:
+            measure(kept)
+        except (WorkerError, StoreError, ReleaseError) as error:
             return Answer(kept.lines, str(error), node=name)
     return Answer(kept.lines, node=name)
 
@@ -258,23 +269,6 @@ def _readings(
     )
     with contextlib.closing(readings.records()) as records:
         yield from records
-
-
-def track(job: TrackShare, name: str) -> Answer:
-    """As `share`, of a track: its builds take turns."""
-    lacks = _lacks(job.files)
-    if lacks:
-        return Answer(refused=lacks, node=name)
-    kept = _Kept(name)
-    with alone():
-        busy = _busy(PATIENCE) if job.quiet and job.session >= 0 else ""
-        if busy:
-            return Answer(refused=busy, busy=True, node=name)
-        try:
-            _measure_builds(job, kept)
-        except (WorkerError, StoreError, ReleaseError) as error:
-            return Answer(kept.lines, str(error), node=name)
-    return Answer(kept.lines, node=name)
 
 
 def _measure_builds(job: TrackShare, kept: _Kept) -> None:

@@ -40,20 +40,26 @@ def require_explained(products: Tensors, seeds: Tensors, blocks: Tensors) -> Non
             raise RuntimeError(OUTSIDE)
 
 
+def random_pullback(problem: Problem, inputs: Tensors) -> tuple[Tensor, Tensors]:
+    """A random seed and its pullback, by reverse mode."""
+    f, given = bound(problem, inputs)
+    wrt = tuple(x.detach().requires_grad_() for x in given)
+    with torch.enable_grad():
+        y = f(*wrt)
+        seed = random_seed(y.detach())
+        pulled: MaybeTensors = (None,) * len(wrt)
+        if y.requires_grad:
+            pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
+    return seed, filled(pulled, wrt)
+
+
 def checked_jacobian(problem: Problem, call: Call) -> Call:
     """The same call, which compares its result with one pullback of a random seed."""
 
     def checked(inputs: Tensors) -> Tensors:
         blocks: Tensors = call(inputs)
-        f, given = bound(problem, inputs)
-        wrt = tuple(x.detach().requires_grad_() for x in given)
-        with torch.enable_grad():
-            y = f(*wrt)
-            seed = random_seed(y.detach())
-            pulled: MaybeTensors = (None,) * len(wrt)
-            if y.requires_grad:
-                pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
-        require_explained(filled(pulled, wrt), (seed,), blocks)
+        seed, products = random_pullback(problem, inputs)
+        require_explained(products, (seed,), blocks)
         return blocks
 
     return checked
@@ -84,16 +90,9 @@ def checked_sparse(problem: Problem, call: Call) -> Call:
 
     def checked(inputs: Tensors) -> Tensors:
         blocks: Tensors = call(inputs)
-        f, given = bound(problem, inputs)
-        wrt = tuple(x.detach().requires_grad_() for x in given)
-        with torch.enable_grad():
-            y = f(*wrt)
-            seed = random_seed(y.detach())
-            pulled: MaybeTensors = (None,) * len(wrt)
-            if y.requires_grad:
-                pulled = torch.autograd.grad(y, wrt, seed, allow_unused=True)
-        rows = y.dim()
-        for product, block in zip(filled(pulled, wrt), blocks):
+        seed, products = random_pullback(problem, inputs)
+        rows = seed.dim()
+        for product, block in zip(products, blocks):
             entries = block.detach().coalesce()
             places = entries.indices()
             flat = torch.zeros_like(places[0])

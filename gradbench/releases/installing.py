@@ -9,13 +9,13 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradbench.core.groups import end_group
 from gradbench.core.releases import ReleaseError
 from gradbench.core.text import line, shortened, storable
 from gradbench.store.files import write_text
@@ -145,8 +145,7 @@ def run(command: Sequence[str], log: Path) -> None:
                 pass
             code = process.wait()
         except BaseException:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end_group(process)
             raise
     if code:
         text = without_addresses(output.decode(errors="replace"), command)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gradbench.core.groups import end_group
 from gradbench.core.process import STATE_LOST
 from gradbench.core.text import line
 from gradbench.core.verdicts import Status
@@ -307,10 +308,7 @@ class Worker:
         """Ends the process and everything it started; does nothing if it has ended."""
         if self._ended:
             return
-        # The group may outlive its leader.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
+        end_group(self._process)
         self._process.wait()
         _end_marked(self._mark.encode())
         self._ended = True

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gradbench.core.cases import Case
+from gradbench.core.groups import end_group
 from gradbench.core.verdicts import CALLED
 from gradbench.runner.progress import Report
 from gradbench.runner.wire import (
@@ -124,9 +125,7 @@ class Methods:
             self.worker.__exit__()
             self.worker = None
         for process in self.processes.values():
-            # With all that it forked.
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, 9)
+            end_group(process)
             process.wait()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
@@ -306,8 +305,7 @@ class Methods:
                 pin(process.pid, self.core)
             _, errors = process.communicate(timeout=TIMEOUT)
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, 9)
+            end_group(process)
             process.wait()
             raise
         if process.returncode:
