@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 from fake_fleet import Node
+
+from gradbench.fleet.engine import Dask
 
 TESTS = Path(__file__).parent
 STARTING = 60.0
@@ -64,6 +67,15 @@ class Cluster:
             *(self._folder.name, *words),
             **variables,
         )
+
+    def gather(self) -> None:
+        """Waits until the scheduler knows all nodes."""
+        until = time.monotonic() + STARTING
+        with contextlib.closing(Dask(self.address)) as engine:
+            while len(engine.nodes()) < len(self.nodes):
+                if time.monotonic() > until:
+                    raise RuntimeError("a node did not start")
+                time.sleep(0.1)
 
     def kill(self, name: str) -> None:
         process = self.nodes.pop(name)

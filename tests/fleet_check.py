@@ -28,13 +28,14 @@ def wall(nodes: int) -> tuple[float, float, float]:
     """Seconds of a run on so many nodes; processor time of an idle node as a share of a core, and
     its memory in MiB."""
     with Cluster(nodes, **{SECONDS: str(SLEEP)}) as cluster, tempfile.TemporaryDirectory() as place:
-        with contextlib.closing(Dask(cluster.address, pretend)) as engine:
-            while len(engine.nodes()) < nodes:
-                time.sleep(0.1)
-            with Fleet(engine, Path(place), Settings(sessions=SESSIONS)) as fleet:
-                began = time.perf_counter()
-                measuring.measure(fleet.shares, fleet.nodes)
-                seconds = time.perf_counter() - began
+        cluster.gather()
+        with (
+            contextlib.closing(Dask(cluster.address, pretend)) as engine,
+            Fleet(engine, Path(place), Settings(sessions=SESSIONS)) as fleet,
+        ):
+            began = time.perf_counter()
+            measuring.measure(fleet.shares, fleet.nodes)
+            seconds = time.perf_counter() - began
         process = psutil.Process(next(iter(cluster.nodes.values())).pid)
         before, began = sum(process.cpu_times()[:2]), time.perf_counter()
         time.sleep(IDLE if nodes == 1 else 0)

@@ -5,6 +5,7 @@
 
 import contextlib
 import random
+import sys
 import threading
 import time
 
@@ -17,7 +18,7 @@ from gradbench.fleet import machines, measuring, shares
 from gradbench.fleet.engine import Dask, FleetError
 from gradbench.fleet.jobs import Look
 from gradbench.runner.settings import Settings
-from gradbench.store import runs
+from gradbench.store import runs, tracks
 
 pytest.importorskip("distributed")
 from cluster import SECONDS, Cluster, pretend
@@ -115,10 +116,7 @@ def test_a_node_says_what_it_is_and_measures(tmp_path):
     with Cluster() as cluster:
         cluster.add("plain")
         cluster.add("held", ATEN_CPU_CAPABILITY="default")
-        engine = Dask(cluster.address)
-        while len(engine.nodes()) < 2:
-            time.sleep(0.1)
-        engine.close()
+        cluster.gather()
         words = ("--operator", "vjp", "--function", "exp", "--sessions", 2, "--results", tmp_path)
         done = gradbench("run", "--on", cluster.address, "--even-if-busy", *words)
         assert done.returncode == 0, done.stderr
@@ -136,6 +134,43 @@ def test_a_node_says_what_it_is_and_measures(tmp_path):
     assert "A: " in shown.stdout
 
 
+def test_a_track_of_two_builds_while_a_node_is_killed(tmp_path):
+    """Its builds are this Python, made by the nodes. Every part is there, once, and says which node
+    measured it."""
+    builds = [f"{name}={sys.executable}" for name in ("one", "two")]
+    results = tmp_path / "results"
+    with Cluster(2, GRADBENCH_RELEASES=str(tmp_path / "releases")) as cluster:
+        cluster.gather()
+        ended = threading.Event()
+
+        def kill():
+            while not any(tracks.read(path).parts for path in tracks.paths(results)):
+                if ended.wait(0.1):
+                    return
+            cluster.kill("node0")
+            cluster.add("later")
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        words = ("-f", "exp", "-o", "vjp", "-o", "jvp", "-m", "backward", "-m", "func_jvp")
+        done = gradbench(
+            *("releases", "track", *builds, "--profile", "quick", *words),
+            *("--on", cluster.address, "--even-if-busy", "--results", results),
+        )
+        ended.set()
+        killer.join()
+        assert "node0" not in cluster.nodes
+    assert done.returncode == 0, done.stderr
+    (path,) = tracks.paths(results)
+    made = tracks.read(path)
+    assert made.finished
+    assert not made.problems
+    assert len(made.parts) == len(made.done()) == 2 * 5
+    assert {part.node for part in made.parts} <= {"node0", "node1", "later"}
+    shown = gradbench("releases", "show", "--track", made.name, "--results", results)
+    assert "sessions by node: " in shown.stdout
+
+
 def test_a_scheduler_without_nodes(tmp_path):
     with (
         Cluster() as cluster,
@@ -147,8 +182,7 @@ def test_a_scheduler_without_nodes(tmp_path):
 
 def test_other_versions_are_left_out():
     with Cluster(1) as cluster, contextlib.closing(Dask(cluster.address)) as engine:
-        while not engine.nodes():
-            time.sleep(0.1)
+        cluster.gather()
         nodes = machines.Nodes(engine, Look("0.0", {}, [], 1 << 30, False), print)
         with pytest.raises(FleetError, match=f"it has gradbench {__version__}"):
             nodes.gather()

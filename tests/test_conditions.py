@@ -214,3 +214,17 @@ def test_the_doctor_looks_at_each_gpu():
     assert poor.found == "clock 1200 MHz; slowed down now: power cap"
     assert "nvidia-ml-py" in note.advice
     assert list(doctor.gpus({}, Driver())) == [], "no device, no line"
+
+
+@pytest.mark.parametrize(
+    ("sessions", "said"),
+    [
+        ([], ""),
+        (["", ""], ""),
+        (["b", "a", "a"], "sessions by node: a 2, b 1"),
+        (["a", "", ""], "sessions by node: this machine 2, a 1"),
+        ([*"aabbcdefghijk"], "sessions by node: a 2, b 2, c 1, d 1, e 1, f 1, g 1, h 1, 3 more 3"),
+    ],
+)
+def test_the_sessions_of_each_node(sessions, said):
+    assert conditions.nodes(sessions) == said

@@ -7,6 +7,7 @@ import pytest
 from fake_fleet import ENTRIES, ENVIRONMENT, FUNCTIONS, MACHINE, Fake, Fleet, Node, measured
 from in_process import gradbench
 
+from gradbench.analysis.frames import load
 from gradbench.core.cases import Entry
 from gradbench.fleet import machines, measuring, node, shares
 from gradbench.fleet.engine import FleetError
@@ -342,6 +343,7 @@ def test_a_busy_node_says_so(monkeypatch):
         away = 0.8
 
     monkeypatch.setattr(node, "listen", lambda seconds: Heard)
+    monkeypatch.setattr(node, "BEGINNING", 0.0)
     monkeypatch.setattr(node, "PATIENCE", 0.0)
     seen = asked("look", Look(__version__, {}, [], 1 << 30, True))
     assert seen.busy
@@ -375,6 +377,10 @@ def test_the_command_measures_stores_and_shows(tmp_path, fleet):
     (path,) = runs.paths(tmp_path)
     stored = runs.read(path)
     assert stored.done() == PLANNED
+    nodes = [stored.environment(session.process)["node"] for session in stored.sessions]
+    assert [*load(tmp_path).drop_duplicates(["function", "session"])["node"]] == nodes
+    by = ", ".join(f"{node} {number}" for node, number in Counter(nodes).most_common())
+    assert f"Sessions by node: {by}" in gradbench("show", "--results", tmp_path).stdout
 
 
 def test_the_command_says_what_it_would_measure(tmp_path, fleet):
@@ -383,8 +389,10 @@ def test_the_command_says_what_it_would_measure(tmp_path, fleet):
     assert not runs.paths(tmp_path)
 
 
-def test_the_command_resumes_on_like_nodes_only(tmp_path, fleet):
-    fleet.before = lambda engine: setattr(engine, "dead", engine.done >= 3)
+@pytest.mark.parametrize("after", [0, 3])
+def test_the_command_resumes_on_like_nodes_only(tmp_path, fleet, after):
+    """Also before the first session."""
+    fleet.before = lambda engine: setattr(engine, "dead", engine.done >= after)
     words = ("run", "--on", "tcp://x", "--results", tmp_path)
     done = gradbench(*words, "--sessions", 3)
     assert done.returncode == 2
@@ -427,3 +435,10 @@ def test_an_address_that_answers_nothing(tmp_path, monkeypatch):
     assert done.returncode == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in done.stderr
     assert "\n" not in done.stderr.strip()
+
+
+@pytest.mark.parametrize("words", [("run",), ("releases", "track", "2.13.0")])
+def test_nodes_may_be_busy_only_where_there_are_nodes(tmp_path, words):
+    done = gradbench(*words, "--even-if-busy", "--results", tmp_path)
+    assert done.returncode == 2
+    assert "add --on ADDRESS" in done.stderr

@@ -1,6 +1,7 @@
 """Tracks on a fleet: their builds take turns on each node, and machines are never mixed."""
 
 import sys
+from collections import Counter
 
 import pytest
 from fake_fleet import ENTRIES, ENVIRONMENT, Fake, Node
@@ -60,7 +61,8 @@ class Builds(Node):
             ]
             parts.append(
                 tracks.PartMeasured(
-                    *(entry.comparison, share.session, share.group, cases, 0.1, 0.2, 0.0)
+                    *(entry.comparison, share.session, share.group, cases, 0.1, 0.2, 0.0),
+                    node=self.name,
                 )
             )
         return [encoded(part).decode() for part in parts]
@@ -99,6 +101,21 @@ def test_each_kind_of_machine_has_a_track_of_its_own(tmp_path, fleet):
     assert all(nodes.values())
     for share in [share for own in nodes.values() for share in own]:
         assert share.members == ["2.13.0", "2.12.0"]
+
+
+@pytest.mark.parametrize("function", ["*", "exp"])
+def test_it_shows_which_node_measured_how_many_sessions(tmp_path, fleet, function):
+    fleet.kill("c")
+    track(tmp_path, *RELEASES, "--sessions", 5)
+    (path,) = tracks.paths(tmp_path / "results")
+    made = tracks.read(path)
+    parts = [p for p in made.parts if function in ("*", p.comparison.function)]
+    by = Counter(part.node for part in parts)
+    assert by.keys() <= {"a", "b"}
+    words = ("-f", function, "--track", made.name, "--results", tmp_path / "results")
+    shown = gradbench("releases", "show", *words).stdout
+    said = ", ".join(f"{node} {number}" for node, number in by.most_common())
+    assert f"sessions by node: {said}" in " ".join(shown.split())
 
 
 def test_a_lost_scheduler_and_the_rest_of_the_track(tmp_path, fleet):
@@ -153,7 +170,7 @@ def test_what_was_not_asked_for_is_not_stored(tmp_path, fleet):
 def test_it_says_what_it_would_measure_and_needs_names(tmp_path, fleet):
     done = track(tmp_path, *RELEASES, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "in 2 builds on 2 nodes of EPYC" in done.stderr + done.stdout
+    assert "in 2 builds on 2 nodes of EPYC" in done.stdout
     assert not tracks.paths(tmp_path / "results")
     done = track(tmp_path)
     assert done.returncode == 2
@@ -224,5 +241,6 @@ def test_a_node_measures_its_builds_in_turns(monkeypatch, tmp_path):
     )
     (part,) = (tracks.KIND.decode(line.strip().encode(), started) for line in answer.lines)
     (case,) = part.cases
+    assert part.node == "here"
     assert {side.environment for side in case.sides} == what.keys()
     assert all(side.entrant.status == "ok" and side.entrant.samples for side in case.sides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 
@@ -10,13 +11,32 @@ from gradbench.core.cases import Place
 from gradbench.core.units import counted, short, size
 from gradbench.store.runs import DeviceState, Limits, Run
 
+NODES = 8
+"""So many nodes of a cluster are named."""
+
 HEAT_AND_POWER = 0.01
 """Seconds of throttling in one session's rounds that are worth mentioning."""
 
 
 def lines(run: Run) -> list[str]:
-    """A line for each device: its name, its limits, its clocks and temperature."""
-    return [_limits(found) for found in run.limits] + _states(run)
+    """A line for each device: its name, its limits, its clocks and temperature; and one for the
+    nodes of a cluster."""
+    places = {worker.process: str(worker.environment.get("node") or "") for worker in run.workers}
+    said = nodes(places.get(session.process, "") for session in run.sessions)
+    return [*map(_limits, run.limits), *_states(run), *filter(None, [said])]
+
+
+def nodes(sessions: Iterable[str]) -> str:
+    """How many sessions each node of a cluster measured, by the node of each session; empty on one
+    machine."""
+    found = Counter(sessions)
+    if set(found) <= {""}:
+        return ""
+    parts = [f"{name or 'this machine'} {number}" for name, number in found.most_common()]
+    if len(parts) > NODES:
+        rest = sum(number for _, number in found.most_common()[NODES:])
+        parts[NODES:] = [f"{len(parts) - NODES} more {rest}"]
+    return f"sessions by node: {', '.join(parts)}"
 
 
 def cautions(run: Run) -> list[str]:

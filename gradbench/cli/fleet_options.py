@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gradbench.cli import parameters
+from gradbench.core.cases import SelectionError
 
 on_option = click.option(
     "--on",
@@ -19,3 +20,9 @@ busy_option = click.option(
     is_flag=True,
     help="With --on: measure on nodes that are busy with something else too.",
 )
+
+
+def require_on(address: str | None, even_if_busy: bool) -> None:
+    """Raises SelectionError where --even-if-busy stands alone."""
+    if even_if_busy and address is None:
+        raise SelectionError("--even-if-busy is for the nodes of a cluster: add --on ADDRESS")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradbench import __version__
+from gradbench.advise.yours import say_if_changed
 from gradbench.cli import options
 from gradbench.cli.output import hint, info, on_stop, say, warn
 from gradbench.cli.progress import progress, starting
@@ -72,6 +73,8 @@ def run(
     """Measures a selection on every kind of machine of a cluster; says what, if `dry_run`."""
     suite = everywhere(suite)
     asked = question(suite.files, suite.loaded, measuring.memory_limit, quiet)
+    if not dry_run:
+        say_if_changed(suite.own, KIND, results, warn)
     with cluster(address, asked) as nodes:
         kinds = nodes.by_kind()
         if dry_run:

@@ -10,7 +10,7 @@ import click
 from gradbench.advise.yours import say_if_changed
 from gradbench.analysis.conditions import BUSY
 from gradbench.cli import completing, options, parameters
-from gradbench.cli.fleet_options import busy_option, on_option
+from gradbench.cli.fleet_options import busy_option, on_option, require_on
 from gradbench.cli.output import hint, info, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer, Terminal
@@ -70,6 +70,7 @@ def command(
     Every mode passes the correctness gate before and after it is timed. What was measured is
     stored comparison by comparison: Ctrl-C stops the run, and --resume continues it.
     """
+    require_on(address, even_if_busy)
     if resumed is not None:
         allowed = ("resumed", "results", "files", "form", "address", "even_if_busy")
         options.reject_beside_resume("run", *allowed)

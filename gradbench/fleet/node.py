@@ -52,13 +52,16 @@ from gradbench.runner.wire import WorkerError, WorkerOptions
 from gradbench.runner.workers import Workers, discover, require_same
 from gradbench.store.lines import StoreError, digest, encoded
 from gradbench.store.runs import Entrant, Reading, WorkerStarted
-from gradbench.store.tracks import ReadingMade
+from gradbench.store.tracks import PartMeasured, ReadingMade
 
 LISTENING = 0.5
 """Seconds in which a node hears whether other processes have its cores."""
 
-PATIENCE = 60.0
-"""Seconds that a node waits until it is quiet, before a share."""
+BEGINNING, PATIENCE = 15.0, 60.0
+"""Seconds that a node waits until it is quiet: before it says what it is, and before a share.
+
+Nodes of one machine that start together have its cores at first. A kind all of whose nodes are busy
+when a run begins is not measured."""
 
 PAUSE = 5.0
 
@@ -86,7 +89,7 @@ def look(asked: Look, name: str) -> Seen:
     if lacks:
         return Seen(refused=lacks)
     with alone():
-        busy = _busy(0.0) if asked.quiet else ""
+        busy = _busy(BEGINNING) if asked.quiet else ""
         if busy:
             return Seen(refused=busy, busy=True)
         base = WorkerOptions(files=(*asked.suite,), memory_limit=asked.memory_limit)
@@ -183,6 +186,8 @@ class _Kept:
         if isinstance(record, WorkerStarted):
             facts = {**record.environment, "node": self._name}
             record = msgspec.structs.replace(record, environment=facts)
+        elif isinstance(record, (PartMeasured, ReadingMade)):
+            record = msgspec.structs.replace(record, node=self._name)
         self.lines.append(encoded(record).decode())
 
 

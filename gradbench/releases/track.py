@@ -24,7 +24,7 @@ from gradbench.releases.builds import Builds
 from gradbench.releases.environments import Environment
 from gradbench.releases.part import Part, Settled, Team
 from gradbench.runner import machine
-from gradbench.runner.plan import Lack, converted_settings, lack_of
+from gradbench.runner.plan import Lack, converted_settings, lack_of, of_nodes, require_here
 from gradbench.runner.progress import Progress, Report, silent, stretch
 from gradbench.runner.readings import Readings, missing
 from gradbench.runner.settings import PROFILES as RUN
@@ -83,9 +83,6 @@ PROFILES = {
     ),
 }
 
-ON_NODES = "on_nodes"
-"""The setting that marks a track of a cluster's nodes."""
-
 SLOW_CALL = 0.02
 SLOW_SESSIONS = 5
 """A mode whose call takes SLOW_CALL seconds takes part in the first sessions only."""
@@ -138,7 +135,7 @@ def begin(
         settings={
             **asdict(settings),
             "cpu_capability": cpu_capability,
-            **({ON_NODES: True} if facts is not None else {}),
+            **of_nodes(facts),
         },
         machine=machine.facts() if facts is None else dict(facts),
         plan=list(entries),
@@ -190,11 +187,7 @@ def resume(track: Track) -> tuple[LineLog, Settings]:
     changed.
     """
     settings = settings_of(track)
-    if track.started.settings.get(ON_NODES):
-        raise StoreError(
-            f"{track.name} was measured by nodes of a cluster: resume it with --on ADDRESS, so that"
-            " unlike machines are not mixed"
-        )
+    require_here(track)
     for name in track.environments:
         try:
             environments.find(name)

@@ -10,12 +10,12 @@ from typing import Any, Generic, TypeVar
 from gradbench.core.cases import Entry, Offer, Place, Selection, SelectionError, expand
 from gradbench.core.instruments import INSTRUMENTS, WALL_TIME
 from gradbench.core.suggest import hint
-from gradbench.runner.plan import resume, settings_of
+from gradbench.runner.plan import require_here, resume, settings_of
 from gradbench.runner.settings import Profile, Settings
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import Discovery
 from gradbench.store.executed import executed
-from gradbench.store.lines import LineLog, StoreError
+from gradbench.store.lines import LineLog
 from gradbench.store.runs import KIND, Run, find
 
 Say = Callable[[str], None]
@@ -161,11 +161,7 @@ def reopen(
 ) -> Opened[Run]:
     """An interrupted run, as it goes on. Raises StoreError where it cannot."""
     old = find(results, name)
-    if old.first_environment.get("node"):
-        raise StoreError(
-            f"{old.name} was measured by nodes of a cluster: resume it with --on ADDRESS, so that "
-            "unlike machines are not mixed"
-        )
+    require_here(old)
     settings = settings_of(old)
     files = executed(KIND, old, results, old.started.files, files, say)
     worker = WorkerOptions(files=files, memory_limit=settings.memory_limit)

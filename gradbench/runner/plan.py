@@ -32,6 +32,24 @@ if TYPE_CHECKING:
     from gradbench.store.tracks import Track
 
 
+ON_NODES = "on_nodes"
+"""The setting that marks what a cluster's nodes measure."""
+
+
+def of_nodes(facts: Mapping[str, Any] | None) -> dict[str, bool]:
+    """The setting, where `facts` are those of a node's machine."""
+    return {} if facts is None else {ON_NODES: True}
+
+
+def require_here(stored: Run | Track) -> None:
+    """Raises StoreError where a run or a track was begun on the nodes of a cluster."""
+    if stored.started.settings.get(ON_NODES):
+        raise StoreError(
+            f"{stored.name} was begun on nodes of a cluster: resume it with --on ADDRESS, so that "
+            "unlike machines are not mixed"
+        )
+
+
 def start(
     results: Path,
     entries: Sequence[Entry],
@@ -51,7 +69,7 @@ def start(
         schema=SCHEMA,
         run=new_id(),
         started=now(),
-        settings=asdict(settings),
+        settings={**asdict(settings), **of_nodes(facts)},
         machine=machine.facts() if facts is None else dict(facts),
         plan=list(entries),
         command=list(command),

@@ -17,7 +17,7 @@ LIBRARIES = ("cpu_capability", "python", "numpy")
 BUILD = ("torch", "torch_git", "torch_cuda", *LIBRARIES)
 """What tells one build of torch and its surroundings from another."""
 
-COLUMNS = (*BUILD, "gradbench")
+COLUMNS = (*BUILD, "gradbench", "node")
 """The columns of data frames."""
 
 COMPARED = (*BUILD, "mkl", "device_names")

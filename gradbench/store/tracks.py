@@ -158,6 +158,8 @@ class PartMeasured(Record, tag="part", frozen=True):
     visiting: Amount
     elapsed: Amount
     load: Amount
+    node: Label = ""
+    """The node of a cluster that measured it; empty: this machine."""
 
     def check(self, header: TrackStarted) -> None:
         if self.group >= len(header.groups):
@@ -179,6 +181,7 @@ class ReadingMade(Record, tag="reading", frozen=True):
 
     environment: Name
     reading: Reading
+    node: Label = ""
 
     def check(self, header: TrackStarted) -> None:
         header.require_known(self.environment)

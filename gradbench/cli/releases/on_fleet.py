@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gradbench.advise.yours import say_if_changed
 from gradbench.cli import options
 from gradbench.cli.on_fleet import cluster, everywhere, measured_on, question, unfinished
 from gradbench.cli.output import hint, info, notes, say, warn
@@ -56,6 +57,8 @@ def track(
         capability=asked.cpu_capability,
         installing=None if dry_run else installing,
     )
+    if not dry_run:
+        say_if_changed(suite.own, KIND, results, warn)
     with cluster(address, look) as nodes, contextlib.ExitStack() as logs:
         kinds = nodes.by_kind()
         shares = []
@@ -68,12 +71,14 @@ def track(
                 warn(f"note: nothing is measured on {name}: {error}")
                 continue
             cases = sum(len(entry.modes) for entry in entries)
-            info(
-                f"Measuring {counted(cases, 'case')} in {counted(len(wanted.requests), 'build')} "
-                f"on {counted(len(nodes.of(kind)), 'node')} of {name}"
+            said = (
+                f"{counted(cases, 'case')} in {counted(len(wanted.requests), 'build')} on "
+                f"{counted(len(nodes.of(kind)), 'node')} of {name}"
             )
             if dry_run:
+                say(f"Would measure {said}")
                 continue
+            info(f"Measuring {said}")
             seen = kinds[kind]
             opened = _begun(seen, suite, wanted, asked, entries, settings, results)
             logs.enter_context(opened.log)

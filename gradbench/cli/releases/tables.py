@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradbench.analysis.clocks import MIXED
+from gradbench.analysis.conditions import nodes
 from gradbench.analysis.measured import Build, Point
 from gradbench.analysis.scope import Scope
 from gradbench.analysis.table import Changes
@@ -165,7 +166,7 @@ def changes(
         apart=True,
         ahead=[course.strip],
         summary=[str(scope)] if scope is not None else [],
-        notes=marks.lines,
+        notes=[*marks.lines, *_nodes(history)],
     )
 
 
@@ -227,7 +228,7 @@ def _steps(course: Course, scope: Scope | None, top: int, everything: bool) -> A
             Table((between, *_change_columns(marks, whole)), called[:top], title),
         ],
         summary=[_summary(judged), *([str(scope)] if scope is not None else [])],
-        notes=[*marks.lines, *_unlike(history, judged), *failures],
+        notes=[*marks.lines, *_unlike(history, judged), *failures, *_nodes(history)],
     )
 
 
@@ -291,6 +292,16 @@ def _unlike(history: History, judged: Judged) -> list[Cell]:
             [change.pair for change in judged.changes]
         ).items()
     ]
+
+
+def _nodes(history: History) -> list[Cell]:
+    """Which nodes of a cluster measured the cases, by track."""
+    comparisons = {case.comparison for case in history.cases}
+    found = {
+        track.name: nodes(part.node for part in track.parts if part.comparison in comparisons)
+        for track in history.tracks
+    }
+    return [f"{name}: {said}" for name, said in found.items() if said]
 
 
 def _summary(judged: Judged) -> str:

@@ -9,7 +9,7 @@ import click
 
 from gradbench.advise.yours import say_if_changed
 from gradbench.cli import completing, options, parameters
-from gradbench.cli.fleet_options import busy_option, on_option
+from gradbench.cli.fleet_options import busy_option, on_option, require_on
 from gradbench.cli.output import hint, info, notes, on_stop, say, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.releases.environments import capability_option, dry_run_option, install_options
@@ -90,6 +90,7 @@ def track(
     inputs that --input or --inputs give: no derivative by hand is needed.
     """
     with on_stop("Stopped before anything was measured. Installed releases stay."):
+        require_on(address, even_if_busy)
         if resumed is not None:
             allowed = ("resumed", "results", "files", "form", "address", "even_if_busy")
             options.reject_beside_resume("track", *allowed)
