@@ -13,8 +13,9 @@
 #
 # make package   build the distribution; try the wheel, 'gradbench init' and the lower bounds
 #
-# make fleet-check   a Dask cluster of processes on this machine, some of which are killed; and what
-#                    it costs: sessions that are a sleep on 1, 2 and 4 nodes (docs/fleet.md)
+# make fleet-check   a Dask cluster of processes on this machine, some of which are killed; what it
+#                    costs: sessions that are a sleep on 1, 2 and 4 nodes; and how many of its
+#                    verdicts are those of this machine measured directly (docs/fleet.md)
 #
 # make gpu-check   the gate, a benchmark, scaling and the A/A study on the first CUDA device, into
 #                  results/gpu-check. It installs nothing: GPU_PYTHON (default: PYTHON) is a Python
@@ -63,6 +64,7 @@ package: $(VENV)/.ready
 fleet-check: $(VENV)/.ready
 	$(BIN)/python -m pytest -n0 tests/fleet_dask.py
 	$(BIN)/python tests/fleet_check.py
+	$(BIN)/python tests/fleet_verdicts.py
 
 # Correctness, times and memory of every mode on the device.
 gpu-check:

@@ -437,6 +437,18 @@ def test_an_address_that_answers_nothing(tmp_path, monkeypatch):
     assert "\n" not in done.stderr.strip()
 
 
+@pytest.mark.parametrize(
+    "address", ["foo", "http://127.0.0.1:8787", "tcp://", "tcp://:8786", "tcp://x:port", "x:65536"]
+)
+def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(distributed, "Client", lambda *words, **more: pytest.fail("it was tried"))
+    done = gradbench("run", "--on", address, "--results", tmp_path)
+    assert done.returncode == 2
+    assert f"{address} is no address of a Dask scheduler" in done.stderr
+    assert "\n" not in done.stderr.strip()
+
+
 @pytest.mark.parametrize("words", [("run",), ("releases", "track", "2.13.0")])
 def test_nodes_may_be_busy_only_where_there_are_nodes(tmp_path, words):
     done = gradbench(*words, "--even-if-busy", "--results", tmp_path)

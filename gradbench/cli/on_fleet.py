@@ -35,7 +35,9 @@ from gradbench.store.runs import KIND, Run, find
 def cluster(address: str, asked: Look) -> Iterator[Nodes]:
     """The nodes at an address, which have said what they are. Raises FleetError where none
     measures."""
-    with contextlib.closing(Dask(address)) as engine:
+    with starting(f"connecting to {address}"):
+        engine = Dask(address)
+    with contextlib.closing(engine):
         nodes = Nodes(engine, asked, lambda said: warn(f"note: {said}"))
         with starting(f"asking the nodes at {address}"):
             nodes.gather()

@@ -74,6 +74,7 @@ class Dask:
         extras.require("--on", "distributed")
         from distributed import Client
 
+        _check(address)
         # What it reports of lost connections is said in one line here.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self.address = address
@@ -163,6 +164,21 @@ class Dask:
 
     def close(self) -> None:
         self._client.close(timeout=2)
+
+
+def _check(address: str) -> None:
+    """Raises FleetError for what cannot be an address: Dask would try it for a minute."""
+    from distributed.comm.addressing import get_address_host_port
+
+    try:
+        host, port = get_address_host_port(address)
+        if not host or not 0 < port < 1 << 16:
+            raise ValueError(f"no host has port {port}" if host else "it names no host")
+    except ValueError as error:
+        raise FleetError(
+            f"{line(address)} is no address of a Dask scheduler, such as tcp://10.0.0.1:8786: "
+            f"{line(str(error), 200)}"
+        ) from error
 
 
 def _on_node(execute: Callable[[str, str, str], str], what: str, job: str) -> str:
