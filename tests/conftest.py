@@ -38,6 +38,7 @@ def _everywhere(tmp_path_factory):
             # pytest-benchmark does not measure in a process that it takes for one of several.
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(warm, "written", f"{tmp_path_factory.getbasetemp()}{os.sep}")
         patch.setattr(subprocess, "Popen", warm.Popen)
         yield
 

@@ -2,8 +2,8 @@
 project's benchmarks by asv, pytest and its CI workflow; tests of the source distribution; the lower
 bounds; and every Python here.
 
-It takes some minutes, and uv from the package index. torch is not downloaded, but linked from this
-Python's packages, so its own lower bound is not tried.
+Parts can be named (`python tests/package.py lowest`). `interpreters` and `lowest` need uv. torch is
+not downloaded, but linked from this Python's packages, so its own lower bound is not tried.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import clean
@@ -50,6 +51,8 @@ OF_SOURCE = (
     *("tests/test_own.py", "tests/test_package.py"),
 )
 """Tests that are run of the source distribution: they need its pages, results and suites."""
+
+PYTEST = ("pytest", "-q", "-n0", "-p", "no:cacheprovider", "--tb=short", "--disable-warnings")
 
 SHIMS = {
     # What would be installed is there.
@@ -164,7 +167,7 @@ def source(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
     done = clean.run([*pip, "--no-deps", "--no-build-isolation", "-e", "."], place)
     said("the source distribution installs", done)
-    test = [python, "-m", "pytest", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider"]
+    test = [python, "-m", *PYTEST, "-m", "not slow"]
     ran = clean.run([*test, *OF_SOURCE], place, PATH=f"{python.parent}:{os.environ['PATH']}")
     print(said("its tests", ran).splitlines()[-1])
 
@@ -201,7 +204,7 @@ def lowest(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     install = [uv, "pip", "install", "--quiet", "--no-deps", "--python", python]
     said("lower bounds install", clean.run([*install, "-r", folder / "lowest.txt"], source))
     print("\n".join(f"  {pin}" for pin in pins))
-    test = [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *TARGETED]
+    test = [python, "-m", *PYTEST, *TARGETED]
     print(said("tests at the lower bounds", clean.run(test, source)).splitlines()[-1])
 
 
@@ -211,8 +214,9 @@ def interpreters(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     stored = ["--results", clean.ROOT / "results"]
     for minor in range(10, 16):
         place = folder / f"python3.{minor}"
-        made = clean.run([uv, "venv", "--quiet", "--python", f"3.{minor}", place], folder)
-        if made.returncode:
+        asked = [*map(str, of_pyenv(minor)), f"3.{minor}"]
+        venv = [uv, "venv", "--quiet", "--no-python-downloads", "--python"]
+        if clean.run([*venv, asked[0], place], folder).returncode:
             print(f"not here: Python 3.{minor}")
             continue
         python = place / "bin/python"
@@ -231,6 +235,12 @@ def interpreters(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
             said(f"Python 3.{minor}: gradbench {words[0]}", done)
 
 
+def of_pyenv(minor: int) -> list[Path]:
+    """The Pythons of pyenv, which are not on the path unless they are chosen."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    return sorted(root.glob(f"versions/3.{minor}.*/bin/python"))
+
+
 def plain() -> list[str]:
     """The requirements of a plain installation, but for torch."""
     text = (clean.ROOT / "pyproject.toml").read_text("utf-8")
@@ -243,13 +253,19 @@ PARTS = {"interpreters": interpreters, "start": start, "source": source, "lowest
 
 def main() -> int:
     """Tries the parts that are named, by default all."""
+    parts = sys.argv[1:] or [*PARTS]
+    if unknown := [part for part in parts if part not in PARTS]:
+        sys.exit(f"there is no part {unknown[0]!r}, but {', '.join(PARTS)}")
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    for part in sys.argv[1:] or PARTS:
+    if {"interpreters", "lowest"} & {*parts} and not os.path.exists(uv):
+        sys.exit(f"uv is not there: {sys.executable} -m pip install uv")
+    for part in parts:
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
+            folder, began = Path(place), time.monotonic()
             sdist, wheel = clean.built(folder)
             print(f"{part}: {wheel.name} has {wheel.stat().st_size >> 10} KiB", flush=True)
             PARTS[part](folder, sdist, wheel, uv)
+            print(f"{part}: passed in {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
 

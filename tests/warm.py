@@ -13,7 +13,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -26,6 +25,10 @@ MODULES = (
 
 STARTED = subprocess.Popen
 HERE = str(Path(__file__).parent)
+
+written = HERE + os.sep
+"""Where tests write: `conftest.py` sets it. Other temporary folders may have an environment with
+torch, which no process can import twice."""
 
 _pythons: dict[str, tuple[str, dict[str, str]]] = {sys.executable: ("", {})}
 _showwarning = warnings.showwarning
@@ -125,13 +128,10 @@ def _forget_tests(environment: dict[str, str]) -> None:
 
 
 def _of_tests(name: str) -> bool:
-    """Whether a module is gradbench's, one of the tests, or one that a test wrote into a folder of
-    its own: a new Python has loaded none of them."""
-    if name.startswith("gradbench"):
-        return True
+    """Whether a module is gradbench's, one of the tests, or one that a test wrote: a new Python has
+    loaded none of them."""
     place = str(getattr(sys.modules[name], "__file__", None))
-    written = place.startswith(tempfile.gettempdir() + os.sep) and "site-packages" not in place
-    return place.startswith(HERE + os.sep) or (written and not place.startswith(sys.prefix))
+    return name.startswith("gradbench") or place.startswith((HERE + os.sep, written))
 
 
 def _run(script: str, words: list[str]) -> int:
