@@ -1,14 +1,22 @@
 """What the Python functions are given: of the right kind, or an error that says which."""
 
+import inspect
 import math
+import os
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from made_runs import PLAIN, stored
 
 import gradbench
+from gradbench.api.run import RunResult
 from gradbench.core import arguments
 from gradbench.problems import registry
 from gradbench.releases import timeline
 from gradbench.report.data import table
+from gradbench.store import runs as log
 from gradbench.store.lines import StoreError
 
 READERS = [gradbench.load, gradbench.samples, table]
@@ -74,6 +82,8 @@ def test_one_track_needs_no_list(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
+        ({"also": "jacrev"}, "also should be a function or a list of functions, not a str"),
+        ({"also": [len, "jacrev"]}, "also should be a list of functions, and has a str"),
         ({"budget": math.nan}, "budget is nan"),
         ({"budget": math.inf}, "budget is inf"),
         ({"budget": 0}, "budget is 0"),
@@ -110,7 +120,137 @@ def test_a_mode_is_of_operators_that_there_are():
 
 
 def test_numbers_may_be_of_any_kind_of_number():
-    import numpy as np
-
     for value in (1, 1.0, np.float32(1), np.int64(1)):
         assert arguments.number("x", value, 0, 2) == 1.0
+
+
+def test_a_function_is_one_or_has_fields():
+    before = dict(registry.FUNCTIONS)
+    for given in (len, "exp", 3, pd.DataFrame()):
+        with pytest.raises(TypeError, match=r"takes a Function, not an? .*; a decorator has the"):
+            gradbench.function(given)
+    fields = {"example": tuple, "example_size": {}, "draw": tuple, "derivatives": {}}
+    for name, value, says in (
+        ("example", 3, "len: example should be a function, not an int"),
+        ("derivatives", [len], "len: derivatives should be a dict, not a list"),
+        ("inputs", "x", "len: inputs should be a tuple, not a str"),
+        ("sizes", {"n": 3}, "len: sizes should be a tuple, not a dict"),
+    ):
+        with pytest.raises(TypeError, match=says):
+            gradbench.function(**{**fields, name: value})(len)
+    assert before == registry.FUNCTIONS
+
+
+# ── a run where a folder should be, and the other way round ───────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("read", "argument"),
+    [
+        (gradbench.load, "runs"),
+        (gradbench.samples, "runs"),
+        (gradbench.verdicts, "run"),
+        (gradbench.recommend, "run"),
+        (gradbench.machines, "runs"),
+        (timeline, "tracks"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_run_in_place_of_the_folder_is_told_its_argument(tmp_path, monkeypatch, read, argument):
+    monkeypatch.chdir(tmp_path)
+    path = stored(tmp_path / "results", PLAIN)
+    run = RunResult(path, log.read(path).name, True)
+    for given in ("latest", "2026", run.name, str(path), path, run):
+        name = os.fspath(given)
+        with pytest.raises(StoreError) as raised:
+            read(given)
+        assert str(raised.value).startswith("results should be the folder of stored results, and ")
+        assert str(raised.value).endswith(f": {argument}={name!r}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "results"]
+
+
+def test_a_default_folder_that_is_not_there_yet_is_no_mistake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="there are no runs in results/runs; 'gradbench run'"):
+        gradbench.verdicts()
+    assert len(timeline()) == 0
+
+
+@pytest.mark.parametrize("measure", [gradbench.run, gradbench.track])
+def test_results_are_not_stored_in_a_file(tmp_path, measure):
+    (tmp_path / "model.py").write_text("")
+    with pytest.raises(ValueError, match=r"model.py', a file, and should be a folder"):
+        measure(results=tmp_path / "model.py")
+
+
+# ── anything, anywhere ────────────────────────────────────────────────────────────────────────
+
+PUBLIC = {name: getattr(gradbench, name) for name in gradbench.__all__ if name != "__version__"}
+PUBLIC["timeline"] = timeline
+
+WRONG = {
+    "none": None,
+    "whole": 3,
+    "number": math.nan,
+    "bytes": b"latest",
+    "numbers": [3.5],
+    "dict": {"latest": 1},
+    "callable": print,
+    "module": os,
+    "frame": pd.DataFrame({"run": ["latest"], "mode": ["grad"]}),
+    "matrix": np.ones((2, 2)),
+    "tensor": torch.ones(2),
+}
+
+ACCEPTED = {
+    "none": (
+        *("functions", "operators", "modes", "families", "sizes", "dtypes", "devices"),
+        *("instruments", "files", "wrt", "releases", "runs", "tracks", "operator", "dtype", "name"),
+        *("baseline", "resume", "index_url", "torch_backend", "cpu_capability", "declared"),
+        *("sessions", "budget", "also", "progress"),
+    ),
+    "whole": ("sessions", "budget", "threads", "seed", "timeout", "memory_limit"),
+    "callable": ("function", "also", "progress"),
+    "dict": ("inputs",),
+}
+"""The arguments for which a kind is right, or could be."""
+
+
+def given(name, argument, value):
+    """Calls a public function with a value for one of its arguments."""
+    if name in ("function", "mode"):
+        return PUBLIC[name](value)
+    if name == "compare":
+        positional = value if argument == "function" else torch.sin
+        named = {} if argument == "function" else {argument: value}
+        return PUBLIC[name](positional, torch.ones(3), **named)
+    return PUBLIC[name](**{argument: value})
+
+
+def cases():
+    for name, function in PUBLIC.items():
+        for argument, parameter in inspect.signature(function).parameters.items():
+            free = parameter.kind is parameter.VAR_KEYWORD
+            if not (free or (name, argument) == ("compare", "inputs")):
+                yield name, argument
+
+
+@pytest.mark.parametrize(("name", "argument"), [*cases()])
+def test_any_argument_of_another_kind_is_named_in_one_line(tmp_path, monkeypatch, name, argument):
+    def began(*_, **__):
+        raise AssertionError("it began to measure")
+
+    for where in ("api.run.discovered", "api.track.discovered", "advise.live.answered"):
+        monkeypatch.setattr(f"gradbench.{where}", began)
+    monkeypatch.chdir(tmp_path)
+    for kind, value in WRONG.items():
+        if argument in ACCEPTED.get(kind, ()):
+            continue
+        with pytest.raises((TypeError, ValueError, StoreError)) as raised:
+            given(name, argument, value)
+        said = str(raised.value)
+        # What takes one thing by position needs no name for it.
+        assert argument in said or name in ("function", "mode"), (kind, said)
+        assert "\n" not in said, (kind, said)
+        assert len(said) < 300, (kind, said)
+    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from gradbench.core.cases import MOST_THREADS
 from gradbench.core.operators import ADVISED
 from gradbench.core.source import UNNAMED, with_lambda
 from gradbench.runner.progress import Report
-from gradbench.runner.showing import showing
+from gradbench.runner.showing import require_report, showing
 from gradbench.store.lines import new_id
 
 
@@ -63,10 +63,9 @@ def compare(
     whose `advice` has what was known by then, if anything was.
     """
     place = arguments.folder("results", results)
-    if callable(also):
-        also = (also,)
+    require_report(progress)
     ways: dict[str, Callable[..., Any]] = {}
-    for number, way in enumerate(also):
+    for number, way in enumerate(arguments.callables("also", also)):
         name = getattr(way, "__name__", "own")
         ways[f"{name}_{number}" if name in ways else name] = way
     question, content = asked(
@@ -100,7 +99,7 @@ def asked(
     wrt: str | Sequence[str] = (),
     operator: str = "",
     definition: str = "differences",
-    dtype: str = "",
+    dtype: Any = "",
     budget: float = 30.0,
     timeout: float = 60.0,
     memory_limit: int = 4 << 30,
@@ -117,17 +116,16 @@ def asked(
     import torch
 
     if not callable(function):
-        raise TypeError(f"function should be callable, not a {type(function).__name__}")
+        raise TypeError(f"function should be callable, not {arguments.kind_of(function)}")
     arguments.number("budget", budget, 0, 1e7, low_open=True)
     arguments.number("timeout", timeout, 0, 1e7, low_open=True)
     arguments.number("memory_limit", memory_limit, 1, 2.0**60)
     arguments.number("seed", seed, 0, 2**32 - 1)
     arguments.number("threads", threads, 1, MOST_THREADS)
-    if operator:
+    if operator := arguments.optional("operator", operator):
         arguments.choice("operator", operator, ADVISED)
     arguments.choice("definition", definition, DEFINITIONS)
-    wrt = (arguments.texts("wrt", wrt) or ()) if wrt else ()
-    modes = (arguments.texts("modes", modes) or ()) if modes else ()
+    wrt, modes = arguments.several("wrt", wrt), arguments.several("modes", modes)
 
     given = _by_name(function, inputs, named)
     tensors = [x for value in given.values() for x in _tensors(value)]
@@ -136,9 +134,10 @@ def asked(
     if len(devices) > 1:
         raise Refusal(f"the inputs are on several devices: {', '.join(sorted(devices))}")
     device = devices.pop() if devices else "cpu"
-    if not dtype:
-        kinds = [str(x.dtype) for x in tensors if x.is_floating_point()]
-        dtype = kinds[0].removeprefix("torch.") if kinds else "float32"
+    if dtype is None or (isinstance(dtype, str) and not dtype):
+        kinds = [x.dtype for x in tensors if x.is_floating_point()]
+        dtype = kinds[0] if kinds else torch.float32
+    dtype = arguments.dtype("dtype", dtype)
     try:
         default = str(torch.get_default_dtype()).removeprefix("torch.")
         content = _pickled((function, given, dict(ways)))

@@ -60,7 +60,7 @@ def _each_run(
     condensed: bool,
 ) -> list[R]:
     """What `make` makes of each run; only one of them is in memory at a time."""
-    place = arguments.folder("results", results)
+    place = KIND.results(results, "runs")
     runs = arguments.texts("runs", runs)
     problems: list[str] = []
 
@@ -317,7 +317,7 @@ def verdicts(
     >>> table.loc[table["verdict"] == "fastest", "to_fastest"].tolist()
     [1.0]
     """
-    place = arguments.folder("results", results)
+    place = KIND.results(results, "run")
     arguments.share("floor", floor)
     arguments.confidence("confidence", confidence)
     arguments.choice("method", method, arguments.METHODS)

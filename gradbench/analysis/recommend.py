@@ -444,9 +444,9 @@ def recommend(
 
     from gradbench.analysis.filters import filtered
     from gradbench.analysis.runs import judged
-    from gradbench.store.runs import locate, read_header
+    from gradbench.store.runs import KIND, locate, read_header
 
-    place = arguments.folder("results", results)
+    place = KIND.results(results, "run")
     globs = {
         "functions": functions,
         "operators": operators,

@@ -45,7 +45,7 @@ def timeline(
     >>> timeline("results")["change"].dtype
     dtype('float64')
     """
-    place = arguments.folder("results", results)
+    place = log.KIND.results(results, "tracks")
     names = arguments.texts("tracks", tracks)
     arguments.share("floor", floor)
     arguments.confidence("confidence", confidence)

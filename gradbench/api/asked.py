@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -95,33 +94,28 @@ def selected(
 ) -> Selection:
     """The selection that arguments make. Raises TypeError or ValueError."""
 
-    def texts(name: str, value: Any) -> tuple[str, ...]:
-        return (arguments.texts(name, value) or ()) if isinstance(value, str) or value else ()
-
     if callable(functions):
         raise TypeError(
             "functions should be names: of the catalogue, or 'FILE.py:FUNCTION' of your own with "
             "inputs; gradbench.compare takes a function itself"
         )
-    if not isinstance(dtypes, str):
-        # Also torch's own, such as torch.float32.
-        dtypes = [str(each).removeprefix("torch.") for each in _several(dtypes)]
-    kinds = tuple(arguments.choice("dtypes", d, DTYPES) for d in texts("dtypes", dtypes))
-    labels = tuple(map(size_glob, texts("sizes", sizes)))
-    places = dict.fromkeys(str(Place.parse(device)) for device in texts("devices", devices))
+    kinds = [arguments.dtype("dtypes", one) for one in _several(() if dtypes is None else dtypes)]
+    labels = tuple(map(size_glob, arguments.several("sizes", sizes)))
+    named = arguments.several("devices", devices)
+    places = dict.fromkeys(str(Place.parse(device)) for device in named)
     counts = [_whole("threads", each, 1, MOST_THREADS) for each in _several(threads)]
     if not places or not counts:
         raise SelectionError(f"{'threads' if places else 'devices'} is empty: name one")
     return Selection(
-        texts("functions", functions),
-        texts("operators", operators),
-        texts("modes", modes),
+        arguments.several("functions", functions),
+        arguments.several("operators", operators),
+        arguments.several("modes", modes),
         sizes=labels,
-        dtypes=kinds,
+        dtypes=tuple(arguments.choice("dtypes", kind, DTYPES) for kind in kinds),
         devices=tuple(places),
         threads=tuple(counts),
-        compiled=bool(compiled),
-        families=texts("families", families),
+        compiled=arguments.flag("compiled", compiled),
+        families=arguments.several("families", families),
     )
 
 
@@ -141,19 +135,20 @@ def yours(
     elif isinstance(inputs, Mapping):
         given = tuple(f"{key}={_expression(key, value)}" for key, value in inputs.items())
     else:
-        raise TypeError(f"inputs should be a dict or a string, not a {type(inputs).__name__}")
+        raise TypeError(f"inputs should be a dict or a string, not {arguments.kind_of(inputs)}")
     if not (inputs or maker) and any(map(own.is_target, selection.functions)):
         raise ValueError(
             "inputs is empty: a function of your own needs expressions by name, as in "
             "{'x': 'randn(3,4)'}, or 'MODULE:FUNCTION' that returns the inputs"
         )
-    if name and ("/" in name or "@" in name):
+    name = arguments.optional("name", name)
+    if "/" in name or "@" in name:
         raise ValueError(f"name is {name!r}, and should have no '/' and no '@'")
     return Yours(
         given,
         maker,
-        _texts("also", also),
-        _texts("wrt", wrt),
+        arguments.several("also", also),
+        arguments.several("wrt", wrt),
         arguments.choice("definition", definition, DEFINITIONS),
         name or None,
     )
@@ -168,10 +163,6 @@ def _expression(name: Any, value: Any) -> str:
             f"{type(value).__name__}: gradbench.compare takes tensors"
         )
     return value
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    return (arguments.texts(name, value) or ()) if value else ()
 
 
 def measured(
@@ -191,13 +182,13 @@ def measured(
     if budget is not None:
         arguments.number("budget", budget, 0, 1e7, low_open=True)
     arguments.number("timeout", timeout, 0, 1e7, low_open=True)
-    names = _texts("instruments", instruments)
+    names = arguments.several("instruments", instruments)
     for name in names:
         arguments.choice("instruments", name, [WALL_TIME, *INSTRUMENTS])
     return Measuring(
         *(profile, sessions, budget, names, _whole("seed", seed, 0, 2**32 - 1), timeout),
         memory_limit=_whole("memory_limit", memory_limit, 1, 2**60),
-        baseline=baseline or None,
+        baseline=arguments.optional("baseline", baseline) or None,
     )
 
 
@@ -214,9 +205,7 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
 
 def files_of(files: Any) -> tuple[str, ...]:
     """The paths of the user's files. Raises TypeError or ValueError."""
-    several = isinstance(files, (str, os.PathLike)) or files
-    names = (arguments.texts("files", files) or ()) if several else ()
-    return tuple(dict.fromkeys(map(_file, names)))
+    return tuple(dict.fromkeys(map(_file, arguments.several("files", files))))
 
 
 def _file(name: str) -> str:

@@ -30,7 +30,7 @@ from gradbench.runner.plan import start
 from gradbench.runner.progress import Report
 from gradbench.runner.run import measure
 from gradbench.runner.settings import PROFILES
-from gradbench.runner.showing import showing
+from gradbench.runner.showing import require_report, showing
 from gradbench.runner.wire import WorkerOptions
 from gradbench.store.runs import KIND, Run
 
@@ -145,7 +145,8 @@ def run(
     ['model:loss@...']
     """
     place = arguments.folder("results", results)
-    own = files_of(files)
+    own, resume = files_of(files), arguments.optional("resume", resume)
+    require_report(progress)
     profile = arguments.choice("profile", profile, list(PROFILES))
     selection = selected(
         *(functions, operators, modes, sizes, dtypes, devices, threads),
@@ -158,7 +159,7 @@ def run(
     mine = yours(inputs, also, wrt, definition, name, selection)
     with by_argument(), showing("measuring", progress) as report:
         if resume:
-            opened = reopen(place, arguments.text("resume", resume), own, discovered, warned)
+            opened = reopen(place, resume, own, discovered, warned)
         else:
             suite = mine.suite(selection, own, measuring, place, _log.info)
             say_if_changed(suite.own, KIND, place, warned)

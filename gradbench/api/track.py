@@ -34,7 +34,7 @@ from gradbench.releases.plan import Asked, planned, prepared, reopen
 from gradbench.releases.wanted import Installing
 from gradbench.runner.choosing import Opened
 from gradbench.runner.progress import Report
-from gradbench.runner.showing import showing
+from gradbench.runner.showing import require_report, showing
 from gradbench.store.tracks import KIND, Track
 
 if TYPE_CHECKING:
@@ -123,9 +123,10 @@ def track(
     `gradbench.run` raises.
     """
     place = arguments.folder("results", results)
-    own = files_of(files)
+    own, resume = files_of(files), arguments.optional("resume", resume)
+    require_report(progress)
     profile = arguments.choice("profile", profile, list(tracking.PROFILES))
-    names = (arguments.texts("releases", releases) or ()) if releases else ()
+    names = arguments.several("releases", releases)
     selection = selected(
         *(functions, operators, modes, sizes, dtypes, devices, threads),
         compiled=compiled,
@@ -135,7 +136,12 @@ def track(
         *(profile, sessions, budget, ("wall_time",), seed, timeout, memory_limit), least_sessions=2
     )
     mine = yours(inputs, also, wrt, definition, name, selection)
+    index_url = arguments.optional("index_url", index_url)
+    torch_backend = arguments.optional("torch_backend", torch_backend)
     installing = Installing("auto", None, index_url or None, torch_backend or None, (), False)
+    baseline = arguments.optional("baseline", baseline)
+    cpu_capability = arguments.optional("cpu_capability", cpu_capability)
+    arguments.flag("install", install)
 
     def made(requests: Sequence[Request]) -> list[Failure]:
         missing = environments.missing(requests)
@@ -146,7 +152,7 @@ def track(
 
     with by_argument():
         if resume:
-            opened = reopen(place, arguments.text("resume", resume), own, discovered, warned)
+            opened = reopen(place, resume, own, discovered, warned)
         else:
             ready = prepared(
                 Asked(names, baseline, (), cpu_capability),

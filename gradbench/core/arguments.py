@@ -11,7 +11,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -24,36 +24,62 @@ METHODS = ("benjamini-hochberg", "holm")
 
 
 def folder(name: str, value: Any) -> Path:
-    """A folder's path. Raises TypeError, or ValueError for an empty one."""
+    """A folder's path. Raises TypeError, or ValueError for an empty one and for a file."""
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} should be a path, not {_kind(value)}")
-    if not str(value).strip():
+        raise TypeError(f"{name} should be a path, not {kind_of(value)}")
+    path = os.fsdecode(value)
+    if not path.strip():
         raise ValueError(f"{name} is empty: it should be a path")
-    return Path(value)
+    if os.path.isfile(path):
+        raise ValueError(f"{name} is {path!r}, a file, and should be a folder")
+    return Path(path)
 
 
 def text(name: str, value: Any) -> str:
     """A string that is not empty, or a path as a string."""
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} should be a string, not {_kind(value)}")
-    string = os.fspath(value)
-    if not isinstance(string, str) or not string.strip():
+        raise TypeError(f"{name} should be a string, not {kind_of(value)}")
+    string = os.fsdecode(value)
+    if not string.strip():
         raise ValueError(f"{name} is empty: it should be a name")
     return string
+
+
+def optional(name: str, value: Any) -> str:
+    """A string or a path as a string; empty for None too."""
+    return "" if value is None or (isinstance(value, str) and not value) else text(name, value)
 
 
 def texts(name: str, value: Any, needed: bool = False) -> tuple[str, ...] | None:
     """A tuple of strings, also for a single string or path; None for None, unless it is needed."""
     if value is None and not needed:
         return None
-    if isinstance(value, (str, os.PathLike)):
-        return (text(name, value),)
-    if not isinstance(value, Iterable) or isinstance(value, (bytes, dict)):
-        raise TypeError(f"{name} should be a string or a list of strings, not {_kind(value)}")
-    strings = tuple(text(name, item) for item in value)
+    strings = _strings(name, value)
     if not strings:
         raise ValueError(f"{name} is empty: name one, or leave it out for all")
     return strings
+
+
+def several(name: str, value: Any) -> tuple[str, ...]:
+    """A tuple of strings, also for a single string or path; empty for None and an empty list."""
+    return () if value is None else _strings(name, value)
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, (str, os.PathLike)):
+        return (text(name, value),)
+    # Tables and matrices are iterable too, a column or a vector of names is a list.
+    is_list = isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1
+    if not is_list or isinstance(value, (bytes, Mapping)):
+        raise TypeError(f"{name} should be a string or a list of strings, not {kind_of(value)}")
+    return tuple(text(name, item) for item in value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, also as NumPy's. Raises TypeError."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} should be True or False, not {kind_of(value)}")
+    return bool(value)
 
 
 def number(
@@ -61,7 +87,7 @@ def number(
 ) -> float:
     """A finite number from `low` to `high`; `low_open` and `high_open` exclude the ends."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} should be a number, not {_kind(value)}")
+        raise TypeError(f"{name} should be a number, not {kind_of(value)}")
     result = float(value)
     too_low = result <= low if low_open else result < low
     too_high = result >= high if high_open else result > high
@@ -85,12 +111,30 @@ def confidence(name: str, value: Any) -> float:
 def choice(name: str, value: Any, options: Sequence[str]) -> str:
     """One of the options. Raises ValueError for another value, with the nearest option."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} should be a string, not {_kind(value)}")
+        raise TypeError(f"{name} should be a string, not {kind_of(value)}")
     if value not in options:
         suggestion = hint(value, options)
         message = f"{name} is {value!r}, and should be one of {', '.join(options)}"
         raise ValueError(f"{message}; {suggestion}" if suggestion else message)
     return value
+
+
+def dtype(name: str, value: Any) -> str:
+    """The name of a dtype, also of one of torch's own, such as torch.float32."""
+    own = type(value).__module__ == "torch" and type(value).__name__ == "dtype"
+    return str(value).removeprefix("torch.") if own else text(name, value)
+
+
+def callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """Functions, also for a single one; none for None."""
+    if value is None or callable(value):
+        return () if value is None else (value,)
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} should be a function or a list of functions, not {kind_of(value)}")
+    for item in value:
+        if not callable(item):
+            raise TypeError(f"{name} should be a list of functions, and has {kind_of(item)}")
+    return tuple(value)
 
 
 _OPTION = re.compile(r"(?<![\w'-])--([a-z][a-z-]*[a-z])\b")
@@ -113,8 +157,10 @@ def of_options(said: str, several: Collection[str] = ()) -> str:
     return "".join(parts)
 
 
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+def kind_of(value: Any) -> str:
+    """The kind of a value, for an error: "a str", "an int", "None"."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradbench.core.arguments import kind_of
 from gradbench.core.cases import Size
 from gradbench.core.families import NOTEBOOKS
 
@@ -22,6 +23,15 @@ Formula = Callable[..., Any]
 def as_tuple(value: Any) -> Tensors:
     """A bare tensor as a tuple of one, since formulas may return either."""
     return value if type(value) is tuple else (value,)
+
+
+_OPTIONAL = ("steps", "pattern", "exact", "precise")
+_KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "a function": (Callable, ("forward", "example", "draw", *_OPTIONAL)),
+    "a dict": (Mapping, ("example_size", "derivatives", "products", "variants")),
+    "a tuple": ((tuple, list), ("inputs", "constants", "sizes", "large_sizes", "atlas")),
+}
+"""The fields of a function by their kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +103,21 @@ class Function:
     """The functions that are selected together: without `--family`, those of "notebooks" are."""
 
     def __post_init__(self) -> None:
+        self._require_kinds()
         if self.constants and self.inputs[-len(self.constants) :] != self.constants:
             raise ValueError(f"{self.name}: constants {self.constants} must be the last inputs")
         for size in (*self.sizes, *self.large_sizes, *self.atlas):
             if set(size) != set(self.example_size):
                 raise ValueError(f"{self.name}: size {dict(size)} lacks {set(self.example_size)}")
+
+    def _require_kinds(self) -> None:
+        """Raises TypeError for a field that would fail when the function is met."""
+        for wanted, (kinds, names) in _KINDS.items():
+            for name in names:
+                value = getattr(self, name)
+                absent = value is None and name in _OPTIONAL
+                if not (absent or isinstance(value, kinds)):
+                    raise TypeError(f"{self.name}: {name} should be {wanted}, not {kind_of(value)}")
 
     @cached_property
     def formulas(self) -> Mapping[str, Formula]:

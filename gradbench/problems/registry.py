@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
+from gradbench.core.arguments import kind_of
 from gradbench.core.cases import is_name
 from gradbench.core.families import ALL
 from gradbench.core.places import of_code, of_error, short
@@ -90,9 +91,16 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
         return x**3
     ```
     """
+    from gradbench.problems.function import Function
+
     if declared is not None:
         if fields:
             raise TypeError("function() takes a Function, or the fields of one, not both")
+        if not isinstance(declared, Function):
+            raise TypeError(
+                f"function() takes a Function, not {kind_of(declared)}; a decorator has the fields "
+                "of one: @gradbench.function(example=…, example_size=…, draw=…, derivatives=…)"
+            )
         _require_name(declared.name)
         _require_family(declared)
         _require_formulas(declared)
@@ -100,8 +108,6 @@ def function(declared: Function | None = None, /, **fields: Any) -> Any:
             raise ValueError(f"a function named {declared.name!r} is registered already")
         FUNCTIONS[declared.name] = declared
         return declared
-
-    from gradbench.problems.function import Function
 
     def register(forward: Callable[..., Any]) -> Callable[..., Any]:
         defaults: dict[str, Any] = {
@@ -187,7 +193,7 @@ def _require_formulas(declared: Function) -> None:
     for operator, formula in dict(declared.derivatives).items():
         _require_operator(operator)
         if not callable(formula):
-            raise TypeError(f"the {operator} of {declared.name} is a {type(formula).__name__}")
+            raise TypeError(f"the {operator} of {declared.name} is {kind_of(formula)}")
 
 
 def _require_operator(operator: str) -> None:
@@ -202,12 +208,14 @@ def _require_mode(declared: Mode) -> None:
     """Raises TypeError for fields that would fail when the mode is met."""
     if not callable(declared.build):
         raise TypeError(f"{declared.name}: a mode is a function that returns the callable to time")
-    if isinstance(declared.needs, str):
-        raise TypeError(f"{declared.name}: needs=({declared.needs!r},) is a tuple of names")
+    if not isinstance(declared.needs, (tuple, list)):
+        raise TypeError(
+            f"{declared.name}: needs should be a tuple of names, not {kind_of(declared.needs)}"
+        )
     for field in ("memory", "passes"):
         value = getattr(declared, field)
         if value is not None and not callable(value):
-            raise TypeError(f"{declared.name}: {field} is a {type(value).__name__}, no function")
+            raise TypeError(f"{declared.name}: {field} is {kind_of(value)}, no function")
 
 
 def modes_of(operator: str) -> list[Mode]:

@@ -157,8 +157,8 @@ def table(
 
     `runs`: one or several of names, beginnings of names, 'latest' or paths; () for all.
     """
-    place = arguments.folder("results", results)
-    names = arguments.texts("runs", runs or None) or ()
+    place = log.KIND.results(results, "runs")
+    names = arguments.several("runs", runs)
     arguments.share("floor", floor)
     arguments.confidence("confidence", confidence)
     arguments.choice("method", method, arguments.METHODS)

@@ -8,13 +8,24 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
+from gradbench.core import arguments
 from gradbench.core.text import line, shown
 from gradbench.core.units import duration
 from gradbench.runner.progress import Lines, Progress, Report, left, silent
 
 OFTEN = 0.2
 """Seconds between two lines that a notebook shows."""
+
+
+def require_report(progress: Any) -> None:
+    """Raises TypeError for what cannot be reported to."""
+    if progress is not None and not callable(progress):
+        try:
+            arguments.flag("progress", progress)
+        except TypeError as error:
+            raise TypeError(f"{error}: or a function, called with each step") from None
 
 
 @contextlib.contextmanager

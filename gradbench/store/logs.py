@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-from gradbench.core import suggest, text
+from gradbench.core import arguments, suggest, text
 from gradbench.core.units import counted, plural
 from gradbench.store.fields import Amount, Bytes, Label, parsed, reason
 from gradbench.store.lines import (
@@ -36,6 +36,9 @@ from gradbench.store.lines import (
     stem,
     verify,
 )
+
+RESULTS = "results"
+"""The default folder of results."""
 
 MOST_PROBLEMS = 20
 """Damaged lines of one file that are named one by one."""
@@ -182,6 +185,22 @@ class Kind(Generic[H, L]):
 
     def folder(self, results: Path) -> Path:
         return results / self.place
+
+    def results(self, value: Any, argument: str) -> Path:
+        """The results folder that the caller of a function names.
+
+        Raises TypeError and ValueError for another kind of thing; and StoreError for a log or the
+        name of one, which `argument` takes.
+        """
+        name = os.fsdecode(value) if isinstance(value, (str, os.PathLike)) else ""
+        # Nobody typed the default, and a longer path was meant as one.
+        is_word = Path(name).name == name != RESULTS and not os.path.exists(name)
+        if name.strip() and (is_word or os.path.isfile(name)):
+            raise StoreError(
+                f"results should be the folder of stored results, and {name!r} is "
+                f"{'not there' if is_word else 'a file'}; for a {self.noun}: {argument}={name!r}"
+            )
+        return arguments.folder("results", value)
 
     def paths(self, results: Path) -> list[Path]:
         """All files that should be logs, oldest first. Raises StoreError for an unreadable

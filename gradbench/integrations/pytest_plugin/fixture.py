@@ -181,11 +181,9 @@ class Differentiable:
             ways, subject = _ways(derivative, also, known_modes(operator))
             with _by_value(bench.module):
                 options = self._options | {"operator": operator}
-                if subject and subject not in ways and options.get("modes"):
-                    options["modes"] = (
-                        *(arguments.texts("modes", options["modes"]) or ()),
-                        subject,
-                    )
+                modes = arguments.several("modes", options.get("modes"))
+                if subject and subject not in ways and modes:
+                    options["modes"] = (*modes, subject)
                 question, content = asked(function, self._inputs, self._named, ways, **options)
             names = dict.fromkeys([*ways, *([subject] if subject else [])])
             checked = check(question, content, list(names))
@@ -234,8 +232,8 @@ def _ways(derivative: Any, also: Any, taken: set[str]) -> tuple[dict[str, Any], 
         if not callable(way):
             what = "the derivative" if way is derivative else "also"
             raise TypeError(
-                f"{what} should be a function, or the name of a mode, not a {type(way).__name__}: "
-                "pass it without calling it"
+                f"{what} should be a function, or the name of a mode, not "
+                f"{arguments.kind_of(way)}: pass it without calling it"
             )
         name = "own" if _name(way) == "<lambda>" else _name(way).replace("/", "_")
         while name in taken or name in ways:
