@@ -71,6 +71,14 @@ def test_the_version_has_one_place_and_the_changelog_begins_with_it():
     assert gradbench("--version").stdout.split()[-1] == package.__version__
 
 
+def test_pythons_are_claimed_that_were_tried():
+    """And the pages say which they are."""
+    claimed = re.findall(r":: (3\.\d+)$", "\n".join(project()["classifiers"]), re.M)
+    assert project()["requires-python"] == f">={claimed[0]}"
+    for page in ("docs/installing.md", "CONTRIBUTING.md"):
+        assert f"{claimed[0]} to {claimed[-1]}" in (ROOT / page).read_text("utf-8"), page
+
+
 def test_the_page_of_an_index_has_no_relative_link():
     spec = importlib.util.spec_from_file_location("gradbench_setup", ROOT / "setup.py")
     setup = importlib.util.module_from_spec(spec)
