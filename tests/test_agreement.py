@@ -65,6 +65,9 @@ def test_the_command_shows_the_matrix(results):
     assert "(jacobian of tanh differ)" in said
     one = gradbench("show", "--machines", "--function", "exp", "--results", results)
     assert "tanh" not in one.stdout
+    none = gradbench("show", "--machines", "--function", "tank", "--results", results)
+    assert none.returncode == 2
+    assert "did you mean tanh" in none.stderr
 
 
 def test_programs_get_the_rows(results):

@@ -449,6 +449,34 @@ def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address):
     assert "\n" not in done.stderr.strip()
 
 
+FILES = dict.fromkeys(
+    [f"distributed.comm.tls.{name}" for name in ("ca-file", "client.cert", "client.key")],
+    "/nowhere.pem",
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "settings", "said"),
+    [
+        ("tls://127.0.0.1:1", {}, "names no certificates"),
+        ("tcp://127.0.0.1:1", {"distributed.comm.require-encryption": True}, "is not encrypted"),
+        ("tls://127.0.0.1:1", FILES, "cannot be read"),
+    ],
+)
+def test_encryption_without_certificates_is_refused_at_once(
+    tmp_path, monkeypatch, address, settings, said
+):
+    distributed = pytest.importorskip("distributed")
+    import dask.config
+
+    monkeypatch.setattr(distributed, "Client", lambda *words, **more: pytest.fail("it was tried"))
+    with dask.config.set(settings):
+        done = gradbench("run", "--on", address, "--results", tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "\n" not in done.stderr.strip()
+
+
 @pytest.mark.parametrize("words", [("run",), ("releases", "track", "2.13.0")])
 def test_nodes_may_be_busy_only_where_there_are_nodes(tmp_path, words):
     done = gradbench(*words, "--even-if-busy", "--results", tmp_path)

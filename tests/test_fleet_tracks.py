@@ -244,3 +244,18 @@ def test_a_node_measures_its_builds_in_turns(monkeypatch, tmp_path):
     assert part.node == "here"
     assert {side.environment for side in case.sides} == what.keys()
     assert all(side.entrant.status == "ok" and side.entrant.samples for side in case.sides)
+
+
+def test_a_node_says_what_its_builds_are_now(monkeypatch, tmp_path):
+    """Not what another machine found, that made them on a disk that both share."""
+    monkeypatch.setenv("GRADBENCH_RELEASES", str(tmp_path))
+    how = Installing("auto", None, None, None, (), False)
+    question = Look(__version__, {}, [], 1 << 30, False, {"one": sys.executable}, "one", "", how)
+    asked("look", question)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    seen = asked("look", question)
+    (built,) = seen.builds.values()
+    assert {built.identity["cpu_capability"], seen.environment["cpu_capability"]} <= {
+        "DEFAULT",
+        "NO AVX",
+    }

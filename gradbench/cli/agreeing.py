@@ -9,18 +9,20 @@ import pandas as pd
 
 from gradbench.cli import options
 from gradbench.cli.rendering import Answer, Cell, Column, Styled, Table
+from gradbench.core.cases import SelectionError
 from gradbench.core.units import call_time
-from gradbench.report import agreement
-from gradbench.report.data import selected
+from gradbench.report import agreement, data
 
 STYLES = {agreement.AGREE: "green", agreement.DIFFER: "bold red", agreement.UNDECIDED: "yellow"}
 
 
 def answer(results: Path, filters: options.Filters, judging: options.Judging) -> Answer:
-    """The matrix of machines, releases and cases. Raises StoreError where there are no runs."""
-    from gradbench.report.data import table
-
-    rows = selected(table(results, (), *judging), **filters)
+    """The matrix of machines, releases and cases. Raises StoreError where there are no runs,
+    SelectionError where the filters fit nothing."""
+    every = data.table(results, (), *judging)
+    rows = data.selected(every, **filters)
+    if rows.empty:
+        raise SelectionError(data.why_none(every, **filters))
     found = agreement.matrix(rows)
     names = [str(name) for name in found["machine"].drop_duplicates()]
     letters = {name: _letter(place) for place, name in enumerate(names)}

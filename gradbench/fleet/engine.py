@@ -27,6 +27,8 @@ START = f"dask worker ADDRESS --nthreads 1 --no-nanny --resources {RESOURCE}=1"
 CONNECTING = 20.0
 """Seconds in which the scheduler must answer."""
 
+ENCRYPTED = ("tls", "wss")
+
 POLL = 0.05
 """Seconds between looks for answers."""
 
@@ -84,9 +86,10 @@ class Dask:
             self._client = Client(
                 address, timeout=CONNECTING, set_as_default=False, name="gradbench"
             )
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:
+            # Whatever answers there, Dask takes for a scheduler, and its answer for sizes.
             raise FleetError(
-                f"no Dask scheduler answers at {line(address)}: {line(str(error), 200)}; "
+                f"no Dask scheduler answers at {line(address)}: {_cause(error)}; "
                 "'dask scheduler' starts one and says its address"
             ) from error
         self.dashboard = str(self._client.dashboard_link or "")
@@ -166,9 +169,20 @@ class Dask:
         self._client.close(timeout=2)
 
 
+def _cause(error: BaseException) -> str:
+    """What was at the bottom of an error of Dask's: ``Connection refused``."""
+    said = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        said = getattr(error, "strerror", None) or str(error) or said
+    return line(said, 200)
+
+
 def _check(address: str) -> None:
-    """Raises FleetError for what cannot be an address: Dask would try it for a minute."""
-    from distributed.comm.addressing import get_address_host_port
+    """Raises FleetError for what cannot be an address, or has encryption without certificates: Dask
+    would try it for a minute."""
+    from distributed.comm.addressing import get_address_host_port, parse_address
+    from distributed.security import Security
 
     try:
         host, port = get_address_host_port(address)
@@ -179,6 +193,23 @@ def _check(address: str) -> None:
             f"{line(address)} is no address of a Dask scheduler, such as tcp://10.0.0.1:8786: "
             f"{line(str(error), 200)}"
         ) from error
+    try:
+        settings = Security().get_connection_args("client")
+    except (OSError, ValueError, TypeError) as error:
+        raise FleetError(
+            f"the certificates that Dask's configuration names cannot be read: {_cause(error)}"
+        ) from error
+    encrypted = parse_address(address)[0] in ENCRYPTED
+    if encrypted and settings.get("ssl_context") is None:
+        raise FleetError(
+            f"{line(address)} is encrypted, and Dask's configuration names no certificates: set "
+            "distributed.comm.tls (see docs/fleet.md)"
+        )
+    if not encrypted and settings.get("require_encryption"):
+        raise FleetError(
+            f"{line(address)} is not encrypted, which Dask's configuration requires: name the "
+            "scheduler's address that begins with tls://"
+        )
 
 
 def _on_node(execute: Callable[[str, str, str], str], what: str, job: str) -> str:

@@ -14,9 +14,9 @@ from gradbench.report.machines import named
 from gradbench.store.environment import RESUMED, WorkerEnvironment
 from gradbench.store.fields import check_machine
 
-LOOKING, INSTALLING = 180.0, 3600.0
-"""Seconds in which a node must say what it is, and those with builds to install. On a machine with
-several nodes they take turns."""
+LOOKING, ASKING, INSTALLING = 180.0, 20.0, 3600.0
+"""Seconds in which a node must say what it is, further ones for each build, and all of
+them where it has builds to install. On a machine with several nodes they take turns."""
 
 AGAIN = 60.0
 """Seconds after which a node that was busy is asked again."""
@@ -156,7 +156,7 @@ class Nodes:
     def gather(self, seconds: float = 0.0) -> None:
         """Waits until every node has said what it is, so many seconds at most; those that do not in
         time are named, and may still join later. Raises FleetError where none measures."""
-        usual = INSTALLING if self.asked.installing else LOOKING
+        usual = INSTALLING if self.asked.installing else LOOKING + ASKING * len(self.asked.builds)
         end = time.monotonic() + (seconds or usual)
         self.refresh(again=False)
         if not self.there:

@@ -112,8 +112,9 @@ def look(asked: Look, name: str) -> Seen:
 
 
 def _builds(asked: Look, base: WorkerOptions) -> dict[str, Environment]:
-    """The builds of a track, made here if they are missing. Raises ReleaseError where one cannot
-    be made, or held to the instructions that are asked for."""
+    """The builds of a track, made here if they are missing. Each is asked what it is: machines of a
+    cluster often share a disk, and what was stored there is what another machine found. Raises
+    ReleaseError where one cannot be made, or held to the instructions that are asked for."""
     requests = [Request(name, what) for name, what in asked.builds.items()]
     missing_ones = environments.missing(requests)
     if missing_ones and asked.installing is None:
@@ -126,8 +127,7 @@ def _builds(asked: Look, base: WorkerOptions) -> dict[str, Environment]:
         for failure in failed:
             raise ReleaseError(f"it could not install {failure.name}: {failure.reason}")
     installed = [environments.find(request.name) for request in requests]
-    if asked.capability:
-        installed = held(installed, held_to(base, asked.capability))
+    installed = held(installed, held_to(base, asked.capability))
     return {environment.name: environment for environment in installed}
 
 
