@@ -178,6 +178,14 @@ def test_verifying_tries_once_more(fake):
     assert result.counts() == {"crashed": 3}
 
 
+def test_verifying_takes_all_of_the_time_before_a_mode_is_refused(fake):
+    late = json.dumps({"ok": True, "status": "refused", "reason": "no time is left"})
+    for planned, counts in ([late], {"ok": 3}), ([late] * 2, {"ok": 2, "refused": 1}):
+        fake.plan({"prepare:grad": planned})
+        result = verify([ENTRY], SETTINGS, fake.options, Discovery([], [], {}))
+        assert result.counts() == counts
+
+
 @pytest.mark.parametrize("op", ["start", "hello", "discover"])
 def test_asking_what_there_is_survives_a_kill(fake, op):
     fake.plan({op: ["kill"]})

@@ -22,7 +22,7 @@ from gradbench.core.verdicts import Status
 from gradbench.runner import machine
 from gradbench.runner.arms import Arm, failure, open_comparison, prepare
 from gradbench.runner.rounds import Rounds, visit_in_rounds
-from gradbench.runner.settings import BASELINE_PATIENCE, Settings
+from gradbench.runner.settings import BASELINE_PATIENCE, LIMIT_SHARE, Settings
 from gradbench.runner.sparing import Bound, Sparing, ordered
 from gradbench.runner.wire import (
     Worker,
@@ -60,9 +60,6 @@ PREPARING_SHARE = 0.6
 
 MODE_SHARE = 0.4
 """The share of that time which the first checks of one mode may take: others wait behind it."""
-
-LIMIT_SHARE = 0.8
-"""The part of that after which the checks end by themselves; later, their process is ended."""
 
 NO_TIME = "no time left to try it"
 BUDGET_OVER = "the time was up before its first calls were checked"

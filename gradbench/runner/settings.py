@@ -16,6 +16,10 @@ from gradbench.store.fields import Amount, Bytes, Positive
 BASELINE_PATIENCE = 10
 """The baseline may be slower than `Settings.patience` by this factor."""
 
+LIMIT_SHARE = 0.8
+"""The part of the time for the checks of a mode after which they end by themselves; later, their
+process is ended."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -60,7 +60,7 @@ class Contestant:
         self.changes = state.Changes()
         """Changes of the state by its calls."""
         self.left_out = False
-        """Whether there was no time for a check at other inputs than the timed ones."""
+        """Whether there was no time for all checks but the first."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -73,7 +73,7 @@ class Contestant:
 
         The second call on the timed arguments detects side effects: an accumulated `.grad`, a
         changed input, a cached result. By default a slow call is repeated only after it was timed;
-        `again` overrides that. Where the gate's deadline is near, the first check is the only one.
+        `again` overrides that. Where the gate's deadline is near, none follows the first.
         Raises TooSlow if a call takes longer than `patience` nanoseconds, unless that is 0, and
         NoTime where it cannot be told in time whether a result is right.
         """
@@ -98,8 +98,7 @@ class Contestant:
         for index in fresh:
             if not finding.passed:
                 return finding
-            if self.gate.deadline.left < AGAIN * first:
-                self.left_out = True
+            if self._short_of_time(first):
                 return finding
             arguments = self.gate.deliver(self.gate.fresh[index], self.leaves)
             finding = finding.and_then(self._check(len(self.sets) + index, arguments))
@@ -107,7 +106,14 @@ class Contestant:
                 raise TooSlow(self.fastest)
         if again is None:
             again = self.fastest < SLOW
-        return self._check_timed(finding, 0) if again else finding
+        if not again or not finding.passed or self._short_of_time(first):
+            return finding
+        return self._check_timed(finding, 0)
+
+    def _short_of_time(self, first: float) -> bool:
+        """Whether another check may not end in time, where the first took so many seconds."""
+        self.left_out = self.left_out or self.gate.deadline.left < AGAIN * first
+        return self.left_out
 
     def _check_timed(self, finding: Finding, first: int) -> Finding:
         """The finding, combined with those of the timed sets from `first` on until one fails."""

@@ -19,7 +19,7 @@ class Noted:
     function: state.Changes = field(default_factory=state.Changes)
     compiles: bool = False
     left_out: bool = False
-    """Whether there was no time to check it at fresh inputs."""
+    """Whether there was no time for all of its checks."""
 
     def noted(self, answer: dict[str, Any], when: str = "") -> dict[str, Any]:
         """The answer with a note on them; its status is `failed` if a call changed something on
@@ -40,7 +40,7 @@ class Noted:
         if calls:
             notes.append(f"its calls change {calls.summary}: put back after each")
         if self.left_out:
-            notes.append("checked at the timed inputs alone: there was no time for others")
+            notes.append("checked at fewer inputs: there was no time for others")
         if self.function:
             notes.append(f"the function changes {self.function.summary}: put back")
         return {**answer, "note": "; ".join(notes)} if notes else answer

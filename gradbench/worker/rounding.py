@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from gradbench.problems.dispatch import DispatchMode
 from gradbench.worker.urgency import require_time
@@ -200,8 +199,7 @@ class Rounding(DispatchMode):
         kwargs = kwargs or {}
         kind = kind_of(func)
         if kind is Kind.EXACT or _only_moves(func, args, kwargs):
-            args, kwargs = tree_map(self._constant, (args, kwargs))
-            return func(*args, **kwargs)
+            return func(*_each(self._constant, args), **_named(self._constant, kwargs))
         if kind is Kind.COMPOSITE:
             with self, self._decomposing():
                 result = _decompositions()[func](*args, **kwargs)
@@ -212,14 +210,13 @@ class Rounding(DispatchMode):
             return self._in_place(func, kind, args, kwargs)
         magnitudes = None
         if kind is Kind.LINEAR:
-            magnitudes = func(*tree_map(_magnitude, args), **tree_map(_magnitude, kwargs))
+            magnitudes = func(*_each(_magnitude, args), **_named(_magnitude, kwargs))
         moved = self._moved if kind is Kind.ARGUMENTS else self._constant
         if kind is Kind.NORMWISE:
             moved = self._moved_by_norm
-        args, kwargs = tree_map(moved, (args, kwargs))
-        result = func(*args, **kwargs)
+        result = func(*_each(moved, args), **_named(moved, kwargs))
         if magnitudes is None:
-            return tree_map(self._rounded, result)
+            return _each(self._rounded, result)
         if isinstance(result, tuple):
             return tuple(self._added_up(r, m) for r, m in zip(result, magnitudes))
         return self._added_up(result, magnitudes)
@@ -242,8 +239,11 @@ class Rounding(DispatchMode):
         moved = {Kind.RESULT: self._constant, Kind.NORMWISE: self._moved_by_norm}.get(
             kind, self._moved
         )
-        args, kwargs = tree_map(lambda a: a if id(a) in kept else moved(a), (args, kwargs))
-        result = func(*args, **kwargs)
+
+        def moved_unless_written(value: Any) -> Any:
+            return value if id(value) in kept else moved(value)
+
+        result = func(*_each(moved_unless_written, args), **_named(moved_unless_written, kwargs))
         for tensor in written:
             if _real(tensor):
                 tensor.copy_(self._rounded(tensor))
@@ -294,6 +294,19 @@ class Rounding(DispatchMode):
         noise = torch.empty((), dtype=torch.float64)
         noise.uniform_(-self.unit, self.unit, generator=self.generator)
         return value * (1 + noise.item())
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """What the dispatcher passes, tensors and numbers in lists and tuples, each of them changed.
+    Torch's own `tree_map` takes half of the time of a draw."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_each(change, one) for one in value])
+    return change(value)
+
+
+def _named(change: Callable[[Any], Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _each(change, value) for name, value in values.items()}
 
 
 def _real(value: Any) -> bool:
