@@ -62,7 +62,7 @@ REQUIRED = {
         reverse_over_reverse dual_over_grad functional_hvp compiled_hvp""",
     "jacobian_sparse": """dense_to_sparse jacrev_to_sparse jacfwd_to_sparse sparse_rows
         sparse_rows_batched sparse_rows_loop sparse_columns sparse_columns_loop
-        sparse_linearize""",
+        sparse_linearize sparse_mixed sparse_mixed_loop""",
     "gauss_newton_product": """jvp_vjp dual_grad dual_then_grad linearize_vjp double_backward
         vjp_of_vjp functional_products dense_functional dense_jacrev dense_jacfwd dense_gram
         compiled_jvp_vjp""",

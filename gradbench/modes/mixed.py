@@ -12,11 +12,10 @@ from torch import Tensor
 from gradbench.modes.common import bound, filled
 from gradbench.modes.forward_mode import pushed
 from gradbench.modes.placing import (
-    block_places,
     colour_seeds,
+    jacobian_placing,
     joined,
     like,
-    placing,
     register_for,
     seeds_of,
 )
@@ -43,19 +42,16 @@ def register(function: str, mixed: Mixed, suffix: str | None = None) -> tuple[st
 def mixed_placing(problem: Problem, mixed: Mixed) -> Callable[[Tensor], Tensors]:
     """The function that puts the values of all passes in place: first the rows, (colours,
     coordinates), then the columns, (colours, outputs)."""
-    rows, columns, by_rows = mixed.rows, mixed.columns, mixed.by_rows
-    sizes = [math.prod(shape) for shape in mixed.inputs]
-    outputs, coordinates = math.prod(mixed.output), sum(sizes)
+    rows, columns = mixed.rows, mixed.columns
+    coordinates = sum(math.prod(shape) for shape in mixed.inputs)
     pulled = mixed.row_colours[rows] * coordinates + columns
     before = (int(mixed.row_colours.max()) + 1) * coordinates
-    pushed_ones = before + mixed.column_colours[columns] * outputs + rows
-    sources = torch.where(by_rows, pulled, pushed_ones)
-    places = block_places(rows, columns, outputs, sizes)
-    return placing(problem, [mixed.output + shape for shape in mixed.inputs], places, sources)
+    pushed_ones = before + mixed.column_colours[columns] * math.prod(mixed.output) + rows
+    return jacobian_placing(problem, mixed, torch.where(mixed.by_rows, pulled, pushed_ones))
 
 
 def mixed_passes(problem: Problem, mixed: Mixed) -> Call:
-    """one batched pullback for some rows, one batched pushforward for the columns of the rest"""
+    """One batched pullback for some rows, one batched pushforward for the columns of the rest"""
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
     tangents = seeds_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
@@ -73,7 +69,7 @@ def mixed_passes(problem: Problem, mixed: Mixed) -> Call:
 
 
 def mixed_passes_loop(problem: Problem, mixed: Mixed) -> Call:
-    """a pullback per colour of some rows, and dual numbers per colour of the columns of the rest"""
+    """A pullback per colour of some rows, and dual numbers per colour of the columns of the rest"""
     f, n = problem.forward, problem.differentiated
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
     tangents = seeds_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)

@@ -19,6 +19,9 @@ from gradbench.problems.mode import Call, Passes, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
 
+SPARSE = "jacobian_sparse"
+"""The operator whose blocks are in torch's sparse layout."""
+
 
 def register_for(
     function: str,
@@ -67,11 +70,6 @@ def colour_seeds(problem: Problem, colours: Tensor) -> Tensor:
     coloured = colours >= 0
     seeds[colours[coloured], torch.arange(len(colours))[coloured]] = 1
     return seeds.to(problem.device)
-
-
-def parts(flat: Tensor, like: Tensors) -> Tensors:
-    """Flat seeds of several tensors, (k, numbers of all), as seeds of each: (k, *x.shape)."""
-    return seeds_of(flat.to(like[0]), [tuple(x.shape) for x in like])
 
 
 def seeds_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensors:
@@ -162,3 +160,59 @@ def block_places(rows: Tensor, columns: Tensor, outputs: int, sizes: Sequence[in
     first = width.cumsum(0) - width
     block = torch.repeat_interleave(torch.arange(len(width)), width)[columns]
     return outputs * first[block] + rows * width[block] + columns - first[block]
+
+
+def jacobian_placing(problem: Problem, known: Any, sources: Tensor) -> Callable[[Tensor], Tensors]:
+    """The function that makes the blocks of a jacobian from the values of all passes, a vector.
+
+    `known` has the rows and columns of the entries, in the shapes `inputs` and `output`; the value
+    of entry e is number `sources[e]`. Blocks are sparse where the operator's are.
+    """
+    made = sparse_blocks if problem.operator == SPARSE else dense_blocks
+    return made(problem, known, sources)
+
+
+def dense_blocks(problem: Problem, known: Any, sources: Tensor) -> Callable[[Tensor], Tensors]:
+    """As `jacobian_placing`, with zeros everywhere else."""
+    sizes = [math.prod(shape) for shape in known.inputs]
+    places = block_places(known.rows, known.columns, math.prod(known.output), sizes)
+    return placing(problem, [known.output + shape for shape in known.inputs], places, sources)
+
+
+def sparse_blocks(problem: Problem, known: Any, sources: Tensor) -> Callable[[Tensor], Tensors]:
+    """As `jacobian_placing`, in torch's sparse layout."""
+    blocks, begin = [], 0
+    for shape in known.inputs:
+        size = math.prod(shape)
+        own = ((known.columns >= begin) & (known.columns < begin + size)).nonzero().flatten()
+        # A coalesced tensor has its entries row by row.
+        own = own[torch.argsort(known.rows[own] * size + known.columns[own])]
+        places = unravelled(known.rows[own], known.output)
+        places += unravelled(known.columns[own] - begin, shape)
+        stacked = torch.stack(places) if places else torch.empty(0, len(own), dtype=torch.int64)
+        full = (*known.output, *shape)
+        blocks.append((stacked.to(problem.device), sources[own].to(problem.device), full))
+        begin += size
+
+    def place(values: Tensor) -> Tensors:
+        return tuple(
+            torch.sparse_coo_tensor(
+                places,
+                values.detach().index_select(0, source),
+                full,
+                is_coalesced=True,
+                check_invariants=False,
+            )
+            for places, source, full in blocks
+        )
+
+    return place
+
+
+def unravelled(flat: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    """The indices along each dimension of flat indices into a shape."""
+    indices = []
+    for length in reversed(shape):
+        indices.append(flat % length)
+        flat = flat // length
+    return indices[::-1]

@@ -1,8 +1,9 @@
 """Jacobians whose zeros are known: compressed rows or columns, put back in their places.
 
-These modes belong to one function whose structure was detected, so they are registered for it
-(`register`), not found in the catalogue. The structure is found once, outside the timed region.
-Builders read the fields of `Structure` alone: the code to paste has those and not the class.
+Dense ones belong to one function whose structure was detected, so they are registered for it
+(`register`), not found in the catalogue. `gradbench.modes.sparse` has those in torch's sparse
+layout. The structure is found once, outside the timed region. Builders read the fields of
+`Structure` alone: the code to paste has those and not the class.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from torch import Tensor
 from gradbench.modes.common import InDims, argnums, batched, bound, filled, per_sample
 from gradbench.modes.forward_mode import pushed
 from gradbench.modes.placing import (
-    block_places,
     colour_seeds,
+    jacobian_placing,
     joined,
     like,
-    placing,
     register_for,
     seeds_of,
 )
@@ -61,19 +61,16 @@ def compressed_placing(
     """The function that puts the values of all passes in place: of those by rows, each pass has
     the coordinates of all inputs, of those by columns the outputs."""
     rows, columns = structure.rows, structure.columns
-    sizes = [math.prod(shape) for shape in structure.inputs]
-    outputs = math.prod(structure.output)
     if by_rows:
-        sources = structure.row_colours[rows] * sum(sizes) + columns
+        coordinates = sum(math.prod(shape) for shape in structure.inputs)
+        sources = structure.row_colours[rows] * coordinates + columns
     else:
-        sources = structure.column_colours[columns] * outputs + rows
-    places = block_places(rows, columns, outputs, sizes)
-    shapes = [structure.output + shape for shape in structure.inputs]
-    return placing(problem, shapes, places, sources)
+        sources = structure.column_colours[columns] * math.prod(structure.output) + rows
+    return jacobian_placing(problem, structure, sources)
 
 
 def compressed_rows(problem: Problem, structure: Structure) -> Call:
-    """one batched pullback of a seed per colour of rows"""
+    """One batched pullback of a seed per colour of rows"""
     seeds = colour_seeds(problem, structure.row_colours).reshape(-1, *structure.output)
     place = compressed_placing(problem, structure, by_rows=True)
 
@@ -87,7 +84,7 @@ def compressed_rows(problem: Problem, structure: Structure) -> Call:
 
 
 def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
-    """a pullback per colour of rows"""
+    """A pullback per colour of rows"""
     f, n = problem.forward, problem.differentiated
     seeds = colour_seeds(problem, structure.row_colours).reshape(-1, *structure.output)
     place = compressed_placing(problem, structure, by_rows=True)
@@ -106,7 +103,7 @@ def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
 
 
 def compressed_columns(problem: Problem, structure: Structure) -> Call:
-    """one batched pushforward of a tangent per colour of columns"""
+    """One batched pushforward of a tangent per colour of columns"""
     tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
@@ -140,7 +137,7 @@ def compressed_columns_functional(problem: Problem, structure: Structure) -> Cal
 
 
 def compressed_columns_loop(problem: Problem, structure: Structure) -> Call:
-    """dual numbers per colour of columns"""
+    """Dual numbers per colour of columns"""
     f, n = problem.forward, problem.differentiated
     tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)

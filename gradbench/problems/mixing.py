@@ -7,14 +7,14 @@ sparse Jacobian matrices using automatic differentiation, SIAM J. Sci. Comput. 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gradbench.core.deadline import Deadline
 from gradbench.problems.colouring import colour
-from gradbench.problems.structure import supports_of
+from gradbench.problems.structure import Structure, supports_of
 
 CANDIDATES = 12
 """How many splits are tried in each direction."""
@@ -42,6 +42,16 @@ class Mixed:
     def passes(self) -> tuple[int, int]:
         """The number of passes in forward mode, and in reverse mode."""
         return int(self.column_colours.max()) + 1, int(self.row_colours.max()) + 1
+
+
+def mixed_of(structure: Structure, deadline: Deadline) -> Mixed | None:
+    """The split of the entries of a structure, where it saves two passes or more."""
+    if not len(structure.rows):
+        return None
+    fewest = min(structure.passes) - 1
+    entries = structure.rows, structure.columns
+    found = mix(structure.inputs, structure.output, *entries, fewest, deadline)
+    return found and replace(found, is_global=structure.is_global)
 
 
 def mix(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gradbench.core.deadline import Deadline
+from gradbench.problems.mixing import Mixed, mixed_of
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure, structure_of
@@ -19,30 +20,49 @@ KEPT = 2
 INDEX_BYTES = 8
 """Of an index along one dimension."""
 
-_FOUND: dict[str, Structure] = {}
+_FOUND: dict[str, tuple[Structure, Mixed | None]] = {}
 _KEPT: dict[tuple[str, tuple[tuple[int, ...], ...]], Structure] = {}
+_SPLIT: dict[tuple[str, tuple[tuple[int, ...], ...]], Mixed | None] = {}
 
 
-def know(function: str, structure: Structure) -> None:
-    """Makes a structure known that was found by looking at the function of this name."""
-    _FOUND[function] = structure
+def know(function: str, structure: Structure, mixed: Mixed | None = None) -> None:
+    """Makes known what was found by looking at the function of this name: the structure of its
+    jacobian, and the split into passes of both directions where there is one."""
+    _FOUND[function] = structure, mixed
     _KEPT.clear()
+    _SPLIT.clear()
 
 
 def sparsity(problem: Problem) -> Structure:
     """The structure of the problem's jacobian, with the entries listed.
 
-    Raises Unsupported where it is dense, or where its entries are not known.
+    Raises Unsupported where its entries are not known, or none of them is zero.
     """
     key = (problem.function.name, problem.inputs)
     if key not in _KEPT:
         structure = _found(problem)
-        if structure.kind == "dense" or not structure.rows.numel():
+        if not structure.rows.numel():
             raise Unsupported(f"its jacobian has no zeros that are known: {structure.evidence}")
         while len(_KEPT) >= KEPT:
             del _KEPT[next(iter(_KEPT))]
         _KEPT[key] = structure
     return _KEPT[key]
+
+
+def split(problem: Problem) -> Mixed:
+    """Which entries of the problem's jacobian come from passes in reverse mode, the others in
+    forward mode. Raises Unsupported where passes in one direction are as few."""
+    structure = sparsity(problem)
+    key = (problem.function.name, problem.inputs)
+    if key not in _SPLIT:
+        while len(_SPLIT) >= KEPT:
+            del _SPLIT[next(iter(_SPLIT))]
+        known = _FOUND.get(problem.function.name)
+        _SPLIT[key] = known[1] if known else mixed_of(structure, Deadline(SECONDS))
+    mixed = _SPLIT[key]
+    if mixed is None:
+        raise Unsupported("passes in one direction are as few")
+    return mixed
 
 
 def numbers(problem: Problem) -> int:
@@ -63,9 +83,9 @@ def _found(problem: Problem) -> Structure:
     function = problem.function
     known = _FOUND.get(function.name)
     if known is not None:
-        if known.inputs != problem.wrt:
+        if known[0].inputs != problem.wrt:
             raise Unsupported("the structure was found at another size")
-        return known
+        return known[0]
     if function.pattern is not None:
         rows, columns = function.pattern(problem.inputs)
         evidence, is_global = "declared by the function", True

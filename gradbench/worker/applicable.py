@@ -51,12 +51,14 @@ def operators_of(
     subject: Subject,
     y: Tensor,
     structure: Structure | None,
+    sparse: bool,
     shared: bool,
     width: int,
     limit: int,
 ) -> tuple[list[str], dict[str, str]]:
     """The operators that apply, the one that is measured by default first, and why some must not
-    be measured. `shared`: whether its samples are independent, and share the inputs.
+    be measured. `sparse`: whether zeros of the jacobian save passes. `shared`: whether its samples
+    are independent, and share the inputs.
 
     `width` is the bytes of a number, `limit` those that a result may take.
     """
@@ -69,7 +71,7 @@ def operators_of(
     if reason := refuse(y.numel() * coordinates, coordinates, width, limit):
         refusals["hessian"] = reason
     if y.dim():
-        _add_structured(operators, refusals, subject, y, structure)
+        _add_structured(operators, refusals, subject, y, structure, sparse)
     if shared and y.dim() < 2:
         operators += of_kind(SHARED)
     if subject.manner.forward_only:
@@ -83,6 +85,7 @@ def _add_structured(
     subject: Subject,
     y: Tensor,
     structure: Structure | None,
+    sparse: bool,
 ) -> None:
     """Adds the operators that follow from the structure, and why some do not."""
     wrt = subject.values[: subject.differentiated]
@@ -93,7 +96,7 @@ def _add_structured(
         # Without a check of its own, an operator that leaves entries out must hold everywhere.
         if own:
             operators.insert(0 if structure.is_global else len(operators) - 1, own)
-    if structure is not None and structure.kind != "dense" and structure.rows.numel():
+    if sparse:
         # First where the dense result would be too large.
         alone = operators[0] == "jacobian" and "jacobian" in refusals
         operators.insert(0 if alone else len(operators), "jacobian_sparse")

@@ -13,7 +13,7 @@ from gradbench.core.units import counted
 from gradbench.modes import gathered, mixed, second_structured, structured
 from gradbench.modes.gathered import Gathered
 from gradbench.problems import sparsity
-from gradbench.problems.mixing import Mixed, mix
+from gradbench.problems.mixing import Mixed, mixed_of
 from gradbench.problems.structure import POINTS, Structure
 from gradbench.worker.gathers import gathers
 
@@ -33,6 +33,15 @@ class Known:
     mixed: Mixed | None = None
     gathered: Gathered | None = None
     of_gradient: bool = False
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a jacobian has entries that are known, and zeros that save passes."""
+        return (
+            self.structure is not None
+            and bool(self.structure.rows.numel())
+            and (self.structure.kind != "dense" or self.mixed is not None)
+        )
 
     def __bool__(self) -> bool:
         """Whether any mode uses it."""
@@ -70,7 +79,7 @@ class Known:
     def save(self, path: str) -> None:
         """Writes it to a file that `load` reads."""
         fields = {name: getattr(self, name) for name in ("structure", "mixed", "gathered")}
-        if self.structure is not None and self.structure.kind == "dense":
+        if self.mixed is None and self.structure is not None and self.structure.kind == "dense":
             del fields["structure"]
         kept = {name: dataclasses.asdict(value) for name, value in fields.items() if value}
         torch.save({**kept, "of_gradient": self.of_gradient}, path)
@@ -89,7 +98,7 @@ class Known:
         if self.structure is not None and self.of_gradient:
             second_structured.register(function, self.structure, "", operator)
         if operator == "jacobian_sparse" and self.structure is not None:
-            sparsity.know(function, self.structure)
+            sparsity.know(function, self.structure, self.mixed)
         if operator != "jacobian":
             return
         if self.structure is not None:
@@ -108,11 +117,7 @@ def known(subject: Subject, structure: Structure, deadline: Deadline) -> Known:
     """The structure of a subject's jacobian, with the ways to all entries that take fewer passes:
     in both directions, and by what is gathered from the inputs."""
     fewest = min(structure.passes)
-    both = None
-    if len(structure.rows):
-        limit = Deadline(min(GATHERING * deadline.left, MOST_SECONDS))
-        entries = structure.rows, structure.columns
-        both = mix(structure.inputs, structure.output, *entries, fewest - 1, limit)
+    both = mixed_of(structure, Deadline(min(GATHERING * deadline.left, MOST_SECONDS)))
     if both is not None:
         fewest = sum(both.passes)
     limit = Deadline(min(GATHERING * deadline.left, MOST_SECONDS))
@@ -126,6 +131,4 @@ def known(subject: Subject, structure: Structure, deadline: Deadline) -> Known:
         by_tensors = dataclasses.replace(
             by_tensors, is_global=by_tensors.is_global and structure.is_global
         )
-    if both is not None:
-        both = dataclasses.replace(both, is_global=structure.is_global)
     return Known(structure, both, by_tensors)

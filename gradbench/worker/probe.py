@@ -186,8 +186,8 @@ class Look:
 
     def _operators(self) -> tuple[list[str], dict[str, str]]:
         width, limit = torch.finfo(self.subject.dtype).bits // 8, self.spec["memory_limit"]
-        samples = bool(self.samples)
-        return operators_of(self.subject, self.y, self.structure, samples, width, limit)
+        found = self.structure, self.zeros.is_sparse, bool(self.samples)
+        return operators_of(self.subject, self.y, *found, width, limit)
 
     def _tell_ways(self) -> None:
         """Tells the operators, and of one the cost, the passes and the code of its modes."""
@@ -316,8 +316,9 @@ def _passes(problem: Problem) -> dict[str, tuple[int, bool]]:
     counts = {}
     for mode in registry.modes_of(problem.operator):
         if mode.passes is not None:
-            made = mode.passes(problem)
-            counts[mode.name] = made.number, made.batched
+            with contextlib.suppress(Unsupported):
+                made = mode.passes(problem)
+                counts[mode.name] = made.number, made.batched
     return counts
 
 

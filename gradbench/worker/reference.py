@@ -144,13 +144,14 @@ def rows(subject: Subject, *inputs: Tensor, trust: Trust | None = None) -> tuple
         wrt, y = _leaves(subject, inputs)
         largest = _largest(y)
         if FORWARD * sum(x.numel() for x in wrt) < y.numel() and trust.found.get("columns", True):
-            blocks = _tried(lambda: _columns(subject, inputs, largest))
+            blocks = tried(lambda: _columns(subject, inputs, largest))
             if blocks and trust.agrees("columns", lambda: _explains(blocks, y, wrt)):
                 return y.detach(), blocks
         return y.detach(), _dense_rows(y, wrt)
 
 
-def _tried(call: Callable[[], Tensors]) -> Tensors:
+def tried(call: Callable[[], Tensors]) -> Tensors:
+    """What the call returns; nothing where it raises."""
     try:
         return call()
     except Late:
@@ -378,7 +379,7 @@ def formulas(subject: Subject) -> dict[str, Formula]:
         return hessian_product(subject, t, *inputs)
 
     def jvp(t: Tensors, *inputs: Tensor) -> Tensor:
-        (pushed,) = _tried(lambda: (pushforward(subject, t, *inputs),)) or (None,)
+        (pushed,) = tried(lambda: (pushforward(subject, t, *inputs),)) or (None,)
         if pushed is not None and (
             subject.manner.forward_only
             or trust.agrees("jvp", lambda: _matches(subject, pushed, t, inputs))

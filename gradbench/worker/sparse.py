@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gradbench.modes.placing import unravelled as indices
 from gradbench.problems.function import Tensors
+from gradbench.problems.mixing import Mixed
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure, passes_of
 from gradbench.worker.allowance import ENTRY, ROW, Path
 from gradbench.worker.comparing import Finding, unravelled
-from gradbench.worker.reference import AGREEMENT, Trust, pullback, pushforward
+from gradbench.worker.reference import AGREEMENT, Trust, pullback, pushforward, tried
 from gradbench.worker.urgency import require_time
 
 if TYPE_CHECKING:
@@ -122,63 +124,98 @@ class Entries:
 
 
 def sparse_jacobian(
-    subject: Subject, structure: Structure, trust: Trust, *inputs: Tensor
+    subject: Subject, structure: Structure, mixed: Mixed | None, trust: Trust, *inputs: Tensor
 ) -> Tensors:
     """The jacobian as sparse blocks in float64, (*y.shape, *x.shape) by each input.
 
     Raises RuntimeError where a random product shows entries outside of the structure.
     """
+
+    def all_there(blocks: Tensors) -> bool:
+        return _explains(subject, structure, blocks, inputs)
+
+    if mixed is not None and trust.found.get("mixed", True):
+        blocks = tried(lambda: _by_both(subject, structure, mixed, inputs))
+        if blocks and trust.agrees("mixed", lambda: all_there(blocks)):
+            return blocks
     forward, reverse = structure.passes
     if FORWARD * forward < reverse and trust.found.get("forward", True):
-        blocks = _by_columns(subject, structure, inputs)
-        if trust.agrees("forward", lambda: _explains(subject, structure, blocks, inputs)):
+        blocks = tried(lambda: _by_columns(subject, structure, inputs))
+        if blocks and trust.agrees("forward", lambda: all_there(blocks)):
             return blocks
     blocks = _by_rows(subject, structure, inputs)
-    if not trust.agrees("pattern", lambda: _explains(subject, structure, blocks, inputs)):
+    if not trust.agrees("pattern", lambda: all_there(blocks)):
         raise RuntimeError("its derivative has entries outside of the pattern that was found")
     return blocks
 
 
 def _by_rows(subject: Subject, structure: Structure, inputs: Sequence[Tensor]) -> Tensors:
-    passes = []
-    for colour in range(passes_of(structure.row_colours)):
-        require_time()
-        seed = (structure.row_colours == colour).double().reshape(structure.output)
-        passes.append(pullback(subject, seed, *inputs))
-    blocks = []
-    for number, pulled in enumerate(zip(*passes)):
-        rows, columns = structure.block(number)
-        values = torch.stack([p.reshape(-1) for p in pulled])
-        blocks.append(_block(structure, number, values[structure.row_colours[rows], columns]))
-    return tuple(blocks)
+    pulled = _pulled(subject, structure.output, structure.row_colours, inputs)
+    return _blocks(structure, pulled[structure.row_colours[structure.rows], structure.columns])
 
 
 def _by_columns(subject: Subject, structure: Structure, inputs: Sequence[Tensor]) -> Tensors:
+    pushed = _pushed(subject, structure.inputs, structure.column_colours, inputs)
+    return _blocks(structure, pushed[structure.column_colours[structure.columns], structure.rows])
+
+
+def _by_both(
+    subject: Subject, structure: Structure, mixed: Mixed, inputs: Sequence[Tensor]
+) -> Tensors:
+    rows, columns, by_rows = mixed.rows, mixed.columns, mixed.by_rows
+    pulled = _pulled(subject, mixed.output, mixed.row_colours, inputs)
+    pushed = _pushed(subject, mixed.inputs, mixed.column_colours, inputs)
+    values = torch.empty(len(rows), dtype=torch.float64)
+    values[by_rows] = pulled[mixed.row_colours[rows[by_rows]], columns[by_rows]]
+    values[~by_rows] = pushed[mixed.column_colours[columns[~by_rows]], rows[~by_rows]]
+    return _blocks(structure, values)
+
+
+def _pulled(
+    subject: Subject, output: tuple[int, ...], colours: Tensor, inputs: Sequence[Tensor]
+) -> Tensor:
+    """What the rows of each colour pull back, by all coordinates: (colours, coordinates)."""
     passes = []
-    for colour in range(passes_of(structure.column_colours)):
+    for colour in range(passes_of(colours)):
         require_time()
-        flat = (structure.column_colours == colour).double().split(structure.sizes)
-        tangents = tuple(t.reshape(shape) for t, shape in zip(flat, structure.inputs))
+        pulled = pullback(subject, (colours == colour).double().reshape(output), *inputs)
+        passes.append(torch.cat([p.reshape(-1) for p in pulled]))
+    return torch.stack(passes)
+
+
+def _pushed(
+    subject: Subject,
+    shapes: Sequence[tuple[int, ...]],
+    colours: Tensor,
+    inputs: Sequence[Tensor],
+) -> Tensor:
+    """The derivatives along the columns of each colour: (colours, outputs)."""
+    passes = []
+    for colour in range(passes_of(colours)):
+        require_time()
+        flat = (colours == colour).double().split([math.prod(shape) for shape in shapes])
+        tangents = tuple(t.reshape(shape) for t, shape in zip(flat, shapes))
         passes.append(pushforward(subject, tangents, *inputs).reshape(-1))
-    values, blocks = torch.stack(passes), []
-    colours = structure.column_colours.split(structure.sizes)
-    for number, own in enumerate(colours):
-        rows, columns = structure.block(number)
-        blocks.append(_block(structure, number, values[own[columns], rows]))
+    return torch.stack(passes)
+
+
+def _blocks(structure: Structure, values: Tensor) -> Tensors:
+    """Sparse blocks from the values of the entries, in the structure's order."""
+    blocks, begin = [], 0
+    for number, size in enumerate(structure.sizes):
+        inside = (structure.columns >= begin) & (structure.columns < begin + size)
+        blocks.append(_block(structure, number, values[inside]))
+        begin += size
     return tuple(blocks)
 
 
 def _block(structure: Structure, number: int, values: Tensor) -> Tensor:
     """A sparse block from the values of its entries, in the structure's order."""
     rows, columns = structure.block(number)
-    shape = (*structure.output, *structure.inputs[number])
-    flat, indices = rows * structure.sizes[number] + columns, []
-    for length in reversed(shape):
-        indices.append(flat % length)
-        flat = flat // length
-    return torch.sparse_coo_tensor(
-        torch.stack(indices[::-1]), values, shape, check_invariants=False
-    )
+    shape = structure.inputs[number]
+    places = torch.stack([*indices(rows, structure.output), *indices(columns, shape)])
+    full = (*structure.output, *shape)
+    return torch.sparse_coo_tensor(places, values, full, check_invariants=False)
 
 
 def _explains(

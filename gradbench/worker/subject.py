@@ -426,7 +426,7 @@ def declare(
     references = formulas(subject) | second_order_formulas(subject)
     if known.structure is not None:
         references["jacobian_sparse"] = functools.partial(
-            sparse_jacobian, subject, known.structure, Trust()
+            sparse_jacobian, subject, known.structure, known.mixed, Trust()
         )
     function = Function(
         name=name,
