@@ -1,6 +1,7 @@
 """Runs on a fleet: what comes home is stored once, whatever becomes of nodes and scheduler."""
 
 import random
+import socket
 from collections import Counter
 
 import pytest
@@ -446,6 +447,18 @@ def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address):
     done = gradbench("run", "--on", address, "--results", tmp_path)
     assert done.returncode == 2
     assert f"{address} is no address of a Dask scheduler" in done.stderr
+    assert "\n" not in done.stderr.strip()
+
+
+def test_what_accepts_a_connection_and_says_nothing_is_no_scheduler(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("gradbench.fleet.engine.CONNECTING", 0.5)
+    monkeypatch.setattr("gradbench.fleet.engine.ANSWERING", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        done = gradbench("run", "--on", address, "--results", tmp_path)
+    assert done.returncode == 2
+    assert f"no Dask scheduler answers at {address}" in done.stderr
     assert "\n" not in done.stderr.strip()
 
 

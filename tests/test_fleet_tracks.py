@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 
 import pytest
-from fake_fleet import ENTRIES, ENVIRONMENT, Fake, Node
+from fake_fleet import ENTRIES, ENVIRONMENT, MACHINE, Fake, Node
 from in_process import gradbench
 from test_fleet import QUICK, asked
 
@@ -101,6 +101,19 @@ def test_each_kind_of_machine_has_a_track_of_its_own(tmp_path, fleet):
     assert all(nodes.values())
     for share in [share for own in nodes.values() for share in own]:
         assert share.members == ["2.13.0", "2.12.0"]
+
+
+def test_kinds_that_differ_in_a_build_only_are_named_by_it():
+    def kind(numpy):
+        builds = {"2.10.0": {**ENVIRONMENT, "numpy": numpy}, "2.13.0": ENVIRONMENT}
+        seen = Seen(MACHINE, ENVIRONMENT, builds={n: Built(own) for n, own in builds.items()})
+        return machines.seen_kind(seen), seen
+
+    named = machines.names(dict([kind("1.26.4"), kind("2.1.0")]))
+    assert [*named.values()] == [
+        "EPYC, 8 cores, 64 GiB, numpy 1.26.4 in 2.10.0",
+        "EPYC, 8 cores, 64 GiB, numpy 2.1.0 in 2.10.0",
+    ]
 
 
 @pytest.mark.parametrize("function", ["*", "exp"])

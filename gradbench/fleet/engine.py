@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection
@@ -24,8 +26,8 @@ RESOURCE = "gradbench"
 START = f"dask worker ADDRESS --nthreads 1 --no-nanny --resources {RESOURCE}=1"
 """The command that starts a node."""
 
-CONNECTING = 20.0
-"""Seconds in which the scheduler must answer."""
+CONNECTING, ANSWERING = 20.0, 60.0
+"""Seconds in which a connection to the scheduler must be made, and in which it must answer."""
 
 ENCRYPTED = ("tls", "wss")
 
@@ -74,24 +76,13 @@ class Dask:
         self, address: str, execute: Callable[[str, str, str], str] = node.execute
     ) -> None:
         extras.require("--on", "distributed")
-        from distributed import Client
-
         _check(address)
         # What it reports of lost connections is said in one line here.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self.address = address
         self._execute = execute
         self._futures: dict[str, Any] = {}
-        try:
-            self._client = Client(
-                address, timeout=CONNECTING, set_as_default=False, name="gradbench"
-            )
-        except Exception as error:
-            # Whatever answers there, Dask takes for a scheduler, and its answer for sizes.
-            raise FleetError(
-                f"no Dask scheduler answers at {line(address)}: {_cause(error)}; "
-                "'dask scheduler' starts one and says its address"
-            ) from error
+        self._client = _connected(address)
         self.dashboard = str(self._client.dashboard_link or "")
 
     def nodes(self) -> dict[str, str]:
@@ -167,6 +158,36 @@ class Dask:
 
     def close(self) -> None:
         self._client.close(timeout=2)
+
+
+def _connected(address: str) -> Any:
+    """A client of the scheduler at an address. Raises FleetError where none answers.
+
+    It is made in a thread of its own, as Dask waits forever for one that accepts a connection and
+    says nothing."""
+    from distributed import Client
+
+    made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            made.put(Client(address, timeout=CONNECTING, set_as_default=False, name="gradbench"))
+        except Exception as error:
+            # Whatever answers there, Dask takes for a scheduler, and its answer for sizes.
+            made.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    found: Any
+    try:
+        found = made.get(timeout=ANSWERING)
+    except queue.Empty:
+        found = TimeoutError(f"it accepts connections, and says nothing within {ANSWERING:.0f} s")
+    if isinstance(found, Exception):
+        raise FleetError(
+            f"no Dask scheduler answers at {line(address)}: {_cause(found)}; "
+            "'dask scheduler' starts one and says its address"
+        ) from found
+    return found
 
 
 def _cause(error: BaseException) -> str:

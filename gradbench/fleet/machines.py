@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from gradbench.core.text import line
 from gradbench.fleet.engine import START, Engine, FleetError
 from gradbench.fleet.jobs import Answer, Look, Seen, decode, encode
 from gradbench.report.machines import named
-from gradbench.store.environment import RESUMED, WorkerEnvironment
+from gradbench.store.environment import IDENTITY, RESUMED, WorkerEnvironment
 from gradbench.store.fields import check_machine
 
 LOOKING, ASKING, INSTALLING = 180.0, 20.0, 3600.0
@@ -56,17 +56,28 @@ def seen_kind(seen: Seen) -> Kind:
 def names(kinds: Mapping[Kind, Seen]) -> dict[Kind, str]:
     """A name for each kind: its machine, and where several have the same one, what differs."""
     labels = {kind: named(seen.machine) for kind, seen in kinds.items()}
-    columns = [*FACTS, "memory", *BUILD, "builds"]
+    columns = [*FACTS, "memory", *BUILD]
     found = {}
     for kind, label in labels.items():
         alike = [other for other in labels if labels[other] == label]
         differing = [
             f"{columns[place].replace('_', ' ')} {line(str(value))}"
-            for place, value in enumerate(kind)
+            for place, value in enumerate(kind[:-1])
             if len({str(other[place]) for other in alike}) > 1
         ]
-        found[kind] = ", ".join([label, *differing])
+        found[kind] = ", ".join([label, *(differing or _unlike_builds(kind, alike))])
     return found
+
+
+def _unlike_builds(kind: Kind, alike: Iterable[Kind]) -> list[str]:
+    """What differs in the builds of a track, where nothing else does."""
+    each = [{name: facts for name, *facts in other[-1]} for other in alike]
+    return [
+        f"{what.replace('_', ' ')} {line(str(value))} in {name}"
+        for name, *facts in kind[-1]
+        for place, (what, value) in enumerate(zip(IDENTITY, facts))
+        if len({str(other[name][place]) for other in each if name in other}) > 1
+    ]
 
 
 @dataclass

@@ -29,6 +29,9 @@ RESUMED = ("torch", "torch_git", *LIBRARIES, "gradbench", "device_names")
 BESIDES = ("cpu_capability", "numpy", "python", "mkl", "malloc", "device_names")
 """What times depend on besides the release."""
 
+IDENTITY = ("torch", "torch_git", *BESIDES)
+"""What tells builds apart that have the same name."""
+
 
 class WorkerEnvironment(msgspec.Struct, frozen=True):
     gradbench: Label | None = None
@@ -57,8 +60,7 @@ class WorkerEnvironment(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What tells builds apart that have the same name."""
-        return tuple(getattr(self, name) for name in ("torch", "torch_git", *BESIDES))
+        return tuple(getattr(self, name) for name in IDENTITY)
 
     def differences(
         self, other: WorkerEnvironment, names: Iterable[str]
