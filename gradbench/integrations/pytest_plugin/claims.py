@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from gradbench import statistics
 from gradbench.advise.answer import Advice
-from gradbench.advise.telling import between, number
+from gradbench.advise.telling import TELLING, between, number
 from gradbench.analysis.runs import ratios_to
 from gradbench.analysis.table import Ratio, Row
 from gradbench.core.cases import FORWARD, Comparison
-from gradbench.core.units import call_time
+from gradbench.core.units import call_time, counted
 from gradbench.core.verdicts import Status, Verdict
 from gradbench.store.runs import Run, read
 
@@ -141,10 +141,14 @@ def _sentence(
     ratio = Ratio(estimate.ratio, estimate.low, estimate.high)
     takes = f"{subject} takes {between(ratio)} times as long as {other}"
     if bound.holds is None:
-        more = f"{timed.advice.budget:g} s were too few"
+        few = f"raise the budget of {timed.advice.budget:g} s"
         if estimate.sessions < 2:
-            more = f"one process says nothing of how processes differ, and {more}"
-        return f"undecided: {takes}, too close to {factor:g} to call: {more}, raise the budget"
+            why = "one process says nothing of how processes differ"
+        elif ratio.high > TELLING * ratio.low:
+            why = f"{counted(estimate.sessions, 'process')} say too little to call it"
+        else:
+            why = f"too close to {factor:g} to call"
+        return f"undecided: {takes}, {why}: {few}"
     odds = odds_of(bound.p)
     if bound.holds:
         return f"{takes}, and at most {factor:g} is allowed ({odds})"
