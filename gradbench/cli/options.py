@@ -492,7 +492,9 @@ def reject_beside_resume(what: str, *allowed: str) -> None:
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if source is click.core.ParameterSource.COMMANDLINE and name not in allowed:
+        # To click 8.1, arguments are of the command line where there are none.
+        absent = isinstance(parameter, click.Argument) and not context.params.get(name)
+        if source is click.core.ParameterSource.COMMANDLINE and name not in allowed and not absent:
             argument = str(parameter.metavar).strip("[].")
             name = parameter.opts[0] if isinstance(parameter, click.Option) else argument
             raise SelectionError(f"--resume continues the {what}'s own plan: remove {name}")
