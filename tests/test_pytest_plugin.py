@@ -309,7 +309,7 @@ class TestOptions:
             (["--gradbench-budget", "0"], "is not a number of seconds above 0"),
             (["--gradbench-budget", "long"], "'long' is not a number of seconds"),
             (["--gradbench-compare", "nothing"], "no run named 'nothing'"),
-            (["--gradbench-compare", "latest"], "there are no runs"),
+            (["--gradbench-compare", "latest"], "'pytest --gradbench-save' makes one"),
             (["--gradbench-fail-on", "slower"], "add --gradbench-compare REF"),
             (["--gradbench-undecided", "pass"], "invalid choice: 'pass'"),
         ],
@@ -406,6 +406,14 @@ class TestTiming:
         table = timed.done.stdout.partition("- benchmark ")[2].partition("Legend")[0]
         rows = [line.split()[0] for line in table.splitlines() if line[:1].isalpha()]
         assert {"jacobian", "jacrev"} <= set(rows)
+
+
+def test_a_session_that_timed_nothing_is_not_stored_and_says_so(tmp_path):
+    tests = "def test_it(gradbench):\n    gradbench(loss, torch.ones(3)).gradient()\n"
+    done = ran(project(tmp_path, tests), "--gradbench-save", "--gradbench-budget", "0.01")
+    assert done.returncode == 1, done.stdout
+    assert "Nothing was timed, so nothing is stored." in done.stdout
+    assert not (tmp_path / "results" / "runs").exists()
 
 
 def scaled(run, factor, modes):
@@ -531,6 +539,21 @@ class TestClaims:
 
     def test_one_process_is_undecided(self):
         assert at_most(estimate(2.0, 0.001, sessions=1), 1.1).holds is None
+
+    @pytest.mark.parametrize(
+        ("ratio", "error", "sessions", "said"),
+        [
+            (1.1, 0.02, 5, "too close to 1.1 to call"),
+            (0.3, 1.0, 2, "about 0.30 times as long as jacrev, 2 processes say too little"),
+            (2.0, 0.01, 1, "one process says nothing of how processes differ"),
+        ],
+    )
+    def test_an_open_claim_says_why_and_what_to_do(self, ratio, error, sessions, said):
+        timed = SimpleNamespace(advice=SimpleNamespace(budget=60.0))
+        found = estimate(ratio, error, sessions)
+        text = claims._sentence(timed, "mine", "jacrev", found, 1.1, at_most(found, 1.1))
+        assert said in text
+        assert text.endswith(": raise the budget of 60 s")
 
     def test_one_of_many_that_is_slower_pays_for_their_number(self):
         close = estimate(1.18, 0.02)

@@ -81,7 +81,11 @@ class Outcome:
             hidden = f"slowdowns up to {worst - 1:.0%}" if worst < LARGE else "large slowdowns"
             yield (
                 f"  {len(left)} too close to call{rest}: "
-                + (f"{hidden} are not excluded. " if worst > 1 else "none may be slower. ")
+                + (
+                    f"{hidden} are not excluded. "
+                    if worst > 1 + self.compared.floor
+                    else f"none may be slower by more than {self.compared.floor:.0%}. "
+                )
                 + f"More time decides more: --gradbench-budget {MORE * self.budget:g} for both "
                 "runs, with nothing else running"
             )

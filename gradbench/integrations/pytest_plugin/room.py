@@ -136,7 +136,8 @@ class Room:
             else:
                 self.place = Path(tempfile.mkdtemp(prefix="gradbench-"))
         except StoreError as error:
-            raise pytest.UsageError(f"--gradbench-compare {self.reference}: {error}") from error
+            said = str(error).replace("'gradbench run'", "'pytest --gradbench-save'")
+            raise pytest.UsageError(f"--gradbench-compare {self.reference}: {said}") from error
         except OSError as error:
             raise pytest.UsageError(f"{self.results}: {error.strerror}") from error
 
@@ -182,6 +183,9 @@ class Room:
         except StoreError as error:
             self.problems.append(str(error))
             return self.saving or self.fail_on is not None
+        if self.saving and self.run is None and self.records:
+            self.problems.append("Nothing was timed, so nothing is stored.")
+            return True
         return self.fail_on is not None and (self.outcome is None or self.outcome.fails)
 
     def _store(self) -> None:
