@@ -95,11 +95,12 @@ def _split(
     # Of the rest, the fullest row takes as many colours as it has entries.
     for most in counts.unique().flip(0)[1 : CANDIDATES + 1].tolist():
         full = counts > most
-        if int(full.any()) + most >= passes:
+        of_full = full[rows]
+        # Of the full rows, those that meet in a column take a pass each.
+        if int(torch.bincount(columns[of_full]).max()) + most >= passes:
             continue
         if deadline.over:
             break
-        of_full = full[rows]
         row_colours = _colours(rows[of_full], columns[of_full], m)
         column_colours = _colours(columns[~of_full], rows[~of_full], n)
         total = int(row_colours.max()) + int(column_colours.max()) + 2
