@@ -586,7 +586,10 @@ def test_modes_of_a_users_function_pass_the_gate_and_wrong_ones_do_not(
     monkeypatch.setattr(registry, "MODES", dict(registry.MODES))
     gate = registered(name, inputs, operator, wrt)
     first = OPERATORS[operator].first
-    for mode in (registry.MODES[operator, first], registry.modes_of(operator)[5]):
+    modes = [registry.MODES[operator, first], registry.modes_of(operator)[5]]
+    if name == "arrow":
+        modes += [m for m in registry.modes_of(operator) if m.name.startswith("sparse_mixed")]
+    for mode in modes:
         call = mode.build(gate.problem)
         assert gate.enter(mode.name, call, mode.leaves).check([0], True).reason == ""
     usual = registry.MODES[operator, first]

@@ -83,9 +83,10 @@ def mixed_passes_loop(problem: Problem, mixed: Mixed) -> Call:
             again = k < len(seeds)
             row = torch.autograd.grad(y, wrt, seed, retain_graph=again, allow_unused=True)
             values += filled(row, wrt)
-        with torch.no_grad(), dual.dual_level():
+        # Without grad mode some functions lose their tangents: the inputs are detached instead.
+        with dual.dual_level():
             for tangent in zip(*like(tangents, wrt)):
-                duals = [dual.make_dual(x, t) for x, t in zip(wrt, tangent)]
+                duals = [dual.make_dual(x.detach(), t) for x, t in zip(wrt, tangent)]
                 values.append(pushed(f(*duals, *constants)))
         return place(joined(values))
 
