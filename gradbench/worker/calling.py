@@ -78,7 +78,7 @@ class Calling:
             {name: pairs[name] for name in binding.named},
         )
         if tree:
-            self.written.imports.add("from torch.utils._pytree import tree_leaves")
+            self.written.imports.add("from torch.utils._pytree import tree_flatten")
             value = _flattened(value, subject)
         lines = [*self._seeds(), *self.inside, f"    return {value}\n"]
         parameters = list(self.names.values())
@@ -281,7 +281,7 @@ def _joined(prefix: str, name: str) -> str:
 def _flattened(value: str, subject: Subject) -> str:
     """The code of the value as one tensor: see `subject.flattened`."""
     kept = "isinstance(y, torch.Tensor) and y.is_floating_point()"
-    leaves = f"[y for y in tree_leaves({value}) if {kept}]"
+    leaves = f"[y for y in tree_flatten({value})[0] if {kept}]"
     if subject.returned == 1:
         return f"{leaves}[0]"
     return f"torch.cat([y.reshape(-1) for y in {leaves}])"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from gradbench.problems.dispatch import DispatchMode
 
@@ -163,7 +163,9 @@ class Narrow(DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.drawn |= func.overloadpacket.__name__ in Draws.names
-        self.dtypes |= {x.dtype for x in tree_leaves(result) if isinstance(x, Tensor)} & WIDE.keys()
+        self.dtypes |= {
+            x.dtype for x in tree_flatten(result)[0] if isinstance(x, Tensor)
+        } & WIDE.keys()
         return result
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from gradbench.core.arguments import signature
 from gradbench.core.cases import YOURS
@@ -252,7 +252,7 @@ def _one(value: Any) -> Tensor:
 
 
 def _leaves(value: Any) -> list[Tensor]:
-    leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
     real = [leaf for leaf in leaves if leaf.is_floating_point()]
     if not real:
         what = " without a floating-point tensor" if is_container(value) else ", no tensor"
@@ -381,7 +381,7 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
         def call(inputs: Tensors, *seed: Any) -> Any:
             result = called(inputs, *seed)
             if is_container(result):
-                return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+                return tuple(leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor))
             return result
 
         return call

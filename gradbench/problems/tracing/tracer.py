@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from gradbench.core.deadline import Deadline
 from gradbench.problems.dispatch import DispatchMode
@@ -61,7 +61,7 @@ class Operation:
 
     @property
     def operands(self) -> list[Tensor]:
-        return [x for x in tree_leaves(self.bound) if isinstance(x, Tensor)]
+        return [x for x in tree_flatten(self.bound)[0] if isinstance(x, Tensor)]
 
     def sets(self, name: str) -> Tensor | None:
         """The sets of an argument; None for a constant or no tensor."""
@@ -191,11 +191,11 @@ class Tracer(DispatchMode):
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         self._purge()
-        operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         values = 0
         for x in operands:
             values |= self.values_of(x)
-        outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        outputs = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
         schema = func._schema
         if not values and not schema.is_mutable:
             return
@@ -208,7 +208,7 @@ class Tracer(DispatchMode):
             x
             for argument in schema.arguments
             if argument.alias_info is not None and argument.alias_info.is_write
-            for x in tree_leaves(bound[argument.name])
+            for x in tree_flatten(bound[argument.name])[0]
             if isinstance(x, Tensor)
         ]
         if written and base in RESIZES and values:
