@@ -267,6 +267,10 @@ def _module_hooks() -> Iterator[Item]:
 _LAZY = ("/Meta", "/CompositeImplicitAutograd", "/FuncTorchBatched")
 """Dispatch keys for which torch itself registers kernels when they are first needed."""
 
+_LOADED = ("aten/_nested_get_jagged_dummy/",)
+"""Operators whose kernels torch registers for the processor when it loads a part of itself: 2.3
+does, of nested tensors, at the first step of an optimizer."""
+
 
 class _Kernels:
     """Counts the kernels of torch's own operators that `torch.library` has replaced."""
@@ -280,7 +284,9 @@ class _Kernels:
         if len(self.names) != self.size:
             self.size = len(self.names)
             ours = [name for name in self.names if name.startswith("aten/")]
-            self.replaced = sum(not name.endswith(_LAZY) for name in ours)
+            self.replaced = sum(
+                not name.endswith(_LAZY) and not name.startswith(_LOADED) for name in ours
+            )
         return self.replaced
 
 
