@@ -34,7 +34,7 @@ from gradbench.worker.failures import failure, line_of
 from gradbench.worker.gate import Gate, NoTime
 from gradbench.worker.instruments import READERS, profiles
 from gradbench.worker.instruments.instrument import Reader, Unreadable
-from gradbench.worker.instruments.wall import Visit, WallTime
+from gradbench.worker.instruments.wall import Visit, WallTime, glance
 from gradbench.worker.interference import Visited, processor
 from gradbench.worker.memory import limit_memory
 from gradbench.worker.noted import Noted
@@ -295,13 +295,13 @@ class Session:
         return {"reason": f"would need about {size(needed)}, more than the limit of {limit}"}
 
     def estimate(self, handles: list[int], rounds: int) -> dict[str, Any]:
-        """Nanoseconds of the fastest call of each, in so many rounds of visits that do not count.
+        """Nanoseconds of the fastest call of each, in so many rounds of glances that do not count.
 
         While it was warmed up, a contestant may have had a slow moment of the machine to itself.
         """
         least = {handle: self.contestants[handle][1].call for handle in handles}
         turns = handles * rounds
-        visited = self.visit(turns)
+        visited = self._visited(turns, glance)
         for handle, wall, cpu in zip(turns, visited["blocks"], visited["cpu"]):
             number = self.contestants[handle][1].number
             least[handle] = max(1, min(least[handle], min(wall + cpu) // number))
@@ -320,6 +320,10 @@ class Session:
         After each visit the quick part of the process's state is restored. `check` reports what a
         visit changed.
         """
+        return self._visited(handles, lambda how: how)
+
+    def _visited(self, handles: list[int], planned: Callable[[Visit], Visit]) -> dict[str, Any]:
+        """As `visit`, with another plan for each."""
         visits: list[Visited] = []
         snapshot = self._refresh_snapshot()
         quick = snapshot[: len(state.QUICK)]
@@ -328,7 +332,7 @@ class Session:
         for handle in handles:
             contestant, how = self.contestants[handle]
             try:
-                visits.append(self.wall.visit(contestant.call, contestant.turns, how))
+                visits.append(self.wall.visit(contestant.call, contestant.turns, planned(how)))
             except Exception as error:
                 changes = state.restore(quick)
                 contestant.changes.add(changes)
