@@ -138,3 +138,17 @@ def test_a_study_of_the_gate_finds_what_is_planted(tmp_path, monkeypatch):
     assert gate["false_alarms"] == gate["gates_alarmed"] == 0
     assert gate["power"] > 0.9 > before["power"]
     assert gate["power_said"] == pytest.approx(gate["power"], abs=0.1)
+
+
+def test_what_installations_differ_by_lowers_the_stated_power():
+    rng = np.random.default_rng(3)
+    offsets = rng.normal(0, 0.008, 200)
+    plain = cases(rng, 200, sessions=10, processes=0.01, shift=offsets)
+    slower = cases(rng, 200, sessions=10, processes=0.01, shift=offsets + math.log(1.05))
+    assert st.apart(plain) == pytest.approx(0.008, abs=0.002)
+    assert st.apart(plain[: FEWEST - 1]) == 0.0
+    spread, level = st.Spread.of(plain), 0.01 / len(plain)
+    stated = st.power([spread.moderated(e) for e in plain], 0.05, level, CONFIDENCE).mean()
+    judged = [spread.moderated(e) for e in slower]
+    found = np.mean([e.p_beyond <= level and e.low > 1.02 for e in judged])
+    assert stated == pytest.approx(found, abs=0.05)

@@ -219,6 +219,28 @@ def test_injection_is_proportional(monkeypatch: pytest.MonkeyPatch, call_ns: int
         assert spent[1] / spent[0] == pytest.approx(1 + share, abs=10 / own)
 
 
+def test_a_busy_moment_of_the_calibration_makes_no_huge_slowdown(monkeypatch) -> None:
+    """The reference's first visits are slowed tenfold, so that the loop seems to cost nothing."""
+    clock = FakeClock()
+    began = clock.now
+
+    def work() -> None:
+        clock.now += 100_000 if clock.now - began < 20_000_000 and not looping else 10_000
+
+    looping: list[int] = []
+
+    def counted(_: None, turns: int) -> list[None]:
+        looping[:] = [turns] if turns > injection.FEW else []
+        clock.now += 10 * turns
+        return []
+
+    monkeypatch.setattr(injection, "repeat", counted)
+    how = Visit(10, 5, 4, 10_000)
+    dose = injection.calibrate(WallTime(clock), work, repeat(()), how, 0.05, 1_000_000)
+    own = 10_000 + 10 * injection.FEW
+    assert 10 * dose.turns / own == pytest.approx(0.05, rel=0.1)
+
+
 def test_a_slowed_call_gives_the_call_s_result() -> None:
     assert injection.slowed(lambda a, b: a - b, 100)(5, 3) == 2
 

@@ -64,10 +64,10 @@ PROFILES = {
     ),
     "gate": replace(
         RUN["quick"],
-        summary="small example inputs, 8 to 40 rounds in 10 sessions, for a gate in CI",
+        summary="small example inputs, 8 to 40 rounds in 20 sessions, for a gate in CI",
         settings=replace(
             RUN["quick"].settings,
-            sessions=10,
+            sessions=20,
             stopping=Stopping(min_rounds=8, max_rounds=40, every=4, half_width=0.02, budget=1.5),
         ),
     ),

@@ -33,7 +33,7 @@ from gradbench.statistics.between import TRIM, Estimate, between_sessions, compa
 from gradbench.statistics.bounds import Bound, at_most
 from gradbench.statistics.fastest import Ranking, fastest_of_each
 from gradbench.statistics.groups import Group, clusters
-from gradbench.statistics.moderation import Spread, power
+from gradbench.statistics.moderation import Spread, apart, power
 from gradbench.statistics.samples import (
     CONFIDENCE,
     ENOUGH,
@@ -70,6 +70,7 @@ __all__ = [
     "Stopping",
     "Tables",
     "adjust",
+    "apart",
     "at_most",
     "between_sessions",
     "clusters",

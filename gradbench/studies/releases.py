@@ -55,6 +55,7 @@ WAYS = (
     (10, 0.95, "benjamini-hochberg", False),
     (5, 0.99, "holm", True),
     (10, 0.99, "holm", True),
+    (20, 0.99, "holm", True),
 )
 """Sessions, confidence, method and whether the spread is pooled; the last is a gate's default."""
 

@@ -23,8 +23,12 @@ PROBE = 0.5
 FEW = 16
 """Turns of the reference's loop."""
 
-FEWEST = 5
-"""The least number of pairs of visits of a calibration."""
+FEWEST, MOST = 5, 60
+"""The least number of pairs of visits of a calibration, and the most, where a turn seems to cost
+what it cannot: on a busy machine half the pairs may have had other processes beside one side."""
+
+TURN = 2.0, 80.0
+"""The nanoseconds that a turn of the loop costs, at least and at most."""
 
 
 def slowed(call: Callable[..., Any], turns: int) -> Callable[..., Any]:
@@ -76,17 +80,23 @@ def calibrate(
     """The slowdown nearest to `share`, from alternating visits for `spend` nanoseconds."""
     if share <= 0:
         return Slowdown(0, 0.0, float(how.call))
-    # 8 ns is an upper bound of a turn's cost.
+    # A turn costs some 8 ns.
     probe = max(10, round(PROBE * how.call / 8))
     sides = (slowed(call, 0), slowed(call, probe))
     start = wall.clock()
     plain: list[float] = []
     extra: list[float] = []
-    while len(plain) < FEWEST or wall.clock() - start < spend:
+    turn_time = 0.0
+    while (
+        len(plain) < FEWEST
+        or wall.clock() - start < spend
+        or (len(plain) < MOST and not TURN[0] <= turn_time <= TURN[1])
+    ):
         base, more = (_least(wall.visit(side, arguments, how)) / how.number for side in sides)
         plain.append(base)
         extra.append(more - base)
+        turn_time = median(extra) / probe
     call_time = median(plain)
-    turn_time = max(median(extra) / probe, 1e-3)
+    turn_time = min(max(turn_time, TURN[0]), TURN[1])
     turns = round(share * call_time / turn_time)
     return Slowdown(turns, turns * turn_time / call_time, call_time)

@@ -236,7 +236,7 @@ def load(conditions: Conditions, **settings: Any) -> int:
     "--sessions",
     type=parameters.Whole(5, MOST_TRIALS),
     default=20,
-    help="Number of pairs of processes; gates of five and ten are replayed from them.",
+    help="Number of pairs of processes; gates of 5, 10 and 20 are replayed from them.",
 )
 @click.option(
     "--slowdown",
