@@ -46,7 +46,7 @@ KNOWN = Limits(1, "cuda:0", 1, bandwidth=2e12, rates={"float32": 5e13}, cache=50
 
 def test_large_cases_are_stated_as_shares_of_what_the_device_can_do():
     run = run_of(session_of(moved=(60 << 20, 40 << 20)), limits=[KNOWN])
-    row = Row(CASE, "grad", "ok", seconds=1e-3, readings={"flops": 2e10})
+    row = Row(comparison=CASE, mode="grad", status="ok", seconds=1e-3, readings={"flops": 2e10})
     (found,) = with_limits([row], run)
     assert found.of_bandwidth == pytest.approx((100 << 20) / 2e12 / 1e-3)
     assert found.of_rate == pytest.approx(2e10 / 5e13 / 1e-3)

@@ -45,7 +45,9 @@ def with_readings(rows: Sequence[Row], run: Run) -> list[Row]:
             continue
         if case not in found:
             status, reason = (Status.OK, "") if read else _unread(next(iter(unread.values())))
-            found[case] = Row(case.comparison, case.mode, status, reason=reason)
+            found[case] = Row(
+                comparison=case.comparison, mode=case.mode, status=status, reason=reason
+            )
         found[case] = msgspec.structs.replace(found[case], readings=read, unread=unread)
     return list(found.values())
 

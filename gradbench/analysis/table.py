@@ -42,7 +42,7 @@ class Ratio(msgspec.Struct, frozen=True):
     high: float
 
 
-class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One contestant of one comparison, judged.
 
     `seconds` is the median over sessions of the sessions' median visit minimum: descriptive.
