@@ -26,7 +26,7 @@ from gradbench.store.lines import StoreError
 
 ENTRY = (sys.executable, "-m", "gradbench")
 STORED = Path(__file__).parents[1] / "results"
-RUN, TRACK = "20261125-063236-ebd80c", "20261125-031749-a1cdd8"
+RUN, TRACK = "20261125-063236-ebd80c", "20261127-000903-adb97d"
 
 EVIL = (
     "=cmd|' /C calc'!A0 \x1b[31mred\x1b]0;title\x07 \x9b2J \x00 \x7f \r \u202eexe.txt\u2066 \ufeff "
@@ -92,7 +92,7 @@ def results(tmp_path_factory):
         lambda line: b'"kind":"part"' not in line or b'"comparison":"vjp/exp/' in line,
     )
     write(place / "releases" / f"{TRACK}.jsonl", map(poisoned, part))
-    for name in ("aa-20261125-022505-f65987", "peers-20261122-052300-0405d4"):
+    for name in ("aa-20261126-204827-d6a261", "peers-20261122-052300-0405d4"):
         study = lines(STORED / "studies" / f"{name}.jsonl")
         write(place / "studies" / f"{name}.jsonl", map(poisoned, study))
     return place
@@ -105,7 +105,7 @@ def refused(tmp_path_factory):
     for folder, name in (
         ("runs", RUN),
         ("releases", TRACK),
-        ("studies", "aa-20261125-022505-f65987"),
+        ("studies", "aa-20261126-204827-d6a261"),
     ):
         (first,) = lines(STORED / folder / f"{name}.jsonl", lambda line: b'"schema"' in line)
         bad = first | {"machine": {"cpu": EVIL}, "settings": {EVIL: EVIL}}

@@ -20,9 +20,10 @@ EXPECTED = HERE / "stored_logs.json"
 COMMANDS = {
     "track": "releases show -f exp --all",
     "track, for a gate": "releases show -f affine --method holm --floor 0.05",
-    "study aa": "study report aa-20261122-045046-80eb26",
-    "study aa between": "study report aa-20261125-022505-f65987",
-    "study power": "study report power-20261122-044348-3b5a72",
+    "study aa": "study report aa-20261126-204827-d6a261",
+    "study of a gate": "study report releases-20261127-003618-c23eaa",
+    "study power": "study report power-20261126-182516-e8f096",
+    "study load": "study report load-20261126-231745-a84710",
     "study coverage": "study report coverage-20261122-050547-dee862",
     "study of other tools": "study report peers-20261122-052300-0405d4",
 }
