@@ -22,7 +22,8 @@ import clean
 import msgspec
 import yaml
 
-from gradbench.releases.environments import Environment
+from gradbench.releases.environments import Environment, ask
+from gradbench.runner.wire import WorkerOptions
 
 MODEL = """import torch
 
@@ -128,9 +129,11 @@ def start(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     said("pytest", clean.run([python, "-m", "pytest", "-q", "benchmarks"], home))
 
     releases = folder / "releases"
+    # Two names of one build: a track refuses an environment that is not what it was.
+    identity = ask(WorkerOptions(python=str(python)))
     for version in ("2.12.1", "2.13.0"):
         (releases / version).mkdir(parents=True)
-        made = Environment(1, version, version, str(python), {"torch": version}, "", 0)
+        made = Environment(1, version, version, str(python), identity, "", 0)
         (releases / version / "environment.json").write_bytes(msgspec.json.encode(made))
     variables = {"GRADBENCH_RELEASES": str(releases), "HOME": str(folder)}
     asv = [python, "-m", "asv"]
