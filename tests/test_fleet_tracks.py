@@ -259,6 +259,7 @@ def test_a_node_measures_its_builds_in_turns(monkeypatch, tmp_path):
     assert all(side.entrant.status == "ok" and side.entrant.samples for side in case.sides)
 
 
+@pytest.mark.started
 def test_a_node_says_what_its_builds_are_now(monkeypatch, tmp_path):
     """Not what another machine found, that made them on a disk that both share."""
     monkeypatch.setenv("GRADBENCH_RELEASES", str(tmp_path))

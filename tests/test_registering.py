@@ -200,8 +200,8 @@ def test_what_python_has_no_source_of_breaks_nothing(empty_registry, install):
     ("fields", "told"),
     [
         ({"needs": "torch.func"}, "tuple of names"),
-        ({"memory": 3}, "memory is a int"),
-        ({"passes": 3}, "passes is a int"),
+        ({"memory": 3}, "memory is an int"),
+        ({"passes": 3}, "passes is an int"),
     ],
 )
 def test_a_mode_that_would_fail_when_it_is_met_is_refused(empty_registry, fields, told):

@@ -230,7 +230,7 @@ def both(f, shapes):
     pattern = traced(f, [draw(*shape) for shape in shapes])
     assert not pattern.failed
     there = nonzero(f, [draw(*shape) for shape in shapes])
-    for _ in range(3):
+    for _ in range(15):
         there |= nonzero(f, [draw(*shape) for shape in shapes])
     return pattern, placed(pattern, there), there
 
