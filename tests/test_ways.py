@@ -502,18 +502,24 @@ def looked_at(name, inputs, tmp_path, wrt=(), operator="", limit=4 << 30):
     )  # fmt: skip
 
 
+def pasted(code):
+    """What there is where code was pasted beside the subjects."""
+    room = {}
+    sys.path.insert(0, str(SUBJECTS.parent))
+    try:
+        exec(code, room)
+    finally:
+        sys.path.remove(str(SUBJECTS.parent))
+    return room
+
+
 def test_a_jacobian_too_large_to_be_dense_is_measured_as_a_sparse_one(tmp_path):
     found = looked_at("neighbours", [("x", "randn(400)")], tmp_path, limit=1 << 20)
     assert found["operators"][:2] == ["jacobian_sparse", "jacobian"]
     assert "(jacobian_sparse)" in found["refusals"]["jacobian"]
     assert found["passes"]["sparse_rows"] == (5, True)
     assert found["passes"]["dense_to_sparse"] == (400, False)
-    room = {}
-    sys.path.insert(0, str(SUBJECTS.parent))
-    try:
-        exec(found["code"]["sparse_columns"], room)
-    finally:
-        sys.path.remove(str(SUBJECTS.parent))
+    room = pasted(found["code"]["sparse_columns"])
     x = torch.randn(400, dtype=torch.float64)
     block = room["jacobian_sparse"](x)
     assert block._nnz() == 2000
@@ -524,12 +530,7 @@ def test_a_jacobian_too_large_to_be_dense_is_measured_as_a_sparse_one(tmp_path):
 def test_an_arrow_is_sparse_too(tmp_path):
     found = looked_at("arrow", [("x", "randn(40)")], tmp_path, operator="jacobian_sparse")
     assert found["passes"]["sparse_mixed"] == (3, True)
-    room = {}
-    sys.path.insert(0, str(SUBJECTS.parent))
-    try:
-        exec(found["code"]["sparse_mixed"], room)
-    finally:
-        sys.path.remove(str(SUBJECTS.parent))
+    room = pasted(found["code"]["sparse_mixed"])
     x = torch.randn(40, dtype=torch.float64)
     right = torch.func.jacrev(room["arrow"])(x)
     torch.testing.assert_close(room["jacobian_sparse"](x).to_dense(), right)
