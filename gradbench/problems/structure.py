@@ -199,7 +199,11 @@ def structure_of(
     fewer = min(structure.passes) <= min(n, m) // 2
     if not saving or fewer or kind in ("diagonal", "batched", "banded"):
         return structure
-    return replace(structure, kind="dense", evidence=evidence + ": too many to save passes")
+    return replace(
+        structure,
+        kind="dense",
+        evidence=evidence + ": too many to save passes by rows or columns alone",
+    )
 
 
 def dense(shapes_in: Shapes, shape_out: tuple[int, ...], evidence: str) -> Structure:
