@@ -308,6 +308,7 @@ def test_a_search_takes_the_words_of_a_track(model, tmp_path, capsys):
         (["bisect", "vjp/exp/grad", "a", "b"], "is no release"),
         (["track", "a", "b", "-f", "nothing"], "no function matches 'nothing'"),
         (["track", "a", "b", "--from", "model.py"], "declares no function or mode"),
+        (["track", "a", "b", "--instrument", "flops"], "add 'wall_time' to the instruments"),
         (["track", "a", "gone"], "gone: its Python"),
         (["track", "a", ".."], "a name has letters"),
         (["track", "a", "no such"], "a name has letters"),

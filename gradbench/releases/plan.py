@@ -110,6 +110,10 @@ def prepared(
     nothing is selected, WorkerError where a file does not load.
     """
     require_capability(asked.cpu_capability)
+    if measuring.instruments and WALL_TIME not in measuring.instruments:
+        raise SelectionError(
+            f"releases are compared by their times: add {WALL_TIME!r} to the instruments"
+        )
     wanted = builds.requested(asked.names, asked.baseline, asked.dates, results)
     missing = environments.missing(wanted.requests)
     require_available(missing, python)
