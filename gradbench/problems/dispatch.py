@@ -1,10 +1,18 @@
-"""The base of the modes that see every operation."""
+"""The base of the modes that see every operation, and the tensors that one takes or returns."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 
 class DispatchMode(TorchDispatchMode):

@@ -37,11 +37,14 @@ class Known:
     @property
     def is_sparse(self) -> bool:
         """Whether a jacobian has entries that are known, and zeros that save passes."""
-        return (
-            self.structure is not None
-            and bool(self.structure.rows.numel())
-            and (self.structure.kind != "dense" or self.mixed is not None)
-        )
+        return self.saves and self.structure is not None and bool(self.structure.rows.numel())
+
+    @property
+    def saves(self) -> bool:
+        """Whether passes are saved by the structure, in one direction or in both."""
+        if self.structure is None:
+            return False
+        return self.structure.kind != "dense" or self.mixed is not None
 
     def __bool__(self) -> bool:
         """Whether any mode uses it."""
@@ -79,7 +82,7 @@ class Known:
     def save(self, path: str) -> None:
         """Writes it to a file that `load` reads."""
         fields = {name: getattr(self, name) for name in ("structure", "mixed", "gathered")}
-        if self.mixed is None and self.structure is not None and self.structure.kind == "dense":
+        if not self.saves:
             del fields["structure"]
         kept = {name: dataclasses.asdict(value) for name, value in fields.items() if value}
         torch.save({**kept, "of_gradient": self.of_gradient}, path)

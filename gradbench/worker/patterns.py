@@ -53,7 +53,7 @@ def codes(known: Known, file: str) -> tuple[dict[str, str], bool]:
     """The code of all that is known of the zeros, by name, and whether any of it needs the file
     that has it, which should lie where the code runs."""
     found, any_loaded = {}, False
-    if known.structure is not None and (known.structure.kind != "dense" or known.mixed is not None):
+    if known.structure is not None and known.saves:
         found["structure"], any_loaded = code(known.structure, file)
     for name in ("mixed", "gathered"):
         if getattr(known, name) is not None:

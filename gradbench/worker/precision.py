@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
-from gradbench.problems.dispatch import DispatchMode
+from gradbench.problems.dispatch import DispatchMode, tensors_in
 
 PLAIN, FORCED, MEASURED = "float64", "forced float64", "measured"
 """How a function is evaluated for the evidence and the references."""
@@ -163,9 +163,7 @@ class Narrow(DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.drawn |= func.overloadpacket.__name__ in Draws.names
-        self.dtypes |= {
-            x.dtype for x in tree_flatten(result)[0] if isinstance(x, Tensor)
-        } & WIDE.keys()
+        self.dtypes |= {x.dtype for x in tensors_in(result)} & WIDE.keys()
         return result
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from gradbench.core.arguments import signature
 from gradbench.core.cases import YOURS
 from gradbench.core.suggest import hint
 from gradbench.modes import second_order, structured
 from gradbench.problems import registry
+from gradbench.problems.dispatch import tensors_in
 from gradbench.problems.function import Function, Tensors
 from gradbench.problems.mode import Call
 from gradbench.problems.operators import Problem
@@ -252,7 +252,7 @@ def _one(value: Any) -> Tensor:
 
 
 def _leaves(value: Any) -> list[Tensor]:
-    leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
+    leaves = tensors_in(value)
     real = [leaf for leaf in leaves if leaf.is_floating_point()]
     if not real:
         what = " without a floating-point tensor" if is_container(value) else ", no tensor"
@@ -381,7 +381,7 @@ def _own(operators: Sequence[str], name: str, way: Callable[..., Any], subject: 
         def call(inputs: Tensors, *seed: Any) -> Any:
             result = called(inputs, *seed)
             if is_container(result):
-                return tuple(leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor))
+                return tuple(tensors_in(result))
             return result
 
         return call

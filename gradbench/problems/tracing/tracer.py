@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
 
 from gradbench.core.deadline import Deadline
-from gradbench.problems.dispatch import DispatchMode
+from gradbench.problems.dispatch import DispatchMode, tensors_in
 from gradbench.problems.tracing.sets import CoordinateSets, TooMany
 
 LOOKS = {
@@ -61,7 +60,7 @@ class Operation:
 
     @property
     def operands(self) -> list[Tensor]:
-        return [x for x in tree_flatten(self.bound)[0] if isinstance(x, Tensor)]
+        return tensors_in(self.bound)
 
     def sets(self, name: str) -> Tensor | None:
         """The sets of an argument; None for a constant or no tensor."""
@@ -191,11 +190,11 @@ class Tracer(DispatchMode):
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         self._purge()
-        operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        operands = tensors_in((args, kwargs))
         values = 0
         for x in operands:
             values |= self.values_of(x)
-        outputs = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
+        outputs = tensors_in(result)
         schema = func._schema
         if not values and not schema.is_mutable:
             return
@@ -208,8 +207,7 @@ class Tracer(DispatchMode):
             x
             for argument in schema.arguments
             if argument.alias_info is not None and argument.alias_info.is_write
-            for x in tree_flatten(bound[argument.name])[0]
-            if isinstance(x, Tensor)
+            for x in tensors_in(bound[argument.name])
         ]
         if written and base in RESIZES and values:
             self.failed = f"it calls {name}"
