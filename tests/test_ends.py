@@ -267,7 +267,7 @@ def test_a_run_that_is_stopped_says_how_to_resume_it(tmp_path, name):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("verify",), "Checks are not stored"),
+        (("verify",), "checked"),
         (("study", "aa", "--trials", "20"), "Resume it with: gradbench study aa"),
         (("report", "--to", "page"), "written whole or not at all"),
     ],
@@ -282,10 +282,51 @@ def test_every_long_command_ends_with_one_word_on_a_signal(results, tmp_path, wo
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    # A study that has measured something by then shows it.
-    assert out == "" or words[0] == "study"
+    # What has measured or checked something by then shows it.
+    assert out == "" or words[0] in ("study", "verify")
     assert says in err.splitlines()[-1], err
     assert "Traceback" not in err
+    assert_gone(left)
+
+
+HANGING = """
+import pathlib, time
+from gradbench.problems.registry import mode
+
+@mode("derivative")
+def half(problem):
+    "wrong"
+    formula = problem.function.derivatives["derivative"]
+    return lambda inputs: formula(*inputs) / 2
+
+@mode("derivative")
+def stuck(problem):
+    "does not come back"
+    def call(inputs):
+        pathlib.Path({marker!r}).touch()
+        time.sleep(600)
+    return call
+"""
+
+
+@pytest.mark.started
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_a_verification_that_is_stopped_shows_what_was_checked(tmp_path, form):
+    marker, suite = tmp_path / "reached", tmp_path / "hanging.py"
+    suite.write_text(HANGING.format(marker=str(marker)))
+    words = ("verify", "-f", "square", "-f", "residual", "-o", "derivative", "--format", form)
+    words += ("-m", "grad", "-m", "half", "-m", "stuck", "--dtype", "float64", "--from", str(suite))
+    process = started(*words, until=lambda process: marker.exists())
+    left = children(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Stopped: 2 of 2 comparisons left unchecked." in err.splitlines()[-1]
+    if form == "table":
+        assert "2 cases: 1 ok, 1 wrong" in out
+    elif form == "json":
+        assert [row["status"] for row in json.loads(out)] == ["wrong"]
+    assert "derivative/square/documents/float64/cpu/1/half" in out
     assert_gone(left)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from gradbench.cli import options
-from gradbench.cli.output import info, on_stop, warn
+from gradbench.cli.output import info, on_stop, stopped, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Answer, Column, Renderer, Styled, Table
 from gradbench.cli.yours import Yours, own_options
@@ -61,10 +61,12 @@ def command(
     Each mode is called on its inputs, on fresh ones, and on its inputs again; every entry of its
     results is compared with the analytic derivative in float64. Without --dtype, float32 and
     float64 are checked. Exit code 1 if a case is wrong, failed, crashed or timed out.
+    Ctrl-C shows what was checked until then.
     """
     settings = Settings(timeout=timeout, seed=seed)
     measuring = Measuring("", None, None, (), seed, timeout, memory_limit)
-    with on_stop("Stopped. Checks are not stored: the same command starts over."):
+    nothing = "Stopped before anything was checked."
+    with on_stop(nothing):
         suite = yours.suite(selection, files, measuring, None, info)
         selection = suite.selection
         if not suite.own:
@@ -73,8 +75,14 @@ def command(
         discovery = options.discovered(worker)
         require_devices(selection.devices, discovery.environment)
         entries = planned(discovery.offers, selection, warn)
+    result, complete = Verification(), False
+    try:
         with progress("verifying") as report:
-            result = verify(entries, settings, worker, discovery, report)
+            verify(entries, settings, worker, discovery, report, result)
+        complete = True
+    except KeyboardInterrupt:
+        if not result.records:
+            return stopped(nothing)
     rows = [_row(entry, entrant) for entry, entrant in result.records]
     form.write(
         Answer(
@@ -83,6 +91,11 @@ def command(
             summary=_summary(result),
         )
     )
+    if not complete:
+        return stopped(
+            f"Stopped: {result.left} of {counted(len(entries), 'comparison')} left unchecked. "
+            "Checks are not stored: the same command starts over."
+        )
     return 0 if result.passed else 1
 
 

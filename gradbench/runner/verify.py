@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gradbench.core.cases import Entry
@@ -22,6 +22,8 @@ class Verification:
     """The gate's record of every case of a plan."""
 
     records: list[tuple[Entry, Entrant]] = field(default_factory=list)
+    left: int = 0
+    """Comparisons that were not checked to their end: not 0 where it was stopped."""
 
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(entrant.status for _, entrant in self.records).items()))
@@ -38,16 +40,22 @@ def verify(
     options: WorkerOptions,
     discovery: Discovery,
     report: Report = silent,
+    result: Verification | None = None,
 ) -> Verification:
-    """Puts every case through the gate and times nothing."""
+    """Puts every case through the gate and times nothing.
+
+    `result` is what to add the records to, one by one: a caller that is stopped keeps it.
+    """
     began = time.perf_counter()
-    result = Verification()
+    result = result or Verification()
+    result.left = len(entries)
     with Workers(options) as workers:
         for position, entry in enumerate(entries):
             elapsed = time.perf_counter() - began
             report(Progress(position, len(entries), entry.comparison, elapsed, unit="comparisons"))
             for record in _verify_entry(entry, settings, workers, discovery.opt_in):
                 result.records.append((entry, record))
+            result.left -= 1
         elapsed = time.perf_counter() - began
         report(Progress(len(entries), len(entries), "", elapsed, unit="comparisons"))
     return result
@@ -55,8 +63,7 @@ def verify(
 
 def _verify_entry(
     entry: Entry, settings: Settings, workers: Workers, opt_in: frozenset[str]
-) -> list[Entrant]:
-    records: list[Entrant] = []
+) -> Iterator[Entrant]:
     opened: Worker | None = None
     for position, mode in enumerate(entry.modes):
         limit = settings.preparing(mode in opt_in)
@@ -78,11 +85,11 @@ def _verify_entry(
                     continue
                 if worker is not opened:
                     error.places = {}  # No mode is to blame.
-                    return records + [failure(left, error) for left in entry.modes[position:]]
+                    yield from (failure(left, error) for left in entry.modes[position:])
+                    return
                 record = failure(mode, error)
-            records.append(record)
+            yield record
             break
-    return records
 
 
 def _verified(worker: Worker, mode: str, timeout: float, limit: float) -> Entrant:
