@@ -102,8 +102,10 @@ def _complete(command: click.Command, words: Sequence[str]) -> None:
 
     @functools.wraps(callback)
     def called(**values: Any) -> Any:
+        from gradbench.cli.output import warn
+
         context = click.get_current_context()
-        verbosity.begin(context)
+        verbosity.begin(context, warn)
         for said in settings.in_force(context):
             _log.debug(said)
         return callback(**values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -71,20 +72,22 @@ def options() -> list[click.Option]:
 
 
 class _Details(logging.Handler):
-    """Writes each record as one line on standard error."""
+    """Writes the message of each record."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        from gradbench.cli.output import warn
-
-        warn(record.getMessage())
+        self._write(record.getMessage())
 
 
-def begin(context: click.Context) -> None:
-    """Has the details of a verbose command shown until it ends."""
+def begin(context: click.Context, write: Callable[[str], None]) -> None:
+    """Has the details of a verbose command written until it ends."""
     if level() < VERBOSE:
         return
     logger = logging.getLogger("gradbench")
-    handler, before = _Details(), logger.level
+    handler, before = _Details(write), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
 

@@ -207,7 +207,7 @@ def assemble(
         raise StoreError("nothing to report: no stored case is selected")
     kept = [run for run in stored if len(frame) and run.name in set(frame["run"])]
     this = machines.here()
-    machine = machines.default(kept, this) or next(iter(changes), "")
+    machine = machines.default([run.machine for run in kept], this) or next(iter(changes), "")
     timed = set() if frame.empty else set(zip(frame["operator"], frame["mode"]))
     sources = [m for m in code[0] if (m["operator"], m["mode"]) in timed and m["mode"] != FORWARD]
     return Report(

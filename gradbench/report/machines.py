@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradbench.core.units import counted
-
-if TYPE_CHECKING:
-    from gradbench.report.data import Stored
 
 
 def named(facts: Mapping[str, Any]) -> str:
@@ -32,8 +29,7 @@ def here() -> str:
     return named(facts())
 
 
-def default(stored: Sequence[Stored], this: str) -> str:
-    """The machine that a report is about: this one, or that of the newest run where this one has
-    none; empty without any run."""
-    names = [run.machine for run in stored]
+def default(names: Sequence[str], this: str) -> str:
+    """The machine that a report is about, of those of its runs from the oldest on: this one, or
+    that of the newest run where this one has none; empty without any run."""
     return this if this in names else names[-1] if names else ""
