@@ -8,8 +8,10 @@ import random
 import subprocess
 import sys
 import time
-from itertools import repeat
+from itertools import accumulate, repeat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -18,9 +20,15 @@ from click.testing import CliRunner
 
 from gradbench.cli import cli
 from gradbench.core.cases import Case
+from gradbench.core.units import duration
+from gradbench.runner import progress
+from gradbench.runner.progress import Progress, Report
+from gradbench.runner.wire import WorkerOptions
+from gradbench.store.lines import LineLog
 from gradbench.store.logs import Ended
 from gradbench.store.studies import KIND, Study, StudyStarted, Trial, begin, find, read
 from gradbench.studies import aa, coverage, engine, evidence, peers, power, rules, tally
+from gradbench.studies.conducting import Opened
 from gradbench.studies.neighbour import NoPinning, neighbours, pin, places
 from gradbench.worker import injection
 from gradbench.worker.instruments.wall import Visit, WallTime
@@ -320,6 +328,30 @@ def test_an_interrupted_study_resumes_where_it_was(tmp_path: Path) -> None:
     assert whole.finished
     assert not whole.problems
     assert [t.group for t in whole.trials] == [0, 1, 2, 3]
+
+
+def test_the_time_left_knows_that_one_tool_takes_longer(tmp_path: Path) -> None:
+    """pyperf comes first here, and takes a hundred times as long as the others."""
+    settings: dict[str, Any] = {"trials": 2, "pyperf_trials": 1, "neighbour": "none", "seed": 0}
+    settings["cases"] = [str(CASE)]
+    steps = sorted(peers.plan(settings, [CASE]), key=lambda step: step.way != "pyperf")
+    assert [step.way for step in steps].index("pyperf") == 0
+    log, study = begin(tmp_path, "peers", settings, {}, {}, [])
+    seen: list[Progress] = []
+    clock = iter(accumulate([0.0, *(peers.expected({}, [step]) for step in steps)]))
+
+    def carry_out(log: LineLog, study: Study, steps: Any, report: Report, worker: object) -> Study:
+        for number in range(len(steps) + 1):
+            report(Progress(number, len(steps), "", next(clock), 0, unit="trials"))
+        return study
+
+    module = SimpleNamespace(plan=lambda *_: steps, expected=peers.expected, carry_out=carry_out)
+    with log:
+        Opened(cast("Any", module), log, study, WorkerOptions()).carry_out(seen.append)
+    rest = peers.expected({}, steps[1:])
+    assert progress.left(seen[0]) == ""
+    assert progress.left(seen[1]) == f", about {duration(rest)} left"
+    assert progress.left(seen[-1]) == ""
 
 
 def test_a_small_study_from_end_to_end(tmp_path: Path) -> None:

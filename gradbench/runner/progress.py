@@ -36,6 +36,8 @@ class Progress:
     """What is counted, in the plural."""
     leads: str = ""
     """What leads in the step before, in a few words."""
+    share: float | None = None
+    """The share of this stretch's work that is done, where steps differ in how long they take."""
 
 
 Report = Callable[[Progress], None]
@@ -70,6 +72,8 @@ def left(progress: Progress) -> str:
         return ""
     each = progress.elapsed / fresh
     seconds = each * (progress.total - progress.done)
+    if progress.share:
+        seconds = progress.elapsed * (1 / progress.share - 1)
     if progress.limit:
         needed = each * (progress.least - progress.done)
         seconds = min(seconds, max(progress.limit - progress.elapsed, needed, 0.0))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from gradbench.core.cases import Case, SelectionError
 from gradbench.runner import machine
 from gradbench.runner.choosing import require_devices
-from gradbench.runner.progress import Report
+from gradbench.runner.progress import Progress, Report
 from gradbench.runner.wire import WorkerOptions
 from gradbench.runner.workers import discover, require_same
 from gradbench.store import studies as store
@@ -51,15 +52,29 @@ class Opened:
 
     def expected(self) -> float:
         """About how many seconds the rest takes; 0 where that is not known."""
+        return self._expected(self.left())
+
+    def _expected(self, steps: Sequence[Step]) -> float:
         expected = getattr(self.module, "expected", engine.expected)
-        return float(expected(self.study.settings, self.left()))
+        return float(expected(self.study.settings, steps))
+
+    def _weighed(self, report: Report) -> Report:
+        """Tells the share of the work that is done by how long each step is expected to take: in
+        a study of several tools one takes minutes, another a tenth of a second."""
+        until = [0.0, *accumulate(self._expected([step]) for step in self.left())]
+
+        def weighed(progress: Progress) -> None:
+            done = until[min(progress.done - progress.skipped, len(until) - 1)]
+            report(replace(progress, share=done / until[-1] if until[-1] else None))
+
+        return weighed
 
     def carry_out(self, report: Report) -> Study:
         """Measures what is left. Raises StoreError where the study's settings are damaged."""
         study, steps = self.study, self.steps()
         carry_out = getattr(self.module, "carry_out", engine.carry_out)
         try:
-            done: Study = carry_out(self.log, study, steps, report, self.worker)
+            done: Study = carry_out(self.log, study, steps, self._weighed(report), self.worker)
         except NoPinning as error:
             raise SelectionError(str(error)) from error
         return done
