@@ -13,9 +13,9 @@ NAME = "20260101-000000-00000{}"
 OURS = {"cpu": "test", "usable_cores": 2, "memory": 8 << 30, "load": 0.1}
 
 
-def entrant(mode, microseconds, rng, status="ok", reason="", rounds=8):
+def entrant(mode, microseconds, rng, status="ok", reason="", takes=0.0, rounds=8):
     if status != "ok":
-        return log.Entrant(mode, status, reason)
+        return log.Entrant(mode, status, reason, takes=takes)
     times = 1e3 * microseconds * rng.lognormal(0, 0.004) * rng.lognormal(0, 0.003, rounds)
     samples = [[int(t)] for t in times]
     return log.Entrant(mode, "ok", number=1, samples=samples, error=0.1, ulps=0.5)
@@ -32,7 +32,8 @@ def stored(
     families=None,
     **identity,
 ):
-    """A run: comparisons map a name to modes, those to µs or to a status and a reason."""
+    """A run: comparisons map a name to modes, those to µs, or to a status, a reason
+    and perhaps the seconds that a call takes at least."""
     rng = np.random.default_rng(number)
     name = NAME.format(number)
     plan = [Entry(c, tuple(modes)) for c, modes in comparisons.items()]

@@ -1,6 +1,7 @@
 """Families of functions: what `--family` selects and shows, and the multiples of an evaluation."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -156,8 +157,13 @@ MEASURED = {
     },
     case("jacobian", "hand_tracking", "n=200"): {
         "forward": 600.0,
-        "loop_backward": ("refused", "600 passes of at least 1 s each"),
+        "loop_backward": ("refused", "600 passes of at least 1 ms each", 0.6),
         "jacfwd": 9000.0,
+    },
+    case("jacobian", "hand_tracking", "n=2000"): {
+        "forward": 600.0,
+        "loop_backward": ("refused", "would need about 9 GiB"),
+        "jacfwd": 90000.0,
     },
 }
 
@@ -233,11 +239,16 @@ def test_a_loop_that_was_refused_says_so(run):
     assert (hand.theirs.multiple, hand.theirs.status) == (None, "refused")
     assert hand.best.mode == "jacfwd"
     words = ("show", "--results", str(run[0]), "--multiples", "-f", "hand*")
-    line = next(s for s in gradbench(*words).stdout.splitlines() if "n=200" in s)
-    assert "refused" in line
-    assert "jacfwd" in line
+    lines = gradbench(*words).stdout.splitlines()
+    said = {size: next(s for s in lines if f" {size} " in s) for size in ("n=200", "n=2000")}
+    # 0.6 s at least, of 600 µs.
+    assert re.search(r" over (99\d|10\d\d) .*jacfwd", said["n=200"]), said
+    assert re.search(r" refused .*jacfwd", said["n=2000"]), said
     rows = json.loads(gradbench(*words, "--format", "json").stdout)
-    assert [row["theirs_multiple"] is None for row in rows] == [False, True]
+    assert [row["theirs_multiple"] is None for row in rows] == [False, True, True]
+    assert [row["theirs_over"] and round(row["theirs_over"], -2) for row in rows] == [
+        *(None, 1000, None)
+    ]
 
 
 def test_a_run_without_gradients_and_jacobians_has_no_multiples(tmp_path):
@@ -257,8 +268,9 @@ def test_the_page_has_the_multiples_of_the_objectives(run, monkeypatch):
         assert "Multiples of the evaluation" in text
         assert "GMM (gmm, float64)" in text
     rows = [line for line in markdown.splitlines() if line.startswith("| HT (hand")]
-    assert len(rows) == 2
-    assert "| refused |" in rows[1].replace("  ", " ")
+    assert len(rows) == 3
+    assert re.search(r"\| over (99\d|10\d\d)× \|", rows[1]), rows
+    assert "| refused |" in rows[2].replace("  ", " ")
     assert "jacobian, exp" not in page
 
 

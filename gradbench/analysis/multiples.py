@@ -40,6 +40,8 @@ class Timed:
     mode: str
     multiple: Ratio | None
     status: str
+    over: float | None = None
+    """Without one, where it was refused for its time: the least that the multiple can be."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def _multiple(comparison: Comparison, rows: list[Mapping[str, Any]]) -> Multiple
     if evaluation is None:
         return None
     theirs = THEIRS[comparison.operator]
-    own = next((_timed(row) for row in rows if row["mode"] == theirs), None)
-    automatic = [_timed(r) for r in rows if r["mode"] != FORWARD and not r["by_hand"]]
+    own = next((_timed(row, evaluation) for row in rows if row["mode"] == theirs), None)
+    automatic = [_timed(r, evaluation) for r in rows if r["mode"] != FORWARD and not r["by_hand"]]
     timed = [(one.multiple.value, one) for one in automatic if one.multiple is not None]
     best = min(timed, key=lambda pair: pair[0], default=None)
     return Multiple(
@@ -93,12 +95,13 @@ def _multiple(comparison: Comparison, rows: list[Mapping[str, Any]]) -> Multiple
     )
 
 
-def _timed(row: Mapping[str, Any]) -> Timed:
+def _timed(row: Mapping[str, Any], evaluation: float) -> Timed:
     value, low, high = (_number(row[f"to_forward{end}"]) for end in ("", "_low", "_high"))
     ratio = None
     if row["status"] == Status.OK and value is not None:
         ratio = Ratio(value, value if low is None else low, value if high is None else high)
-    return Timed(str(row["mode"]), ratio, str(row["status"]))
+    takes = None if ratio else _number(row.get("takes"))
+    return Timed(str(row["mode"]), ratio, str(row["status"]), takes and takes / evaluation)
 
 
 def _number(value: Any) -> float | None:
@@ -127,4 +130,5 @@ def record(found: Multiple) -> dict[str, Any]:
             f"{name}_low": ratio.low if ratio else None,
             f"{name}_high": ratio.high if ratio else None,
         }
+    flat["theirs_over"] = found.theirs.over
     return flat

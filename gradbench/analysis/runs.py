@@ -177,6 +177,7 @@ def _contest(
             mode=mode,
             status=entrant.status,
             reason=entrant.reason,
+            takes=entrant.takes,
             note=entrant.note,
             where=entrant.where,
             error=entrant.error,

@@ -56,6 +56,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: Status
     family: str = NOTEBOOKS
     reason: str = ""
+    takes: float = 0.0
+    """Seconds that a call takes at least, of a mode that was refused for it; 0 where not known."""
     note: str = ""
     """What the mode changed in its process, which was put back, and the session that lost it."""
     where: str = ""
@@ -217,6 +219,7 @@ def record(row: Row, found: Judged) -> dict[str, Any]:
         "baseline": row.mode == found.baselines.get(c),
         "status": str(row.status),
         "reason": row.reason,
+        "takes": row.takes or None,
         "note": row.note,
         "seconds": row.seconds,
         "seconds_low": row.seconds_low,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gradbench.analysis.multiples import Multiple, Timed, record
 from gradbench.cli.cells import times
 from gradbench.cli.rendering import Answer, Cell, Column, Styled, Table
-from gradbench.core.units import call_time
+from gradbench.core.units import call_time, multiple
 
 
 def answer(found: Sequence[Multiple]) -> Answer:
@@ -45,4 +45,7 @@ def _place(one: Multiple) -> str:
 def _cell(timed: Timed | None) -> Cell:
     if timed is None:
         return ""
-    return times(timed.multiple) if timed.multiple else Styled(timed.status, "yellow")
+    if timed.multiple is None:
+        over = timed.status if timed.over is None else f"over {multiple(timed.over)}"
+        return Styled(over, "yellow")
+    return times(timed.multiple)

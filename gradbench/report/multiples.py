@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gradbench.analysis.multiples import OBJECTIVES, Multiple, Timed, multiples
-from gradbench.core.units import call_time
+from gradbench.core.units import call_time, multiple
 from gradbench.report.why import Table
 
 INTRO = (
@@ -51,6 +51,6 @@ def _place(one: Multiple) -> str:
 
 def _multiple(timed: Timed) -> str:
     if timed.multiple is None:
-        return timed.status
+        return timed.status if timed.over is None else f"over {multiple(timed.over)}×"
     ratio = timed.multiple
     return f"{ratio.value:.3g}× [{ratio.low:.3g}, {ratio.high:.3g}]"
