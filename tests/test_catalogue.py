@@ -8,6 +8,7 @@ import math
 import mpmath
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradbench.core.cases import size_label
 from gradbench.core.families import APPLICATIONS, NOTEBOOKS
@@ -78,9 +79,16 @@ SPARSE = [name for name, f in FUNCTIONS.items() if "jacobian_sparse" in f.deriva
 PAIRS = [
     (name, op) for name, f in FUNCTIONS.items() for op in f.derivatives if op != "jacobian_sparse"
 ]
+DERIVED = [
+    (name, op)
+    for name, f in FUNCTIONS.items()
+    for op in f.formulas
+    if op != "jacobian_sparse" and op not in f.derivatives
+]
+"""What follows from a hessian or a jacobian, and is measured where it is named."""
 CHECKS = [
     pytest.param(name, op, which, id=f"{name}-{op}-{which}")
-    for name, op in PAIRS
+    for name, op in sorted(PAIRS + DERIVED, key=lambda pair: list(FUNCTIONS).index(pair[0]))
     for which in (("example", "other") if FUNCTIONS[name].example_size else ("example",))
 ]
 
@@ -158,7 +166,7 @@ def expected(name, operator, which, seed):
     """What an operator's result is, from finite differences alone."""
     f, inputs = FUNCTIONS[name], at(name, which)
     wrt = inputs[: f.differentiated]
-    if operator in ("hessian", "hvp"):
+    if operator in ("hessian", "hvp", "vhp"):
         first = "derivative" if "derivative" in f.derivatives else "gradient"
         blocks = second_jacobians(name, which, first)
         if operator == "hessian":
@@ -169,13 +177,8 @@ def expected(name, operator, which, seed):
             )
             for row, a in zip(blocks, wrt)
         ]
-    if operator in ("hessian_diagonal", "laplacian"):
-        (x,) = wrt
-        batched = "batch_hessian" in f.derivatives
-        (H,) = expected(name, "batch_hessian" if batched else "hessian", which, None)
-        H = H.reshape(len(x) if batched else 1, -1, x[0].numel() if batched else x.numel())
-        diagonal = H.diagonal(dim1=1, dim2=2)
-        return [diagonal.reshape(x.shape) if operator == "hessian_diagonal" else diagonal.sum(1)]
+    if operator in OF_HESSIANS:
+        return of_hessians(hessians(name, which), operator, wrt, f.forward(*inputs), seed)
     if operator == "gauss_newton_product":
         J = [block.reshape(-1, x.numel()) for block, x in zip(jacobians(name, which), wrt)]
         pushed = sum(block @ t.reshape(-1) for block, t in zip(J, seed))
@@ -203,6 +206,46 @@ def expected(name, operator, which, seed):
     return [p - LEARNING_RATE * block for p, block in zip(wrt, J)]
 
 
+OF_HESSIANS = (
+    *("hessian_diagonal", "laplacian", "laplacian_estimate", "directional_second_derivative"),
+)
+
+
+def of_hessians(H, operator, wrt, value, seed):
+    """What an operator's result is, by the hessian of each sample."""
+
+    def along(tangents):
+        t = torch.cat([t.reshape(len(H), -1) for t in tangents], 1)
+        return torch.einsum("ni,nij,nj->n", t, H, t).reshape(value.shape)
+
+    if operator == "directional_second_derivative":
+        return [along(seed)]
+    if operator == "laplacian_estimate":
+        return [torch.stack([along(signs) for signs in zip(*seed)]).mean(0)]
+    diagonal = H.diagonal(dim1=1, dim2=2)
+    if operator == "laplacian":
+        return [diagonal.sum(1).reshape(value.shape)]
+    widths = [x.numel() // len(H) for x in wrt]
+    return [d.reshape(x.shape) for d, x in zip(diagonal.split(widths, 1), wrt)]
+
+
+def hessians(name, which):
+    """The hessian of each sample, or of the one value, by all inputs: (samples, n, n)."""
+    f, wrt = FUNCTIONS[name], at(name, which)[: FUNCTIONS[name].differentiated]
+    batched = "batch_hessian" in f.derivatives
+    blocks = expected(name, "batch_hessian" if batched else "hessian", which, None)
+    samples = len(wrt[0]) if batched else 1
+    widths = [x.numel() // samples for x in wrt]
+    rows = [blocks[i * len(wrt) : (i + 1) * len(wrt)] for i in range(len(wrt))]
+    return torch.cat(
+        [
+            torch.cat([b.reshape(samples, own, w) for b, w in zip(row, widths)], 2)
+            for row, own in zip(rows, widths)
+        ],
+        1,
+    )
+
+
 def seeded(posed, salt=0):
     return draw_seed(posed, torch.Generator().manual_seed(salt))
 
@@ -223,12 +266,71 @@ def test_formula_agrees_with_finite_differences(name, operator, which):
     posed = problem(name, operator, inputs)
     seed = seeded(posed)
     exact = expected(name, operator, which, seed)
-    found = apply(FUNCTIONS[name].derivatives[operator], seed, inputs)
+    found = apply(FUNCTIONS[name].formulas[operator], seed, inputs)
     scale = max(1.0, float(FUNCTIONS[name].forward(*inputs).abs().max()))
     assert len(found) == len(exact)
     for block, right in zip(found, exact):
         assert block.shape == right.shape
         torch.testing.assert_close(block, right, rtol=1e-8, atol=1e-9 * scale)
+
+
+MINE = [name for name, f in FUNCTIONS.items() if f.family == APPLICATIONS]
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_products_agree_with_finite_differences_at_a_size_that_is_measured(name):
+    f = FUNCTIONS[name]
+    inputs = f.draw(f.sizes[-1], torch.Generator().manual_seed(7))
+    t = seeded(problem(name, "jvp", inputs))
+    v = seeded(problem(name, "vjp", inputs))
+
+    def moved(step):
+        steps = [*t, *[0.0] * (len(inputs) - len(t))]
+        return f.forward(*(x + step * d for x, d in zip(inputs, steps)))
+
+    step = STEP / 10
+    near, far = moved(step) - moved(-step), moved(2 * step) - moved(-2 * step)
+    pushed = (8 * near - far) / (12 * step)
+    scale = float(pushed.abs().max()) + float(f.forward(*inputs).abs().max())
+    (found,) = apply(f.formulas["jvp"], t, inputs)
+    torch.testing.assert_close(found, pushed, rtol=1e-8, atol=1e-9 * scale)
+    pulled = apply(f.formulas["vjp"], v, inputs)
+    one, other = (v * pushed).sum(), sum((a * b).sum() for a, b in zip(pulled, t))
+    assert abs(one - other) <= 1e-8 * (v * pushed).abs().sum() + 1e-9 * scale * v.numel() ** 0.5
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the largest number of entries that an operation makes."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        returns = func._schema.returns
+        if not any(r.alias_info is not None and not r.alias_info.is_write for r in returns):
+            for made in as_tuple(result):
+                if isinstance(made, torch.Tensor):
+                    self.entries = max(self.entries, made.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_no_formula_of_first_order_forms_more_than_the_map_and_the_result_have(name):
+    """A sum of products whose factors are multiplied first takes gigabytes at large sizes."""
+    f = FUNCTIONS[name]
+    # Steps in time are as many operations, on tensors that are no larger.
+    size = f.sizes[0 if "T" in f.sizes[0] else -1]
+    inputs = tuple(x.to("meta") for x in f.draw(size, torch.Generator().manual_seed(7)))
+    with Largest() as ours:
+        f.forward(*inputs)
+    for operator, formula in f.derivatives.items():
+        if operator in ("jacobian_sparse", "laplacian", "hessian_diagonal"):
+            continue
+        seed = cast(seeded(problem(name, operator, inputs)), torch.float64, "meta")
+        with Largest() as found:
+            result = apply(formula, seed, inputs)
+        enough = max(ours.entries, *(x.numel() for x in (*inputs, *result)))
+        assert found.entries <= 7 * enough, operator
 
 
 @pytest.mark.parametrize("name", SPARSE)

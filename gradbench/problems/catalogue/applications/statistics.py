@@ -58,9 +58,10 @@ def _gmm_gradient(alpha: Tensor, mu: Tensor, q: Tensor, lower: Tensor, x: Tensor
     scaled = torch.einsum("kij,nkj->nki", Q, centred)
     share = torch.softmax(alpha + q.sum(1) - 0.5 * (scaled**2).sum(2), 1)
     d_alpha = share.sum(0) - len(x) * torch.softmax(alpha, 0)
-    d_mu = torch.einsum("nk,kij,nki->kj", share, Q, scaled)
+    weighted = share[:, :, None] * scaled
+    d_mu = torch.einsum("kij,ki->kj", Q, weighted.sum(0))
     # ∂/∂Qₖ of −‖Qₖ(x − μₖ)‖²/2, weighted by the shares.
-    dQ = -torch.einsum("nk,nki,nkj->kij", share, scaled, centred)
+    dQ = -torch.einsum("nki,nkj->kij", weighted, centred)
     diagonal = torch.exp(q)
     d_q = share.sum(0)[:, None] + dQ.diagonal(dim1=1, dim2=2) * diagonal
     d_q = d_q - GAMMA**2 * diagonal**2 + EXTRA
