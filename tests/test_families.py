@@ -19,6 +19,7 @@ from gradbench.problems import registry
 from gradbench.problems.function import elementwise
 from gradbench.report import content
 from gradbench.report.data import selected, table
+from gradbench.report.multiples import tables
 from gradbench.runner.settings import PROFILES
 from gradbench.worker.offers import offer
 from gradbench.worker.session import Session
@@ -272,6 +273,14 @@ def test_the_page_has_the_multiples_of_the_objectives(run, monkeypatch):
     assert re.search(r"\| over (99\d|10\d\d)× \|", rows[1]), rows
     assert "| refused |" in rows[2].replace("  ", " ")
     assert "jacobian, exp" not in page
+
+
+def test_a_multiple_whose_interval_says_nothing_stands_alone(tmp_path):
+    stored(tmp_path, MEASURED)
+    frame = table(tmp_path)
+    frame["to_forward_low"], frame["to_forward_high"] = 0.0, 1e308
+    cells = {row[0]: row for rows in tables(frame) for row in rows[1:]}
+    assert re.fullmatch(r"~ (3|3\.\d+|2\.9\d*)×", cells["GMM (gmm, float64)"][3])
 
 
 # ── verified ──────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradbench.cli.rendering import Styled
 from gradbench.core import units
-from gradbench.core.units import counted
+from gradbench.core.units import counted, says_nothing
 from gradbench.core.verdicts import CALLED
 
 if TYPE_CHECKING:
@@ -33,15 +33,6 @@ def false_positives(judged: Changes[Any]) -> str:
     """How many of a table's calls are false."""
     calls = sum(number for verdict, number in judged.counts().items() if verdict in CALLED)
     return units.false_positives(calls, judged.expected_false, judged.expected_false_alarms)
-
-
-WIDE = 1000
-"""An interval whose end is so many times its beginning says nothing, and is not shown."""
-
-
-def says_nothing(low: float, high: float) -> bool:
-    """Whether an interval is so wide that the ratio stands alone, with a ``~``."""
-    return not high < WIDE * low
 
 
 def with_interval(estimate: Estimate) -> str:

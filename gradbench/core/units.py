@@ -60,6 +60,15 @@ def multiple(value: float) -> str:
     return f"{value:.0f}" if value < 9999.5 else f"{value:.1e}".replace("e+0", "e")
 
 
+WIDE = 1000
+"""An interval whose end is so many times its beginning says nothing, and is not shown."""
+
+
+def says_nothing(low: float, high: float) -> bool:
+    """Whether an interval is so wide that the ratio stands alone, with a ``~``."""
+    return not high < WIDE * low
+
+
 def duration(seconds: float) -> str:
     """A time span in whole seconds, minutes or tenths of hours."""
     if seconds < 99.5:

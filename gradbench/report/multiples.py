@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gradbench.analysis.multiples import OBJECTIVES, Multiple, Timed, multiples
-from gradbench.core.units import call_time, multiple
+from gradbench.core.units import call_time, multiple, says_nothing
 from gradbench.report.why import Table
 
 INTRO = (
@@ -53,4 +53,6 @@ def _multiple(timed: Timed) -> str:
     if timed.multiple is None:
         return timed.status if timed.over is None else f"over {multiple(timed.over)}×"
     ratio = timed.multiple
+    if says_nothing(ratio.low, ratio.high):
+        return f"~ {ratio.value:.3g}×"
     return f"{ratio.value:.3g}× [{ratio.low:.3g}, {ratio.high:.3g}]"
