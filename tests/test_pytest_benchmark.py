@@ -40,11 +40,12 @@ def select(**globs):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A run with a mode that is wrong, one that is not supported, and what pytest said."""
+    """A run with modes that are wrong, raise or are not supported, and what pytest said."""
     path = tmp_path_factory.mktemp("pytest") / "benchmark.json"
     done = run(
         *select(function=["mse", "square_chain"], operator=["gradient"]),
-        *select(mode=["backward", "grad", "wrong_transpose", "manual_materialised", "late_liar"]),
+        *select(mode=["backward", "grad", "wrong_transpose", "manual_materialised"]),
+        *select(mode=["late_liar", "late_raiser"]),
         *("--gradbench-from", str(FAULTS), "--benchmark-json", str(path), "-rfs"),
     )
     return done, path
@@ -67,7 +68,9 @@ def test_conditions_are_those_of_a_run(tmp_path):
 class TestMeasuring:
     def test_a_table_per_comparison_names_the_modes(self, measured):
         done, _ = measured
-        assert "benchmark 'gradient/mse/documents/float32/cpu/1': 2 tests" in done.stdout
+        for function in ("mse", "square_chain"):
+            of = f"benchmark 'gradient/{function}/documents/float32/cpu/1': 2 tests"
+            assert of in done.stdout
         assert "\nbackward " in done.stdout
 
     def test_what_is_wrong_fails_and_is_never_timed_or_stored(self, measured):
@@ -80,10 +83,20 @@ class TestMeasuring:
 
     def test_what_lies_only_once_it_is_timed_fails_and_its_times_are_dropped(self, measured):
         done, path = measured
-        assert "after timing" in done.stdout
-        assert not any(
-            "late_liar" in one["fullname"] for one in json.loads(path.read_text())["benchmarks"]
-        )
+        assert "wrong: after timing: by x" in done.stdout
+        names = {one["name"] for one in json.loads(path.read_text())["benchmarks"]}
+        assert "late_liar" not in names
+        assert "\nlate_liar " not in done.stdout
+
+    def test_what_raises_while_it_is_timed_fails_in_one_line_and_its_times_are_dropped(
+        self, measured
+    ):
+        done, path = measured
+        said = "failed: while timed: RuntimeError: no more than five calls"
+        assert done.stdout.count(f"\n{said}\n") == 2
+        names = {one["name"] for one in json.loads(path.read_text())["benchmarks"]}
+        assert names == {"backward", "grad"}
+        assert "\nlate_raiser " not in done.stdout
 
     def test_what_is_not_supported_is_skipped_with_its_reason(self, measured):
         done, _ = measured
@@ -121,6 +134,7 @@ class TestImport:
         assert (timed["sessions"], timed["rounds"]) == (1, 1)
         assert rows["square_chain", "wrong_transpose"]["status"] == "wrong"
         assert rows["square_chain", "late_liar"]["status"] == "wrong"
+        assert rows["square_chain", "late_raiser"]["status"] == "failed"
         assert rows["mse", "manual_materialised"]["status"] == "unsupported"
         run = log.find(tmp_path, "latest")
         assert run.finished

@@ -10,7 +10,13 @@ import time
 import torch
 
 from gradbench.problems import registry
-from gradbench.problems.function import Function, normal, scalar_valued, vector_valued
+from gradbench.problems.function import (
+    Function,
+    as_tuple,
+    normal,
+    scalar_valued,
+    vector_valued,
+)
 
 registry.function(
     Function(
@@ -86,7 +92,24 @@ def late_liar(problem):
     def call(inputs):
         nonlocal calls
         calls += 1
-        return formula(*inputs) * (1 if calls <= 30 else 1.01)
+        return tuple(b * (1 if calls <= 30 else 1.01) for b in as_tuple(formula(*inputs)))
+
+    return call
+
+
+@registry.mode("gradient")
+def late_raiser(problem):
+    """right until the gate has passed it, then raises: its calls are slow, so those are few"""
+    formula = problem.function.derivatives["gradient"]
+    calls = 0
+
+    def call(inputs):
+        nonlocal calls
+        calls += 1
+        time.sleep(0.004)
+        if calls > 5:
+            raise RuntimeError("no more than five calls")
+        return formula(*inputs)
 
     return call
 

@@ -30,6 +30,7 @@ from gradbench.runner import machine
 from gradbench.runner.choosing import Measuring, require_devices
 from gradbench.worker.contestant import Contestant
 from gradbench.worker.environment import environment
+from gradbench.worker.failures import failure
 from gradbench.worker.instruments.wall import Visit
 from gradbench.worker.session import Refused, Session
 
@@ -187,14 +188,14 @@ class Engine:
         self.snapshot = state.snapshot()
         return (*self.session.contestants[0], answer)
 
-    def check(self, case: Case) -> str:
-        """Why the timed mode is wrong after timing; empty if it is not."""
+    def check(self, case: Case) -> dict[str, Any]:
+        """The gate's answer after timing."""
         contestant, _ = self.session.contestants[0]
         contestant.changes.add(state.restore(self.snapshot))
         answer = self.session.check(0, [1])
         if answer["status"] != "ok":
             self.leave_out(case, answer)
-        return str(answer["reason"])
+        return answer
 
     def measure(self, case: Case, benchmark: Any) -> None:
         """Gates a case, has pytest-benchmark time it, and gates it again.
@@ -214,23 +215,37 @@ class Engine:
         call, arguments = contestant.call, contestant.arguments
         if len(contestant.sets) > 1:
             call, arguments = lambda: contestant.call(*next(contestant.turns)), ()
-        benchmark.pedantic(
-            call,
-            args=arguments,
-            setup=wall.flush,
-            iterations=visit.number,
-            rounds=max(visit.blocks, min(MOST_ROUNDS, int(self.seconds / block))),
-            warmup_rounds=1,
-        )
-        reason = self.check(case)
-        if reason:
-            # Keeps the times out of the table and the file.
-            benchmark.has_error = True
-            pytest.fail(reason, pytrace=False)
+        try:
+            benchmark.pedantic(
+                call,
+                args=arguments,
+                setup=wall.flush,
+                iterations=visit.number,
+                rounds=max(visit.blocks, min(MOST_ROUNDS, int(self.seconds / block))),
+                warmup_rounds=1,
+            )
+        except Exception as error:
+            answer = failure(error)
+            answer["reason"] = f"while timed: {answer['reason']}"
+            self.leave_out(case, answer)
+            contestant.changes.add(state.restore(self.snapshot))
+        else:
+            answer = self.check(case)
+        if answer["status"] != "ok":
+            _drop(benchmark)
+            pytest.fail(f"{answer['status']}: {answer['reason']}", pytrace=False)
 
     def leave_out(self, case: Case, answer: dict[str, Any]) -> None:
         status_and_reason = {key: answer[key] for key in ("status", "reason")}
         self.left_out.append({"case": str(case), **status_and_reason})
+
+
+def _drop(benchmark: Any) -> None:
+    """Keeps the times of a mode that went wrong while it was timed out of the file, and out of the
+    table, which would show those of the calls before."""
+    benchmark.has_error = True
+    if benchmark.stats is not None:
+        benchmark.stats.stats.data.clear()
 
 
 KEY = pytest.StashKey[Engine]()
