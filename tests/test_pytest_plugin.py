@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from gradbench.core.verdicts import Verdict
-from gradbench.integrations.pytest_plugin import claims, comparing, storing, turns
+from gradbench.integrations.pytest_plugin import claims, comparing, fixture, storing, turns
 from gradbench.integrations.pytest_plugin.room import Record
 from gradbench.statistics import Estimate, at_most
 from gradbench.store import runs as log
@@ -167,6 +168,22 @@ FAULTS = {
         "gradbench(field, torch.rand(3)).jacobian().assert_fastest()",
         "there is no derivative to claim this of",
     ),
+    "claim_too_early": (
+        "gradbench(field, torch.rand(3)).assert_no_slower_than('jacrev')",
+        "name a derivative first: gradbench(f, x).jacobian(my_jacobian).assert_no_slower_than(",
+    ),
+    "value_too_early": (
+        "gradbench(field, torch.rand(3)).seconds",
+        "name a derivative first",
+    ),
+    "no_call": (
+        "gradbench.assert_fastest()",
+        "call the fixture with a function and its inputs first: gradbench(f, x).assert_fastest(",
+    ),
+    "no_call_either": (
+        "gradbench.jacobian(field)",
+        "call the fixture with a function and its inputs first: gradbench(f, x).jacobian(",
+    ),
     "budget": (
         "gradbench(field, torch.rand(3), budget=-1).jacobian(jacobian)",
         "budget is -1",
@@ -310,6 +327,9 @@ class TestOptions:
             (["--gradbench-budget", "long"], "'long' is not a number of seconds"),
             (["--gradbench-compare", "nothing"], "no run named 'nothing'"),
             (["--gradbench-compare", "latest"], "'pytest --gradbench-save' makes one"),
+            (["--gradbench-compare", "", "--gradbench-fail-on", "slower"], "must not be empty"),
+            (["--gradbench-results", ""], "must not be empty"),
+            (["--gradbench-save", "--gradbench-results", "model.py"], "model.py: Not a directory"),
             (["--gradbench-fail-on", "slower"], "add --gradbench-compare REF"),
             (["--gradbench-undecided", "pass"], "invalid choice: 'pass'"),
         ],
@@ -319,6 +339,13 @@ class TestOptions:
         assert done.returncode == 4
         assert said in done.stderr
         assert "Traceback" not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize("option", ["--gradbench-save", "--gradbench-compare=latest"])
+    def test_collecting_times_nothing_and_leaves_no_folder(self, tmp_path, option):
+        done = ran(project(tmp_path, TIMED), "--collect-only", option)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "3 tests collected" in done.stdout
+        assert not (tmp_path / "results").exists()
 
     @pytest.mark.parametrize(
         ("line", "said"),
@@ -500,6 +527,17 @@ class TestComparing:
         found = comparing.compared(run, run, [*records(run), new], "slower")
         assert "test_new" in "\n".join(found.lines())
 
+    def test_what_else_differs_between_two_machines_is_said(self, run):
+        worker = msgspec.structs.replace(
+            run.workers[0], environment={**run.workers[0].environment, "torch": "2.99.0"}
+        )
+        machine = {**run.started.machine, "cpu": "Another"}
+        other = type(run)(run.path, msgspec.structs.replace(run.started, machine=machine))
+        other.take([worker, *run.sessions, *run.ends])
+        text = "\n".join(comparing.compared(run, other, records(run), None).lines())
+        assert re.search(r"cpu: .* → Another", text)
+        assert re.search(r"torch: .* → 2\.99\.0", text)
+
     def test_runs_without_a_common_test_are_refused(self, run):
         (record,) = records(run)
         record.function = "another"
@@ -563,6 +601,22 @@ class TestClaims:
     def test_odds_are_never_called_impossible(self):
         assert claims.odds_of(0.0) == "p < 0.0001"
         assert claims.odds_of(0.0123) == "p = 0.012"
+
+
+def label(nodeid, operator="jacobian"):
+    """The name in a run of a test with this id."""
+    bench = fixture.Bench.__new__(fixture.Bench)
+    bench.node, bench._names = SimpleNamespace(nodeid=nodeid), Counter()
+    return bench.label(operator)
+
+
+def test_every_test_has_a_name_of_its_own_in_the_run():
+    long = "some/folder/test_model.py::test_it[" + "n=3-" * 60
+    names = [f"{long}{end}]" for end in ("1", "2", "ünï", "a b")] + ["test_a.py::test_it"]
+    labels = [label(name) for name in names]
+    assert len(set(labels)) == len(names)
+    assert labels[-1] == "test_a::test_it"
+    assert all(len(one) <= fixture.LONGEST and "/" not in one for one in labels)
 
 
 class TestTurns:

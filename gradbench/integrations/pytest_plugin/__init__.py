@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )
     group.addoption(
         "--gradbench-results",
+        type=_named,
         metavar="FOLDER",
         help="Results folder (default: GRADBENCH_RESULTS, or results).",
     )
@@ -68,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )
     group.addoption(
         "--gradbench-compare",
+        type=_named,
         metavar="REF",
         help="Time, and compare with a stored run: its name, the beginning of one, or latest.",
     )
@@ -90,6 +92,15 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 1e7:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def _named(text: str) -> str:
+    """As it is, unless it is empty, as a variable of the shell that is not set is."""
+    import argparse
+
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def pytest_configure(config: pytest.Config) -> None:

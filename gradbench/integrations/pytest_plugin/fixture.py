@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -39,6 +40,9 @@ OPTIONS = (
     "seed",
 )
 """What the marker, and a call of the fixture, may say."""
+
+LONGEST = 200
+"""Characters of a test's name in a run."""
 
 OFF = "right, and not timed: pytest --gradbench times it"
 
@@ -82,6 +86,12 @@ class Bench:
         options["budget"] = self.room.budget_for(options.get("budget"))
         return Differentiable(self, function, inputs, named, options)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        __tracebackhide__ = True
+        if name not in ADVISED and not _is_claim(name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        _fail(f"call the fixture with a function and its inputs first: gradbench(f, x).{name}(...)")
+
     def _marked(self) -> dict[str, Any]:
         """The options that markers set, the nearest last."""
         __tracebackhide__ = True
@@ -98,7 +108,12 @@ class Bench:
 
     def label(self, operator: str) -> str:
         """The name of a function in the run: that of the test, and a number where it repeats."""
-        name = line(self.node.nodeid.replace("/", ".").replace(".py::", "::"), 200)
+        test = self.node.nodeid.replace("/", ".").replace(".py::", "::")
+        name = line(test, len(test))
+        if len(name) > LONGEST:
+            # Tests of many parameters differ at the end.
+            digest = zlib.crc32(name.encode("utf-8", "surrogatepass"))
+            name = f"{name[: LONGEST - 9]}~{digest:08x}"
         self._names[name, operator] += 1
         number = self._names[name, operator]
         return name if number == 1 else f"{name} #{number}"
@@ -170,6 +185,8 @@ class Differentiable:
             raise AttributeError(name)
         if name in ADVISED:
             return functools.partial(self._checked, name)
+        if _is_claim(name):
+            _fail(f"name a derivative first: gradbench(f, x).jacobian(my_jacobian).{name}(...)")
         near = hint(name, ADVISED) or f"there are {', '.join(ADVISED)}"
         _fail(f"there is no derivative {name!r}; {near}")
 
@@ -242,6 +259,11 @@ def _ways(derivative: Any, also: Any, taken: set[str]) -> tuple[dict[str, Any], 
     if derivative is not None and not subject:
         subject = next(iter(ways))
     return ways, subject
+
+
+def _is_claim(name: str) -> bool:
+    """Whether a derivative has a method or value of this name."""
+    return not name.startswith("_") and (hasattr(Derivative, name) or name in ("seconds", "advice"))
 
 
 class _by_value:

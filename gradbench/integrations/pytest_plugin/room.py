@@ -66,6 +66,8 @@ class Room:
         self.reference: str = given("--gradbench-compare") or ""
         self.fail_on: str | None = given("--gradbench-fail-on")
         self.timing = bool(given("--gradbench") or self.saving or self.reference)
+        # pytest --collect-only runs no test.
+        self.timing = self.timing and not given("collectonly")
         self.results = self._results()
         self.undecided = given("--gradbench-undecided") or self._ini_undecided()
         self._ini_budget()
@@ -139,7 +141,8 @@ class Room:
             said = str(error).replace("'gradbench run'", "'pytest --gradbench-save'")
             raise pytest.UsageError(f"--gradbench-compare {self.reference}: {said}") from error
         except OSError as error:
-            raise pytest.UsageError(f"{self.results}: {error.strerror}") from error
+            place = self.results if self.saving else tempfile.gettempdir()
+            raise pytest.UsageError(f"cannot write to {place}: {error.strerror}") from error
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         alone: Callable[[], Iterator[None]] | None = self.turns and self.turns.alone
@@ -224,7 +227,8 @@ class Room:
         width: int = reporter._tw.fullwidth
         reporter.write_sep("=", "gradbench")
         for record in self.records if self.timing else ():
-            reporter.write_line(_fitted(record.test, f"  {record.said}", width))
+            said = record.said or "stopped before it was timed"
+            reporter.write_line(_fitted(record.test, f"  {said}", width))
         for line in self._lines():
             ahead = " " * (len(line) - len(line.lstrip()) + 2)
             for part in textwrap.wrap(line, width, subsequent_indent=ahead):
