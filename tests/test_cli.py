@@ -175,6 +175,32 @@ def test_runs_are_listed(results):
     assert str(results) not in log.paths(results)[0].read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--runs", "-f", "exp"], "--runs lists every stored run: remove -f"),
+        (["latest", "--runs"], "--runs lists every stored run: remove RUN"),
+        (["--machines", "latest"], "--machines is of all cases of all runs: remove RUN"),
+        (["--machines", "--comparison", "*"], "of all runs: remove --comparison"),
+        (["--summary", "--all"], "--all and --summary show different tables: remove one"),
+        (["--runs", "--multiples"], "--multiples and --runs show different tables: remove one"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(results, words, said):
+    done = gradbench("show", *words, "--results", results)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_options_that_say_how_much_is_told_go_with_everything(results):
+    assert gradbench("show", "--runs", "-v", "--results", results).returncode == 0
+    for words in (["run"], ["releases", "track"], ["study", "gate"]):
+        done = gradbench(*words, "--resume", "nothing", "-q", "--results", results)
+        assert "named 'nothing'" in done.stderr
+    assert gradbench("show", "--summary", "--comparison", "*", "--results", results).stdout
+
+
 def test_what_is_shown_can_be_narrowed_to_a_device(results):
     there = gradbench("show", "--device", "cpu", "--format", "json", "--results", results)
     assert {row["device"] for row in json.loads(there.stdout)} == {"cpu"}

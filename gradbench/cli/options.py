@@ -485,16 +485,31 @@ def resume_option(what: str) -> Callable[[F], F]:
     )
 
 
-def reject_beside_resume(what: str, *allowed: str) -> None:
-    """What is resumed has its own plan. Raises SelectionError for an option that would change it;
-    `allowed` are the names of those that would not."""
+def typed() -> dict[str, str]:
+    """The parameters that the command line sets, and how it calls each."""
     context = click.get_current_context()
+    found = {}
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         # To click 8.1, arguments are of the command line where there are none.
         absent = isinstance(parameter, click.Argument) and not context.params.get(name)
-        if source is click.core.ParameterSource.COMMANDLINE and name not in allowed and not absent:
-            argument = str(parameter.metavar).strip("[].")
-            name = parameter.opts[0] if isinstance(parameter, click.Option) else argument
-            raise SelectionError(f"--resume continues the {what}'s own plan: remove {name}")
+        # How much is said goes with everything.
+        counts = parameter.expose_value and not absent
+        if counts and source is click.core.ParameterSource.COMMANDLINE:
+            argument = str(parameter.metavar or parameter.name).upper().strip("[].")
+            found[name] = parameter.opts[0] if isinstance(parameter, click.Option) else argument
+    return found
+
+
+def reject_beside(said: str, *allowed: str) -> None:
+    """Raises SelectionError, with the reason, for an option or argument of the command line that
+    would be ignored; `allowed` are the names of those that would not."""
+    for name, shown in typed().items():
+        if name not in allowed:
+            raise SelectionError(f"{said}: remove {shown}")
+
+
+def reject_beside_resume(what: str, *allowed: str) -> None:
+    """What is resumed has its own plan, which no option changes."""
+    reject_beside(f"--resume continues the {what}'s own plan", *allowed)

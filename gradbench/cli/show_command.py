@@ -94,12 +94,16 @@ def command(
     mode with its verdict. Verdicts are computed on reading, so an old run can be judged by another
     --threshold.
     """
+    _require_one_view()
     if list_runs:
+        options.reject_beside("--runs lists every stored run", "list_runs", "results", "form")
         form.write(_runs(results))
         return 0
     if by_machine:
         from gradbench.cli import agreeing
 
+        others = set(options.typed()) - {"run", "comparisons"}
+        options.reject_beside("--machines is of all cases of all runs", *others)
         form.write(agreeing.answer(results, filters, judging))
         return 0
     try:
@@ -130,6 +134,17 @@ def command(
     else:
         form.write(_answer(shown, header, everything or bool(comparisons)))
     return 0
+
+
+VIEWS = ("everything", "at_a_glance", "in_multiples", "list_runs", "by_machine")
+"""The parameters that choose what is shown of a run, or instead of one."""
+
+
+def _require_one_view() -> None:
+    """Raises UsageError where the command line asks for several tables, of which one is shown."""
+    chosen = [shown for name, shown in options.typed().items() if name in VIEWS]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{chosen[0]} and {chosen[1]} show different tables: remove one")
 
 
 def _in_multiples(shown: Judged) -> Answer:
