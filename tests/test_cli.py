@@ -12,6 +12,7 @@ import pytest
 import schemas
 from every_command import lacking
 
+from gradbench.runner import doctor
 from gradbench.store import runs as log
 
 
@@ -309,6 +310,18 @@ def test_doctor_says_what_it_found():
     found = {row["what"]: row for row in json.loads(done.stdout)}
     assert {"torch", "noise", "memory", "other work", "clock resolution"} <= set(found)
     assert "differs from itself by" in found["noise"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("usable", "said", "grade"),
+    [([1], "0.00 of 1 usable core busy now", "good"), ([0, 2], "1.50 of 2 usable cores", "poor")],
+)
+def test_doctor_counts_the_cores_that_may_be_used(monkeypatch, usable, said, grade):
+    monkeypatch.setattr(doctor.machine, "usable_cores", lambda: usable)
+    monkeypatch.setattr(doctor.psutil, "cpu_percent", lambda interval, percpu: [100.0, 0.0, 50.0])
+    (check,) = doctor._load()
+    assert said in check.found
+    assert check.grade == grade
 
 
 def test_a_reader_that_leaves_early_is_no_error(results):

@@ -17,7 +17,7 @@ from gradbench.analysis import conditions
 from gradbench.analysis.clocks import STOLEN
 from gradbench.core.cases import Comparison, Entry
 from gradbench.core.clocks import clock_of
-from gradbench.core.units import call_time
+from gradbench.core.units import call_time, counted
 from gradbench.runner import machine
 from gradbench.runner.noise import SECONDS, Noise, listen
 from gradbench.runner.nvml import Nvml
@@ -160,10 +160,12 @@ def _processor(facts: dict[str, Any]) -> Iterator[Check]:
 
 
 def _load() -> Iterator[Check]:
-    cores = len(machine.usable_cores())
+    usable = machine.usable_cores()
+    cores = len(usable)
     load = os.getloadavg()[0]
-    busy = psutil.cpu_percent(interval=0.5) / 100 * (psutil.cpu_count() or 1)
-    said = f"load average {load:.2f}, {busy:.2f} of {cores} cores busy now"
+    shares = psutil.cpu_percent(interval=0.5, percpu=True)
+    busy = sum(share for core, share in enumerate(shares) if core in usable) / 100
+    said = f"load average {load:.2f}, {busy:.2f} of {counted(cores, 'usable core')} busy now"
     if busy > cores - 1 + 0.5:
         yield Check("bad", "other work", said, "wait, or stop other processes")
     elif busy > 0.3:
