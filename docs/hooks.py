@@ -133,6 +133,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
+_PARTS = re.compile(r"(<pre\b.*?</pre>)|<code>(.*?)</code>|(?<=\d) (?=%)", re.DOTALL)
+_OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
+_UNBROKEN = r'<span class="option">\g<0></span>'
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keeps what no line of the text should break: options, which site.css keeps whole, and 5 %."""
+
+    def kept(part: re.Match[str]) -> str:
+        if part[2] is not None:
+            return f"<code>{_OPTION.sub(_UNBROKEN, part[2])}</code>"
+        return part[1] or "&nbsp;"
+
+    return _PARTS.sub(kept, content)
+
+
 _COMMANDS = "<!-- every command: docs/hooks.py writes them here -->"
 
 

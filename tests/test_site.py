@@ -94,6 +94,14 @@ def test_the_site_loads_nothing_from_elsewhere(site, pages):
         assert not re.search(r"url\(\W*(?:https?:)?//|@import", text), style.name
 
 
+def test_no_line_breaks_an_option_after_its_dashes(site):
+    pages = [path.read_text("utf-8") for path in site[0].glob("*.html")]
+    inline = [code for page in pages for code in re.findall(r"[^>]<code>([^\n]*?)</code>", page)]
+    options = [code for code in inline if re.match(r"(<[^>]*>)?--[a-z]", code)]
+    assert len(options) > 100
+    assert [code for code in options if not code.startswith('<span class="option">--')] == []
+
+
 def test_the_reference_has_every_public_name(site, pages):
     anchors = pages[site[0] / "api.html"].anchors
     wanted = {f"gradbench.{name}" for name in gradbench.__all__} - {"gradbench.__version__"}
