@@ -242,6 +242,23 @@ def test_advice_names_what_was_disturbed(tmp_path):
     assert telling.busy(SimpleNamespace(rows=lambda: rows[:1])) == ""
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "sessions", "said"),
+    [
+        (1.49e-4, 1.51e-4, 3, "150 µs ±1%"),
+        (1.3e-4, 1.7e-4, 3, "150 µs ±13%"),
+        (1.2e-4, 3.1e-4, 3, "120 µs to 310 µs"),
+        (1.4e-4, 8.0e-3, 2, "140 µs to 8 ms"),
+        (1.4e-4, 8.0e-3, 1, "150 µs"),
+    ],
+)
+def test_advice_says_how_far_processes_differ_as_a_range_where_that_is_far(
+    low, high, sessions, said
+):
+    row = SimpleNamespace(seconds=1.5e-4, seconds_low=low, seconds_high=high, sessions=sessions)
+    assert telling.spread(row) == said
+
+
 def test_an_older_log_has_the_wall_clock_alone(tmp_path):
     plain = {"grad": log.Entrant("", "ok", number=1, samples=[[10_000]] * N)}
     run = stored(tmp_path, plain)

@@ -72,13 +72,16 @@ def factor(ratio: Ratio | None) -> str:
 
 
 def spread(row: Row) -> str:
-    """A mode's time with how far the processes' medians lie from it."""
+    """A mode's time with how far the processes' medians lie from it; their range where that is
+    far."""
     if row.seconds is None:
         return ""
     said = call_time(row.seconds)
     if row.seconds_low is None or row.seconds_high is None or row.sessions < 2:
         return said
     wide = max(row.seconds_high - row.seconds, row.seconds - row.seconds_low) / row.seconds
+    if wide >= 1:
+        return f"{call_time(row.seconds_low)} to {call_time(row.seconds_high)}"
     return f"{said} ±{max(wide, 0.005):.0%}"
 
 
