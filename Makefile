@@ -11,7 +11,8 @@
 #
 # make plugin     the pytest plugin in a project of its own, over three commits (docs/pytest.md)
 #
-# make package   build the distribution; try the wheel, 'gradbench init' and the lower bounds
+# make package   build the distribution; try the wheel, 'gradbench init', the tutorials and the lower
+#                bounds
 #
 # make fleet-check   a Dask cluster of processes on this machine, some of which are killed; what it
 #                    costs: sessions that are a sleep on 1, 2 and 4 nodes; and how many of its

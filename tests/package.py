@@ -1,6 +1,6 @@
 """Tries the distribution as users meet it ('make package'): the wheel in clean environments, a new
-project's benchmarks by asv, pytest and its CI workflow; tests of the source distribution; the lower
-bounds; and every Python here.
+project's benchmarks by asv, pytest and its CI workflow; the tutorials; tests of the source
+distribution; the lower bounds; and every Python here.
 
 Parts can be named (`python tests/package.py lowest`). `interpreters` and `lowest` need uv. torch is
 not downloaded, but linked from this Python's packages, so its own lower bound is not tried.
@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
+import blocks
 import clean
 import msgspec
 import yaml
@@ -163,6 +165,65 @@ def start(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     print("passed: the workflow on torch releases")
 
 
+class User(blocks.Reader):
+    """Follows a page with the wheel alone, and runs what the tests only parse or leave out, but for
+    what installs. What it prints where a page shows something else is for people to judge: times,
+    verdicts and the number of lines differ."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        super().__init__(folder, lambda *words: None)
+        self.python = python
+        self.code = ""
+        self.different = 0
+
+    def take(self, block: blocks.Block) -> None:
+        why = " ".join(block.marks.get(mark, "") for mark in blocks.UNRUN)
+        if "install" in why or block.language not in (*blocks.COMMANDS, "python"):
+            return
+        print(f"  {block.place}", flush=True)
+        if block.language == "python" and not block.title:
+            # Blocks of a page share their names.
+            self.code += block.code
+            said("    runs", clean.run([self.python, "-c", self.code], self.folder))
+            return
+        judged = block.marks.keys() & blocks.UNRUN
+        for mark in judged:
+            del block.marks[mark]
+        try:
+            super().take(block)
+        except blocks.BlockError as error:
+            if not judged or "exit code" in str(error):
+                raise
+            self.different += 1
+            print(textwrap.indent(f"shows something else:\n{error}", "    "))
+
+    def _call(self, words: list[str], given: str | None, dry: bool) -> tuple[int, str, str]:
+        path = os.pathsep.join([str(self.python.parent), os.environ["PATH"]])
+        words = [str(self.python), "-m", *words] if words[0] == "pytest" else words
+        dry_run = ["--dry-run", "--yes"] if dry else []
+        done = clean.run([*words, *dry_run], self.folder, **self.environment, PATH=path)
+        return done.returncode, done.stdout, done.stderr
+
+
+def tutorials(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
+    """Every tutorial, command by command, in a project with the files that it writes."""
+    (folder / "reader").mkdir()
+    needs = ["torch", *plain(), "pytest", "pytest-benchmark"]
+    python = clean.environment(folder / "reader", needs, wheel)
+    for page in sorted((clean.ROOT / "docs/tutorials").glob("*.md")):
+        home = folder / page.stem
+        shutil.copytree(clean.ROOT / "results", home / "results")
+        (home / ".gitignore").write_text("results\n")
+        commit(home, "begin")
+        clean.run(["git", "branch", "my-branch"], home)
+        user = User(home, python)
+        try:
+            user.follow(page)
+        except blocks.BlockError as error:
+            sys.exit(f"FAILED: {error}")
+        print(f"passed: {page.name}, {user.different} blocks to look at")
+
+
 def source(folder: Path, sdist: Path, wheel: Path, uv: str) -> None:
     """The source distribution, unpacked and installed, on tests of its own."""
     place = unpacked(folder, sdist)
@@ -252,7 +313,13 @@ def plain() -> list[str]:
     return [name for name in re.findall(r'"(.*)"', names) if not name.startswith("torch")]
 
 
-PARTS = {"interpreters": interpreters, "start": start, "source": source, "lowest": lowest}
+PARTS = {
+    "interpreters": interpreters,
+    "start": start,
+    "tutorials": tutorials,
+    "source": source,
+    "lowest": lowest,
+}
 
 
 def main() -> int:
