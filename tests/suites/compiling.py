@@ -1,7 +1,8 @@
 """What torch.compile buys and costs, by function and size: the table of docs/when.md.
 
 A compiled mode beside the uncompiled ones of its operator: the first call, which compiles, and the
-fastest of several blocks of calls, taken in turns. Nothing compiled is kept on disk, and torch's
+fastest of several blocks of calls, taken in turns, and the peak of tensor memory above the start of
+a call. Nothing compiled is kept on disk, and torch's
 own start, the first compilation of a process, is shown apart. Results are compared.
 """
 
@@ -14,15 +15,18 @@ import warnings
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
 os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+os.environ["KINETO_LOG_LEVEL"] = "99"
 
 import torch
 
 from gradbench.core.cases import parse_size
 from gradbench.core.units import call_time
+from gradbench.core.units import size as in_bytes
 from gradbench.problems import registry
 from gradbench.problems.arguments import pose
 from gradbench.problems.function import as_tuple
 from gradbench.worker.gate import Gate
+from gradbench.worker.instruments.peak_memory import on_cpu
 
 CASES = (
     ("gradient", "mse", "m=10", "compiled_grad", "grad backward"),
@@ -63,7 +67,8 @@ def seconds(call, number):
 
 
 def compared(operator, function, size, compiled, others):
-    """The first call of a compiled mode, and the fastest calls of it and of the others."""
+    """The first call of a compiled mode, and the fastest calls and the peak memory of it and of the
+    others."""
     calls = {name: entered(operator, function, size, name) for name in others.split()}
     right = [block.detach().clone() for block in as_tuple(next(iter(calls.values()))())]
     fast = entered(operator, function, size, compiled)
@@ -78,7 +83,7 @@ def compared(operator, function, size, compiled, others):
     for _ in range(ROUNDS):
         for name, call in calls.items():
             least[name] = min(least[name], seconds(call, numbers[name]))
-    return compiling, least
+    return compiling, least, {name: on_cpu(call, ()) for name, call in calls.items()}
 
 
 def main():
@@ -88,19 +93,25 @@ def main():
     began = time.perf_counter()
     torch.compile(lambda x: x + 1)(torch.ones(3))
     print(f"the first compilation of a process: {time.perf_counter() - began:.1f} s")
-    print("| derivative | size | fastest uncompiled | compiled | factor | compiling | pays after |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| derivative | size | fastest uncompiled | compiled | factor | peak memory | compiled "
+        "| compiling | pays after |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for operator, name, size, compiled, others in CASES:
         if len(sys.argv) > 1 and name not in sys.argv[1:]:
             continue
-        compiling, least = compared(operator, registry.FUNCTIONS[name], size, compiled, others)
+        compiling, least, peak = compared(
+            operator, registry.FUNCTIONS[name], size, compiled, others
+        )
         fast = least.pop(compiled)
         best = min(least, key=least.get)
         saved = least[best] - fast
         pays = f"{compiling / saved:,.0f} calls" if saved > 0 else "never"
         print(
             f"| {operator} of `{name}` | {size} | {call_time(least[best])} `{best}` "
-            f"| {call_time(fast)} | {least[best] / fast:.2f} | {compiling:.1f} s | {pays} |",
+            f"| {call_time(fast)} | {least[best] / fast:.2f} | {in_bytes(peak[best])} "
+            f"| {in_bytes(peak[compiled])} | {compiling:.1f} s | {pays} |",
             flush=True,
         )
 
