@@ -1,5 +1,6 @@
 """Monte Carlo arithmetic: what is rounded, what is not, and that anything runs under it."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gradbench.problems.arguments import Arguments
 from gradbench.worker import rounding
+from gradbench.worker.allowance import LEVELS, Allowance
 from gradbench.worker.rounding import Kind, Rounding, kind_of
 
 UNIT = 2.0**-23
@@ -193,3 +196,65 @@ def test_results_of_a_narrower_dtype_are_rounded_as_that():
     moved = draw(lambda: x.value * 3, unit=2.0**-52, dtype=torch.float64)
     assert moved.dtype == torch.float32
     assert (moved != 3).any()
+
+
+def test_other_ways_are_drawn_only_where_the_formula_does_not_explain_an_error():
+    """A jacobian's other way takes a pass for each row under Monte Carlo arithmetic."""
+    evaluated = []
+
+    def by(name):
+        def way(arguments):
+            evaluated.append(name)
+            (x,) = arguments.inputs
+            return ((x + 1) - x * (1 if name == "formula" else 2) + x,)
+
+        return way
+
+    x = torch.linspace(1, 2, 5, dtype=torch.float64)
+    formula, other, further = map(by, ("formula", "other", "further"))
+    unit = float(torch.finfo(torch.float32).eps)
+    allowance = Allowance(
+        *([formula, other], [further], Arguments((x,), None), 1, [1]),
+        unit=unit,
+        dtype=torch.float32,
+    )
+    found, said = [allowance.allowed(0)], [set(evaluated)]
+    for level in range(1, allowance.levels):
+        evaluated.clear()
+        found.append(allowance.allowed(level))
+        said.append(set(evaluated))
+    assert said == [
+        *({"formula"}, {"formula"}, {"other", "formula"}, {"other", "formula"}),
+        {"formula", "other", "further"},
+    ]
+    for (less,), (more,) in itertools.pairwise(found):
+        assert bool((more >= less).all())
+
+
+def test_a_single_way_has_no_level_of_its_own():
+    x = torch.ones(3, dtype=torch.float64)
+    allowance = Allowance(
+        *([lambda arguments: (arguments.inputs[0] * 3,)], [], Arguments((x,), None), 1, [1]),
+        unit=1e-7,
+        dtype=torch.float32,
+    )
+    assert allowance.levels == len(LEVELS)
+
+
+def test_what_the_formula_cannot_be_rounded_in_is_left_to_the_other_way():
+    def formula(arguments):
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise RuntimeError("no rounding here")
+        return (arguments.inputs[0] * 3,)
+
+    x = torch.ones(3, dtype=torch.float64)
+    ways = [formula, lambda arguments: (arguments.inputs[0] * 3,)]
+    for given, levels in ((ways, len(LEVELS) + 1), ([formula, formula], 3), ([formula], 2)):
+        allowance = Allowance(
+            *(given, [], Arguments((x,), None), 1, [1]), unit=1e-7, dtype=torch.float32
+        )
+        for level in (1, 2):
+            if level < allowance.levels:
+                allowance.allowed(level)
+        assert allowance.levels == levels
+        assert bool(allowance.trouble) == (given is not ways)

@@ -45,8 +45,8 @@ SMALLEST_STEP = 2.0**-46
 """The smallest relative move of a number: below it, float64 rounding of the exact derivative
 matters. The deviation is then scaled down to the unit of the dtype."""
 
-PATIENCE = 10.0
-"""Seconds from which on a level takes no further draws, if it has two."""
+PATIENCE, FIRST_PATIENCE = 10.0, 1.0
+"""Seconds from which on a level, or the first one, takes no further draws, if it has two."""
 
 REPEATS = 1e-9
 """How far a way may be off its own earlier result, relative to the largest of the row."""
@@ -89,11 +89,13 @@ class Level:
     """How often each way is drawn."""
 
     draws: int
+    first: bool = False
+    """Whether the exact way alone is drawn: a formula, where others take a pass for each row."""
     last: bool = False
     """Whether inputs move too, steps are not magnified, and further ways are drawn."""
 
 
-LEVELS = (Level(2), Level(8), Level(32, last=True))
+LEVELS = (Level(8, first=True), Level(2), Level(8), Level(32, last=True))
 """More draws show more of what flips where rounding decides: a unit that switches on, the nearest
 of two. Inputs move last, because that makes equal numbers unequal."""
 
@@ -159,6 +161,7 @@ class Allowance:
         self.entry_unit = unit if entry_unit is None else entry_unit
         self.blocks = self.ways[0](self.arguments) if blocks is None else blocks
         self.library = library
+        self._levels = [one for one in LEVELS if not one.first or len(self.ways) > 1]
         self._spread: list[Tensors] = []
         self._plain: dict[Path, Tensors] = {self.ways[0]: self.blocks}
         self.trouble = ""
@@ -166,7 +169,7 @@ class Allowance:
 
     @property
     def levels(self) -> int:
-        return 2 if self.trouble else len(LEVELS) + 1
+        return 1 + len(self._spread if self.trouble else self._levels)
 
     def known(self, level: int) -> bool:
         """Whether the errors allowed at this level take no evaluation."""
@@ -201,13 +204,16 @@ class Allowance:
 
     def _next_level(self) -> Tensors:
         number = len(self._spread)
-        level = LEVELS[number]
+        level = self._levels[number]
         largest = self._spread[-1] if self._spread else tuple(b * 0.0 for b in self.blocks)
-        ways = self.ways + (self.further if level.last else ())
-        before = LEVELS[number - 1].draws if number and not level.last else 0
+        ways = self.ways[:1] if level.first else self.ways + (self.further if level.last else ())
+        earlier = self._levels[number - 1] if number and not level.last else Level(0)
+        patience = FIRST_PATIENCE if level.first else PATIENCE
         began, done, trouble = time.perf_counter(), 0, ""
-        for draw in range(before, level.draws):
+        for draw in range(level.draws):
             for which, way in enumerate(ways):
+                if draw < earlier.draws and not (earlier.first and which):
+                    continue
                 try:
                     deviation = self._deviation(way, 1000 * which + 100 * number + draw, level)
                 except Late:
@@ -217,8 +223,10 @@ class Allowance:
                     continue
                 done += 1
                 largest = tuple(torch.maximum(a, SPREAD * d) for a, d in zip(largest, deviation))
-            if done >= 2 and time.perf_counter() - began > PATIENCE:
+            if done >= 2 and time.perf_counter() - began > patience:
                 break
+        if not done and level.first:
+            return largest
         if not done:
             self.trouble = f"its intermediates cannot be rounded: {trouble}"
             return self._without_intermediates()
