@@ -70,12 +70,12 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        "small example inputs, 4 to 32 rounds in 5 processes: minutes",
+        "small example inputs, 4 to 48 rounds in 5 processes: minutes",
         "documents",
         Settings(
             sessions=5,
             warm=0.001,
-            stopping=Stopping(min_rounds=4, max_rounds=32, half_width=0.005, budget=0.25),
+            stopping=Stopping(min_rounds=4, max_rounds=48, half_width=0.005, budget=0.3),
         ),
     ),
     "standard": Profile(
