@@ -10,7 +10,7 @@ from torch import nn
 
 from gradbench.problems.arguments import Arguments
 from gradbench.worker import rounding
-from gradbench.worker.allowance import LEVELS, Allowance
+from gradbench.worker.allowance import ENTRY, LEVELS, SPREAD, Allowance
 from gradbench.worker.rounding import Kind, Rounding, kind_of
 
 UNIT = 2.0**-23
@@ -196,6 +196,29 @@ def test_results_of_a_narrower_dtype_are_rounded_as_that():
     moved = draw(lambda: x.value * 3, unit=2.0**-52, dtype=torch.float64)
     assert moved.dtype == torch.float32
     assert (moved != 3).any()
+
+
+PRODUCTS = {
+    "mv": (lambda a, b: a.T @ b[:, 0]),
+    "vector and matrix": (lambda a, b: b[:, 0] @ a),
+    "mm": (lambda a, b: a.T @ b),
+    "dot": (lambda a, b: torch.dot(a[:, 0].contiguous(), b[:, 0].contiguous())),
+    "addmm": (lambda a, b: torch.addmm(a[:8], a.T, b)),
+    "bmm": (lambda a, b: torch.bmm(a.T[None], b[None])[0]),
+    "linear": (lambda a, b: F.linear(a.T, b.T, b[0])),
+}
+
+
+@pytest.mark.parametrize("terms", [300, 3000, 100_000])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_long_product_is_off_by_no_more_than_draws_allow(name, terms):
+    """Kernels add up one term after the other: their error grows with the number of terms."""
+    f = PRODUCTS[name]
+    for factors in (numbers(2, terms, 8), numbers(2, terms, 8).abs()):
+        a, b = factors.float().double()
+        found = f(a.float(), b.float()).double()
+        allowed = ENTRY * UNIT * f(a, b).abs() + SPREAD * deviation(lambda a=a, b=b: f(a, b))
+        assert bool(((found - f(a, b)).abs() <= allowed).all())
 
 
 def test_other_ways_are_drawn_only_where_the_formula_does_not_explain_an_error():

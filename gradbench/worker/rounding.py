@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,6 +75,14 @@ LINEAR = _names(
 )
 """Sums of products. A kernel may add in any order: its error is on the scale of the sum of the
 terms' magnitudes, which is the operation itself of the arguments' magnitudes."""
+
+PRODUCTS = dict.fromkeys(["mm", "bmm", "mv", "dot", "vdot", "linear"], 0)
+PRODUCTS |= dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm"], 1)
+"""Products of matrices: at which place is the argument whose last dimension they add up."""
+
+SHORT = 64
+"""A kernel that adds a product's terms up one after the other has an error of no more than a unit
+of the sum of their magnitudes where they are so few; of more, it grows with their square root."""
 
 BASIC = _names(
     """
@@ -219,7 +228,7 @@ class Rounding(DispatchMode):
             return _each(self._rounded, result)
         if isinstance(result, tuple):
             return tuple(self._added_up(r, m) for r, m in zip(result, magnitudes))
-        return self._added_up(result, magnitudes)
+        return self._added_up(result, magnitudes, _growth(func, args))
 
     @contextlib.contextmanager
     def _decomposing(self) -> Iterator[None]:
@@ -261,10 +270,10 @@ class Rounding(DispatchMode):
     def _rounded(self, value: Any) -> Any:
         return self._narrowed(self._moved(value)) if _real(value) else value
 
-    def _added_up(self, value: Any, magnitude: Any) -> Any:
+    def _added_up(self, value: Any, magnitude: Any, growth: float = 1.0) -> Any:
         if not _real(value):
             return value
-        return self._narrowed(value + _finite(magnitude * self._noise(value)))
+        return self._narrowed(value + _finite(magnitude * (growth * self._noise(value))))
 
     def _narrowed(self, value: Tensor) -> Tensor:
         """The value in the range of the dtype; kernels compute in float32 at least inside."""
@@ -294,6 +303,13 @@ class Rounding(DispatchMode):
         noise = torch.empty((), dtype=torch.float64)
         noise.uniform_(-self.unit, self.unit, generator=self.generator)
         return value * (1 + noise.item())
+
+
+def _growth(func: Any, args: Any) -> float:
+    """How many units of the sum of its terms' magnitudes the error of a product may be."""
+    place = PRODUCTS.get(func._schema.name.partition("::")[2])
+    terms = 1 if place is None or not args[place].dim() else args[place].shape[-1]
+    return max(1.0, math.sqrt(terms / SHORT))
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
