@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from in_process import gradbench
 from gradbench.advise.advice import Question, Refusal, advise, examine
 from gradbench.advise.answer import Interrupted
 from gradbench.advise.live import compare
+from gradbench.advise.telling import close, gain, sentences
 from gradbench.advise.theory import in_order, ruled_out
+from gradbench.analysis.table import Ratio
+from gradbench.core.verdicts import Verdict
 from gradbench.runner.progress import silent
 from gradbench.worker.expressions import evaluate
 
@@ -246,6 +250,7 @@ def test_hopeless_modes_are_ruled_out_by_their_passes_before_a_call():
     found = {
         "passes": {"jacfwd": (4000, True), "loop": (200, False)},
         "transforms": [],
+        "traced": [],
         "seconds": 1e-3,
     }
     modes = ["forward", "backward", "jacfwd", "loop"]
@@ -260,11 +265,79 @@ def test_hopeless_modes_are_ruled_out_by_their_passes_before_a_call():
 def test_of_modes_with_as_many_passes_those_of_torch_func_come_first_and_may_be_the_only_ones():
     modes = ["vectorized", "batched", "jacrev", "jacrev_chunked"]
     passes = dict.fromkeys(modes, (3000, True))
-    found = {"passes": passes, "transforms": ["jacrev", "jacrev_chunked"], "seconds": 2e-3}
+    found = {
+        "passes": passes,
+        "transforms": ["jacrev", "jacrev_chunked"],
+        "traced": [],
+        "seconds": 2e-3,
+    }
     assert in_order(found, modes) == ["jacrev", "jacrev_chunked", "vectorized", "batched"]
     assert not ruled_out(found, modes, dict.fromkeys(modes, 6.0))
     # A batch that copies for every pass may take minutes.
     assert list(ruled_out(found, modes, dict.fromkeys(modes, 3.0))) == ["vectorized", "batched"]
+
+
+def test_modes_that_trace_the_function_in_every_call_come_last():
+    found = examine(question("dense", ("x", "randn(8)")))
+    traced = [mode for mode in found["code"] if "torch.func.linearize" in found["code"][mode]]
+    assert {"linearize_vmap", "linearize_loop"} <= set(traced)
+    order = in_order(found, found["code"])
+    assert set(order[-len(traced) :]) == set(traced)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "dtype", "said"),
+    [
+        (["unsupported", "wrong", "wrong"], "float32", r"all 2 modes .* wrong in float32, which"),
+        (["wrong"], "float64", r"the one mode .* that is wrong\.$"),
+        (["wrong", "failed"], "float32", r"No mode could be timed\.$"),
+        (["unsupported"], "float32", r"No mode could be timed\.$"),
+    ],
+)
+def test_where_every_mode_is_wrong_the_function_is_named_as_the_cause(statuses, dtype, said):
+    modes = [f"mode_{number}" for number in range(len(statuses))]
+    rows = [SimpleNamespace(mode=m, status=s, verdict="") for m, s in zip(modes, statuses)]
+    code = dict.fromkeys(modes, "")
+    found = {"operators": ["gradient"], "code": code, "ruled_out": [], "passes": {}}
+    advice = SimpleNamespace(
+        rows=lambda: rows,
+        budget=30.0,
+        found=found | {"traced": [], "transforms": []},
+        question=SimpleNamespace(dtype=dtype),
+    )
+    assert re.search(said, " ".join(sentences(advice)))
+
+
+@pytest.mark.parametrize(
+    ("ratios", "near", "usual"),
+    [
+        ({"a": (1.01, 0.99, 1.04)}, "a is too close to it to call", ""),
+        ({"a": (24, 0.1, 9e3)}, "a was measured too briefly to compare", ""),
+        (
+            {"a": (1.01, 0.99, 1.04), "b": (1.02, 0.98, 1.05), "c": (7, 0, 1e300)},
+            "a, b are too close to it to call, and c was measured too briefly to compare",
+            "",
+        ),
+        ({"usual": (1.0, 0.98, 1.02)}, "", "against usual, the usual choice, it is too close to"),
+        ({"usual": (7.7, 0.02, 3e3)}, "", "usual, the usual choice, was measured too briefly to"),
+    ],
+)
+def test_what_was_measured_too_briefly_is_not_called_close(ratios, near, usual):
+    rows = [
+        SimpleNamespace(
+            mode=mode, to_fastest=Ratio(*ends), verdict=Verdict.UNDECIDED, sessions=2, reason=""
+        )
+        for mode, ends in ratios.items()
+    ]
+    best = SimpleNamespace(mode="best", to_fastest=Ratio(1, 1, 1), verdict=Verdict.FASTEST)
+    advice = SimpleNamespace(
+        rows=lambda: [best, *rows],
+        first="usual" if usual else "best",
+        budget=30.0,
+        question=SimpleNamespace(passed=""),
+    )
+    assert " ".join(close(advice)).startswith(near)
+    assert usual in gain(advice)
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,21 @@ def test_a_wrong_backward_is_contradicted(around, error):
     assert "Wrong" in str(refused.value) or "detach" in str(refused.value)
 
 
+def test_a_backward_that_drops_a_part_is_named_beside_what_may_be_detached():
+    def dropping(g):
+        return torch.cat([g[:4], 0 * g[4:]])
+
+    with pytest.raises(Refused, match=r"gives 0 .*formula is wrong \(see Wrong\), or something is"):
+        evidence(lambda x: Wrong.apply(x, dropping).sin().sum(), randn(6))
+
+
+def test_a_contradiction_shows_as_many_digits_as_tell_the_two_apart():
+    with pytest.raises(Refused) as refused:
+        evidence(lambda x: Wrong.apply(x, lambda g: g * (1 + 3e-6)).exp().sum(), randn(4))
+    got, wanted = re.search(r"gives (\S+) for .* differences (\S+) ±", str(refused.value)).groups()
+    assert got != wanted
+
+
 def test_a_wrong_entry_among_many_is_found_along_directions():
     def function(x):
         # Small beside large, in one of many entries.
@@ -533,6 +548,21 @@ def test_hints(said):
     function, shape = HINTS[said]
     assert any(said in hint for hint in evidence(function, randn(*shape)).hints)
     assert not evidence(torch.sin, randn(3)).hints
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "said"),
+    [
+        (lambda x: x.square().sum(1).sqrt(), torch.eye(3)[:2] * 0.0, "SqrtBackward0, whose slope"),
+        (lambda x: (x.abs() ** 0.5).sum(), torch.tensor([1.0, 0.0]), "PowBackward0, whose slope"),
+        (lambda x: (torch.where(x > 0, x, -x) + x.sqrt()).sum(), torch.zeros(2), "whose slope"),
+        (lambda x: x.norm() + (x[0] / x[0]) * 0, torch.tensor([1e-320, 1.0]), "DivBackward0"),
+    ],
+)
+def test_the_function_that_makes_a_derivative_infinite_is_named(function, x, said):
+    with pytest.raises(Refused, match=said) as refused:
+        evidence(function, x)
+    assert "Make the argument safe" not in str(refused.value)
 
 
 def test_a_derivative_that_is_not_finite_is_refused_with_the_cure():

@@ -62,6 +62,7 @@ def narrow(made):
         ("sharing_memory", PLAIN),
         ("drawn_inside", PLAIN),
         ("seeded_inside", PLAIN),
+        ("underflowing", PLAIN),
         ("with_casts", FORCED),
         ("of_numpy", FORCED),
         ("only_single", MEASURED),

@@ -40,6 +40,7 @@ NOTHING: dict[str, Any] = {
     "own": {},
     "passes": {},
     "transforms": [],
+    "traced": [],
     "ruled_out": [],
     "seconds": 0.0,
     "pattern": "",

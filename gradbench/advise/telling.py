@@ -37,6 +37,9 @@ FAILED = (
 )
 """What no further time changes."""
 
+NOT_TRIED = (Status.UNSUPPORTED, Status.REFUSED)
+"""What says nothing about a result."""
+
 MORE = 3
 """How many times the budget is proposed where it was too short."""
 
@@ -53,7 +56,7 @@ def number(value: float) -> str:
 def between(ratio: Ratio) -> str:
     """The ratio with its interval, as ``58 (95 % interval 56 to 60)``; the low end alone where the
     interval is wide."""
-    if ratio.high > TELLING * ratio.low:
+    if _says_little(ratio):
         return f"over {number(ratio.low)}" if ratio.low > 1 else f"about {number(ratio.value)}"
     return f"{number(ratio.value)} (95 % interval {number(ratio.low)} to {number(ratio.high)})"
 
@@ -66,7 +69,7 @@ def factor(ratio: Ratio | None) -> str:
     wide = max(ends) - 1
     if wide < 0.3:
         return f"{number(ratio.value)} ±{wide:.{1 if wide < 0.0995 else 0}%}"
-    if ratio.low and ratio.high <= TELLING * ratio.low:
+    if ratio.low and not _says_little(ratio):
         return f"{number(ratio.value)} [{number(ratio.low)}, {number(ratio.high)}]"
     return f"over {number(ratio.low)}" if ratio.low > 1.01 else f"~ {number(ratio.value)}"
 
@@ -124,22 +127,21 @@ def gain(advice: Advice) -> str:
         return f"{best.mode} is the fastest. The usual choice, {first}, was not timed{why}."
     ratio = usual.to_fastest
     if usual.verdict != Verdict.SLOWER and (ratio.low <= 1 or usual.sessions > 1):
-        return (
-            f"{best.mode} is the fastest so far; against {first}, the usual choice, it is too "
-            f"close to call: {_more(advice)}."
-        )
+        against = f"against {first}, the usual choice, it is too close to call"
+        if _says_little(ratio):
+            against = f"{first}, the usual choice, was measured too briefly to compare"
+        return f"{best.mode} is the fastest so far; {against}: {_more(advice)}."
     rough = "" if usual.sessions > 1 else " Measured in one process, so this is rough."
     said = f"{best.mode} is {_times(ratio)} faster than {first}, the usual choice{_ends(ratio)}."
     return said + rough
 
 
 def _times(ratio: Ratio) -> str:
-    wide = ratio.high > TELLING * ratio.low
-    return f"more than {number(ratio.low)}×" if wide else f"{number(ratio.value)}×"
+    return f"more than {number(ratio.low)}×" if _says_little(ratio) else f"{number(ratio.value)}×"
 
 
 def _ends(ratio: Ratio) -> str:
-    if ratio.high > TELLING * ratio.low or ratio.low == ratio.high:
+    if _says_little(ratio) or ratio.low == ratio.high:
         return ""
     return f" (95 % interval {number(ratio.low)} to {number(ratio.high)})"
 
@@ -159,17 +161,33 @@ def multiple(advice: Advice) -> list[str]:
 def close(advice: Advice) -> list[str]:
     """The modes that may be as fast as the fastest."""
     rows = advice.rows()
-    near = [
-        row.mode
+    open_ = {
+        row.mode: row.to_fastest
         for row in rows
         if row.verdict == Verdict.UNDECIDED and row.to_fastest and row.to_fastest.low <= 1.01
-    ]
-    near = [mode for mode in near if mode != advice.first]
-    if not near:
-        return []
-    listed = ", ".join(near[:3]) + (f" and {len(near) - 3} more" if near[3:] else "")
-    verb = "is" if len(near) == 1 else "are"
-    return [f"{listed} {verb} too close to it to call: {_more(advice)}."]
+    }
+    open_.pop(advice.first, None)
+    brief = [mode for mode, ratio in open_.items() if _says_little(ratio)]
+    near = [mode for mode in open_ if mode not in brief]
+    said = []
+    if near:
+        said.append(f"{_listed(near)} {_be(near, 'is')} too close to it to call")
+    if brief:
+        said.append(f"{_listed(brief)} {_be(brief, 'was')} measured too briefly to compare")
+    return [f"{', and '.join(said)}: {_more(advice)}."] if said else []
+
+
+def _says_little(ratio: Ratio) -> bool:
+    """Whether a ratio's interval is so wide that no size is known."""
+    return ratio.high > TELLING * ratio.low
+
+
+def _listed(modes: Sequence[str]) -> str:
+    return ", ".join(modes[:3]) + (f" and {len(modes) - 3} more" if modes[3:] else "")
+
+
+def _be(modes: Sequence[str], one: str) -> str:
+    return one if len(modes) == 1 else {"is": "are", "was": "were"}[one]
 
 
 def _more(advice: Advice) -> str:
@@ -192,7 +210,8 @@ def own(advice: Advice) -> list[str]:
         if row.to_fastest is None or best is None:
             said.append(f"Your {row.mode} was not timed: {row.status}, {row.reason}.")
         elif row.verdict == Verdict.UNDECIDED:
-            said.append(f"Your {row.mode} against {best.mode}: too close to call.")
+            why = "measured too briefly" if _says_little(row.to_fastest) else "too close to call"
+            said.append(f"Your {row.mode} against {best.mode}: {why}.")
         else:
             said.append(f"Your {row.mode} takes {between(row.to_fastest)} times as long.")
     return said
@@ -227,7 +246,7 @@ def recommendation(advice: Advice) -> list[str]:
         return lines
     ways = _left(advice)
     if not ways:
-        return ["No mode could be timed."]
+        return ["No mode could be timed.", *_all_wrong(advice)]
     reason = f"No time was left to measure in {budget:g} s"
     if advice.stopped:
         reason = "Stopped before anything was timed"
@@ -239,6 +258,20 @@ def recommendation(advice: Advice) -> list[str]:
         said += f", then {others[0]} ({_passes(advice, others[0])})"
     more = [] if advice.stopped else [f"To measure them: {_longer(advice)}."]
     return [f"{said}.", *more]
+
+
+def _all_wrong(advice: Advice) -> list[str]:
+    """What it means where every mode that can do the function is wrong."""
+    rows = [row for row in advice.rows() if row.status not in NOT_TRIED]
+    if not rows or any(row.status != Status.WRONG for row in rows):
+        return []
+    modes = "the one mode" if len(rows) == 1 else f"all {len(rows)} modes"
+    dtype = advice.question.dtype
+    alone = f" in {dtype}, which evidence in float64 does not show" * (dtype != "float64")
+    return [
+        f"As {modes} that can do it give a wrong result, the function itself is the likely cause: "
+        f"a backward of its own that is wrong{alone}."
+    ]
 
 
 def recommended(advice: Advice) -> str:

@@ -17,9 +17,8 @@ from gradbench.modes.placing import (
     joined,
     like,
     register_for,
-    seeds_of,
 )
-from gradbench.problems.function import Tensors
+from gradbench.problems.function import Tensors, parts_of
 from gradbench.problems.mixing import Mixed
 from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
@@ -53,7 +52,7 @@ def mixed_placing(problem: Problem, mixed: Mixed) -> Callable[[Tensor], Tensors]
 def mixed_passes(problem: Problem, mixed: Mixed) -> Call:
     """One batched pullback for some rows, one batched pushforward for the columns of the rest"""
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
-    tangents = seeds_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
+    tangents = parts_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
 
     def call(inputs: Tensors) -> Tensors:
@@ -72,7 +71,7 @@ def mixed_passes_loop(problem: Problem, mixed: Mixed) -> Call:
     """A pullback per colour of some rows, and dual numbers per colour of the columns of the rest"""
     f, n = problem.forward, problem.differentiated
     seeds = colour_seeds(problem, mixed.row_colours).reshape(-1, *mixed.output)
-    tangents = seeds_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
+    tangents = parts_of(colour_seeds(problem, mixed.column_colours), mixed.inputs)
     place = mixed_placing(problem, mixed)
 
     def call(inputs: Tensors) -> Tensors:

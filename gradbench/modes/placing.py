@@ -72,12 +72,6 @@ def colour_seeds(problem: Problem, colours: Tensor) -> Tensor:
     return seeds.to(problem.device)
 
 
-def seeds_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensors:
-    """Flat seeds of several tensors, (k, numbers of all), as seeds of each: (k, *shape)."""
-    split = flat.split([math.prod(shape) for shape in shapes], 1)
-    return tuple(part.reshape(-1, *shape) for part, shape in zip(split, shapes))
-
-
 def like(tangents: Tensors, wrt: Tensors) -> Tensors:
     """The tangents in the dtypes of the inputs, which forward mode requires."""
     return tuple(t.to(x) for t, x in zip(tangents, wrt))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from gradbench.modes.common import bound, filled
 from gradbench.modes.forward_mode import pushed
-from gradbench.modes.placing import colour_seeds, joined, like, placing, register_for, seeds_of
+from gradbench.modes.placing import colour_seeds, joined, like, placing, register_for
 from gradbench.modes.second_order import gradients
 from gradbench.modes.traces import TRACES, kept
-from gradbench.problems.function import Tensors
+from gradbench.problems.function import Tensors, parts_of
 from gradbench.problems.mode import Call, Passes
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
@@ -80,7 +80,7 @@ def hessian_placing(
 def compressed_grad_twice(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` with `create_graph`, then again once per colour of rows"""
     n = problem.differentiated
-    by_input = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    by_input = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     seeds = list(zip(*by_input))
     place = hessian_placing(problem, structure, batched=False)
 
@@ -103,7 +103,7 @@ def compressed_grad_twice(problem: Problem, structure: Structure) -> Call:
 def compressed_grad_twice_batched(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` with `create_graph`, then once more for all colours of rows"""
     n = problem.differentiated
-    seeds = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    seeds = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = hessian_placing(problem, structure, batched=True)
 
     def call(inputs: Tensors) -> Tensors:
@@ -119,7 +119,7 @@ def compressed_grad_twice_batched(problem: Problem, structure: Structure) -> Cal
 def compressed_dual_over_grad(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` of dual numbers, once per colour of columns"""
     f, n = problem.forward, problem.differentiated
-    seeds = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    seeds = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = hessian_placing(problem, structure, batched=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -137,7 +137,7 @@ def compressed_dual_over_grad(problem: Problem, structure: Structure) -> Call:
 
 def compressed_hessian(problem: Problem, structure: Structure) -> Call:
     """`jvp(grad)`, all colours of columns in one batched pass"""
-    seeds = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    seeds = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = hessian_placing(problem, structure, batched=True)
 
     def call(inputs: Tensors) -> Tensors:
@@ -174,7 +174,7 @@ def diagonal_placing(problem: Problem, structure: Structure) -> Callable[[Tensor
 def compressed_trace_by_grad_twice(problem: Problem, structure: Structure) -> Call:
     """`autograd.grad` with `create_graph`, then again once per colour: the diagonal alone"""
     n = problem.differentiated
-    by_input = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    by_input = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     seeds = list(zip(*by_input))
     place = diagonal_placing(problem, structure)
 
@@ -195,7 +195,7 @@ def compressed_trace_by_grad_twice(problem: Problem, structure: Structure) -> Ca
 
 def compressed_trace(problem: Problem, structure: Structure) -> Call:
     """`jvp(grad)`, all colours of columns in one batched pass: the diagonal alone"""
-    seeds = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    seeds = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = diagonal_placing(problem, structure)
 
     def diagonal(inputs: Tensors) -> Tensors:

@@ -17,7 +17,7 @@ from gradbench.modes.common import argnums, bound
 from gradbench.modes.local import CHECKS
 from gradbench.modes.mixed import mixed_passes, mixed_passes_loop
 from gradbench.modes.placing import SPARSE as OPERATOR
-from gradbench.modes.placing import colour_seeds, joined, like, seeds_of
+from gradbench.modes.placing import colour_seeds, joined, like
 from gradbench.modes.structured import (
     compressed_columns,
     compressed_columns_loop,
@@ -25,7 +25,7 @@ from gradbench.modes.structured import (
     compressed_rows,
     compressed_rows_loop,
 )
-from gradbench.problems.function import Tensors, as_tuple
+from gradbench.problems.function import Tensors, as_tuple, parts_of
 from gradbench.problems.mixing import Mixed
 from gradbench.problems.mode import (
     Call,
@@ -65,7 +65,7 @@ def sparse_rows_batched(problem: Problem, structure: Structure) -> Call:
 
 def sparse_linearize(problem: Problem, structure: Structure) -> Call:
     """`torch.func.linearize` once, the linear map in a loop over a tangent per colour of columns"""
-    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:

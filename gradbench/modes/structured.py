@@ -24,9 +24,8 @@ from gradbench.modes.placing import (
     joined,
     like,
     register_for,
-    seeds_of,
 )
-from gradbench.problems.function import Tensors
+from gradbench.problems.function import Tensors, parts_of
 from gradbench.problems.mode import Call, Passes, Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.registry import mode
@@ -104,7 +103,7 @@ def compressed_rows_loop(problem: Problem, structure: Structure) -> Call:
 
 def compressed_columns(problem: Problem, structure: Structure) -> Call:
     """One batched pushforward of a tangent per colour of columns"""
-    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -117,7 +116,7 @@ def compressed_columns(problem: Problem, structure: Structure) -> Call:
 
 def compressed_columns_functional(problem: Problem, structure: Structure) -> Call:
     """`functional.jacobian` in forward mode by a step along the columns of each colour"""
-    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:
@@ -139,7 +138,7 @@ def compressed_columns_functional(problem: Problem, structure: Structure) -> Cal
 def compressed_columns_loop(problem: Problem, structure: Structure) -> Call:
     """Dual numbers per colour of columns"""
     f, n = problem.forward, problem.differentiated
-    tangents = seeds_of(colour_seeds(problem, structure.column_colours), structure.inputs)
+    tangents = parts_of(colour_seeds(problem, structure.column_colours), structure.inputs)
     place = compressed_placing(problem, structure, by_rows=False)
 
     def call(inputs: Tensors) -> Tensors:

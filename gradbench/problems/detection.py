@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradbench.core.deadline import Deadline
 from gradbench.problems.colouring import colour
+from gradbench.problems.function import parts_of
 from gradbench.problems.structure import (
     POINTS,
     Shapes,
@@ -72,9 +73,7 @@ def products(
 
     def jvp(point: int, tangent: Tensor) -> Tensor:
         x = tuple(points[point])
-        tangents = tuple(
-            t.reshape(a.shape) for t, a in zip(tangent.split([a.numel() for a in x]), x)
-        )
+        tangents = parts_of(tangent, [a.shape for a in x])
         pushed: Tensor = torch.func.jvp(f, x, tangents)[1]
         return pushed.detach().reshape(-1)
 

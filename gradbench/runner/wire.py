@@ -24,6 +24,7 @@ import msgspec
 from gradbench.core.groups import end_group
 from gradbench.core.process import STATE_LOST
 from gradbench.core.text import line
+from gradbench.core.units import short
 from gradbench.core.verdicts import Status
 from gradbench.runner import answers, leftovers
 
@@ -269,7 +270,7 @@ class Worker:
             left = deadline - time.monotonic()
             if left <= 0:
                 self.kill()
-                raise WorkerTimeout(f"no answer within {timeout:g} s")
+                raise WorkerTimeout(f"no answer within {short(timeout)} s")
             ended = self.lost
             with contextlib.suppress(BlockingIOError):
                 if self._selector.select(0 if ended else min(left, SLICE)):

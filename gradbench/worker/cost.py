@@ -37,7 +37,7 @@ def explain(
     dense = outputs * coordinates * width
     few, way = min((outputs, "reverse"), (coordinates, "forward"))
     sentences = [
-        f"{outputs} outputs by {coordinates} inputs: reverse mode takes "
+        f"{counted(outputs, 'output')} by {counted(coordinates, 'input')}: reverse mode takes "
         f"{counted(outputs, 'pass')} (one a row), forward mode {counted(coordinates, 'pass')} "
         "(one a column)."
     ]

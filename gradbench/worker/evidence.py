@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gradbench.core.deadline import Deadline
 from gradbench.core.operators import OPERATORS
+from gradbench.core.units import counted
 from gradbench.modes.capability import unsupported_reason
+from gradbench.problems.function import parts_of
 from gradbench.worker import hints
 from gradbench.worker.judging import (
     DIRECTIONS,
@@ -193,8 +195,7 @@ class Gradient(Map):
         super().__init__(gradient, self._products, subject.names, inputs, len(wrt), subject.unit)
 
     def _products(self, seed: Tensor, *at: Tensor) -> Sequence[Tensor]:
-        parts = zip(seed.split(self._lengths), self._shapes)
-        tangents = tuple(p.reshape(s) for p, s in parts)
+        tangents = parts_of(seed, self._shapes)
         return hessian_product(self._subject, tangents, *at, seed=self.weights)
 
     def at(self, inputs: tuple[Tensor, ...]) -> Map:
@@ -292,7 +293,7 @@ def _said(tally: Tally, mode: str, what: str) -> str:
         if tally.skipped:
             said += f" (the other {tally.skipped} were left out for want of time)"
         return said
-    said = f"{mode} agrees with {what} along {tally.confirmed} random directions"
+    said = f"{mode} agrees with {what} along {counted(tally.confirmed, 'random direction')}"
     if tally.open:
         said += f" of {total}; differences cannot decide the others: {tally.why()}"
     if tally.skipped:
@@ -366,6 +367,6 @@ def _forward_mode(evidence: Evidence, subject: Subject, map: Map, deadline: Dead
                 )
                 return False
     evidence.sentences.append(
-        f"forward mode agrees with reverse mode along {tried} random tangents"
+        f"forward mode agrees with reverse mode along {counted(tried, 'random tangent')}"
     )
     return True

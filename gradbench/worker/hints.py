@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradbench.worker.reference import nodes, pullback
+from gradbench.worker.reference import nodes
 from gradbench.worker.subject import Subject
 
 MEANT = (
@@ -114,9 +115,9 @@ def cause(
         more = f" (and {len(places) - 3} more)" if len(places) > 3 else ""
         places_said = ", ".join(places[:3]) + more
         reasons.append(f"{places_said} hides a part of it from autograd")
-    if custom and got != 0:
+    if custom and (got != 0 or not places):
         reasons.append(f"a backward formula is wrong (see {', '.join(custom[:3])})")
-    if not reasons and got == 0:
+    if got == 0 and not places:
         reasons.append(f"something is detached inside ({HIDING})")
     if not reasons:
         reasons.append(f"a backward formula is wrong, or a part is detached ({HIDING})")
@@ -136,10 +137,10 @@ def not_finite(subject: Subject, inputs: Sequence[Tensor], number: int, pulled: 
     )
     y, _ = _traced(subject, inputs)
     names = {type(node).__name__ for node in nodes(y)}
-    culprit = _anomaly(subject, inputs)
+    culprit, infinite = _first_not_finite(y)
     if culprit:
-        said += f", first in {culprit}"
-    if any(name.startswith(("WhereBackward", "MaskedFill")) for name in names):
+        said += f", first in {culprit}" + ", whose slope is infinite there" * infinite
+    if not infinite and any(name.startswith(("WhereBackward", "MaskedFill")) for name in names):
         said += (
             ": torch.where passes a derivative of 0 to the branch that it does not take, and 0 · "
             "inf is NaN. Make the argument safe first, then choose: "
@@ -148,18 +149,32 @@ def not_finite(subject: Subject, inputs: Sequence[Tensor], number: int, pulled: 
     return said
 
 
-def _anomaly(subject: Subject, inputs: Sequence[Tensor]) -> str:
-    """The backward function that gives the first NaN, such as SqrtBackward0."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with torch.autograd.detect_anomaly():
-                y = subject.forward(*inputs)
-                pullback(subject, torch.ones_like(y), *inputs)
-        except RuntimeError as error:
-            found = re.search(r"Function '(\w+)' returned nan", str(error))
-            return found[1] if found else ""
-    return ""
+def _first_not_finite(y: Tensor) -> tuple[str, bool]:
+    """The backward function, such as SqrtBackward0, that is the first to make NaN or infinity of
+    finite numbers when ones are pulled back from a value with a graph, and whether it is infinity;
+    empty where none is found."""
+    found: list[tuple[str, bool]] = []
+
+    def watch(node: Any) -> Callable[..., None]:
+        def hook(after: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> None:
+            if not found and _all_finite(before) and not _all_finite(after):
+                nan = any(bool(x.isnan().any()) for x in after if x is not None)
+                found.append((type(node).__name__, not nan))
+
+        return hook
+
+    graph = list(nodes(y))
+    watched = [node.register_hook(watch(node)) for node in graph]
+    leaves = [node.variable for node in graph if hasattr(node, "variable")]
+    with contextlib.suppress(RuntimeError):
+        torch.autograd.grad(y, leaves, torch.ones_like(y))
+    for handle in watched:
+        handle.remove()
+    return found[0] if found else ("", False)
+
+
+def _all_finite(tensors: Sequence[Tensor | None]) -> bool:
+    return all(bool(x.isfinite().all()) for x in tensors if x is not None)
 
 
 def gather(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradbench.core.deadline import Deadline
 from gradbench.worker import differences
+from gradbench.worker.comparing import told_apart
 from gradbench.worker.differences import (
     BEYOND,
     REASONS,
@@ -53,9 +54,10 @@ class Contradiction(Exception):
     error: float
 
     def __str__(self) -> str:
+        got, wanted = told_apart(self.got, self.wanted)
         return (
-            f"autograd gives {self.got:.6g} for {self.place}, finite differences "
-            f"{self.wanted:.6g} ± {self.error:.1g}, and they disagree at {NEARBY} points nearby too"
+            f"autograd gives {got} for {self.place}, finite differences {wanted} ± "
+            f"{self.error:.1g}, and they disagree at {NEARBY} points nearby too"
         )
 
 

@@ -36,7 +36,7 @@ from gradbench.core.cases import FORWARD, YOURS
 from gradbench.core.deadline import Deadline
 from gradbench.core.operators import OPERATORS, SHARED
 from gradbench.problems import registry
-from gradbench.problems.mode import Mode, Unsupported
+from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
@@ -199,14 +199,17 @@ class Look:
         width, limit = torch.finfo(subject.dtype).bits // 8, self.spec["memory_limit"]
         code: dict[str, str] = {}
         passes: dict[str, tuple[int, bool]] = {}
-        transforms: list[str] = []
+        needing: dict[str, list[str]] = {"transforms": [], "traced": []}
         of_value = self.structure if y.dim() else None
         if operator in operators and operator not in refusals:
             before = dict(registry.MODES)
             problem = self._problem(operator)
             code = _code(subject, self.spec["target"], problem, self.written, self.zeros.local)
             passes = _passes(problem)
-            transforms = [m.name for m in registry.modes_of(operator) if _transforms(m)]
+            needing = {
+                "transforms": _needing("torch.func.", operator),
+                "traced": _needing("torch.func.linearize", operator),
+            }
             registry.MODES.clear()
             registry.MODES.update(before)
             registry.FUNCTIONS.pop(YOURS)
@@ -214,7 +217,7 @@ class Look:
             found={
                 "code": code,
                 "passes": passes,
-                "transforms": transforms,
+                **needing,
                 "seconds": self.seconds,
                 "pattern": self.pattern,
                 "operators": operators,
@@ -322,9 +325,13 @@ def _passes(problem: Problem) -> dict[str, tuple[int, bool]]:
     return counts
 
 
-def _transforms(mode: Mode) -> bool:
-    """Whether a mode is one of `torch.func`."""
-    return any(name.startswith("torch.func.") for name in mode.needs)
+def _needing(beginning: str, operator: str) -> list[str]:
+    """The modes of an operator that need an API whose dotted name begins so."""
+    return [
+        mode.name
+        for mode in registry.modes_of(operator)
+        if any(name.startswith(beginning) for name in mode.needs)
+    ]
 
 
 def _code(

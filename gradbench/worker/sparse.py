@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gradbench.modes.placing import unravelled as indices
-from gradbench.problems.function import Tensors
+from gradbench.problems.function import Tensors, parts_of
 from gradbench.problems.mixing import Mixed
 from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure, passes_of
@@ -193,8 +193,7 @@ def _pushed(
     passes = []
     for colour in range(passes_of(colours)):
         require_time()
-        flat = (colours == colour).double().split([math.prod(shape) for shape in shapes])
-        tangents = tuple(t.reshape(shape) for t, shape in zip(flat, shapes))
+        tangents = parts_of((colours == colour).double(), shapes)
         passes.append(pushforward(subject, tangents, *inputs).reshape(-1))
     return torch.stack(passes)
 
