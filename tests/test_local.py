@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gradbench.modes.local import checked_hessian, checked_jacobian
+from gradbench.modes.local import checked_hessian, checked_jacobian, checked_sparse
 from gradbench.problems.arguments import pose
 from gradbench.problems.function import Function
 
@@ -54,6 +54,30 @@ def test_a_result_without_an_entry_raises_and_one_with_all_is_returned(dtype, le
     assert [block.shape for block in blocks] == [(12, 12), (12, 12)]
     with pytest.raises(RuntimeError, match="near another input"):
         checked_jacobian(problem, without(dense(f), 0))(inputs)
+
+
+@pytest.mark.parametrize("checked", [checked_jacobian, checked_sparse])
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+def test_a_value_of_a_wider_dtype_than_its_input_is_checked_too(checked, wide):
+    a = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    scale = torch.linspace(1, 2, 6, dtype=wide)
+
+    def f(a):
+        return (a * scale).square().sum(0) * a[0]
+
+    def jacobian(inputs):
+        (block,) = torch.autograd.functional.jacobian(f, inputs)
+        return (block.to_sparse() if checked is checked_sparse else block,)
+
+    def lacking(inputs):
+        block = torch.autograd.functional.jacobian(f, inputs)[0].clone()
+        block[0, 0, 0] = 0
+        return (block.to_sparse() if checked is checked_sparse else block,)
+
+    problem = problem_of(f, a, dtype="bfloat16")
+    assert checked(problem, jacobian)((a,))[0].shape == (6, 2, 6)
+    with pytest.raises(RuntimeError, match="outside its pattern"):
+        checked(problem, lacking)((a,))
 
 
 def test_a_hessian_without_an_entry_raises():

@@ -33,8 +33,10 @@ def require_explained(products: Tensors, seeds: Tensors, blocks: Tensors) -> Non
         total = size = torch.zeros_like(product).reshape(-1)
         for i, seed in enumerate(seeds):
             block = blocks[i * len(products) + j].detach().reshape(seed.numel(), -1)
-            total = total + seed.reshape(-1) @ block
-            size = size + seed.reshape(-1) @ block.abs()
+            # The value, and so its seed, may be wider than the inputs.
+            flat = seed.reshape(-1).to(block.dtype)
+            total = total + flat @ block
+            size = size + flat @ block.abs()
         allowed = torch.finfo(product.dtype).eps ** 0.5 * (size + 0.1 * size.max())
         if bool(((product.reshape(-1) - total).abs() > allowed).any()):
             raise RuntimeError(OUTSIDE)
@@ -98,7 +100,7 @@ def checked_sparse(problem: Problem, call: Call) -> Call:
             flat = torch.zeros_like(places[0])
             for index, length in zip(places[rows:], product.shape):
                 flat = flat * length + index
-            terms = entries.values() * seed[tuple(places[:rows])]
+            terms = (entries.values() * seed[tuple(places[:rows])]).to(product.dtype)
             sums = product.new_zeros(2, product.numel())
             sums.index_add_(1, flat, torch.stack([terms, terms.abs()]))
             allowed = torch.finfo(product.dtype).eps ** 0.5 * (sums[1] + 0.1 * sums[1].max())
