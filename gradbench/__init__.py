@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gradbench.advise.live import compare
+    from gradbench.advise.question import Refusal
     from gradbench.analysis.frames import load, samples, verdicts
     from gradbench.analysis.recommend import recommend
     from gradbench.api.run import run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Refusal",
     "__version__",
     "compare",
     "function",
@@ -39,6 +41,7 @@ __all__ = [
 
 
 _HOMES = {
+    "Refusal": "advise.question",
     "compare": "advise.live",
     "function": "problems.registry",
     "load": "analysis.frames",

@@ -185,7 +185,11 @@ def test_results_are_not_stored_in_a_file(tmp_path, measure):
 
 # ── anything, anywhere ────────────────────────────────────────────────────────────────────────
 
-PUBLIC = {name: getattr(gradbench, name) for name in gradbench.__all__ if name != "__version__"}
+PUBLIC = {
+    name: value
+    for name in gradbench.__all__
+    if not isinstance(value := getattr(gradbench, name), (str, type))
+}
 PUBLIC["timeline"] = timeline
 
 WRONG = {

@@ -1,6 +1,7 @@
 """What the derivatives of a user's function are held against: right ones are never contradicted,
 wrong ones are, and what differences cannot decide is said."""
 
+import functools
 import math
 import re
 import time
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from gradbench.core.deadline import Deadline
 from gradbench.worker.evidence import CONFIRMED, DEFINED, OPEN, Refused, gather
+from gradbench.worker.judging import entry_by_entry
 from gradbench.worker.reference import formulas
 from gradbench.worker.settling import Manner
 
@@ -521,6 +523,25 @@ def test_time_is_kept_and_what_is_left_out_is_said():
     found = evidence(slow, randn(40), seconds=4.0)
     assert re.search(r"along \d+ random direction.*\d+ more were left out", found.sentences[0])
     assert len(calls) < 150
+
+
+def test_what_no_difference_was_held_against_is_not_said_to_agree(monkeypatch):
+    late = functools.partial(entry_by_entry, deadline=Deadline(-1.0))
+    monkeypatch.setattr(
+        "gradbench.worker.evidence.entry_by_entry", lambda map, blocks, deadline: late(map, blocks)
+    )
+    found = evidence(lambda x: (x.sin() * x).sum(), randn(5), operator="hessian")
+    assert found.verdict == OPEN
+    assert found.sentences[0].startswith("no time was left to hold reverse mode against float64")
+    assert found.sentences[2].startswith("no time was left to hold reverse mode twice against")
+
+
+@pytest.mark.parametrize("shapes", [((),), ((), (3,)), ((2, 3), ())])
+def test_second_derivatives_by_single_numbers_are_confirmed(shapes):
+    inputs = [randn(*shape or (1,), seed=n).reshape(shape) for n, shape in enumerate(shapes)]
+    found = evidence(lambda *x: sum(z.exp().sum() for z in x) ** 2, *inputs, operator="hessian")
+    assert found.verdict == CONFIRMED
+    assert sum("agrees" in said for said in found.sentences) == 3
 
 
 def test_forward_mode_is_the_evidence_where_there_is_no_time_for_differences():

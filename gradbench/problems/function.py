@@ -29,7 +29,7 @@ def parts_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensors:
     """The numbers of several tensors, one after another along the last dimension of `flat`, as
     tensors of these shapes: (…, numbers of all) becomes (…, *shape) for each."""
     split = flat.split([math.prod(shape) for shape in shapes], -1)
-    return tuple(part.reshape(*flat.shape[:-1], *shape) for part, shape in zip(split, shapes))
+    return tuple(part.reshape((*flat.shape[:-1], *shape)) for part, shape in zip(split, shapes))
 
 
 _OPTIONAL = ("steps", "pattern", "exact", "precise")

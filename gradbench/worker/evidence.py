@@ -135,6 +135,7 @@ def gather(
     if twice:
         second = Gradient(subject, inputs, _weights(y), several=operator == "hessian")
         if LEAST_CALLS * second.seconds > deadline.left:
+            evidence.verdict = OPEN
             left_out.append("differences of the gradient")
         else:
             second.measure_noise(_affordable(second, until))
@@ -275,7 +276,7 @@ def _hold(
         evidence.verdict = DEFINED
         evidence.sentences.append(f"by definition autograd is right where {found}")
         return blocks
-    if tally.open:
+    if tally.open or not tally.tried:
         evidence.verdict = OPEN
     evidence.sentences.append(_said(tally, mode, what))
     return blocks
@@ -283,10 +284,13 @@ def _hold(
 
 def _said(tally: Tally, mode: str, what: str) -> str:
     """A tally in words."""
+    if not tally.tried:
+        return f"no time was left to hold {mode} against {what}"
     total = tally.confirmed + sum(tally.open.values())
     if tally.what == "entries":
         said = f"{mode} agrees with {what} in "
-        said += f"every entry of {tally.tried} columns" if tally.skipped else "every entry"
+        columns = counted(tally.tried, "column")
+        said += f"every entry of {columns}" if tally.skipped else "every entry"
         if tally.open:
             said = f"{mode} agrees with {what} in {tally.confirmed} of {total} entries; "
             said += f"differences cannot decide the others: {tally.why()}"
