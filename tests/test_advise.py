@@ -38,6 +38,11 @@ def question(name, *inputs, **fields):
         ("dying", "exit code 3"),
         ("eating", "not enough memory|can't allocate memory|out of memory"),
         ("missing", "has no 'missing'"),
+        ("of_complex", "it returns torch.complex64: return real numbers"),
+        ("partly_complex", "it returns torch.complex64: return real numbers"),
+        ("of_integers", "it returns torch.int64: only floating-point values"),
+        ("of_python", r"it returns a float, no tensor: leave out float\(\) or .item\(\)$"),
+        ("of_nothing", "it returns a dict without a tensor$"),
     ],
 )
 def test_a_function_that_misbehaves_gets_one_line_that_says_how(name, said):
@@ -272,6 +277,8 @@ def test_of_modes_with_as_many_passes_those_of_torch_func_come_first_and_may_be_
         "seconds": 2e-3,
     }
     assert in_order(found, modes) == ["jacrev", "jacrev_chunked", "vectorized", "batched"]
+    # Of single passes nothing is copied: the order is that of the modes.
+    assert in_order(found | {"passes": {}}, modes) == modes
     assert not ruled_out(found, modes, dict.fromkeys(modes, 6.0))
     # A batch that copies for every pass may take minutes.
     assert list(ruled_out(found, modes, dict.fromkeys(modes, 3.0))) == ["vectorized", "batched"]

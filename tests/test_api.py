@@ -242,6 +242,9 @@ def test_errors_name_arguments_and_leave_commands_alone():
     assert of_options(said, ("input",)) == (
         "inputs x is given twice: remove cpu_capability, or 'gradbench run --resume latest'"
     )
+    assert of_options("if meant, --definition=autograd does") == (
+        "if meant, definition='autograd' does"
+    )
 
 
 def test_track_asks_for_what_is_not_installed(tmp_path, monkeypatch):

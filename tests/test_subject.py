@@ -15,13 +15,14 @@ from gradbench.advise.advice import Refusal
 from gradbench.core.deadline import Deadline
 from gradbench.modes import second_order
 from gradbench.problems import registry
-from gradbench.problems.arguments import Arguments
+from gradbench.problems.arguments import Arguments, draw, pose
 from gradbench.problems.function import as_tuple
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.worker import loading, paste
 from gradbench.worker.allowance import computed_by
 from gradbench.worker.evidence import gather
+from gradbench.worker.gate import Gate
 from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, resolve
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN
@@ -118,6 +119,33 @@ def test_a_function_that_is_measured_in_double_precision_is_its_own_reference():
     assert torch.equal(exact, made.measured(*made.values))
     assert made.unit == torch.finfo(torch.float64).eps
     assert not made.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("under_autocast", "float32"), ("of_half", "float32"), ("of_single", "float64")],
+)
+def test_modes_are_right_where_the_value_is_narrower_than_the_inputs(name, dtype, monkeypatch):
+    monkeypatch.setattr(registry, "FUNCTIONS", {})
+    made = subject(name, X, dtype=dtype)
+    function = declare(made, f"{SUITE}:{name}", ["jacobian"], Known(), False)
+    problem, timed = pose(function, "jacobian", None, dtype, "cpu", 1)
+    gate = Gate(problem, timed, [draw(problem, function.example_size, 2)])
+    for mode in ("forward", "loop_grad", "jacrev", "jacfwd", "forward_loop"):
+        declared = registry.MODES["jacobian", mode]
+        call = declared.build(problem)
+        finding = gate.enter(mode, call, declared.leaves).check([0])
+        assert finding.passed, (mode, finding.reason)
+        doubled = gate.enter(
+            mode, lambda *given, call=call: _doubled(call(*given)), declared.leaves
+        )
+        assert "times the error allowed" in doubled.check([0]).reason
+    even_narrower = gate.enter("loop_grad", lambda inputs: torch.ones(3, 3).to(torch.int8), True)
+    assert "is torch.int8 instead of" in even_narrower.check([0]).reason
+
+
+def _doubled(result):
+    return tuple(2 * block.detach() for block in as_tuple(result))
 
 
 def test_a_graph_through_torch_func_inside_is_kept():

@@ -23,15 +23,15 @@ def passes(found: Mapping[str, Any], mode: str) -> tuple[int, bool]:
 
 def in_order(found: Mapping[str, Any], modes: Iterable[str], usual: str = "") -> list[str]:
     """The modes, the forward pass first, then the most promising: by the passes in turn, then by
-    those at once, then those of torch.func, whose batching copies the least. Ties keep their order.
+    those at once, then of batches those of torch.func, which copy the least. Ties keep their order.
     Those that trace the function in every call come last: that takes longer than the passes.
     The usual choice comes third at the latest, for it is what the others are compared with."""
 
     def key(mode: str) -> tuple[bool, bool, int, int, bool]:
         number, batched = passes(found, mode)
         in_turn = 1 if batched else number
-        traced, transforms = mode in found["traced"], mode in found["transforms"]
-        return mode != FORWARD, traced, in_turn, number, not transforms
+        traced, copying = mode in found["traced"], mode not in found["transforms"]
+        return mode != FORWARD, traced, in_turn, number, copying and number > 1
 
     ordered = sorted(modes, key=key)
     if usual in ordered[EARLY:]:

@@ -137,12 +137,13 @@ def callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     return tuple(value)
 
 
-_OPTION = re.compile(r"(?<![\w'-])--([a-z][a-z-]*[a-z])\b")
+_OPTION = re.compile(r"(?<![\w'-])--([a-z][a-z-]*[a-z])\b(?:=(\w+))?")
 _QUOTED = re.compile(r"('(?:gradbench|pip|pytest|asv) [^']*')")
 
 
 def of_options(said: str, several: Collection[str] = ()) -> str:
-    """A message of the command line, where an option is an argument: ``--wrt x`` is ``wrt x``.
+    """A message of the command line, where an option is an argument: ``--wrt x`` is ``wrt x``, and
+    ``--wrt=x`` is ``wrt='x'``.
 
     `several` are the options whose argument is in the plural. Commands in quotes stay as they are.
     """
@@ -150,7 +151,8 @@ def of_options(said: str, several: Collection[str] = ()) -> str:
     def argument(option: re.Match[str]) -> str:
         name = option[1].replace("-", "_")
         plural = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
-        return plural if option[1] in several else name
+        value = "" if option[2] is None else f"={option[2]!r}"
+        return (plural if option[1] in several else name) + value
 
     parts = _QUOTED.split(said)
     parts[::2] = [_OPTION.sub(argument, part) for part in parts[::2]]

@@ -77,6 +77,19 @@ REASONS = tuple(
             "forward mode is not implemented for {0}",
         ),
         (
+            r"Nested forward mode AD is not supported",
+            "the function differentiates inside in forward mode: forward mode in that is not "
+            "implemented",
+        ),
+        (
+            r"NestedTensorImpl doesn't support (\w+)",
+            "the function makes nested tensors, which have no {0}: this mode needs them",
+        ),
+        (
+            r"Expected f\(\*args\) to return a scalar [Tt]ensor, got tensor with \d+ dims",
+            "the function takes its input whole, not number by number",
+        ),
+        (
             r"must implement the jvp function for custom autograd\.Function",
             "forward mode is not implemented for the function's autograd.Function",
         ),

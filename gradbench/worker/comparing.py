@@ -40,16 +40,24 @@ def mismatch(
     dtype: torch.dtype,
     device: torch.device,
     layout: torch.layout = torch.strided,
+    coarsest: float = 0.0,
 ) -> str:
-    """How a block's type, shape, layout, dtype or device is wrong; empty if it is not."""
+    """How a block's type, shape, layout, dtype or device is wrong; empty if it is not.
+
+    `coarsest` is the unit in the last place of the coarsest dtype that the function computes in.
+    """
     if not isinstance(block, Tensor):
         return f"is a {type(block).__name__}, not a tensor"
     if tuple(block.shape) != shape:
         return f"has shape {tuple(block.shape)} instead of {shape}"
     if block.layout != layout:
         return f"has the layout {block.layout} instead of {layout}"
-    # A function may compute in a wider dtype than that of its inputs.
-    if torch.promote_types(block.dtype, dtype) != block.dtype or not block.is_floating_point():
+    # A function may compute in a wider dtype than that of its inputs, or return a narrower one.
+    fits = block.is_floating_point() and (
+        torch.promote_types(block.dtype, dtype) == block.dtype
+        or torch.finfo(dtype).eps < torch.finfo(block.dtype).eps <= coarsest
+    )
+    if not fits:
         return f"is {block.dtype} instead of {dtype}"
     if block.device.type != device.type:
         return f"is on {block.device} instead of {device}"

@@ -291,14 +291,18 @@ def _said(tally: Tally, mode: str, what: str) -> str:
         said = f"{mode} agrees with {what} in "
         columns = counted(tally.tried, "column")
         said += f"every entry of {columns}" if tally.skipped else "every entry"
-        if tally.open:
+        if tally.open and not tally.confirmed:
+            said = f"{what} cannot decide any of {counted(total, 'entry')}: {tally.why()}"
+        elif tally.open:
             said = f"{mode} agrees with {what} in {tally.confirmed} of {total} entries; "
             said += f"differences cannot decide the others: {tally.why()}"
         if tally.skipped:
             said += f" (the other {tally.skipped} were left out for want of time)"
         return said
     said = f"{mode} agrees with {what} along {counted(tally.confirmed, 'random direction')}"
-    if tally.open:
+    if tally.open and not tally.confirmed:
+        said = f"{what} cannot decide along {counted(total, 'random direction')}: {tally.why()}"
+    elif tally.open:
         said += f" of {total}; differences cannot decide the others: {tally.why()}"
     if tally.skipped:
         said += f" ({tally.skipped} more were left out for want of time)"

@@ -244,7 +244,8 @@ class Gate:
         sparse = not forward and OPERATORS[self.problem.operator].sparse
         layout = torch.sparse_coo if sparse else torch.strided
         for number, (block, shape) in enumerate(zip(blocks, shapes)):
-            if reason := mismatch(block, shape, self.problem.dtype, device, layout):
+            coarsest = self.problem.function.unit
+            if reason := mismatch(block, shape, self.problem.dtype, device, layout, coarsest):
                 return Finding(f"{self._block_name(forward, number)}: {reason}")
         # What is compared by products needs to know whether forward mode is right.
         self._expect(forward, index)

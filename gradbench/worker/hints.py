@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gradbench.problems.dispatch import tensors_in
+from gradbench.worker.loading import SENT
 from gradbench.worker.reference import nodes
 from gradbench.worker.subject import Subject
 
-MEANT = (
-    "if that is meant, --definition autograd (from Python definition='autograd') takes autograd's "
-    "derivative as the definition"
-)
+MEANT = "if that is meant, --definition=autograd takes autograd's derivative as the definition"
 HIDING = "detach, no_grad, .item(), .data, numpy"
 
 SPECTRAL = (
@@ -60,9 +59,26 @@ class Detaching(TorchFunctionMode):
             said = "no_grad" if args and args[0] is False and torch.is_grad_enabled() else ""
         elif args and isinstance(args[0], Tensor) and args[0].requires_grad:
             said = self._watched.get(func, ".data" if func == self._data else "")
+        result = func(*args, **(kwargs or {}))
+        said = said or _without_derivative(func, (args, kwargs), result)
         if said and (place := _users_line()):
             self.places.append(f"{said} at {place}")
-        return func(*args, **(kwargs or {}))
+        return result
+
+
+FRESH = re.compile(r"new_\w+|\w+_like|__\w+__|data|grad_fn")
+"""The names of what takes nothing but the shape and the dtype of a tensor."""
+
+
+def _without_derivative(func: Any, arguments: Any, result: Any) -> str:
+    """The name of an operation that returns numbers without a graph for tensors with one, such as
+    a special function without a derivative; empty for any other."""
+    name: str = getattr(func, "__name__", "")
+    if not torch.is_grad_enabled() or FRESH.fullmatch(name):
+        return ""
+    numbers = [x for x in tensors_in(result) if x.is_floating_point()]
+    cut = numbers and not any(x.requires_grad for x in numbers)
+    return name if cut and any(x.requires_grad for x in tensors_in(arguments)) else ""
 
 
 _SWITCHES = ("grad_mode.py", "_contextlib.py", "overrides.py", "_tensor.py")
@@ -77,6 +93,7 @@ def _users_line() -> str:
         name = frame.f_code.co_filename
         if not name.startswith((*_OURS, "<frozen")) and "contextlib" not in name:
             place = f"{Path(name).name}:{frame.f_lineno}"
+            place = f"line {frame.f_lineno}" if name == SENT else place
             return f"{place} (in {inside} of torch)" if inside else place
         if name.startswith(_OURS[1]) and not name.endswith(_SWITCHES):
             owner = frame.f_locals.get("self")

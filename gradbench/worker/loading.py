@@ -24,6 +24,10 @@ _files: dict[str, ModuleType] = {}
 """The modules of files by their real paths."""
 
 
+SENT = "<dynamic-code>"
+"""The file of functions that were sent by cloudpickle: their lines are those of their source."""
+
+
 class Unusable(Exception):
     """The function or an input is not there, or is not what it should be; the message says how."""
 

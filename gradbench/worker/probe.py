@@ -45,7 +45,7 @@ from gradbench.worker.cost import explain
 from gradbench.worker.evidence import Evidence, Refused, gather
 from gradbench.worker.identity import identity
 from gradbench.worker.known import Known, known
-from gradbench.worker.loading import Unusable
+from gradbench.worker.loading import SENT, Unusable
 from gradbench.worker.memory import limit_memory
 from gradbench.worker.settling import settle
 from gradbench.worker.structures import hessian_structure, per_sample, structure
@@ -86,15 +86,8 @@ def _manners(
     for name, now, before in zip(subject.names, copies, inputs):
         if not torch.equal(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
-    if y.is_complex():
-        raise Refused(
-            f"it returns {y.dtype}: return real numbers, such as torch.view_as_real(result) or "
-            "result.abs()"
-        )
     if not y.numel():
         raise Refused(f"it returns no numbers: the value has shape {tuple(y.shape)}")
-    if not y.is_floating_point():
-        raise Refused(f"it returns {y.dtype}: only floating-point values have derivatives")
     if not bool(torch.isfinite(y).all()):
         bad = int((~torch.isfinite(y)).sum())
         raise Refused(f"it returns NaN or infinity in {bad} of {y.numel()} values at this input")
@@ -371,6 +364,8 @@ def _line(error: BaseException) -> str:
     text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if theirs and os.sep + "lib" + os.sep + "python" not in theirs[-1].filename:
         text += f" (at {theirs[-1].filename}:{theirs[-1].lineno}: {theirs[-1].line})"
+    elif sent := [f for f in frames if f.filename == SENT]:
+        text += f" (at line {sent[-1].lineno})"
     return text
 
 

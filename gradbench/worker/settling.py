@@ -152,8 +152,11 @@ def settle(
                     break
         steady = _same(first, again)
         if subject.dtype == torch.float64:
-            # It is measured in float64, with whatever else it computes in.
-            manner.precision, manner.unit = MEASURED, torch.finfo(torch.float64).eps
+            # It is measured in float64, with whatever else it computes in: constants, or all that
+            # its value is made of.
+            manner.precision = MEASURED
+            if first.dtype == torch.float64:
+                manner.unit = torch.finfo(torch.float64).eps
         else:
             manner.precision = _precision(subject, manner, narrow, first)
     subject.settle(manner)

@@ -252,11 +252,21 @@ def _one(value: Any) -> Tensor:
 
 
 def _leaves(value: Any) -> list[Tensor]:
+    """A pytree's floating-point tensors. Raises Unusable where it has none, or complex ones."""
     leaves = tensors_in(value)
     real = [leaf for leaf in leaves if leaf.is_floating_point()]
+    for leaf in leaves:
+        if leaf.is_complex():
+            raise Unusable(
+                f"it returns {leaf.dtype}: return real numbers, such as "
+                "torch.view_as_real(result) or result.abs()"
+            )
+    if not real and leaves:
+        raise Unusable(f"it returns {leaves[0].dtype}: only floating-point values have derivatives")
     if not real:
-        what = " without a floating-point tensor" if is_container(value) else ", no tensor"
-        raise TypeError(f"it returns a {type(value).__name__}{what}")
+        what = " without a tensor" if is_container(value) else ", no tensor"
+        cure = ": leave out float() or .item()" if isinstance(value, (int, float)) else ""
+        raise Unusable(f"it returns a {type(value).__name__}{what}{cure}")
     return real
 
 

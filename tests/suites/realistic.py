@@ -98,6 +98,22 @@ def seeded_inside(x):
     return layer(x * mixed) + noise
 
 
+def under_autocast(x):
+    """Returns bfloat16."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return torch.tanh(torch.outer(x, x) @ torch.linspace(-1, 1, 3)[:, None])[:, 0]
+
+
+def of_half(x):
+    """Returns float16."""
+    return x.half().exp() * x[0].half()
+
+
+def of_single(x):
+    """Returns float32."""
+    return torch.sin(x.float()) * x[0].float()
+
+
 def small_slopes(x):
     """In single precision only, and so flat that differences see little of it."""
     return 1.0 + 1e-4 * only_single(x)

@@ -34,6 +34,26 @@ def wrong_backward(x):
     return OffInOneEntry.apply(x)
 
 
+def of_complex(x):
+    return torch.fft.rfft(x)
+
+
+def partly_complex(x):
+    return x.sum(), {"spectrum": torch.fft.rfft(x)}
+
+
+def of_integers(x):
+    return x.argsort()
+
+
+def of_python(x):
+    return float(x.sum())
+
+
+def of_nothing(x):
+    return {"mean": None}
+
+
 def detached(x):
     return x * x.detach()
 
