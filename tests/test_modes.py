@@ -679,6 +679,7 @@ def at_once(f):
 
 
 outside = torch.zeros(3)
+sparse = torch.eye(3).to_sparse()
 
 
 def kernel(v):
@@ -702,6 +703,7 @@ def kernel(v):
         (at_once, lambda x: (x / x.norm()) @ (torch.ones(3, 3) * x) @ x, "scalar product"),
         (of_many, lambda x: torch.func.grad(lambda v: v * outside)(x[0]), "takes its input whole"),
         (of_jacrev, lambda x: torch.nested.as_nested_tensor([x, x]) * 2, "have no strides"),
+        (of_jacrev, lambda x: torch.sparse.mm(sparse, x[:, None]).sum(), "by a sparse tensor"),
         (of_dual_numbers, Square.apply, "forward mode is not implemented"),
         (of_dual_numbers, lambda x: torch.func.jvp(torch.sin, (x,), (x,))[1], "inside in forward"),
         (of_dual_numbers, lambda x: torch.cdist(x[:, None], x[:, None], p=3), "_cdist_forward"),

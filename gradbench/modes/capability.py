@@ -77,6 +77,10 @@ REASONS = tuple(
             "forward mode is not implemented for {0}",
         ),
         (
+            r"(\w+) is unsupported for Sparse tensors",
+            "the function multiplies by a sparse tensor, and there is no {0} of those: vmap cannot",
+        ),
+        (
             r"Nested forward mode AD is not supported",
             "the function differentiates inside in forward mode: forward mode in that is not "
             "implemented",

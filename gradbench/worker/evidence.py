@@ -19,6 +19,7 @@ from gradbench.problems.function import parts_of
 from gradbench.worker import hints
 from gradbench.worker.judging import (
     DIRECTIONS,
+    MAGNIFIED,
     Contradiction,
     Map,
     Tally,
@@ -36,6 +37,7 @@ from gradbench.worker.reference import (
     pushforward,
     rows,
 )
+from gradbench.worker.rounding import Rounding
 from gradbench.worker.subject import Subject
 
 CONFIRMED, OPEN, DEFINED = "confirmed", "not confirmed", "by definition"
@@ -67,6 +69,10 @@ AGREEMENT = 1e-8
 NOISE = 1e4
 """The same, and what counts as zero, in units of the noise of the value over the coordinates' size:
 the rounding of the computation shows in the value, also where the derivative is small."""
+
+
+STAYS = 1e-3
+"""A derivative changes by less than this share of itself where rounding is magnified."""
 
 
 class Refused(Exception):
@@ -332,13 +338,25 @@ def _zeros(map: Map) -> list[str]:
             continue
         for number, (pulled, size) in enumerate(zip(there.pull(seed), there.sizes)):
             most = NOISE * noise if there.unit == FLOAT64 else 0.0
-            zero[number] = zero[number] and bool((pulled.abs() * size <= most).all())
+            small = zero[number] and bool((pulled.abs() * size <= most).all())
+            zero[number] = small and _is_rounding(there, seed, number, pulled)
             exact[number] = exact[number] and not bool(pulled.any())
     return [
         f"the derivative by {name} is zero everywhere near here" + ", but for rounding" * (not just)
         for name, nothing, just in zip(map.names, zero, exact)
         if nothing
     ]
+
+
+def _is_rounding(map: Map, seed: Tensor, number: int, pulled: Tensor) -> bool:
+    """Whether what a seed pulls back to an input is nothing but rounding: more of it changes all
+    of it. A small derivative beside a large value stays."""
+    try:
+        with Rounding(MAGNIFIED, torch.float64, 0):
+            drawn = map.pull(seed)[number]
+    except Exception:
+        return True
+    return bool((drawn - pulled).abs().max() >= STAYS * pulled.abs().max())
 
 
 def _forward_mode(evidence: Evidence, subject: Subject, map: Map, deadline: Deadline) -> bool:

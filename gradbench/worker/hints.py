@@ -131,7 +131,8 @@ def cause(
     if places:
         more = f" (and {len(places) - 3} more)" if len(places) > 3 else ""
         places_said = ", ".join(places[:3]) + more
-        reasons.append(f"{places_said} hides a part of it from autograd")
+        hide = "hides" if len(places) == 1 else "hide"
+        reasons.append(f"{places_said} {hide} a part of it from autograd")
     if custom and (got != 0 or not places):
         reasons.append(f"a backward formula is wrong (see {', '.join(custom[:3])})")
     if got == 0 and not places:
