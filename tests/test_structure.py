@@ -17,6 +17,7 @@ from gradbench.problems.function import Function, normal
 from gradbench.problems.mode import Unsupported
 from gradbench.worker import cost
 from gradbench.worker.gate import Gate
+from gradbench.worker.known import Known
 from gradbench.worker.structures import hessian_structure, structure
 
 WEIGHTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -394,6 +395,14 @@ def test_no_time_is_no_structure():
     found = structure(subject(upwind, torch.rand(50, dtype=torch.float64)), Deadline(0.0))
     assert found.kind == "dense"
     assert "no time" in found.evidence
+
+
+def test_where_there_was_no_time_nothing_is_said_of_every_input():
+    x = torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    late = Known(structure(subject(lambda x: torch.softmax(x, 0), x), Deadline(0.0)))
+    assert late.sentences == ["counts as dense: there was no time to look for structure"]
+    traced = Known(structure(subject(lambda x: torch.softmax(x, 0), x)))
+    assert traced.sentences[0].startswith("dense, for every input: traced through the operations")
 
 
 def test_a_branch_on_the_numbers_makes_the_pattern_local_and_the_input_is_named():

@@ -63,8 +63,11 @@ class Known:
         """What is said of it in the answer."""
         said = []
         if self.structure is not None:
-            extent = _extent(self.structure.is_global)
-            said.append(f"{self.structure.kind}, {extent}: {self.structure.evidence}")
+            what = f"{self.structure.kind}, {_extent(self.structure.is_global)}"
+            if self.structure.kind == "dense" and not len(self.structure.rows):
+                # No zeros are known, for whatever reason.
+                what = "counts as dense"
+            said.append(f"{what}: {self.structure.evidence}")
         if self.mixed is not None:
             forward, reverse = self.mixed.passes
             said.append(
