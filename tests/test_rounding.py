@@ -98,6 +98,28 @@ def test_what_cancels_inside_a_kernel_is_seen():
     assert deviation(slope)[0] > exact[0].abs()
 
 
+FACTORS = {
+    "eigenvectors": lambda x: torch.linalg.eigh(x + x.T).eigenvectors,
+    "singular vectors": lambda x: torch.linalg.svd(x).U,
+    "orthonormal basis": lambda x: torch.linalg.qr(x).Q,
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("factor", FACTORS.values(), ids=FACTORS)
+def test_the_error_of_orthonormal_factors_is_that_of_their_largest_entry(factor, seed):
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = (x + torch.diag(torch.arange(4.0) * 4)).float()
+
+    def slope(x):
+        # The sums of squares are ones: their derivatives are zero.
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(factor(x).square().sum(0)[-1], x)[0]
+
+    off = (slope(x).double() - slope(x.double())).abs()
+    assert bool((off <= 4 * deviation(lambda: slope(x.double()), 34) + 1e-45).all())
+
+
 def test_infinity_stays_and_what_overflows_or_underflows_does():
     mask = torch.tensor([0.0, -torch.inf], dtype=torch.float64)
     for seed in range(4):

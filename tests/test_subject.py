@@ -123,9 +123,14 @@ def test_a_function_that_is_measured_in_double_precision_is_its_own_reference():
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("under_autocast", "float32"), ("of_half", "float32"), ("of_single", "float64")],
+    [
+        *(("under_autocast", "float32"), ("of_half", "float32"), ("of_single", "float64")),
+        ("filled_by_index", "float64"),
+    ],
 )
-def test_modes_are_right_where_the_value_is_narrower_than_the_inputs(name, dtype, monkeypatch):
+def test_modes_are_right_where_a_value_or_buffer_is_narrower_than_the_inputs(
+    name, dtype, monkeypatch
+):
     monkeypatch.setattr(registry, "FUNCTIONS", {})
     made = subject(name, X, dtype=dtype)
     function = declare(made, f"{SUITE}:{name}", ["jacobian"], Known(), False)

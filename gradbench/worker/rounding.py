@@ -84,6 +84,9 @@ SHORT = 64
 """A kernel that adds a product's terms up one after the other has an error of no more than a unit
 of the sum of their magnitudes where they are so few; of more, it grows with their square root."""
 
+ADDED_UP_IN = (torch.float32, torch.float64)
+"""The dtypes that kernels add up in: of narrower ones, they add up in float32, and round once."""
+
 BASIC = _names(
     """
     add sub rsub mul div sqrt rsqrt reciprocal square pow exp exp2 expm1 log1p tanh sigmoid atan
@@ -119,6 +122,16 @@ NORMWISE = (
 )
 """Beginnings of the names of operations that are right for a matrix close by in norm (backward
 stability: Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters 9, 10, 19, 24)."""
+
+ORTHONORMAL = (
+    "_linalg_eigh",
+    "linalg_eig",
+    "_linalg_svd",
+    "linalg_qr",
+    "linalg_householder",
+    "ormqr",
+)
+"""The same of those whose factors are orthonormal for any matrix, up to an error in norm."""
 
 
 PUTS = (
@@ -224,11 +237,15 @@ class Rounding(DispatchMode):
         if kind is Kind.NORMWISE:
             moved = self._moved_by_norm
         result = func(*_each(moved, args), **_named(moved, kwargs))
+        if kind is Kind.NORMWISE and func._schema.name.partition("::")[2].startswith(ORTHONORMAL):
+            factors = args[0].dim()
+            return _each(lambda part: self._rounded_factor(part, factors), result)
         if magnitudes is None:
             return _each(self._rounded, result)
         if isinstance(result, tuple):
             return tuple(self._added_up(r, m) for r, m in zip(result, magnitudes))
-        return self._added_up(result, magnitudes, _growth(func, args))
+        growth = _growth(func, args) if self.dtype in ADDED_UP_IN else 1.0
+        return self._added_up(result, magnitudes, growth)
 
     @contextlib.contextmanager
     def _decomposing(self) -> Iterator[None]:
@@ -269,6 +286,13 @@ class Rounding(DispatchMode):
 
     def _rounded(self, value: Any) -> Any:
         return self._narrowed(self._moved(value)) if _real(value) else value
+
+    def _rounded_factor(self, value: Any, dimensions: int) -> Any:
+        """A matrix on the scale of its largest entry; anything else, such as eigenvalues, as any
+        result."""
+        if not _real(value) or value.dim() < dimensions:
+            return self._rounded(value)
+        return self._narrowed(self._moved_by_norm(value))
 
     def _added_up(self, value: Any, magnitude: Any, growth: float = 1.0) -> Any:
         if not _real(value):

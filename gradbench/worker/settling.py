@@ -152,11 +152,10 @@ def settle(
                     break
         steady = _same(first, again)
         if subject.dtype == torch.float64:
-            # It is measured in float64, with whatever else it computes in: constants, or all that
-            # its value is made of.
+            # It is measured in float64, with the constants that it has in other dtypes, and with
+            # what it rounds to them.
             manner.precision = MEASURED
-            if first.dtype == torch.float64:
-                manner.unit = torch.finfo(torch.float64).eps
+            manner.unit = max(torch.finfo(d).eps for d in (*seen.rounded, kind))
         else:
             manner.precision = _precision(subject, manner, narrow, first)
     subject.settle(manner)
