@@ -180,6 +180,29 @@ def test_faults_are_counted_over_the_supported_cases(study):
     ]
 
 
+def test_modes_that_torch_computes_wrongly_are_no_faults_of_the_gate(tmp_path):
+    log, study = begin(
+        tmp_path,
+        "gate",
+        gate.settings(["scattered"], ["float32"], 1, 0),
+        {},
+        {"torch": "2.13.0"},
+        [],
+    )
+    wrong = {"linearize_vmap": "by base[0, 0]: 1 instead of 2", "jacrev": "by base[1, 0]"}
+    with log:
+        log.append(trial("scattered", values={"ok": ["grad"], "wrong": wrong}))
+    (row,) = gate.rows(read(study.path))
+    assert (row["modes"], row["called_wrong"]) == (2, 1)
+    assert [f["fault"] for f in gate.faults(read(study.path))] == ["jacrev wrong: by base[1, 0]"]
+
+
+def test_only_what_torch_computes_wrongly_is_wrong_of_a_function_that_writes_in_place():
+    answer = process.tried(spec("scattered"))
+    assert {"jacrev", "jacfwd", "loop_grad"} <= set(answer["ok"])
+    assert not answer.get("wrong", {}).keys() - set(gate.WRONG_IN_TORCH["scattered"])
+
+
 def test_errors_are_counted_by_place_and_kind_and_the_missed_ones_listed(study):
     found = [(r["place"], r["kind"], r["found"], r["trials"]) for r in gate.planted_rows(study)]
     assert found == [
