@@ -293,17 +293,26 @@ def test_modes_that_trace_the_function_in_every_call_come_last():
 
 
 @pytest.mark.parametrize(
-    ("statuses", "dtype", "said"),
+    ("statuses", "dtype", "also", "said"),
     [
-        (["unsupported", "wrong", "wrong"], "float32", r"all 2 modes .* wrong in float32, which"),
-        (["wrong"], "float64", r"the one mode .* that is wrong\.$"),
-        (["wrong", "failed"], "float32", r"No mode could be timed\.$"),
-        (["unsupported"], "float32", r"No mode could be timed\.$"),
+        (
+            ["unsupported", "wrong", "wrong"],
+            "float32",
+            "",
+            r"all 2 modes .* wrong in float32, which",
+        ),
+        (["wrong", "wrong"], "float32", ", in float64 too", r"all 2 modes .* that is wrong\.$"),
+        (["wrong"], "float64", "", r"the one mode .* that is wrong\.$"),
+        (["wrong", "failed"], "float32", "", r"No mode could be timed\.$"),
+        (["unsupported"], "float32", "", r"No mode could be timed\.$"),
     ],
 )
-def test_where_every_mode_is_wrong_the_function_is_named_as_the_cause(statuses, dtype, said):
+def test_where_every_mode_is_wrong_the_function_is_named_as_the_cause(statuses, dtype, also, said):
     modes = [f"mode_{number}" for number in range(len(statuses))]
-    rows = [SimpleNamespace(mode=m, status=s, verdict="") for m, s in zip(modes, statuses)]
+    rows = [
+        SimpleNamespace(mode=m, status=s, verdict="", reason=f"by x{also}")
+        for m, s in zip(modes, statuses)
+    ]
     code = dict.fromkeys(modes, "")
     found = {"operators": ["gradient"], "code": code, "ruled_out": [], "passes": {}}
     advice = SimpleNamespace(

@@ -171,9 +171,11 @@ def close(advice: Advice) -> list[str]:
     near = [mode for mode in open_ if mode not in brief]
     said = []
     if near:
-        said.append(f"{_listed(near)} {_be(near, 'is')} too close to it to call")
+        verb = "are" if len(near) > 1 else "is"
+        said.append(f"{_listed(near)} {verb} too close to it to call")
     if brief:
-        said.append(f"{_listed(brief)} {_be(brief, 'was')} measured too briefly to compare")
+        verb = "were" if len(brief) > 1 else "was"
+        said.append(f"{_listed(brief)} {verb} measured too briefly to compare")
     return [f"{', and '.join(said)}: {_more(advice)}."] if said else []
 
 
@@ -184,10 +186,6 @@ def _says_little(ratio: Ratio) -> bool:
 
 def _listed(modes: Sequence[str]) -> str:
     return ", ".join(modes[:3]) + (f" and {len(modes) - 3} more" if modes[3:] else "")
-
-
-def _be(modes: Sequence[str], one: str) -> str:
-    return one if len(modes) == 1 else {"is": "are", "was": "were"}[one]
 
 
 def _more(advice: Advice) -> str:
@@ -267,7 +265,8 @@ def _all_wrong(advice: Advice) -> list[str]:
         return []
     modes = "the one mode" if len(rows) == 1 else f"all {len(rows)} modes"
     dtype = advice.question.dtype
-    alone = f" in {dtype}, which evidence in float64 does not show" * (dtype != "float64")
+    narrow = dtype != "float64" and not any("in float64 too" in row.reason for row in rows)
+    alone = f" in {dtype}, which evidence in float64 does not show" * narrow
     return [
         f"As {modes} that can do it give a wrong result, the function itself is the likely cause: "
         f"a backward of its own that is wrong{alone}."
