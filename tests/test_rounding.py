@@ -243,6 +243,15 @@ def test_a_long_product_is_off_by_no_more_than_draws_allow(name, terms):
         assert bool(((found - f(a, b)).abs() <= allowed).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_long_products_of_narrow_dtypes_are_rounded_on_the_scale_of_their_terms_alone(dtype):
+    a, b = numbers(2, 3000, 8).to(dtype).double()
+    unit, terms = torch.finfo(dtype).eps, a.abs().T @ b.abs()
+    drawn = torch.stack([draw(lambda: a.T @ b, seed, unit, dtype) for seed in range(8)])
+    assert bool(((drawn - a.T @ b).abs() <= 1.6 * unit * terms).all())
+    assert bool(((a.to(dtype).T @ b.to(dtype)).double() - a.T @ b).abs().le(unit * terms).all())
+
+
 def test_other_ways_are_drawn_only_where_the_formula_does_not_explain_an_error():
     """A jacobian's other way takes a pass for each row under Monte Carlo arithmetic."""
     evaluated = []

@@ -85,7 +85,7 @@ SHORT = 64
 of the sum of their magnitudes where they are so few; of more, it grows with their square root."""
 
 ADDED_UP_IN = (torch.float32, torch.float64)
-"""The dtypes that kernels add up in: of narrower ones, they add up in float32, and round once."""
+"""The dtypes in which that shows: products of narrower ones are added up in float32."""
 
 BASIC = _names(
     """
