@@ -92,7 +92,7 @@ class TestMeasuring:
         self, measured
     ):
         done, path = measured
-        said = "failed: while timed: RuntimeError: no more than five calls"
+        said = "failed: while timed: RuntimeError: no more than a hundred calls"
         assert done.stdout.count(f"\n{said}\n") == 2
         names = {one["name"] for one in json.loads(path.read_text())["benchmarks"]}
         assert names == {"backward", "grad"}

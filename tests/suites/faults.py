@@ -5,6 +5,7 @@ Loaded by `gradbench --from` and by the tests themselves.
 
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -99,16 +100,15 @@ def late_liar(problem):
 
 @registry.mode("gradient")
 def late_raiser(problem):
-    """right until the gate has passed it, then raises: its calls are slow, so those are few"""
+    """right for the gate, and for the first hundred calls of pytest-benchmark; then raises"""
     formula = problem.function.derivatives["gradient"]
     calls = 0
 
     def call(inputs):
         nonlocal calls
-        calls += 1
-        time.sleep(0.004)
-        if calls > 5:
-            raise RuntimeError("no more than five calls")
+        calls += sys._getframe(1).f_globals.get("__name__", "").startswith("pytest_benchmark")
+        if calls > 100:
+            raise RuntimeError("no more than a hundred calls")
         return formula(*inputs)
 
     return call
