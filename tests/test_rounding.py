@@ -312,3 +312,53 @@ def test_what_the_formula_cannot_be_rounded_in_is_left_to_the_other_way():
                 allowance.allowed(level)
         assert allowance.levels == levels
         assert bool(allowance.trouble) == (given is not ways)
+
+
+def halved(x):
+    """Twice x, of which the half goes through a buffer in float32."""
+    buffer = torch.zeros(x.shape, dtype=torch.float32)
+    buffer[:] = x
+    return buffer + x
+
+
+@pytest.mark.parametrize(
+    "f", [halved, lambda x: x.float().double(), lambda x: x.to(torch.bfloat16).to(torch.float64)]
+)
+def test_what_is_moved_to_a_coarser_dtype_is_rounded_as_that(f):
+    x = numbers(50).requires_grad_()
+
+    def slopes():
+        return torch.autograd.grad(f(x).double().sum(), x)[0]
+
+    moved = draw(slopes, unit=2.0**-52, dtype=torch.float64)
+    assert moved.dtype == torch.float64
+    assert 2.0**-28 < (moved - slopes()).abs().max() < 2.0**-6
+
+
+def test_what_is_moved_to_a_wider_dtype_or_within_the_measured_one_is_not_rounded():
+    x = numbers(50)
+    assert torch.equal(draw(x.float().double, unit=2.0**-52), x.float().double())
+    assert torch.equal(draw(x.float), x.float())
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.sum(1),
+        lambda x: x @ x.new_ones(x.shape[1]),
+        lambda x: x @ x.new_ones(x.shape[1], 2),
+        lambda x: x.cumsum(1)[:, -1],
+    ],
+)
+def test_the_error_of_a_sum_grows_with_the_root_of_its_terms(f):
+    short, long = (numbers(1, n).abs() for n in (64, 64 * 400))
+    small = (deviation(lambda: f(short)) / f(short)).max()
+    large = (deviation(lambda: f(long)) / f(long)).max()
+    assert small < 2 * UNIT
+    assert 5 * UNIT < large < 40 * UNIT
+
+
+def test_what_is_narrower_than_float32_is_added_up_in_float32():
+    x = numbers(1, 64 * 400).abs()
+    moved = draw(lambda: x.sum(1), unit=2.0**-7, dtype=torch.bfloat16)
+    assert ((moved - x.sum(1)) / x.sum(1)).abs().max() < 2.0**-6

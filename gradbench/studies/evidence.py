@@ -99,6 +99,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "unsupported": ("unsupported", lambda row: str(row["unsupported"])),
     "modes": ("right modes", lambda row: str(row["modes"])),
     "called_wrong": ("called wrong", lambda row: str(row["called_wrong"])),
+    "wrong_in_torch": ("wrong in torch", lambda row: str(row.get("wrong_in_torch", 0))),
     "contradicted": ("contradicted", lambda row: str(row["contradicted"])),
     "unconfirmed": ("not confirmed", lambda row: str(row["unconfirmed"])),
     "named": ("a mode passes", lambda row: str(row["named"])),
@@ -186,7 +187,8 @@ HEADINGS = {
     "gate": (
         "Real functions: right derivatives kept, planted errors caught",
         "All derivatives of the functions are right, so every mode *called wrong* and every "
-        "derivative *contradicted* is a fault of gradbench. *Not confirmed*: differences cannot "
+        "derivative *contradicted* is a fault of gradbench. *Wrong in torch*: modes that torch "
+        "itself computes wrong, which the gate refused. *Not confirmed*: differences cannot "
         "decide, as beside a kink, and independent modes agree. *A mode passes*: it can be timed. "
         "*Unsupported*: torch has no such operation in that dtype, or its value is not finite. "
         "Errors *planted in results* are for the gate to catch, in float32 and float64; those in "

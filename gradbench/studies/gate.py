@@ -68,10 +68,6 @@ PER_PROCESS = 200
 SECONDS = 2.0
 """What a case takes, for the estimate at the start; progress then says better."""
 
-WRONG_IN_TORCH = {"scattered": ("linearize_vmap", "linearize_loop")}
-"""Modes that torch 2.13 itself computes wrongly, by function: `torch.func.linearize` loses some of
-what is written in place (docs/advise.md shows it). To call them wrong is right."""
-
 UNCONFIRMED = "not confirmed"
 """What the evidence says where finite differences cannot decide."""
 
@@ -255,7 +251,8 @@ def request(step: Step, function: dict[str, Any], settings: dict[str, Any]) -> d
         return {"op": PLANTED, "spec": asked.spec(), "kind": step.kind}
     here = step.name in settings["planted"] and step.dtype != NARROW
     plant = here and step.point == 1
-    return {"op": TRIED, "spec": asked.spec(), "plant": plant}
+    torch_errs = function.get("torch_errs", ())
+    return {"op": TRIED, "spec": asked.spec(), "plant": plant, "torch_errs": torch_errs}
 
 
 def question(function: dict[str, Any], dtype: str, seed: int, budget: float = 30.0) -> Question:
@@ -304,7 +301,7 @@ def _counts(trials: Sequence[Trial]) -> dict[str, Any]:
     supported = [t for t in trials if "unsupported" not in t.values]
     named = sum(bool(t.values.get("ok")) for t in supported)
     nameable = rate(named, len(supported))
-    wrong = [len(_wrong(t)) for t in supported]
+    wrong = [len(t.values.get("wrong", ())) for t in supported]
     return {
         "functions": len({_name(t) for t in trials}),
         "trials": len(supported),
@@ -312,6 +309,7 @@ def _counts(trials: Sequence[Trial]) -> dict[str, Any]:
         "modes": sum(len(t.values.get("ok", ())) for t in supported) + sum(wrong),
         "called_wrong": sum(wrong),
         "cases_wrong": sum(bool(w) for w in wrong),
+        "wrong_in_torch": sum(len(t.values.get("wrong_in_torch", ())) for t in supported),
         "contradicted": sum(bool(t.values.get("contradicted")) for t in supported),
         "unconfirmed": sum(_unconfirmed(t) for t in supported),
         "named": named,
@@ -319,13 +317,6 @@ def _counts(trials: Sequence[Trial]) -> dict[str, Any]:
         "nameable_low": nameable.low,
         "nameable_high": nameable.high,
     }
-
-
-def _wrong(trial: Trial) -> dict[str, str]:
-    """The right modes that the gate called wrong, each with its reason."""
-    torchs = WRONG_IN_TORCH.get(_name(trial), ())
-    wrong = trial.values.get("wrong", {})
-    return {mode: reason for mode, reason in wrong.items() if mode not in torchs}
 
 
 def _unconfirmed(trial: Trial) -> bool:
@@ -385,13 +376,16 @@ def missed(study: Study) -> list[dict[str, Any]]:
 
 
 def faults(study: Study) -> list[dict[str, Any]]:
-    """The right derivatives that were refused or called wrong, or whose process was lost."""
+    """The right derivatives that were refused or called wrong, or whose process was lost, and what
+    torch computes wrong and passed."""
     found = []
     for trial in study.trials:
         values = trial.values
         told = trial.reason or values.get("refused", "")
-        for status, modes in (("wrong", _wrong(trial)), ("failed", values.get("failed", {}))):
-            for mode, reason in modes.items():
+        for mode in values.get("passed_in_error", ()):
+            told = told or f"{mode} ok, and torch computes it wrong"
+        for status in ("wrong", "failed"):
+            for mode, reason in values.get(status, {}).items():
                 told = told or f"{mode} {status}: {reason}"
         if told and trial.way == TRIED:
             row = {"function": _name(trial), "dtype": _dtype(trial)}

@@ -153,24 +153,17 @@ class Forced(TorchFunctionMode):
 
 
 class Narrow(DispatchMode):
-    """Notices results of less than double precision, those that round what was more precise before,
-    and random numbers that are drawn."""
+    """Notices results of less than double precision, and random numbers that are drawn."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtypes: set[torch.dtype] = set()
-        self.rounded: set[torch.dtype] = set()
         self.drawn = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.drawn |= func.overloadpacket.__name__ in Draws.names
-        narrow = {x.dtype for x in tensors_in(result)} & WIDE.keys()
-        if narrow:
-            self.dtypes |= narrow
-            taken = [x.dtype for x in tensors_in((args, kwargs)) if x.is_floating_point()]
-            finest = min((torch.finfo(dtype).eps for dtype in taken), default=1.0)
-            self.rounded |= {dtype for dtype in narrow if torch.finfo(dtype).eps > finest}
+        self.dtypes |= {x.dtype for x in tensors_in(result)} & WIDE.keys()
         return result
 
 

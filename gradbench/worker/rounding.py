@@ -54,6 +54,10 @@ EXACT = _names(
 )
 """Operations that move, choose or compare numbers: nothing is rounded."""
 
+NARROWING = _names("copy _to_copy")
+"""Of these, what rounds where the result's dtype is coarser than that of what is moved: a buffer
+in float32 rounds the tangents that forward mode writes to it."""
+
 LINEAR = _names(
     """
     mm bmm addmm addmv addbmm baddbmm addr mv dot vdot sum mean nansum cumsum trace convolution
@@ -76,16 +80,13 @@ LINEAR = _names(
 """Sums of products. A kernel may add in any order: its error is on the scale of the sum of the
 terms' magnitudes, which is the operation itself of the arguments' magnitudes."""
 
-PRODUCTS = dict.fromkeys(["mm", "bmm", "mv", "dot", "vdot", "linear"], 0)
-PRODUCTS |= dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm"], 1)
-"""Products of matrices: at which place is the argument whose last dimension they add up."""
+PRODUCTS = _names("mm bmm mv dot vdot linear addmm addmv baddbmm addbmm")
+"""Of these, the products: those that add one more number take it first."""
 
-SHORT = 64
-"""A kernel that adds a product's terms up one after the other has an error of no more than a unit
-of the sum of their magnitudes where they are so few; of more, it grows with their square root."""
-
-ADDED_UP_IN = (torch.float32, torch.float64)
-"""The dtypes in which that shows: products of narrower ones are added up in float32."""
+LANES = 64
+"""So many terms are added without an error beyond that of the result: kernels add in blocks and in
+lanes of a vector. The error of a sum of n numbers of one sign grows with the root of n (Higham and
+Mary, A new approach to probabilistic rounding error analysis, 2019)."""
 
 BASIC = _names(
     """
@@ -123,16 +124,6 @@ NORMWISE = (
 """Beginnings of the names of operations that are right for a matrix close by in norm (backward
 stability: Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters 9, 10, 19, 24)."""
 
-ORTHONORMAL = (
-    "_linalg_eigh",
-    "linalg_eig",
-    "_linalg_svd",
-    "linalg_qr",
-    "linalg_householder",
-    "ormqr",
-)
-"""The same of those whose factors are orthonormal for any matrix, up to an error in norm."""
-
 
 PUTS = (
     torch.ops.aten.index_put.default,
@@ -147,6 +138,21 @@ NORMS = (
     torch.ops.aten._cdist_backward.default,
 )
 """Operations that take the order of a norm."""
+
+
+ORTHOGONAL = (
+    "linalg_eig",
+    "_linalg_eigh",
+    "_linalg_svd",
+    "linalg_qr",
+    "linalg_householder",
+    "ormqr",
+)
+"""Beginnings of the names of those of them whose results have orthonormal columns, or columns of
+length 1: these too are right in norm only (chapter 19), and small entries may be all wrong."""
+
+
+FLOAT32 = float(torch.finfo(torch.float32).eps)
 
 
 class Kind(enum.Enum):
@@ -174,18 +180,23 @@ def _decompositions() -> Any:
 
 
 @functools.cache
+def _base(func: Any) -> str:
+    """The name of an operation, without the underscore of one that works in place."""
+    name: str = func._schema.name.partition("::")[2]
+    return name[:-1] if len(name) > 1 and name.endswith("_") and name[-2] != "_" else name
+
+
+@functools.cache
 def kind_of(func: Any) -> Kind:
     """How an operation of torch's dispatcher is rounded."""
     schema = func._schema
-    namespace, _, name = schema.name.partition("::")
-    if namespace != "aten":
+    name = _base(func)
+    if func.namespace != "aten":
         return Kind.RESULT
     if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
         return Kind.EXACT
     if torch.Tag.nondeterministic_seeded in func.tags:
         return Kind.EXACT
-    if name != "_" and name.endswith("_") and not name.endswith("__"):
-        name = name[:-1]
     if name in EXACT:
         return Kind.EXACT
     composite = name in COMPOSITE or any(part in f"{name}_" for part in COMPOSITE_PARTS)
@@ -221,7 +232,8 @@ class Rounding(DispatchMode):
         kwargs = kwargs or {}
         kind = kind_of(func)
         if kind is Kind.EXACT or _only_moves(func, args, kwargs):
-            return func(*_each(self._constant, args), **_named(self._constant, kwargs))
+            result = func(*_each(self._constant, args), **_named(self._constant, kwargs))
+            return self._into_narrower(func, args, result)
         if kind is Kind.COMPOSITE:
             with self, self._decomposing():
                 result = _decompositions()[func](*args, **kwargs)
@@ -237,15 +249,15 @@ class Rounding(DispatchMode):
         if kind is Kind.NORMWISE:
             moved = self._moved_by_norm
         result = func(*_each(moved, args), **_named(moved, kwargs))
-        if kind is Kind.NORMWISE and func._schema.name.partition("::")[2].startswith(ORTHONORMAL):
-            factors = args[0].dim()
-            return _each(lambda part: self._rounded_factor(part, factors), result)
+        if kind is Kind.NORMWISE and _base(func).startswith(ORTHOGONAL):
+            result = _each(self._moved_by_norm, result)
         if magnitudes is None:
             return _each(self._rounded, result)
         if isinstance(result, tuple):
-            return tuple(self._added_up(r, m) for r, m in zip(result, magnitudes))
-        growth = _growth(func, args) if self.dtype in ADDED_UP_IN else 1.0
-        return self._added_up(result, magnitudes, growth)
+            return tuple(
+                self._added_up(r, m, _terms(func, args, r)) for r, m in zip(result, magnitudes)
+            )
+        return self._added_up(result, magnitudes, _terms(func, args, result))
 
     @contextlib.contextmanager
     def _decomposing(self) -> Iterator[None]:
@@ -275,10 +287,22 @@ class Rounding(DispatchMode):
                 tensor.copy_(self._rounded(tensor))
         return result
 
+    def _into_narrower(self, func: Any, args: Any, result: Any) -> Any:
+        """The result of an operation that moves numbers, rounded where they are moved to a dtype
+        that is coarser than theirs and than the one that is measured."""
+        if _base(func) not in NARROWING or not _real(result):
+            return result
+        moved = args[1] if func._schema.is_mutable else args[0]
+        if not _real(moved) or _eps(result) <= max(_eps(moved), self.unit):
+            return result
+        if func._schema.is_mutable:
+            return result.copy_(self._moved(result))
+        return self._moved(result)
+
     def _noise(self, like: Tensor) -> Tensor:
         """Random numbers of up to `unit`, or up to that of the tensor's own dtype if it is coarser;
         complex ones where `like` is."""
-        unit = max(self.unit, float(torch.finfo(like.dtype).eps))
+        unit = max(self.unit, _eps(like))
         shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
         noise = torch.empty(shape, dtype=torch.float64, device=like.device)
         noise.uniform_(-unit, unit, generator=self.generator)
@@ -287,17 +311,13 @@ class Rounding(DispatchMode):
     def _rounded(self, value: Any) -> Any:
         return self._narrowed(self._moved(value)) if _real(value) else value
 
-    def _rounded_factor(self, value: Any, dimensions: int) -> Any:
-        """A matrix on the scale of its largest entry; anything else, such as eigenvalues, as any
-        result."""
-        if not _real(value) or value.dim() < dimensions:
-            return self._rounded(value)
-        return self._narrowed(self._moved_by_norm(value))
-
-    def _added_up(self, value: Any, magnitude: Any, growth: float = 1.0) -> Any:
+    def _added_up(self, value: Any, magnitude: Any, terms: float) -> Any:
         if not _real(value):
             return value
-        return self._narrowed(value + _finite(magnitude * (growth * self._noise(value))))
+        # What is narrower than float32 is added up in float32.
+        inside = min(self.unit, FLOAT32) * math.sqrt(terms / LANES)
+        noise = self._noise(value) * max(1.0, inside / max(self.unit, _eps(value)))
+        return self._narrowed(value + _finite(magnitude * noise))
 
     def _narrowed(self, value: Tensor) -> Tensor:
         """The value in the range of the dtype; kernels compute in float32 at least inside."""
@@ -327,13 +347,6 @@ class Rounding(DispatchMode):
         noise = torch.empty((), dtype=torch.float64)
         noise.uniform_(-self.unit, self.unit, generator=self.generator)
         return value * (1 + noise.item())
-
-
-def _growth(func: Any, args: Any) -> float:
-    """How many units of the sum of its terms' magnitudes the error of a product may be."""
-    place = PRODUCTS.get(func._schema.name.partition("::")[2])
-    terms = 1 if place is None or not args[place].dim() else args[place].shape[-1]
-    return max(1.0, math.sqrt(terms / SHORT))
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
@@ -367,6 +380,26 @@ def _only_moves(func: Any, args: Any, kwargs: Any) -> bool:
     if func in PUTS:
         return not (args[3] if len(args) > 3 else kwargs.get("accumulate", False))
     return func in NORMS and any(type(a) is float and abs(a) == torch.inf for a in args)
+
+
+def _eps(value: Tensor) -> float:
+    eps: float = torch.finfo(value.dtype).eps
+    return eps
+
+
+def _terms(func: Any, args: Any, result: Any) -> float:
+    """About how many terms a sum of products has in each entry of its result."""
+    if not _real(result) or not result.numel():
+        return 1.0
+    name = _base(func)
+    if name in PRODUCTS:
+        factor = args[name.startswith(("add", "badd"))]
+        batch = factor.shape[0] if name == "addbmm" else 1
+        return float(batch * factor.shape[-1])
+    if name == "cumsum":
+        return float(max(result.shape, default=1))
+    most = max((x.numel() for x in args if isinstance(x, Tensor)), default=1)
+    return max(1.0, most / int(result.numel()))
 
 
 def _finite(value: Tensor) -> Tensor:

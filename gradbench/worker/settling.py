@@ -152,10 +152,11 @@ def settle(
                     break
         steady = _same(first, again)
         if subject.dtype == torch.float64:
-            # It is measured in float64, with the constants that it has in other dtypes, and with
-            # what it rounds to them.
+            # It is measured in float64, with whatever else it computes in: constants, or all that
+            # its value is made of.
             manner.precision = MEASURED
-            manner.unit = max(torch.finfo(d).eps for d in (*seen.rounded, kind))
+            if first.dtype == torch.float64:
+                manner.unit = torch.finfo(torch.float64).eps
         else:
             manner.precision = _precision(subject, manner, narrow, first)
     subject.settle(manner)

@@ -6,7 +6,8 @@ draws from torch's global generator, so that
     gradbench advise gradbench.studies.corpus.losses:focal \\
         --inputs gradbench.studies.corpus.losses:focal.inputs
 
-asks about the first of the study's points. All derivatives here are right.
+asks about the first of the study's points. All derivatives here are right, but for modes that torch
+itself gets wrong.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Example:
     target: str
     wrt: tuple[str, ...] = ()
     """The differentiated inputs; empty: all floating-point ones, or a module's parameters."""
+    torch_errs: tuple[str, ...] = ()
+    """The modes that torch computes wrong: the gate has to refuse them."""
 
     @property
     def maker(self) -> str:
@@ -49,7 +52,12 @@ EXAMPLES: dict[str, Example] = {}
 
 
 def declare(
-    name: str, field: str, target: Any, inputs: Callable[[], Any], wrt: tuple[str, ...] = ()
+    name: str,
+    field: str,
+    target: Any,
+    inputs: Callable[[], Any],
+    wrt: tuple[str, ...] = (),
+    torch_errs: tuple[str, ...] = (),
 ) -> Any:
     """Registers a function or a module under the name that it has in the declaring file.
 
@@ -58,17 +66,20 @@ def declare(
     if name in EXAMPLES:
         raise ValueError(f"there are two functions named {name!r}")
     target.inputs = inputs
-    EXAMPLES[name] = Example(name, field, f"{inputs.__module__}:{name}", wrt)
+    EXAMPLES[name] = Example(name, field, f"{inputs.__module__}:{name}", wrt, torch_errs)
     return target
 
 
 def example(
-    field: str, inputs: Callable[[], Any], wrt: tuple[str, ...] = ()
+    field: str,
+    inputs: Callable[[], Any],
+    wrt: tuple[str, ...] = (),
+    torch_errs: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers the decorated function; see `declare`."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        declare(function.__name__, field, function, inputs, wrt)
+        declare(function.__name__, field, function, inputs, wrt, torch_errs)
         return function
 
     return register

@@ -79,12 +79,16 @@ def registered() -> Iterator[None]:
         registry.MODES.update(modes)
 
 
-def tried(spec: dict[str, Any], plant: bool = False) -> dict[str, Any]:
+def tried(
+    spec: dict[str, Any], plant: bool = False, torch_errs: Sequence[str] = ()
+) -> dict[str, Any]:
     """What comes of a request for advice, except for the times.
 
     `refused`: why there is no advice, and `contradicted` if the evidence says so. `unsupported`:
     why the function cannot be computed in this dtype. Else the modes by status, each with its
     reason. With `plant`, `planted` has the errors planted in results, and how the gate took them.
+    Of the modes `torch_errs`, which torch computes wrong, `wrong_in_torch` are those that the gate
+    refused, with its reasons, and `passed_in_error` the others.
     """
     with tempfile.TemporaryDirectory(prefix="gradbench-") as scratch:
         spec = {**spec, "pattern": os.path.join(scratch, "pattern.pt")}
@@ -104,9 +108,14 @@ def tried(spec: dict[str, Any], plant: bool = False) -> dict[str, Any]:
             return {"refused": findings["refusals"][operator], "contradicted": False}
         with registered():
             register(findings | spec | {"operators": [operator]})
-            return {"operator": operator, "evidence": findings["evidence"]} | _judged(
-                spec, operator, plant
-            )
+            judged = _judged(spec, operator, plant)
+        for mode in torch_errs:
+            if mode in judged.get("ok", ()):
+                judged["ok"].remove(mode)
+                judged.setdefault("passed_in_error", []).append(mode)
+            elif reason := judged.get("wrong", {}).pop(mode, ""):
+                judged.setdefault("wrong_in_torch", {})[mode] = reason
+        return {"operator": operator, "evidence": findings["evidence"]} | judged
 
 
 def _judged(spec: dict[str, Any], operator: str, plant: bool) -> dict[str, Any]:
