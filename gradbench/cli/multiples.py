@@ -16,9 +16,9 @@ def answer(found: Sequence[Multiple]) -> Answer:
     plain = {(c.device, c.threads) for one in found for c in (one.comparison,)} <= {("cpu", 1)}
     columns = [
         Column("function", lambda one: one.comparison.function),
-        *([Column("objective", lambda one: one.objective, rank=4)] if named else []),
+        *([Column("objective", lambda one: one.objective, rank=3)] if named else []),
         Column("size", lambda one: one.comparison.size),
-        Column("dtype", lambda one: one.comparison.dtype, rank=3),
+        Column("dtype", lambda one: one.comparison.dtype, rank=4),
         *([] if plain else [Column("device", _place)]),
         Column("evaluation", lambda one: call_time(one.evaluation), rank=2, right=True),
         Column("one by one", lambda one: _cell(one.theirs), right=True),
