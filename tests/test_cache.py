@@ -1,5 +1,6 @@
 """The cache of verdicts: never wrong, never someone else's, never in the way."""
 
+import lzma
 import os
 import shutil
 import time
@@ -15,8 +16,13 @@ from gradbench.store import cache
 from gradbench.store import runs as log
 from gradbench.store.fields import parsed
 
-RUN = Path(__file__).parent.parent / "results/runs/20261125-063236-ebd80c.jsonl"
-TRUE = judge.judge_run(log.read(RUN))
+STORED = Path(__file__).parent.parent / "results/runs/20261125-063236-ebd80c.jsonl.xz"
+TRUE = judge.judge_run(log.read(STORED))
+
+
+def unpacked(path: Path) -> Path:
+    path.write_bytes(lzma.decompress(STORED.read_bytes()))
+    return path
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def home(tmp_path, monkeypatch):
 def run(tmp_path):
     place = tmp_path / "results/runs"
     place.mkdir(parents=True)
-    return Path(shutil.copy(RUN, place))
+    return unpacked(place / STORED.stem)
 
 
 @pytest.fixture
@@ -269,7 +275,7 @@ def test_names_of_runs_that_begin_alike_or_are_globs_do_not_touch_each_other(
     for _ in range(2):
         for path in paths:
             if not path.exists():
-                shutil.copy(RUN, path)
+                unpacked(path)
             judged(path)
     assert len(times_judged) == len(paths) == len(list(home.iterdir()))
 

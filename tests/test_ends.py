@@ -18,7 +18,7 @@ import pytest
 from gradbench.cli import streams
 
 ENTRY = (sys.executable, "-m", "gradbench")
-STORED = Path(__file__).parents[1] / "results" / "runs" / "20261125-063236-ebd80c.jsonl"
+STORED = Path(__file__).parents[1] / "results" / "runs" / "20261125-063236-ebd80c.jsonl.xz"
 TINY = ("run", "-f", "exp", "-o", "vjp", "-m", "grad", "-m", "forward", "--sessions", "1")
 TINY += ("--budget", "0.01")
 

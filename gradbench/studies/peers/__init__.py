@@ -102,6 +102,17 @@ def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
     return sum(SECONDS.get(step.way, 1.5 * step.budget + 0.3) for step in steps)
 
 
+def _as_precise_as_clocks(arm: dict[str, Any]) -> dict[str, Any]:
+    """A tool's times in seconds to seven digits: further ones are noise, and half of a log."""
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shortened(one) for one in value]
+        return float(f"{value:.7g}") if isinstance(value, float) else value
+
+    return {key: shortened(value) for key, value in arm.items()}
+
+
 def arms(step: Step, seed: int) -> list[float]:
     """The shares of a trial's arms in their order, forwards or backwards by the trial's number."""
     backwards = random.Random(f"{seed}/{step.group}").random() < 0.5
@@ -210,7 +221,7 @@ class Methods:
         if "failed" in found:
             raise WorkerRefused(found["failed"])
         spent = sum(arm.pop("spent", 0.0) for arm in found["arms"])
-        return {"arms": found["arms"], "spent": spent}
+        return {"arms": [_as_precise_as_clocks(arm) for arm in found["arms"]], "spent": spent}
 
     def _gradbench(self, step: Step, shares: list[float]) -> dict[str, Any]:
         """Three comparisons, each a reference and a fresh instance of the other."""
