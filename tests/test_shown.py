@@ -92,7 +92,7 @@ def results(tmp_path_factory):
         lambda line: b'"kind":"part"' not in line or b'"comparison":"vjp/exp/' in line,
     )
     write(place / "releases" / f"{TRACK}.jsonl", map(poisoned, part))
-    for name in ("aa-20261126-204827-d6a261", "peers-20261122-052300-0405d4"):
+    for name in ("aa-20261126-204827-d6a261", "peers-20261127-021213-136fcd"):
         study = lines(STORED / "studies" / f"{name}.jsonl")
         write(place / "studies" / f"{name}.jsonl", map(poisoned, study))
     return place

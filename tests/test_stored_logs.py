@@ -22,10 +22,10 @@ COMMANDS = {
     "track, for a gate": "releases show -f affine --method holm --floor 0.05",
     "study aa": "study report aa-20261126-204827-d6a261",
     "study of a gate": "study report releases-20261127-003618-c23eaa",
-    "study power": "study report power-20261126-182516-e8f096",
+    "study power": "study report power-20261126-230835-628ae0",
     "study load": "study report load-20261126-231745-a84710",
-    "study coverage": "study report coverage-20261122-050547-dee862",
-    "study of other tools": "study report peers-20261122-052300-0405d4",
+    "study coverage": "study report coverage-20261127-030624-3022ff",
+    "study of other tools": "study report peers-20261127-021213-136fcd",
 }
 
 

@@ -382,7 +382,7 @@ def test_a_small_study_from_end_to_end(tmp_path: Path) -> None:
         (["aa", "-c", "vjp/nothing/backward"], "no function matches"),
         (["aa", "-c", "vjp"], "is not operator/function/mode"),
         (["aa", "--resume", "none-such"], "no aa study named 'none-such'"),
-        (["report"], "no finished studies"),
+        (["report"], "no studies with measurements"),
     ],
 )
 def test_errors_are_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -401,3 +401,11 @@ def test_the_report_takes_the_newest_of_each_condition() -> None:
     first, second = study("aa", [trial("process", 0.0)]), study("aa", [trial("process", 0.0)])
     other = study("aa", [trial("process", 0.0)], neighbour="same")
     assert evidence.newest([first, second, other]) == [second, other]
+
+
+def test_an_interrupted_study_is_shown_where_none_is_finished() -> None:
+    whole, begun = (study("aa", [trial("process", 0.0)]) for _ in range(2))
+    begun.ends.clear()
+    assert evidence.newest([whole, begun]) == [whole]
+    assert evidence.newest([begun]) == [begun]
+    assert evidence.ended(begun) == "interrupted after 1 measurement"

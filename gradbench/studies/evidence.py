@@ -11,6 +11,7 @@ from typing import Any
 from gradbench.advise.telling import factor
 from gradbench.analysis.table import Ratio
 from gradbench.core.suggest import hint
+from gradbench.core.units import counted, duration
 from gradbench.store import studies as store
 from gradbench.store.files import require_free, require_ours, write_text
 from gradbench.store.lines import StoreError, stem
@@ -226,13 +227,15 @@ def tables_of(study: Study, by_case: bool = False) -> list[tuple[str, list[dict[
 
 
 def newest(studies: Iterable[Study]) -> list[Study]:
-    """The newest finished study of each kind and condition, in the page's order."""
+    """The newest finished study of each kind and condition, in the page's order; the newest
+    interrupted one where none is finished."""
     found: dict[tuple[Any, ...], Study] = {}
     for study in studies:
-        if study.finished and study.trials:
+        if study.trials:
             settings = study.settings
             key = (study.started.study, settings.get("between"), settings.get("neighbour"))
-            found[key] = study
+            if study.finished or not (key in found and found[key].finished):
+                found[key] = study
     order = list(HEADINGS)
     return sorted(
         found.values(),
@@ -242,6 +245,15 @@ def newest(studies: Iterable[Study]) -> list[Study]:
             ("none", "other", "same", "both").index(s.settings.get("neighbour", "none")),
         ),
     )
+
+
+def ended(study: Study) -> str:
+    """How long a study took, and whether it was interrupted, as a clause."""
+    took = f"took {duration(study.elapsed)}" if study.elapsed else ""
+    if study.finished:
+        return took
+    measured = f"interrupted after {counted(len(study.trials), 'measurement')}"
+    return f"{took}, {measured}" if took else measured
 
 
 def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]:
@@ -260,10 +272,10 @@ def chosen(results: Path, names: Sequence[str]) -> tuple[list[Study], list[str]]
                 )
         return [store.find(results, name, kind) for name, kind in zip(names, kinds)], []
     studies, problems = store.read_all(results)
-    finished = newest(studies)
-    if not finished:
-        raise StoreError(f"there are no finished studies in {store.folder(results)}")
-    return finished, problems
+    shown = newest(studies)
+    if not shown:
+        raise StoreError(f"there are no studies with measurements in {store.folder(results)}")
+    return shown, problems
 
 
 _MARK = "Written by `gradbench study report"
@@ -279,7 +291,6 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
     Raises OSError if it cannot, or if a file of that name is not gradbench's.
     """
     from gradbench.core.text import line, markdown, markdown_cell
-    from gradbench.core.units import duration
     from gradbench.studies import figures
 
     page = docs / "evidence.md"
@@ -318,9 +329,9 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
             told = conditions(study)
             failed = sum(bool(t.reason) for t in study.trials)
             note = (
-                f"torch {told['torch']}, {told['cpu']}, {told['cores']} cores, "
-                f"{told['threads']} thread, load {told['load']}; "
-                f"{study.started.started}, took {duration(study.elapsed)}"
+                f"torch {told['torch']}, {told['cpu']}, {counted(told['cores'], 'core')}, "
+                f"{counted(told['threads'], 'thread')}, load {told['load']}; "
+                f"{study.started.started}, {ended(study)}"
             )
             note += f"; {failed} measurements failed." if failed else "."
             text += ["", markdown_cell(note)]

@@ -10,7 +10,7 @@ import click
 from gradbench.cli import completing, options, parameters
 from gradbench.cli.output import notes, say
 from gradbench.cli.rendering import Answer, Cell, Column, Csv, Json, Renderer, Table
-from gradbench.core.units import counted, duration
+from gradbench.core.units import counted
 from gradbench.store.studies import Study
 
 NAMES = (
@@ -58,7 +58,8 @@ def report(
 ) -> int:
     """Show stored studies, or write the evidence page from them.
 
-    Default: the newest finished study of each kind and condition.
+    Default: the newest finished study of each kind and condition, or the newest
+    interrupted one where none is finished.
     """
     from gradbench.studies import evidence
 
@@ -84,7 +85,7 @@ def report(
 
 def answer(study: Study, by_case: bool) -> Answer:
     """What a study shows."""
-    from gradbench.studies.evidence import COLUMNS, HEADINGS, tables_of
+    from gradbench.studies.evidence import COLUMNS, HEADINGS, ended, tables_of
     from gradbench.studies.tally import conditions
 
     heading, _ = HEADINGS[study.started.study]
@@ -103,5 +104,6 @@ def answer(study: Study, by_case: bool) -> Answer:
     if rows:
         facts = ("torch", "cpu", "cores", "threads", "load")
         summary.append(", ".join(f"{key} {rows[0][key]}" for key in facts if key in rows[0]))
-    summary.append(f"Took {duration(study.elapsed)}. Stored in {study.path}")
+    how = ended(study)
+    summary.append(f"{how[0].upper()}{how[1:]}. Stored in {study.path}")
     return Answer(rows, details=tables, summary=summary)
