@@ -148,7 +148,7 @@ def test_the_answer_names_a_winner_and_its_code_and_is_stored(tmp_path):
 
 
 TIMED = ("slower", "faster", "fastest", "undecided", "same", "needed")
-"""What stands at the end of the row of a mode that was timed: its verdict, or "more time needed"."""
+"""The end of the row of a mode that was timed: its verdict, or "more time needed"."""
 
 
 def modes(made):
