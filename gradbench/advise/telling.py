@@ -56,7 +56,7 @@ def number(value: float) -> str:
 def between(ratio: Ratio) -> str:
     """The ratio with its interval, as ``58 (95 % interval 56 to 60)``; the low end alone where the
     interval is wide."""
-    if _says_little(ratio):
+    if says_little(ratio):
         return f"over {number(ratio.low)}" if ratio.low > 1 else f"about {number(ratio.value)}"
     return f"{number(ratio.value)} (95 % interval {number(ratio.low)} to {number(ratio.high)})"
 
@@ -69,7 +69,7 @@ def factor(ratio: Ratio | None) -> str:
     wide = max(ends) - 1
     if wide < 0.3:
         return f"{number(ratio.value)} ±{wide:.{1 if wide < 0.0995 else 0}%}"
-    if ratio.low and not _says_little(ratio):
+    if ratio.low and not says_little(ratio):
         return f"{number(ratio.value)} [{number(ratio.low)}, {number(ratio.high)}]"
     return f"over {number(ratio.low)}" if ratio.low > 1.01 else f"~ {number(ratio.value)}"
 
@@ -128,7 +128,7 @@ def gain(advice: Advice) -> str:
     ratio = usual.to_fastest
     if usual.verdict != Verdict.SLOWER and (ratio.low <= 1 or usual.sessions > 1):
         against = f"against {first}, the usual choice, it is too close to call"
-        if _says_little(ratio):
+        if says_little(ratio):
             against = f"{first}, the usual choice, was measured too briefly to compare"
         return f"{best.mode} is the fastest so far; {against}: {_more(advice)}."
     rough = "" if usual.sessions > 1 else " Measured in one process, so this is rough."
@@ -137,11 +137,11 @@ def gain(advice: Advice) -> str:
 
 
 def _times(ratio: Ratio) -> str:
-    return f"more than {number(ratio.low)}×" if _says_little(ratio) else f"{number(ratio.value)}×"
+    return f"more than {number(ratio.low)}×" if says_little(ratio) else f"{number(ratio.value)}×"
 
 
 def _ends(ratio: Ratio) -> str:
-    if _says_little(ratio) or ratio.low == ratio.high:
+    if says_little(ratio) or ratio.low == ratio.high:
         return ""
     return f" (95 % interval {number(ratio.low)} to {number(ratio.high)})"
 
@@ -167,7 +167,7 @@ def close(advice: Advice) -> list[str]:
         if row.verdict == Verdict.UNDECIDED and row.to_fastest and row.to_fastest.low <= 1.01
     }
     open_.pop(advice.first, None)
-    brief = [mode for mode, ratio in open_.items() if _says_little(ratio)]
+    brief = [mode for mode, ratio in open_.items() if says_little(ratio)]
     near = [mode for mode in open_ if mode not in brief]
     said = []
     if near:
@@ -179,7 +179,7 @@ def close(advice: Advice) -> list[str]:
     return [f"{', and '.join(said)}: {_more(advice)}."] if said else []
 
 
-def _says_little(ratio: Ratio) -> bool:
+def says_little(ratio: Ratio) -> bool:
     """Whether a ratio's interval is so wide that no size is known."""
     return ratio.high > TELLING * ratio.low
 
@@ -208,7 +208,7 @@ def own(advice: Advice) -> list[str]:
         if row.to_fastest is None or best is None:
             said.append(f"Your {row.mode} was not timed: {row.status}, {row.reason}.")
         elif row.verdict == Verdict.UNDECIDED:
-            why = "measured too briefly" if _says_little(row.to_fastest) else "too close to call"
+            why = "measured too briefly" if says_little(row.to_fastest) else "too close to call"
             said.append(f"Your {row.mode} against {best.mode}: {why}.")
         else:
             said.append(f"Your {row.mode} takes {between(row.to_fastest)} times as long.")

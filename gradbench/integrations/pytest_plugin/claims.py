@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gradbench import statistics
 from gradbench.advise.answer import Advice
-from gradbench.advise.telling import TELLING, between, number
+from gradbench.advise.telling import between, number, says_little
 from gradbench.analysis.runs import ratios_to
 from gradbench.analysis.table import Ratio, Row
 from gradbench.core.cases import FORWARD, Comparison
@@ -144,7 +144,7 @@ def _sentence(
         few = f"raise the budget of {timed.advice.budget:g} s"
         if estimate.sessions < 2:
             why = "one process says nothing of how processes differ"
-        elif ratio.high > TELLING * ratio.low:
+        elif says_little(ratio):
             why = f"{counted(estimate.sessions, 'process')} say too little to call it"
         else:
             why = f"too close to {factor:g} to call"

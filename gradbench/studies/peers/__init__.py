@@ -103,7 +103,7 @@ def expected(settings: dict[str, Any], steps: Sequence[Step]) -> float:
 
 
 def _as_precise_as_clocks(arm: dict[str, Any]) -> dict[str, Any]:
-    """A tool's times in seconds to seven digits: further ones are noise, and half of a log."""
+    """A tool's times in seconds to seven digits: further ones are noise, and a sixth of a log."""
 
     def shortened(value: Any) -> Any:
         if isinstance(value, list):
