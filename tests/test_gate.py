@@ -8,6 +8,8 @@ import torch
 from gradbench import state
 from gradbench.core.cases import Comparison
 from gradbench.problems import registry
+from gradbench.worker import gate
+from gradbench.worker.contestant import SLOW
 from gradbench.worker.known import Known
 from gradbench.worker.session import Session
 from gradbench.worker.settling import settle
@@ -94,9 +96,19 @@ def late(x):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("interrupted", [0, 1, 2, 3])
 def test_a_backward_that_goes_wrong_after_forty_calls_is_caught_after_timing(
-    session, tmp_path, dtype
+    session, tmp_path, dtype, interrupted, monkeypatch
 ):
+    # Whichever evaluation in float64 a busy machine makes a slow one, which stands for all.
+    ticks, count = [0], [0]
+
+    def clock():
+        count[0] += 1
+        ticks[0] += SLOW + 1 if count[0] == 2 * interrupted else 1
+        return ticks[0]
+
+    monkeypatch.setattr(gate, "CLOCK", clock)
     file = tmp_path / "late.py"
     file.write_text(LATE)
     with state.preserve(state.Changes(), loading=True):
@@ -107,8 +119,8 @@ def test_a_backward_that_goes_wrong_after_forty_calls_is_caught_after_timing(
             }
         )  # fmt: skip
     settle(subject)
-    declare(subject, "late", ["gradient"], Known(), False, f"late_{dtype}")
-    session.open(str(Comparison("gradient", f"late_{dtype}", "documents", dtype)), 0, [1, 2])
+    declare(subject, "late", ["gradient"], Known(), False, name := f"late_{dtype}_{interrupted}")
+    session.open(str(Comparison("gradient", name, "documents", dtype)), 0, [1, 2])
     answer = session.prepare("grad", 0, 1_000, [0])
     assert answer["status"] == "ok", answer
     # The exact derivatives of both calls, and each dtype's own, are from before.

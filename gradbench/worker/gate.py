@@ -462,9 +462,9 @@ class Gate:
         return finding
 
     def look_again(self, mode: str) -> None:
-        """Has a mode evaluated in float64 anew at the timed inputs, as something may have changed
-        since: the function's own backward is part of it."""
-        for index in range(len(self.timed)):
+        """Has a mode evaluated in float64 anew at the timed inputs, or at those that stand for all,
+        as something may have changed since: the function's own backward is part of it."""
+        for index in {*range(len(self.timed)), self._slow.get(mode, 0)}:
             self._wider.pop((mode, index), None)
 
     def _block_name(self, forward: bool, number: int) -> str:
