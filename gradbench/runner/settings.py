@@ -79,12 +79,12 @@ PROFILES = {
         ),
     ),
     "standard": Profile(
-        "example inputs and larger ones, 16 to 400 rounds in 5 processes: an hour",
+        "example inputs and larger ones, 16 to 400 rounds in 5 processes: an hour or two",
         "standard",
         Settings(
             sessions=5,
-            warm=0.02,
-            stopping=Stopping(budget=1.0),
+            warm=0.005,
+            stopping=Stopping(budget=1.5),
         ),
     ),
     "full": Profile(
