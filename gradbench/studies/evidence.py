@@ -21,7 +21,7 @@ from gradbench.studies.tally import conditions
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
+    return f"{100 * value + 0.0:.3g} %"  # No "-0 %".
 
 
 def _seconds(value: float) -> str:
@@ -306,7 +306,7 @@ def write(studies: Sequence[Study], docs: Path) -> list[Path]:
         "How far to trust the verdicts, measured by gradbench on itself. Rates have "
         "Clopper–Pearson 95 % intervals. *Measuring* is seconds inside visits (for other tools, "
         "inside their timing); *total* adds preparing, warming up and starting processes. Both "
-        "are per comparison.",
+        "are per comparison. Log ratios are stored to 0.00001.",
         "",
         f"{_MARK} --docs docs`; the command above each table measured it.",
     ]
