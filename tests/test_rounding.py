@@ -228,6 +228,17 @@ PRODUCTS = {
     "addmm": (lambda a, b: torch.addmm(a[:8], a.T, b)),
     "bmm": (lambda a, b: torch.bmm(a.T[None], b[None])[0]),
     "linear": (lambda a, b: F.linear(a.T, b.T, b[0])),
+    "addmm_": (lambda a, b: a[:8].clone().addmm_(a.T, b)),
+    "baddbmm_": (lambda a, b: a[None, :8].clone().baddbmm_(a.T[None], b[None])),
+    "addmv_": (lambda a, b: a[0].clone().addmv_(a.T, b[:, 0])),
+    "addr_": (lambda a, b: (a.T @ b).addr_(a[0], b[0])),
+    "into out": (lambda a, b: torch.mm(a.T, b, out=a.new_empty(8, 8))),
+    "sum into out": (lambda a, b: torch.sum(a * b, 0, out=a.new_empty(8))),
+    "index_add_": (lambda a, b: a[:1].clone().index_add_(0, torch.zeros(len(b)).long(), b)),
+    "scatter_add_": (
+        lambda a, b: a[0].clone().scatter_add_(0, torch.arange(8).repeat(len(b)), b.ravel())
+    ),
+    "index_put_": (lambda a, b: a[:1].clone().index_put_((torch.zeros(len(b)).long(),), b, True)),
 }
 
 
@@ -348,6 +359,11 @@ def test_what_is_moved_to_a_wider_dtype_or_within_the_measured_one_is_not_rounde
         lambda x: x @ x.new_ones(x.shape[1]),
         lambda x: x @ x.new_ones(x.shape[1], 2),
         lambda x: x.cumsum(1)[:, -1],
+        lambda x: x.new_zeros(len(x), 1).addmm_(x, x.new_ones(x.shape[1], 1)),
+        lambda x: x.new_zeros(len(x)).addmv_(x, x.new_ones(x.shape[1])),
+        lambda x: x.new_zeros(len(x), 1).index_add_(1, torch.zeros(x.shape[1]).long(), x),
+        lambda x: x.new_zeros(len(x), 1).scatter_add_(1, torch.zeros_like(x).long(), x),
+        lambda x: torch.sum(x, 1, out=x.new_empty(len(x))),
     ],
 )
 def test_the_error_of_a_sum_grows_with_the_root_of_its_terms(f):

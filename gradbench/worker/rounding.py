@@ -240,11 +240,12 @@ class Rounding(DispatchMode):
             if result is not NotImplemented:
                 return result
             kind = Kind.ARGUMENTS
-        if func._schema.is_mutable:
-            return self._in_place(func, kind, args, kwargs)
         magnitudes = None
         if kind is Kind.LINEAR:
+            # What works in place writes to copies here.
             magnitudes = func(*_each(_magnitude, args), **_named(_magnitude, kwargs))
+        if func._schema.is_mutable:
+            return self._in_place(func, kind, args, kwargs, magnitudes)
         moved = self._moved if kind is Kind.ARGUMENTS else self._constant
         if kind is Kind.NORMWISE:
             moved = self._moved_by_norm
@@ -267,24 +268,30 @@ class Rounding(DispatchMode):
         finally:
             self.inside -= 1
 
-    def _in_place(self, func: Any, kind: Kind, args: Any, kwargs: Any) -> Any:
-        """The operation, which writes to some arguments; these are rounded where they are."""
+    def _in_place(self, func: Any, kind: Kind, args: Any, kwargs: Any, magnitudes: Any) -> Any:
+        """The operation, which writes to some arguments; these are rounded where they are, on the
+        scale of `magnitudes` if it adds up."""
         written: list[Any] = []
         for argument, value in _bound(func, args, kwargs):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 written += value if isinstance(value, (list, tuple)) else [value]
         kept = {id(tensor) for tensor in written}
-        moved = {Kind.RESULT: self._constant, Kind.NORMWISE: self._moved_by_norm}.get(
-            kind, self._moved
+        moved = {Kind.ARGUMENTS: self._moved, Kind.NORMWISE: self._moved_by_norm}.get(
+            kind, self._constant
         )
 
         def moved_unless_written(value: Any) -> Any:
             return value if id(value) in kept else moved(value)
 
         result = func(*_each(moved_unless_written, args), **_named(moved_unless_written, kwargs))
-        for tensor in written:
-            if _real(tensor):
+        scales = magnitudes if isinstance(magnitudes, tuple) else (magnitudes,) * len(written)
+        for tensor, scale in zip(written, scales):
+            if not _real(tensor):
+                continue
+            if scale is None:
                 tensor.copy_(self._rounded(tensor))
+            else:
+                tensor.copy_(self._added_up(tensor, scale, _terms(func, args, tensor)))
         return result
 
     def _into_narrower(self, func: Any, args: Any, result: Any) -> Any:
