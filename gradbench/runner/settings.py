@@ -85,6 +85,7 @@ PROFILES = {
             sessions=5,
             warm=0.005,
             stopping=Stopping(budget=1.5),
+            patience=0.5,
         ),
     ),
     "full": Profile(
