@@ -70,12 +70,12 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        "small example inputs, 4 to 48 rounds in 5 processes: minutes",
+        "small example inputs, 4 to 56 rounds in 5 processes: minutes",
         "documents",
         Settings(
             sessions=5,
             warm=0.001,
-            stopping=Stopping(min_rounds=4, max_rounds=48, half_width=0.005, budget=0.3),
+            stopping=Stopping(min_rounds=4, max_rounds=56, half_width=0.005, budget=0.35),
         ),
     ),
     "standard": Profile(
