@@ -43,12 +43,20 @@ def question(name, *inputs, **fields):
         ("of_integers", "it returns torch.int64: only floating-point values"),
         ("of_python", r"it returns a float, no tensor: leave out float\(\) or .item\(\)$"),
         ("of_nothing", "it returns a dict without a tensor$"),
+        ("of_dataclass", "it returns a Fields, no tensor: return its tensors, in a dict"),
+        ("through_numpy", r"in reverse mode, .*\.numpy\(\).*, nothing of the inputs reaches"),
+        ("partly_through_numpy", r"\.numpy\(\) at subjects.py:\d+ hides a part of it"),
     ],
 )
 def test_a_function_that_misbehaves_gets_one_line_that_says_how(name, said):
     with pytest.raises(Refusal, match=said) as refusal:
         examine(question(name))
     assert "\n" not in str(refusal.value)
+
+
+def test_an_input_without_a_derivative_is_named_with_the_cure():
+    with pytest.raises(Refusal, match=r"its input x holds NaN or infinity in 2 of 5.*--wrt"):
+        examine(Question(f"{SUBJECTS}:elementwise", (), maker=f"{SUBJECTS}:not_finite"))
 
 
 def test_a_probe_that_is_killed_from_outside_is_sent_once_more(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradbench.core.deadline import Deadline
+from gradbench.worker import hints
 from gradbench.worker.evidence import CONFIRMED, DEFINED, OPEN, Refused, gather
 from gradbench.worker.judging import entry_by_entry
 from gradbench.worker.reference import formulas
@@ -588,6 +589,13 @@ def test_hints(said):
     function, shape = HINTS[said]
     assert any(said in hint for hint in evidence(function, randn(*shape)).hints)
     assert not evidence(torch.sin, randn(3)).hints
+
+
+def test_zeros_are_not_subnormal_in_any_dtype():
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        assert not hints._subnormal(dtype, "values", [torch.tensor([0.0, -0.0, 1.0])])
+        small = torch.tensor([0.0, torch.finfo(dtype).tiny / 2], dtype=torch.float64)
+        assert "1 of 2 values are subnormal" in hints._subnormal(dtype, "values", [small])[0]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,18 @@ def chain(x):
 
 def constant(x):
     return x.sum(-1)
+
+
+def linear(x):
+    return 2 * x.sum()
+
+
+def product(x):
+    return x.prod()
+
+
+def partly_linear(x, y, a):
+    return 2 * x.sum() + a * (y**3).sum()
 """
 INPUTS = {
     "field": {"x": "randn(5, 4)"},
@@ -94,6 +106,9 @@ INPUTS = {
     "separable": {"x": "randn(40)"},
     "chain": {"x": "randn(40)"},
     "constant": {"x": "randn(5, 4)"},
+    "linear": {"x": "randn(5)"},
+    "product": {"x": "randn(7)"},
+    "partly_linear": {"x": "randn(5)", "y": "randn(3)", "a": "tensor(0.5)"},
 }
 
 
@@ -184,7 +199,7 @@ def test_the_references_are_what_mpmath_says(file, name):
     ("name", "dtype"),
     [
         ("points", "float32"), ("column", "float32"), ("energy", "float64"), ("pair", "float64"),
-        ("together", "float32"), ("constant", "float32"),
+        ("together", "float32"), ("constant", "float32"), ("product", "float32"),
     ],
 )  # fmt: skip
 def test_no_mode_of_a_users_function_is_wrong(file, name, dtype):
@@ -255,6 +270,22 @@ def test_zeros_of_the_hessian_take_few_products(file):
             registry.FUNCTIONS.pop(YOURS)
             for mode in compressed:
                 del registry.MODES[operator, mode.name]
+
+
+@pytest.mark.parametrize("name", ["linear", "partly_linear"])
+def test_every_mode_takes_a_gradient_that_does_not_vary(file, name):
+    subject = subject_of(file, name)
+    known = Known(hessian_structure(subject, Deadline(60)), of_gradient=True)
+    before = dict(registry.MODES)
+    for operator in ("hessian", "hvp", "hessian_diagonal", "laplacian"):
+        gate = gate_of(subject, name, operator, known)
+        for mode in modes_of(operator):
+            if not (mode.by_hand or mode.name.endswith("_by_memory")):
+                finding = checked(gate, mode)
+                assert finding.passed, f"{operator} {mode.name}: {finding.reason}"
+        registry.FUNCTIONS.pop(YOURS)
+        registry.MODES.clear()
+        registry.MODES.update(before)
 
 
 def looked(file, name, operator, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from gradbench.advise import live
 from gradbench.advise.advice import Refusal
@@ -21,7 +22,7 @@ from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
 from gradbench.worker import loading, paste
 from gradbench.worker.allowance import computed_by
-from gradbench.worker.evidence import gather
+from gradbench.worker.evidence import CONFIRMED, gather
 from gradbench.worker.gate import Gate
 from gradbench.worker.known import Known
 from gradbench.worker.loading import Unusable, resolve
@@ -125,6 +126,7 @@ def test_a_function_that_is_measured_in_double_precision_is_its_own_reference():
     ("name", "dtype"),
     [
         *(("under_autocast", "float32"), ("of_half", "float32"), ("of_single", "float64")),
+        ("of_double", "float32"),
         ("filled_by_index", "float64"),
     ],
 )
@@ -149,8 +151,78 @@ def test_modes_are_right_where_a_value_or_buffer_is_narrower_than_the_inputs(
     assert "is torch.int8 instead of" in even_narrower.check([0]).reason
 
 
+@pytest.mark.parametrize(
+    ("name", "how", "modes"),
+    [
+        (
+            "force",
+            {"inputs": (X,)},
+            {"loop_grad", "loop_backward", "forward_loop", "grads_batched"},
+        ),
+        ("with_missing", {"maker": "missing_inputs", "wrt": ("x",)}, {"loop_grad", "jacrev"}),
+    ],
+)
+def test_modes_pass_for_what_differentiates_by_its_own_input_or_holds_nan(
+    name, how, modes, monkeypatch
+):
+    monkeypatch.setattr(registry, "FUNCTIONS", {})
+    made = subject(name, *how.pop("inputs", ()), **how)
+    assert made.manner.tracked == (name == "force")
+    with made.wide:
+        found = gather(made, made.values, made.forward(*made.values), "", Deadline(20.0))
+    assert found.verdict == CONFIRMED
+    function = declare(made, f"{SUITE}:{name}", ["jacobian"], Known(), False)
+    problem, timed = pose(function, "jacobian", None, "float32", "cpu", 1)
+    gate = Gate(problem, timed, [draw(problem, function.example_size, 2)])
+    for mode in modes:
+        declared = registry.MODES["jacobian", mode]
+        finding = gate.enter(mode, declared.build(problem), declared.leaves).check([0])
+        assert finding.passed, (mode, finding.reason)
+
+
+def test_what_a_function_raises_stays_where_inputs_that_require_grad_do_not_help():
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        subject("without_graph", X)
+
+
 def _doubled(result):
     return tuple(2 * block.detach() for block in as_tuple(result))
+
+
+@pytest.mark.parametrize("name", ["of_half", "of_single", "of_double", "with_constants"])
+def test_products_of_gauss_and_newton_are_right_whatever_the_dtype_of_the_value(name, monkeypatch):
+    monkeypatch.setattr(registry, "FUNCTIONS", {})
+    dtype = "float64" if name == "of_single" else "float32"
+    made = subject(name, X, dtype=dtype)
+    operator = "gauss_newton_product"
+    function = declare(made, f"{SUITE}:{name}", [operator], Known(), False)
+    problem, timed = pose(function, operator, None, dtype, "cpu", 1)
+    gate = Gate(problem, timed, [draw(problem, function.example_size, 2)])
+    right = []
+    for mode in registry.modes_of(operator):
+        if mode.opt_in or mode.name == "forward":
+            continue
+        try:
+            finding = gate.enter(mode.name, mode.build(problem), mode.leaves).check([0])
+        except Unsupported:
+            # Forward mode gives float64 of a float16 number times a tensor.
+            assert name == "of_half"
+            continue
+        assert finding.passed, (mode.name, finding.reason)
+        right.append(mode.name)
+    assert len(right) > 5
+
+
+@pytest.mark.parametrize("name", ["filled_by_index", "with_casts", "only_single"])
+def test_the_tangents_of_a_value_stay_without_grad_mode(name):
+    made = subject(name, X)
+    (x,) = made.values
+    for context in (torch.no_grad, torch.enable_grad):
+        with made.wide, context(), forward_ad.dual_level():
+            dual = forward_ad.make_dual(x.clone().requires_grad_(), torch.ones_like(x))
+            value, tangent = forward_ad.unpack_dual(made.forward(dual))
+        assert tangent is not None
+        assert value.requires_grad == tangent.requires_grad == (context is torch.enable_grad)
 
 
 def test_a_graph_through_torch_func_inside_is_kept():
@@ -274,6 +346,7 @@ CASES = [
     ("loss.scaled", {"inputs": (("x", "randn(5, 3)"), ("scale", "2.0"))}),
     ("dropped", {"inputs": (X,)}),
     ("by_iterated", {"inputs": (("x", "randn(5, 3)"),)}),
+    ("adapted", {"maker": "dict_inputs"}),
     ("by_network", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("network",)}),
     ("by_network", {"inputs": (("x", "randn(5, 3)"),), "wrt": ("network.0.bias", "x")}),
 ]

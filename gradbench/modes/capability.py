@@ -120,6 +120,10 @@ REASONS = tuple(
             "the function takes the data out of a tensor (.numpy(), .tolist()): torch.func cannot",
         ),
         (
+            r"Can't call numpy\(\) on Tensor that requires grad",
+            "the function takes the data out of a tensor (.numpy()): autograd cannot",
+        ),
+        (
             r"backward\(\) called inside (?:a functorch transform|torch\.vmap)",
             "the function calls .backward() itself: torch.func cannot",
         ),

@@ -125,9 +125,12 @@ def functional_products(problem: Problem) -> Call:
 
 
 def multiplied(blocks: Tensors, tangents: Tensors) -> Tensors:
-    """JᵀJt of the blocks of a jacobian, by two products of matrix and vector."""
+    """JᵀJt of the blocks of a jacobian, by two products of matrix and vector.
+
+    Blocks of forward mode have the dtype of the value.
+    """
     matrices = [block.reshape(-1, tangent.numel()) for block, tangent in zip(blocks, tangents)]
-    terms = [matrix @ t.reshape(-1) for matrix, t in zip(matrices, tangents)]
+    terms = [matrix @ t.reshape(-1).to(matrix.dtype) for matrix, t in zip(matrices, tangents)]
     along = sum(terms[1:], terms[0])
     return tuple((along @ matrix).reshape(t.shape) for matrix, t in zip(matrices, tangents))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.autograd.forward_ad as dual
@@ -110,7 +110,11 @@ def compressed_grad_twice_batched(problem: Problem, structure: Structure) -> Cal
         wrt, grads = inputs[:n], gradients(problem, inputs)
         varying = [i for i, g in enumerate(grads) if g.requires_grad]
         first, second = [grads[i] for i in varying], [seeds[i] for i in varying]
-        again = torch.autograd.grad(first, wrt, second, is_grads_batched=True, allow_unused=True)
+        again: Sequence[Tensor | None] = [None] * n
+        if varying:
+            again = torch.autograd.grad(
+                first, wrt, second, is_grads_batched=True, allow_unused=True
+            )
         return place(joined(filled(again, seeds)))
 
     return call

@@ -15,6 +15,7 @@ the more draws are only due before a result is called wrong: see `LEVELS`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from gradbench.problems import registry
 from gradbench.problems.arguments import Arguments
-from gradbench.problems.function import Tensors, as_tuple, uniform
+from gradbench.problems.function import Tensors, as_tuple, parts_of, uniform
 from gradbench.problems.mode import Unsupported
 from gradbench.problems.operators import Problem
+from gradbench.worker import differences
 from gradbench.worker.failures import line_of
 from gradbench.worker.rounding import Rounding
 from gradbench.worker.urgency import Late
@@ -44,6 +46,12 @@ float32 inside, are off by more than 1e-8."""
 SMALLEST_STEP = 2.0**-46
 """The smallest relative move of a number: below it, float64 rounding of the exact derivative
 matters. The deviation is then scaled down to the unit of the dtype."""
+
+LINES, MOST_NOISE = 3, 2**18
+"""Lines along which the noise of each way in float64 is measured before a result is called wrong,
+and the most numbers of a result for which it is."""
+
+FLOAT64 = 2.0**-52
 
 PATIENCE, FIRST_PATIENCE = 10.0, 1.0
 """Seconds from which on a level, or the first one, takes no further draws, if it has two."""
@@ -225,6 +233,11 @@ class Allowance:
                 largest = tuple(torch.maximum(a, SPREAD * d) for a, d in zip(largest, deviation))
             if done >= 2 and time.perf_counter() - began > patience:
                 break
+        for line, way in itertools.product(range(LINES) if level.last else (), [*self._plain]):
+            if done >= 2 and time.perf_counter() - began > 2 * patience:
+                break
+            noise = self._noise(way, line)
+            largest = tuple(torch.maximum(a, SPREAD * n) for a, n in zip(largest, noise))
         if not done and level.first:
             return largest
         if not done:
@@ -262,6 +275,24 @@ class Allowance:
             ((d - p).abs() * (self.unit / step)).nan_to_num(nan=0.0, posinf=0.0)
             for d, p in zip(drawn, plain)
         )
+
+    def _noise(self, way: Path, seed: int) -> Tensors:
+        """The noise of a way's float64 results along a line, in the unit of the dtype.
+
+        Torch may take another formula in Monte Carlo arithmetic than it does otherwise, as for the
+        derivative of `prod`: this shows the rounding of the other one.
+        """
+        plain = self._plain[way]
+        if sum(block.numel() for block in plain) > MOST_NOISE:
+            return tuple(torch.zeros_like(block) for block in plain)
+
+        def line(step: float) -> tuple[float, Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            there = way(moved(self.arguments, self.differentiated, step, generator))
+            return step, torch.cat([block.reshape(-1) for block in there])
+
+        noise = differences.level(line, differences.FINE) * (self.unit / FLOAT64)
+        return parts_of(noise, [block.shape for block in plain])
 
     def _without_intermediates(self) -> Tensors:
         """The errors by cancellation in a row, and by rounding the inputs."""

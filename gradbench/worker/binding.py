@@ -108,6 +108,8 @@ class Binding:
         """Each leaf that is a parameter: the module's place, its name in it, the leaf's number."""
         self.copied: list[tuple[str, str]] = []
         """The buffers that each call works on copies of: the module's place, its name in it."""
+        self.tracked: list[int] = []
+        """The leaves that require grad whenever the function is called."""
         self._taken: set[int] = set()
         self._room: dict[str, Any] = {
             "rebuilt": rebuilt,
@@ -198,6 +200,8 @@ class Binding:
         lines = f"    return {code}\n"
         if known.get("one"):
             lines = f"    y = {code}\n    return y if isinstance(y, Tensor) else one(y)\n"
+        if "called" in known:
+            lines = "".join(f"    {tracking(f't{i}')}\n" for i in self.tracked) + lines
         exec(f"def call({', '.join(f't{i}' for i in order)}):\n{lines}", room)
         made: Callable[..., Any] = room["call"]
         return made
@@ -263,6 +267,11 @@ class _Bundle(torch.nn.Module):
 
     def forward(self, *args: Any, **named: Any) -> Any:
         return self.callable[0](*args, **named)
+
+
+def tracking(name: str) -> str:
+    """The code that makes a tensor of this name require grad, in any mode but torch.func's."""
+    return f"{name} = {name} if {name}.requires_grad else {name}.view_as({name}).requires_grad_()"
 
 
 def module_of(target: Any) -> torch.nn.Module | None:

@@ -12,7 +12,7 @@ import torch
 
 from gradbench.core.arguments import signature
 from gradbench.problems.written import FUNCTION, Written, import_line
-from gradbench.worker.binding import is_container, items
+from gradbench.worker.binding import is_container, items, tracking
 from gradbench.worker.loading import importable
 from gradbench.worker.settling import ALL, SEED
 from gradbench.worker.subject import Subject
@@ -65,7 +65,7 @@ class Calling:
             by_position
             and inputs == [leaf.name for leaf in subject.leaves]
             and not any(leaf.is_complex for leaf in subject.leaves)
-            and not (binding.swapped or tree or subject.manner.random)
+            and not (binding.swapped or binding.tracked or tree or subject.manner.random)
             and not _keyword_only(subject)
         )
         self._import(as_it_is)
@@ -80,7 +80,9 @@ class Calling:
         if tree:
             self.written.imports.add("from torch.utils._pytree import tree_flatten")
             value = _flattened(value, subject)
-        lines = [*self._seeds(), *self.inside, f"    return {value}\n"]
+        names = [self.names[binding.leaves[number].name] for number in binding.tracked]
+        tracked = [f"    {tracking(name)}\n" for name in names]
+        lines = [*self._seeds(), *tracked, *self.inside, f"    return {value}\n"]
         parameters = list(self.names.values())
         head = f"def {FUNCTION}({', '.join(parameters)}):\n"
         if len(head) > COLUMNS:

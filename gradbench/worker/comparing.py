@@ -99,6 +99,11 @@ def told_apart(a: float, b: float) -> tuple[str, str]:
     return shown
 
 
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; NaN is the same as NaN."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
 def unravelled(flat: int, shape: Shape) -> list[int]:
     """The indices of a flat index (`torch.unravel_index` is missing before torch 2.2)."""
     indices = []

@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gradbench import state
 from gradbench.problems.function import as_tuple
-from gradbench.worker.comparing import Finding
+from gradbench.worker.comparing import Finding, same
 from gradbench.worker.devices import synchronizer
 from gradbench.worker.interference import look, own_time
 
@@ -148,7 +146,7 @@ class Contestant:
         original = gate.argument_sets[index].tensors()
         for number, (now, before) in enumerate(zip(tensors, original)):
             name = names[number] if number < len(names) else "the seed"
-            if now.shape != before.shape or not torch.equal(now.detach().cpu(), before):
+            if not same(now.detach().cpu(), before):
                 return Finding(f"changes {name} in place")
             if now.grad is not None:
                 return Finding(f"leaves a gradient in {name}.grad, which the next call adds to")

@@ -50,13 +50,13 @@ def noise(line_of: Callable[[], Line], here: Tensor, coarse: bool = True) -> tup
     Rounding shows at any spacing of the values; what is computed in a lower precision inside, or in
     steps, shows at a larger one alone.
     """
-    fine = _level(line_of(), FINE)
+    fine = level(line_of(), FINE)
     if not coarse:
         return fine, fine
-    return fine, torch.maximum(fine, torch.maximum(*(_level(line_of(), s) for s in COARSER)))
+    return fine, torch.maximum(fine, torch.maximum(*(level(line_of(), s) for s in COARSER)))
 
 
-def _level(line: Line, spacing: float) -> Tensor:
+def level(line: Line, spacing: float) -> Tensor:
     """Three times the standard deviation of the noise of values in a row.
 
     They begin beside the point, which is the likeliest place of a kink or a jump.

@@ -126,7 +126,8 @@ def gather(
         first.measure_noise(_affordable(first, until))
         blocks = _hold(evidence, subject, first, mode, definition, until.share(HELD / (1 + twice)))
         told(evidence)
-    _require_graph(subject, inputs)
+    if not subject.manner.forward_only:
+        _require_graph(subject, inputs)
     if subject.manner.forward_only:
         pass
     elif until.over:

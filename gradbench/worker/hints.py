@@ -59,11 +59,16 @@ class Detaching(TorchFunctionMode):
             said = "no_grad" if args and args[0] is False and torch.is_grad_enabled() else ""
         elif args and isinstance(args[0], Tensor) and args[0].requires_grad:
             said = self._watched.get(func, ".data" if func == self._data else "")
+        if said:
+            self._note(said)
         result = func(*args, **(kwargs or {}))
-        said = said or _without_derivative(func, (args, kwargs), result)
-        if said and (place := _users_line()):
-            self.places.append(f"{said} at {place}")
+        if not said and (said := _without_derivative(func, (args, kwargs), result)):
+            self._note(said)
         return result
+
+    def _note(self, said: str) -> None:
+        if place := _users_line():
+            self.places.append(f"{said} at {place}")
 
 
 FRESH = re.compile(r"new_\w+|\w+_like|__\w+__|data|grad_fn")
@@ -107,7 +112,10 @@ def _traced(subject: Subject, inputs: Sequence[Tensor]) -> tuple[Tensor, list[st
     """The value with its graph, and where tensors leave it."""
     n = subject.differentiated
     leaves = [x.detach().clone().requires_grad_() for x in inputs[:n]]
-    with torch.enable_grad(), Detaching() as detaching:
+    y = torch.zeros(())
+    # What has forward mode alone may raise where inputs require grad.
+    raised = [Exception] if subject.manner.forward_only else []
+    with contextlib.suppress(*raised), torch.enable_grad(), Detaching() as detaching:
         y = subject.forward(*leaves, *inputs[n:])
     return y, list(dict.fromkeys(detaching.places))
 
@@ -133,6 +141,8 @@ def cause(
         places_said = ", ".join(places[:3]) + more
         hide = "hides" if len(places) == 1 else "hide"
         reasons.append(f"{places_said} {hide} a part of it from autograd")
+        if any(place.startswith("grad at ") for place in places):
+            reasons[-1] += " (torch.autograd.grad does without create_graph=True)"
     if custom and (got != 0 or not places):
         reasons.append(f"a backward formula is wrong (see {', '.join(custom[:3])})")
     if got == 0 and not places:
@@ -217,7 +227,7 @@ def _subnormal(dtype: torch.dtype, what: str, tensors: Sequence[Tensor]) -> list
     least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     total = sum(t.numel() for t in tensors)
     sizes = [t.detach().abs() for t in tensors]
-    small = sum(int(((s < tiny) & (s >= least / 2)).sum()) for s in sizes)
+    small = sum(int(((s > 0) & (s < tiny) & (s >= least / 2)).sum()) for s in sizes)
     lost = sum(int(((s > 0) & (s < least / 2)).sum()) for s in sizes)
     name = str(dtype).removeprefix("torch.")
     hints = []

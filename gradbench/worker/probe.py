@@ -41,6 +41,7 @@ from gradbench.problems.operators import Problem
 from gradbench.problems.structure import Structure
 from gradbench.worker import paste, patterns
 from gradbench.worker.applicable import askable, operators_of
+from gradbench.worker.comparing import same
 from gradbench.worker.cost import explain
 from gradbench.worker.evidence import Evidence, Refused, gather
 from gradbench.worker.identity import identity
@@ -80,11 +81,18 @@ def _manners(
 ) -> tuple[Tensor, float | None]:
     """The value, from a call that must not change the inputs, and the seconds of the second, which
     must agree with it; None without a second."""
+    for name, x in zip(subject.names, inputs[: subject.differentiated]):
+        if bad := int((~torch.isfinite(x)).sum()):
+            raise Refused(
+                f"its input {name} holds NaN or infinity in {bad} of {x.numel()} entries, where it "
+                "has no derivative: pass other numbers, or name the inputs to differentiate by "
+                "with --wrt"
+            )
     copies = tuple(x.clone() for x in inputs)
     with _restoring():
         y = subject.forward(*copies)
     for name, now, before in zip(subject.names, copies, inputs):
-        if not torch.equal(now, before):
+        if not same(now, before):
             raise Refused(f"it changes its input {name} in place: work on a copy")
     if not y.numel():
         raise Refused(f"it returns no numbers: the value has shape {tuple(y.shape)}")
@@ -97,7 +105,7 @@ def _manners(
     began = time.perf_counter()
     again = subject.forward(*copies)
     seconds = time.perf_counter() - began
-    if not torch.equal(again, y):
+    if not same(again, y):
         raise Refused("two calls with the same input differ: it is random, or keeps state")
     return y.detach(), seconds
 

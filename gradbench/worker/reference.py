@@ -78,12 +78,19 @@ def pushforward(subject: Subject, tangents: Tensors, *inputs: Tensor) -> Tensor:
 
     Raises what the function raises there: not every function has a forward mode.
     """
+    y, pushed = value_and_tangent(subject, tangents, *inputs)
+    return torch.zeros_like(y) if pushed is None else pushed.detach().clone()
+
+
+def value_and_tangent(
+    subject: Subject, tangents: Tensors, *inputs: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The value and its tangent in forward mode; None where no tangent reaches the value."""
     n = subject.differentiated
     with torch.enable_grad(), forward_ad.dual_level():
         duals = [forward_ad.make_dual(x.detach(), t) for x, t in zip(inputs[:n], tangents)]
-        y = subject.forward(*duals, *inputs[n:])
-        pushed = forward_ad.unpack_dual(y).tangent
-        return torch.zeros_like(y) if pushed is None else pushed.detach().clone()
+        dual = forward_ad.unpack_dual(subject.forward(*duals, *inputs[n:]))
+        return dual.primal, dual.tangent
 
 
 def gradients(subject: Subject, seed: Tensor | None, *inputs: Tensor) -> tuple[Tensors, Tensors]:

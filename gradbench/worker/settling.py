@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from gradbench.modes.capability import unsupported_reason
+from gradbench.worker.comparing import same
 from gradbench.worker.failures import line_of, where
 from gradbench.worker.loading import Unusable, seed_everything
 from gradbench.worker.owned import reached
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN, WIDE, Narrow, agree, quietly
-from gradbench.worker.reference import pullback, pushforward
+from gradbench.worker.reference import pullback, value_and_tangent
 
 if TYPE_CHECKING:
     from gradbench.worker.subject import Subject
@@ -31,6 +32,9 @@ TORCH, ALL = "torch", "all"
 """The generators that a random function draws from."""
 
 SEED = 0
+
+UNTRACKED = "does not require grad"
+"""What torch says where a function differentiates by an input that does not require grad."""
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Manner:
     """Whether it draws random numbers from torch, if only from a generator of its own."""
     buffers: list[list[str]] = field(default_factory=list)
     """The buffers that a call updates: the module's place among the inputs, and the name in it."""
+    tracked: bool = False
+    """Whether inputs require grad in every call: it differentiates by them itself."""
     precision: str = PLAIN
     forward_only: str = ""
     """Why reverse mode fails where forward mode does not; empty for most functions."""
@@ -75,7 +81,7 @@ def _unchanged(modules: Sequence[torch.nn.Module]) -> Iterator[list[tuple[int, s
             owner, _, last = name.rpartition(".")
             held = modules[number].get_submodule(owner)._buffers
             # Batch normalization writes without counting a version up.
-            if held.get(last) is not buffer or not _same(buffer, before):
+            if held.get(last) is not buffer or not same(buffer, before):
                 changed.append((number, name))
                 held[last] = buffer
                 with torch.no_grad():
@@ -125,7 +131,14 @@ def settle(
     with _unchanged([*own, *others]):
         with _unchanged(own) as changed, Narrow() as seen:
             seed_everything(SEED)
-            first = measured(subject.looked_at)
+            try:
+                first = measured(subject.looked_at)
+            except RuntimeError as error:
+                if UNTRACKED not in str(error):
+                    raise
+                manner.tracked = True
+                subject.settle(manner)
+                first = measured(subject.looked_at)
         updated = [[places[number], name] for number, name in changed]
         manner.buffers = [own for own in updated if own[0] not in subject.outside]
         manner.unit = max(torch.finfo(d).eps for d in (*seen.dtypes, kind))
@@ -134,23 +147,23 @@ def settle(
         called(first, taken[0])
         # Neither seeded nor as the first call drew.
         again = measured()
-        if len(manner.buffers) < len(updated) and not _same(again, measured()):
+        if len(manner.buffers) < len(updated) and not same(again, measured()):
             # Its value depends on what its calls leave in a module outside of it.
             manner.buffers = updated
             subject.settle(manner)
             first, again = measured(), measured()
-        if not _same(first, again):
+        if not same(first, again):
             # What is compiled may differ in its first call alone.
             first, again = again, measured()
-        if not _same(first, again):
+        if not same(first, again):
             for generators in (TORCH, ALL):
                 subject.settle(replace(manner, random=generators))
                 first = measured()
                 again = measured()
-                if _same(first, again):
+                if same(first, again):
                     manner.random = generators
                     break
-        steady = _same(first, again)
+        steady = same(first, again)
         if subject.dtype == torch.float64:
             # It is measured in float64, with whatever else it computes in: constants, or all that
             # its value is made of.
@@ -167,10 +180,6 @@ def settle(
 
 def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if x.is_floating_point() else x
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measured: Tensor) -> str:
@@ -202,10 +211,13 @@ def _forward_only(subject: Subject, shape: torch.Size) -> str:
             place = where(error)
             why = unsupported_reason(error) or line_of(error) + f" at {place}" * bool(place)
             tangents = tuple(torch.ones_like(x) for x in inputs[: subject.differentiated])
+            other = ""
             try:
-                pushforward(subject, tangents, *inputs)
+                if value_and_tangent(subject, tangents, *inputs)[1] is None:
+                    other = "nothing of the inputs reaches the value"
             except Exception as forward:
                 other = unsupported_reason(forward) or line_of(forward)
+            if other:
                 raise Unusable(
                     f"no derivative: in reverse mode, {why}; in forward mode, {other}"
                 ) from error
@@ -217,6 +229,8 @@ def _said(subject: Subject, manner: Manner) -> list[str]:
     said = []
     if manner.random:
         said.append("it draws random numbers: every call starts from the same seed")
+    if manner.tracked:
+        said.append("it differentiates by its own inputs: they require grad in every call")
     if manner.buffers:
         place, name = manner.buffers[0]
         more = f" and {len(manner.buffers) - 1} more" if len(manner.buffers) > 1 else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gradbench.core.arguments import signature
 from gradbench.core.cases import YOURS
@@ -133,6 +134,7 @@ class Subject:
         """Calls the function in this manner from now on."""
         self.manner = manner
         self.binding.copied = [(place, name) for place, name in manner.buffers]
+        self.binding.tracked = self._order[: self.differentiated] if manner.tracked else []
         self._call = self.binding.call(self._order)
         self._call_as_one: Callable[..., Tensor] = self.binding.call(self._order, _one)
         simple = not manner.random and self.default is None
@@ -155,7 +157,7 @@ class Subject:
         with torch.enable_grad():
             value = self.measured(*self._wide(inputs))
             value = value.double() if value.is_floating_point() else value
-        return value if torch.is_grad_enabled() else value.detach()
+        return value if torch.is_grad_enabled() else _without_graph(value)
 
     def _wide(self, inputs: Tensors) -> Tensors:
         """The inputs as the function takes them within `wide`."""
@@ -245,6 +247,15 @@ class Subject:
         return (*moved, *self.values[self.differentiated :])
 
 
+def _without_graph(value: Tensor) -> Tensor:
+    """The value as it is without grad mode: detached, which alone would drop its tangent."""
+    tangent = forward_ad.unpack_dual(value).tangent
+    if tangent is None:
+        return value.detach()
+    dual: Tensor = forward_ad.make_dual(value.detach(), tangent.detach())
+    return dual
+
+
 def _one(value: Any) -> Tensor:
     """A pytree's floating-point tensors as one vector; the only one as it is."""
     leaves = _leaves(value)
@@ -264,8 +275,11 @@ def _leaves(value: Any) -> list[Tensor]:
     if not real and leaves:
         raise Unusable(f"it returns {leaves[0].dtype}: only floating-point values have derivatives")
     if not real:
-        what = " without a tensor" if is_container(value) else ", no tensor"
+        nested = isinstance(value, (dict, list, tuple))
+        what = " without a tensor" if nested else ", no tensor"
         cure = ": leave out float() or .item()" if isinstance(value, (int, float)) else ""
+        if is_container(value) and not nested:
+            cure = ": return its tensors, in a dict, list or tuple"
         raise Unusable(f"it returns a {type(value).__name__}{what}{cure}")
     return real
 

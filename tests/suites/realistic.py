@@ -52,6 +52,38 @@ def with_autograd_inside(x):
     return (slope * x).sum()
 
 
+def potential(x):
+    return (x**4).sum() + x.prod()
+
+
+def force(x):
+    """Differentiates by its own input, which has to require grad."""
+    return -torch.autograd.grad(potential(x), x, create_graph=True)[0]
+
+
+def without_graph(x):
+    """Differentiates what does not depend on its input."""
+    return torch.autograd.grad(base.sum(), x)[0]
+
+
+def adapted(weights, x):
+    """Two steps of training by the weights that it is called with, and the loss then."""
+    for _ in range(2):
+        loss = (torch.tanh(x @ weights["a"]) @ weights["b"]["c"]).square().mean()
+        slopes = torch.autograd.grad(loss, [weights["a"], weights["b"]["c"]], create_graph=True)
+        weights = {"a": weights["a"] - slopes[0], "b": {"c": weights["b"]["c"] - slopes[1]}}
+    return (torch.tanh(x @ weights["a"]) @ weights["b"]["c"]).square().mean()
+
+
+def with_missing(x, data):
+    """Of a table in which NaN stands for what is missing."""
+    return torch.where(data.isnan(), 0.0, data) @ x.sin()
+
+
+def missing_inputs():
+    return torch.tensor([0.5, -1.0]), torch.tensor([[1.0, float("nan")], [2.0, 3.0]])
+
+
 def with_casts(x):
     return (x.float() @ matrix.float()).to(torch.float32) * torch.ones(3, dtype=torch.float32)
 
@@ -112,6 +144,11 @@ def of_half(x):
 def of_single(x):
     """Returns float32."""
     return torch.sin(x.float()) * x[0].float()
+
+
+def of_double(x):
+    """Returns float64: it adds up in that."""
+    return (x.sin().double().cumsum(0) * x[0].double()).exp()
 
 
 def small_slopes(x):

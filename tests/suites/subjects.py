@@ -1,9 +1,11 @@
 """Functions of a user to differentiate, good and bad."""
 
+import dataclasses
 import os
 import sys
 import time
 
+import numpy as np
 import torch
 
 
@@ -48,6 +50,23 @@ def of_integers(x):
 
 def of_python(x):
     return float(x.sum())
+
+
+@dataclasses.dataclass
+class Fields:
+    sine: torch.Tensor
+
+
+def of_dataclass(x):
+    return Fields(x.sin())
+
+
+def through_numpy(x):
+    return torch.from_numpy(np.sin(x.numpy()))
+
+
+def partly_through_numpy(x):
+    return x.sum() + torch.from_numpy(np.sin(x.numpy())).sum()
 
 
 def of_nothing(x):
@@ -223,6 +242,10 @@ def wrong_jacobian(x):
     found = own_jacobian(x).clone()
     found[1, 1] *= 1.5
     return found
+
+
+def not_finite():
+    return torch.tensor([0.5, float("nan"), 2.0, -float("inf"), 1.0])
 
 
 def made_inputs():
