@@ -608,6 +608,13 @@ def test_memory_is_estimated_before_anything_is_allocated():
     assert peak("jacobian", "jacrev", scaled) == 3 * 20 + 2**2
     assert peak("jacobian", "jacfwd", scaled) == 3 * 20 + 10**2
     assert peak("jacobian", "jacrev_chunked", scaled) == 2 * 20 + 2 * (2 + 10)
+    # The same where the whole jacobian is a step to something smaller.
+    for operator, by_rows, by_columns in (
+        ("gauss_newton_product", "dense_jacrev", "dense_jacfwd"),
+        ("jacobian_sparse", "jacrev_to_sparse", "jacfwd_to_sparse"),
+    ):
+        assert peak(operator, by_rows, scaled) == 3 * 20 + 2**2
+        assert peak(operator, by_columns, scaled) == 3 * 20 + 10**2
 
 
 # Compiling takes seconds, so a few modes stand for all: they share what compiles them.

@@ -16,6 +16,8 @@ from gradbench.problems.mode import (
     Call,
     columns_at_once,
     full_jacobian,
+    full_jacobian_by_columns,
+    full_jacobian_by_rows,
     rows_at_once,
     rows_in_turn,
 )
@@ -146,7 +148,7 @@ def dense_functional(problem: Problem) -> Call:
     return call
 
 
-@mode(OPERATOR, needs=("torch.func.jacrev",), memory=full_jacobian, passes=rows_at_once)
+@mode(OPERATOR, needs=("torch.func.jacrev",), memory=full_jacobian_by_rows, passes=rows_at_once)
 def dense_jacrev(problem: Problem) -> Call:
     """`torch.func.jacrev`, whole, multiplied twice"""
     jacobian = torch.func.jacrev(problem.forward, argnums(problem))
@@ -157,7 +159,9 @@ def dense_jacrev(problem: Problem) -> Call:
     return call
 
 
-@mode(OPERATOR, needs=("torch.func.jacfwd",), memory=full_jacobian, passes=columns_at_once)
+@mode(
+    OPERATOR, needs=("torch.func.jacfwd",), memory=full_jacobian_by_columns, passes=columns_at_once
+)
 def dense_jacfwd(problem: Problem) -> Call:
     """`torch.func.jacfwd`, whole, multiplied twice"""
     jacobian = torch.func.jacfwd(problem.forward, argnums(problem))
@@ -169,8 +173,8 @@ def dense_jacfwd(problem: Problem) -> Call:
 
 
 def gram_matrix(problem: Problem) -> int:
-    """Peak of forming JᵀJ: the jacobian and the matrix."""
-    return full_jacobian(problem) + 2 * problem.coordinates**2
+    """Peak of forming JᵀJ: the jacobian, by rows, and the matrix."""
+    return full_jacobian_by_rows(problem) + 2 * problem.coordinates**2
 
 
 @mode(OPERATOR, needs=("torch.func.jacrev",), memory=gram_matrix, passes=rows_at_once)

@@ -33,6 +33,8 @@ from gradbench.problems.mode import (
     Unsupported,
     columns_at_once,
     full_jacobian,
+    full_jacobian_by_columns,
+    full_jacobian_by_rows,
     rows_at_once,
     rows_in_turn,
 )
@@ -148,7 +150,7 @@ def dense_to_sparse(problem: Problem) -> Call:
     return call
 
 
-@mode(OPERATOR, needs=("torch.func.jacrev",), memory=full_jacobian, passes=rows_at_once)
+@mode(OPERATOR, needs=("torch.func.jacrev",), memory=full_jacobian_by_rows, passes=rows_at_once)
 def jacrev_to_sparse(problem: Problem) -> Call:
     """`torch.func.jacrev`, of which `to_sparse` keeps what is not zero"""
     jacobian: Callable[..., Any] = torch.func.jacrev(problem.forward, argnums(problem))
@@ -159,7 +161,9 @@ def jacrev_to_sparse(problem: Problem) -> Call:
     return call
 
 
-@mode(OPERATOR, needs=("torch.func.jacfwd",), memory=full_jacobian, passes=columns_at_once)
+@mode(
+    OPERATOR, needs=("torch.func.jacfwd",), memory=full_jacobian_by_columns, passes=columns_at_once
+)
 def jacfwd_to_sparse(problem: Problem) -> Call:
     """`torch.func.jacfwd`, of which `to_sparse` keeps what is not zero"""
     jacobian: Callable[..., Any] = torch.func.jacfwd(problem.forward, argnums(problem))

@@ -190,6 +190,16 @@ def full_jacobian(problem: Problem) -> int:
     return 3 * problem.outputs * problem.coordinates
 
 
+def full_jacobian_by_rows(problem: Problem) -> int:
+    """As `full_jacobian`, of the modes that pull back a seed for each row at once."""
+    return full_jacobian(problem) + problem.outputs**2
+
+
+def full_jacobian_by_columns(problem: Problem) -> int:
+    """As `full_jacobian`, of the modes that push a tangent for each column at once."""
+    return full_jacobian(problem) + problem.coordinates**2
+
+
 def full_hessian(problem: Problem) -> int:
     """Peak of the modes that form the whole hessian, zeros included, to use a part of it."""
     return 3 * problem.coordinates**2
