@@ -75,7 +75,12 @@ OTHER |= {"M": 2, "l": 2, "c": 2, "s": 8, "w": 3}
 # The branches are chosen by reading a number, which meta tensors have none of.
 DATA_DEPENDENT = {"norm_doubling", "norm_doubling_vector"}
 
-SPARSE = [name for name, f in FUNCTIONS.items() if "jacobian_sparse" in f.derivatives]
+SPARSE = [
+    name
+    for name, f in FUNCTIONS.items()
+    if "jacobian_sparse" in f.derivatives or {"jacobian", "diagonal"} <= f.derivatives.keys()
+]
+"""Those whose sparse jacobian is not made from the dense one."""
 PAIRS = [
     (name, op) for name, f in FUNCTIONS.items() for op in f.derivatives if op != "jacobian_sparse"
 ]
@@ -310,8 +315,11 @@ class Largest(TorchDispatchMode):
         if not any(r.alias_info is not None and not r.alias_info.is_write for r in returns):
             for made in as_tuple(result):
                 if isinstance(made, torch.Tensor):
-                    self.entries = max(self.entries, made.numel())
+                    self.entries = max(self.entries, self.numbers(made))
         return result
+
+    def numbers(self, made):
+        return made.numel()
 
 
 @pytest.mark.parametrize("name", MINE)
@@ -333,16 +341,47 @@ def test_no_formula_of_first_order_forms_more_than_the_map_and_the_result_have(n
         assert found.entries <= 7 * enough, operator
 
 
+@pytest.mark.parametrize("which", ["example", "other", "measured"])
 @pytest.mark.parametrize("name", SPARSE)
-def test_a_sparse_jacobian_has_the_entries_of_the_dense_one(name):
-    f, inputs = FUNCTIONS[name], at(name, "other")
-    found = as_tuple(f.derivatives["jacobian_sparse"](*inputs))
+def test_a_sparse_jacobian_has_the_entries_of_the_dense_one(name, which):
+    f = FUNCTIONS[name]
+    inputs = f.draw(f.sizes[0], torch.Generator()) if which == "measured" else at(name, which)
+    found = as_tuple(f.formulas["jacobian_sparse"](*inputs))
     right = as_tuple(f.derivatives["jacobian"](*inputs))
     assert len(found) == len(right)
     for block, dense in zip(found, right):
         assert block.is_sparse
         assert torch.equal(block.to_dense(), dense)
-        assert dense.count_nonzero() <= block._nnz() < dense.numel()
+        assert dense.count_nonzero() <= block._nnz() == block.coalesce()._nnz()
+        if which == "measured":
+            assert block._nnz() < dense.numel() / 3
+
+
+class LargestStored(Largest):
+    """The same, of what is stored: of a sparse tensor the entries alone."""
+
+    def numbers(self, made):
+        return made._indices().numel() if made.is_sparse else made.numel()
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_no_sparse_jacobian_is_made_from_more_than_its_entries(name):
+    """At a size whose dense one takes gigabytes, or millions of entries."""
+    f = FUNCTIONS[name]
+    inputs = f.draw((*f.sizes, *f.large_sizes)[-1], torch.Generator().manual_seed(7))
+    with LargestStored() as found:
+        blocks = as_tuple(f.formulas["jacobian_sparse"](*inputs))
+    entries = sum(block._nnz() for block in blocks)
+    assert found.entries <= 7 * entries
+    assert 50 * entries < sum(block.numel() for block in blocks)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27])
+def test_the_cells_of_one_push_reach_no_cell_twice_on_any_ring(n):
+    f = FUNCTIONS["brusselator_step"]
+    inputs = f.draw({"n": n}, torch.Generator().manual_seed(7))
+    found = f.derivatives["jacobian_sparse"](*inputs)
+    assert torch.equal(found.to_dense(), f.derivatives["jacobian"](*inputs))
 
 
 @pytest.mark.parametrize(

@@ -224,14 +224,24 @@ def from_jacobian(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
     sparse tensors, and JᵀJt from the products."""
     formulas: dict[str, Formula] = {}
     if "jacobian" in derivatives:
-        jacobian = derivatives["jacobian"]
-        formulas["jacobian_sparse"] = lambda *inputs: tuple(
-            block.to_sparse() for block in as_tuple(jacobian(*inputs))
+        jacobian, diagonal = derivatives["jacobian"], derivatives.get("diagonal")
+        formulas["jacobian_sparse"] = (
+            (lambda *inputs: tuple(block.to_sparse() for block in as_tuple(jacobian(*inputs))))
+            if diagonal is None
+            else (lambda *inputs: tuple(map(_sparse_diagonal, as_tuple(diagonal(*inputs)))))
         )
         if "jvp" in derivatives and "vjp" in derivatives:
             push, pull = derivatives["jvp"], derivatives["vjp"]
             formulas["gauss_newton_product"] = lambda t, *inputs: pull(push(t, *inputs), *inputs)
     return {name: formula for name, formula in formulas.items() if name not in derivatives}
+
+
+def _sparse_diagonal(slope: Tensor) -> Tensor:
+    """The jacobian of an elementwise map, with its entries alone."""
+    at = torch.ones_like(slope, dtype=torch.bool).nonzero().T
+    size = slope.shape + slope.shape
+    places = torch.cat((at, at))
+    return torch.sparse_coo_tensor(places, slope.flatten(), size, check_invariants=False)
 
 
 def second_order(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:

@@ -16,6 +16,8 @@ from gradbench.problems.function import Tensors, normal, scalar_valued, uniform,
 # sensitivity is the same method applied to the variational equation, the pullback its adjoint.
 
 STEP, DIFFUSION = 0.01, 5.0
+REACH = 4
+"""A step of four stages moves what a cell has by so many cells at most."""
 
 
 def _spread(x: Tensor) -> Tensor:
@@ -80,6 +82,26 @@ def _brusselator_jacobian(y: Tensor) -> Tensor:
     return _brusselator_push(columns, y).movedim(0, -1).reshape(*y.shape, *y.shape)
 
 
+def _brusselator_sparse(y: Tensor) -> Tensor:
+    """The jacobian by its entries alone, 18 per row: one push takes the columns of all cells that
+    are too far apart to reach the same one."""
+    n = y.shape[1]
+    width = min(2 * REACH + 1, n)
+    whole = n - n % width
+    cells, both = torch.arange(n, device=y.device), torch.arange(2, device=y.device)
+    # The cells that are left at the end of the ring have pushes of their own.
+    push = torch.where(cells < whole, cells % width, cells - whole + width)
+    tangents = y.new_zeros(2, width + n - whole, 2, n)
+    tangents[both[:, None], push, both[:, None], cells] = 1
+    pushed = _brusselator_push(tangents, y)
+    near = torch.arange(width, device=y.device) - REACH
+    row, cell, column, offset = torch.meshgrid(both, cells, both, near, indexing="ij")
+    other = (cell + offset) % n
+    values = pushed[column, push[other], row, cell].reshape(-1)
+    places = torch.stack([index.reshape(-1) for index in (row, cell, column, other)])
+    return torch.sparse_coo_tensor(places, values, (2, n, 2, n), check_invariants=False)
+
+
 declare(
     "brusselator_step",
     formula="y + h(k₁ + 2k₂ + 2k₃ + k₄)/6 for u′ = 1 + u²v − 4u + 5Δu, v′ = 3u − u²v + 5Δv on a "
@@ -87,11 +109,14 @@ declare(
     derivative="the same method for the variational equation; its adjoint for the pullback",
     forward=brusselator_step,
     draw=lambda size, generator: (uniform(generator, 2, size["n"], low=0.5, high=3.5),),
-    derivatives=vector_valued(
-        jacobian=_brusselator_jacobian,
-        vjp=_brusselator_vjp,
-        jvp=lambda t, y: _brusselator_push(t[0], y),
-    ),
+    derivatives={
+        **vector_valued(
+            jacobian=_brusselator_jacobian,
+            vjp=_brusselator_vjp,
+            jvp=lambda t, y: _brusselator_push(t[0], y),
+        ),
+        "jacobian_sparse": _brusselator_sparse,
+    },
     inputs=("y",),
     example={"n": 4},
     sizes=({"n": 32}, {"n": 256}),
