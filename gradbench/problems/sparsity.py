@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from gradbench.core.deadline import Deadline
@@ -38,11 +40,20 @@ def sparsity(problem: Problem) -> Structure:
 
     Raises Unsupported where its entries are not known, or none of them is zero.
     """
+    structure = _kept(problem)
+    entries = structure.rows.numel()
+    if not entries:
+        raise Unsupported(f"its jacobian has no zeros that are known: {structure.evidence}")
+    if entries == problem.outputs * problem.coordinates:
+        raise Unsupported("no entry of its jacobian is always zero: ask for the dense jacobian")
+    return structure
+
+
+def _kept(problem: Problem) -> Structure:
+    """The structure of the problem's jacobian; without entries where they are too many to list."""
     key = (problem.function.name, problem.inputs)
     if key not in _KEPT:
         structure = _found(problem)
-        if not structure.rows.numel():
-            raise Unsupported(f"its jacobian has no zeros that are known: {structure.evidence}")
         while len(_KEPT) >= KEPT:
             del _KEPT[next(iter(_KEPT))]
         _KEPT[key] = structure
@@ -70,13 +81,12 @@ def numbers(problem: Problem) -> int:
 
     Those of a dense one where the entries are not known.
     """
-    try:
-        structure = sparsity(problem)
-    except Unsupported:
-        return problem.outputs * problem.coordinates
+    entries = 0
+    with contextlib.suppress(Unsupported):
+        entries = _kept(problem).rows.numel()
     lengths = [len(problem.output) + len(shape) for shape in problem.wrt]
     each = 1 + max(lengths, default=0) * INDEX_BYTES // problem.width
-    return structure.rows.numel() * each
+    return (entries or problem.outputs * problem.coordinates) * each
 
 
 def _found(problem: Problem) -> Structure:
