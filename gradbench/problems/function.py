@@ -254,7 +254,7 @@ def second_order(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
     """
     for name in ("hessian", "batch_hessian"):
         if name in derivatives:
-            made = _Hessian(derivatives[name], per_sample=name == "batch_hessian")
+            made = _Hessian(derivatives, per_sample=name == "batch_hessian")
             break
     else:
         return {}
@@ -265,16 +265,21 @@ def second_order(derivatives: Mapping[str, Formula]) -> dict[str, Formula]:
         "laplacian_estimate": made.estimate,
     }
     if name == "hessian":
-        formulas |= {"hvp": made.product, "vhp": derivatives.get("hvp", made.product)}
+        formulas |= {"hvp": made.product, "vhp": made.product}
     return {name: formula for name, formula in formulas.items() if name not in derivatives}
 
 
 class _Hessian:
-    """What follows from the blocks of a hessian, or of the hessians of a batch."""
+    """What follows from the blocks of a hessian, or of the hessians of a batch.
 
-    def __init__(self, blocks: Formula, per_sample: bool) -> None:
-        self._blocks = blocks
+    No block is formed where there is a formula of the diagonal or of products.
+    """
+
+    def __init__(self, derivatives: Mapping[str, Formula], per_sample: bool) -> None:
+        self._blocks = derivatives["batch_hessian" if per_sample else "hessian"]
         self._per_sample = per_sample
+        self.diagonal = derivatives.get("hessian_diagonal", self._diagonal)
+        self.product = self._product if per_sample else derivatives.get("hvp", self._product)
 
     def _matrices(self, inputs: Tensors) -> tuple[list[list[Tensor]], Tensors]:
         """The blocks by two inputs, as matrices of each sample, and the differentiated inputs."""
@@ -295,17 +300,17 @@ class _Hessian:
         """A number for each sample, or for the one value."""
         return each if self._per_sample else each.reshape(())
 
-    def diagonal(self, *inputs: Tensor) -> Tensors:
+    def _diagonal(self, *inputs: Tensor) -> Tensors:
         blocks, wrt = self._matrices(inputs)
         return tuple(
             row[i].diagonal(0, 1, 2).reshape(x.shape) for i, (row, x) in enumerate(zip(blocks, wrt))
         )
 
     def trace(self, *inputs: Tensor) -> Tensor:
-        parts = [self._numbers(d).sum(1) for d in self.diagonal(*inputs)]
+        parts = [self._numbers(d).sum(1) for d in as_tuple(self.diagonal(*inputs))]
         return self._value(sum(parts[1:], parts[0]))
 
-    def product(self, t: Tensors, *inputs: Tensor) -> Tensors:
+    def _product(self, t: Tensors, *inputs: Tensor) -> Tensors:
         blocks, wrt = self._matrices(inputs)
         tangents = [self._numbers(s)[..., None] for s in t]
         products = []
@@ -319,6 +324,6 @@ class _Hessian:
         return sum(along[1:], along[0]) / len(along)
 
     def along(self, t: Tensors, *inputs: Tensor) -> Tensor:
-        products = self.product(t, *inputs)
+        products = as_tuple(self.product(t, *inputs))
         parts = [self._numbers(p * s).sum(1) for p, s in zip(products, t)]
         return self._value(sum(parts[1:], parts[0]))

@@ -45,7 +45,10 @@ declare(
     derivative="A⁻ᵀ; hessian −(A⁻¹)ⱼₖ(A⁻¹)ₗᵢ at ij, kl",
     forward=log_determinant,
     draw=_draw,
-    derivatives=scalar_valued(_gradient, hessian=_hessian, hvp=_hvp),
+    derivatives={
+        **scalar_valued(_gradient, hessian=_hessian, hvp=_hvp),
+        "hessian_diagonal": lambda A: -(_gradient(A) ** 2),
+    },
     inputs=("A",),
     example={"n": 3},
     sizes=({"n": 8}, {"n": 24}),

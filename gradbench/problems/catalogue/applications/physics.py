@@ -83,8 +83,8 @@ def _brusselator_jacobian(y: Tensor) -> Tensor:
 
 
 def _brusselator_sparse(y: Tensor) -> Tensor:
-    """The jacobian by its entries alone, 18 per row: one push takes the columns of all cells that
-    are too far apart to reach the same one."""
+    """The jacobian with its entries alone, at most 18 per row: one push takes the columns of all
+    cells that are too far apart to reach the same one."""
     n = y.shape[1]
     width = min(2 * REACH + 1, n)
     whole = n - n % width

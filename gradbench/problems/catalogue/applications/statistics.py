@@ -173,13 +173,21 @@ def _lse_hessian(x: Tensor) -> Tensor:
     return torch.diag(p) - torch.outer(p, p)
 
 
+def _lse_diagonal(x: Tensor) -> Tensor:
+    p = torch.softmax(x, 0)
+    return p * (1 - p)
+
+
 declare(
     "lse",
     formula="a + log Σᵢ exp(xᵢ − a), a = maxᵢ xᵢ",
     derivative="p = softmax(x); hessian diag(p) − ppᵀ",
     forward=lse,
     draw=lambda size, generator: (normal(generator, size["n"]),),
-    derivatives=scalar_valued(lambda x: torch.softmax(x, 0), hessian=_lse_hessian, hvp=_lse_hvp),
+    derivatives={
+        **scalar_valued(lambda x: torch.softmax(x, 0), hessian=_lse_hessian, hvp=_lse_hvp),
+        "hessian_diagonal": _lse_diagonal,
+    },
     inputs=("x",),
     example={"n": 4},
     sizes=({"n": 100}, {"n": 1000}),
@@ -209,11 +217,14 @@ declare(
     derivative="Aᵀ(Ax − b); hessian AᵀA",
     forward=least_squares,
     draw=_draw_least_squares,
-    derivatives=scalar_valued(
-        lambda x, A, b: A.T @ (A @ x - b),
-        hessian=lambda x, A, b: A.T @ A,
-        hvp=lambda t, x, A, b: A.T @ (A @ t[0]),
-    ),
+    derivatives={
+        **scalar_valued(
+            lambda x, A, b: A.T @ (A @ x - b),
+            hessian=lambda x, A, b: A.T @ A,
+            hvp=lambda t, x, A, b: A.T @ (A @ t[0]),
+        ),
+        "hessian_diagonal": lambda x, A, b: (A * A).sum(0),
+    },
     inputs=("x",),
     constants=("A", "b"),
     example={"m": 5, "n": 3},
