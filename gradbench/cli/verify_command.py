@@ -60,8 +60,8 @@ def command(
 
     Each mode is called on its inputs, on fresh ones, and on its inputs again; every entry of its
     results is compared with the analytic derivative in float64. Without --dtype, float32 and
-    float64 are checked. Exit code 1 if a case is wrong, failed, crashed or timed out.
-    Ctrl-C shows what was checked until then.
+    float64 are checked. Exit code 1 if a case is wrong, failed, crashed, timed out or ran out of
+    memory. Ctrl-C shows what was checked until then.
     """
     settings = Settings(timeout=timeout, seed=seed)
     measuring = Measuring("", None, None, (), seed, timeout, memory_limit)

@@ -72,7 +72,7 @@ def split(problem: Problem) -> Mixed:
         _SPLIT[key] = known[1] if known else mixed_of(structure, Deadline(SECONDS))
     mixed = _SPLIT[key]
     if mixed is None:
-        raise Unsupported("passes in one direction are as few")
+        raise Unsupported("passes in both directions save none: those in one are as few")
     return mixed
 
 

@@ -17,7 +17,7 @@ from gradbench import state
 from gradbench.core.places import of_error
 from gradbench.core.process import STATE_LOST, Wire
 from gradbench.problems import registry
-from gradbench.worker.failures import failure, line_of, where
+from gradbench.worker.failures import line_of, where
 from gradbench.worker.session import Refused, Session
 
 
@@ -32,7 +32,7 @@ def serve(wire: Wire, session: Session) -> None:
             os.write(2, f"{error}\n".encode())
             os._exit(STATE_LOST)
         except Exception as error:
-            answer = {"ok": False, **failure(error)}
+            answer = {"ok": False, **session.failure(error)}
         wire.answer(answer)
 
 

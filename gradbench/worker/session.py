@@ -229,7 +229,7 @@ class Session:
             reason = unsupported_reason(error)
             if reason is not None:
                 return {"status": "unsupported", "reason": reason}
-            return failure(error) | {"place": places.of_error(error)}
+            return self.failure(error) | {"place": places.of_error(error)}
         if self.forked():
             # Called in a loop it would create ever more processes.
             return {"status": "failed", "reason": FORKED}
@@ -396,7 +396,7 @@ class Session:
         except Unsupported as error:
             return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
-            failed = failure(error) | {"place": places.of_error(error)}
+            failed = self.failure(error) | {"place": places.of_error(error)}
             placed = _placed(self._declared(contestant.mode), failed)
             return {"status": placed["status"], "reason": "after timing: " + placed["reason"]}
         if self.forked():
@@ -408,6 +408,15 @@ class Session:
             "ulps": finding.ulps,
         }
         return _placed(self._declared(contestant.mode), answer)
+
+    def failure(self, error: Exception) -> dict[str, str]:
+        """As `failures.failure`, with the limit where memory ran out under one: what was asked for
+        last may be less."""
+        found, gate = failure(error), self.gate
+        limited = self.enforced and gate is not None and gate.problem.device.type == "cpu"
+        if found["status"] == "out of memory" and limited:
+            found["reason"] += f", more than was left of the limit of {size(self.memory_limit)}"
+        return found
 
     def _declared(self, mode: str) -> Mode | None:
         assert self.gate is not None
@@ -443,7 +452,7 @@ class Session:
             except Unreadable as error:
                 reasons[name] = f"{error.status}: {error}"
             except Exception as error:
-                failed = failure(error)
+                failed = self.failure(error)
                 reasons[name] = f"{failed['status']}: {failed['reason']}"
         return {"values": values, "reasons": reasons}
 
