@@ -77,7 +77,8 @@ REASONS = tuple(
             "forward mode is not implemented for {0}",
         ),
         (
-            r"(\w+) is unsupported for Sparse tensors",
+            # Without the boundary, a long word is searched from each of its letters.
+            r"\b(\w+) is unsupported for Sparse tensors",
             "the function multiplies by a sparse tensor, and there is no {0} of those: vmap cannot",
         ),
         (
