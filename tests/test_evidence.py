@@ -338,7 +338,14 @@ def test_kinks_jumps_and_noise_are_never_contradicted(seed):
         (lambda x: x.abs().sum(), "at a kink"),
         (torch.relu, "at a kink"),
         (lambda x: x.max(), "at a kink"),
-        (lambda x: torch.relu(x) - torch.relu(-x), "not near it"),
+        (
+            lambda x: torch.relu(x) - torch.relu(-x),
+            r"not near it \(.*\); autograd gives 0 for output \[0\] by x\[0\], differences 1$",
+        ),
+        (
+            lambda x: torch.det(torch.outer(x[:2] + 1, x[:2] + 2) + torch.diag(x[1:])),
+            r"; autograd gives 0 for the output by x\[1\], differences ",
+        ),
         (lambda x: (x.clamp(min=0) ** 1.5).sum() + x.sum(), ""),
         (lambda x: torch.where(x >= 0, x + 1, x), "beside a jump"),
     ],
@@ -347,7 +354,7 @@ def test_what_differences_cannot_decide_is_said_and_rests_on_the_other_mode(func
     found = evidence(function, torch.zeros(3))
     if said:
         assert found.verdict == OPEN
-        assert said in found.sentences[0]
+        assert re.search(said, found.sentences[0])
         assert found.sentences[-1].endswith("the agreement of forward and reverse mode")
 
 

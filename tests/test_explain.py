@@ -381,6 +381,7 @@ def test_a_case_has_one_way_of_naming(name, case):
     [
         ("exp", "is no case: OPERATOR/FUNCTION/MODE"),
         ("vjp/exp", "is no case"),
+        ("vjp/exp/n=3/n=4/grad", "is no case: .*; it has two sizes, n=3 and n=4"),
         ("vjp//grad", "is no case"),
         ("vjp/exq/grad", "did you mean exp"),
         ("vjp/exp/grda", "did you mean grad"),

@@ -450,6 +450,12 @@ def test_what_else_is_in_the_folder_of_advice_stays(tmp_path):
     [
         (["--input", "x=1", "--input", "x=2"], "--input x is given twice"),
         (["--input", "x"], "not of the form NAME=EXPR"),
+        (["--input", "x=randn(3"], "--input x: 'randn(3' is no expression"),
+        (["--input", "x=random(3)"], "random() is not known; there are randn, rand, "),
+        (["--input", "x=randn(n)"], "'randn(n)' is neither a literal nor one of randn"),
+        (["--input", "x=ones(3, dtype=int9)"], "dtype 'int9' is none of float64"),
+        (["--input", f"x={'(' * 300}"], "is no expression"),
+        (["--input", f"x={'-' * 2000}1 +"], "…"),
         (["--input", "x=1", "--operator", "jacobain"], "did you mean jacobian"),
         (["--input", "x=1", "--budget", "nan"], "not a finite number"),
         (["--input", "x=1", "--device", ""], "must not be empty"),

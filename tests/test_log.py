@@ -181,7 +181,7 @@ def test_names_that_fit_none_or_several(written):
     results, _ = written
     with log.KIND.create(log.folder(results), header("20260101-000000-ffffff")):
         pass
-    with pytest.raises(log.StoreError, match="fits 2 runs"):
+    with pytest.raises(log.StoreError, match="matches 2 runs"):
         log.locate(results, "20260101")
     with pytest.raises(log.StoreError, match="no run named 'x'"):
         log.locate(results, "x")

@@ -6,12 +6,12 @@ it runs, and picks by its size.
 
 from __future__ import annotations
 
-import ast
 import math
 import os
 from typing import Any
 
 from gradbench.advise.question import Question
+from gradbench.core.expressions import read
 from gradbench.core.operators import OPERATORS
 from gradbench.core.source import UNNAMED
 from gradbench.core.units import counted
@@ -125,25 +125,25 @@ def _code(question: Question) -> str:
 def numbers(text: str) -> int:
     """How many floating-point numbers an input's expression makes; -1 where that does not show."""
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+        said = read(text)
+    except ValueError:
         return -1
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+    values = said.positional
+    if not said.maker:
         return 0
     try:
-        values = [ast.literal_eval(argument) for argument in node.args]
-        if node.func.id in LENGTHS:
+        if said.maker in LENGTHS:
             lengths = values[0] if isinstance(values[0], (tuple, list)) else values
             return math.prod(lengths)
-        if node.func.id == "full":
+        if said.maker == "full":
             return math.prod(values[0]) if isinstance(values[1], float) else 0
-        if node.func.id == "linspace":
+        if said.maker == "linspace":
             return int(values[2])
-        if node.func.id == "tensor":
+        if said.maker == "tensor":
             return _floats(values[0])
     except (ValueError, TypeError, IndexError):
         pass
-    return 0 if node.func.id in ("randint", "arange") else -1
+    return 0 if said.maker in ("randint", "arange") else -1
 
 
 def _floats(value: Any) -> int:

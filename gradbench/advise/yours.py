@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradbench.core import own
 from gradbench.core.cases import Selection, SelectionError
+from gradbench.core.expressions import read
 from gradbench.core.text import line
 from gradbench.runner.choosing import Measuring, Say, Suite
 from gradbench.store.lines import StoreError, stem
@@ -42,6 +43,10 @@ def pairs(inputs: Sequence[str], maker: str | None) -> tuple[tuple[str, str], ..
             raise SelectionError(f"--input {given!r} is not of the form NAME=EXPR")
         if name in made:
             raise SelectionError(f"--input {name} is given twice")
+        try:
+            read(text)
+        except ValueError as error:
+            raise SelectionError(f"--input {name}: {error}") from error
         made[name] = text
     if not (made or maker):
         raise SelectionError("give the inputs: --input NAME=EXPR, or --inputs MODULE:FUNCTION")

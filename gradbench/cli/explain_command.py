@@ -15,6 +15,7 @@ from gradbench.cli.output import on_stop, warn
 from gradbench.cli.progress import progress
 from gradbench.cli.rendering import Renderer, Terminal
 from gradbench.cli.yours import Yours, own_options
+from gradbench.core.cases import SelectionError
 from gradbench.core.naming import one_entry, selected
 from gradbench.runner.choosing import Measuring, Suite
 from gradbench.runner.wire import WorkerOptions
@@ -111,6 +112,8 @@ def command(case: str, mode: str | None, yours: Yours, counting: Counting) -> in
     suite = counting.suite(case, yours)
     worker = counting.worker(suite)
     discovery = options.discovered(worker)
+    if mode is not None and mode == case.rpartition("/")[2]:
+        raise SelectionError(f"{mode!r} is the mode of {case!r} itself: name another, or none")
     modes = [] if mode is None else [mode]
     entry = one_entry(discovery.offers, case, suite.selection, modes)
     chosen = dict.fromkeys([one for one in entry.modes if one not in modes] + modes)

@@ -68,7 +68,10 @@ def _fields(name: str) -> dict[str, Any]:
     for part in between:
         field, value = _field(name, part)
         if field in fields:
-            raise SelectionError(f"{line(name, 80)!r}: it has two {field}")
+            raise SelectionError(
+                f"{line(name, 80)!r} is no case: {FORM}; it has two {field}, "
+                f"{fields[field][0]} and {line(value, 40)}"
+            )
         fields[field] = (int(value),) if field == "threads" else (value,)
     return fields
 

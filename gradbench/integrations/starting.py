@@ -108,7 +108,7 @@ def _inputs(start: Start) -> str:
 
 
 def _code(text: str) -> str:
-    """An expression of the command line as Python: see `gradbench.worker.expressions`."""
+    """An expression of the command line as Python: see `gradbench.core.expressions`."""
     text = text.strip()
     if text.startswith("load(") and text.endswith(")"):
         path = text[5:-1].strip().strip("\"'")

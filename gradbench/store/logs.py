@@ -232,7 +232,7 @@ class Kind(Generic[H, L]):
             return hits[0]
         if hits:
             names = ", ".join(map(stem, hits))
-            raise StoreError(f"{name!r} fits {counted(len(hits), what)}: {names}")
+            raise StoreError(f"{name!r} matches {counted(len(hits), what)}: {names}")
         near = suggest.hint(name, ["latest", *map(stem, known[::-1])])
         raise StoreError(f"no {what} named {name!r} in {place}; {near or hint}")
 

@@ -242,6 +242,8 @@ class Tally:
     tried: int = 0
     skipped: int = 0
     """Coordinates (or directions) that were tried, and that were left out for want of time."""
+    example: str = ""
+    """Of what differs at this very point alone: an entry, and both values."""
 
     def add(self, confirmed: Tensor, reasons: Sequence[str]) -> None:
         """Adds verdicts on outputs, with a reason for each where one is not confirmed."""
@@ -252,7 +254,8 @@ class Tally:
         self.tried += 1
 
     def why(self) -> str:
-        return ", ".join(f"{count} {REASONS[reason]}" for reason, count in self.open.items())
+        said = ", ".join(f"{count} {REASONS[reason]}" for reason, count in self.open.items())
+        return said + f"; {self.example}" * bool(self.example)
 
 
 def entry_by_entry(map: Map, blocks: Sequence[Tensor], deadline: Deadline) -> Tally:
@@ -287,7 +290,8 @@ def entry_by_entry(map: Map, blocks: Sequence[Tensor], deadline: Deadline) -> Ta
                 reasons[i] = "point"
                 if tries:
                     tries -= 1
-                    require_agreement(map, number, i, j)
+                    said = require_agreement(map, number, i, j)
+                    tally.example = tally.example or said
             tally.add(judged.confirmed, reasons)
         tally.skipped += block.shape[1] - len(ladders)
     return tally
@@ -318,15 +322,21 @@ def _settled(ladders: Sequence[Ladder], columns: Tensor, rows: Tensor) -> Tensor
     return settled
 
 
-def require_agreement(map: Map, number: int, i: int, j: int) -> None:
+def require_agreement(map: Map, number: int, i: int, j: int) -> str:
     """Raises Contradiction where output i by coordinate j of an input is contradicted here and at
-    points nearby, and the rounding of autograd's own computation does not explain it."""
+    points nearby, and the rounding of autograd's own computation does not explain it.
+
+    Where it is contradicted here alone, this is what autograd and differences say, in words.
+    """
     claimed, judged = map.entry(number, i, j)
     value, error = float(judged.value), float(judged.error)
     if not bool(judged.contradicted):
-        return
+        return ""
+    place = map.place(number, i, j)
+    got, wanted = told_apart(claimed, value)
+    here_alone = f"autograd gives {got} for {place}, differences {wanted}"
     if BEYOND * _own_rounding(map, number, i, j, claimed) > abs(claimed - value):
-        return
+        return here_alone
     generator = torch.Generator().manual_seed(4)
     contradicted = 0
     for _ in range(TRIALS):
@@ -335,11 +345,11 @@ def require_agreement(map: Map, number: int, i: int, j: int) -> None:
             continue
         again = there.entry(number, i, j)[1]
         if bool(again.confirmed):
-            return
+            return here_alone
         contradicted += int(again.contradicted)
         if contradicted == NEARBY:
-            place = map.place(number, i, j)
             raise Contradiction(map.names[number], place, claimed, value, error)
+    return here_alone
 
 
 def nearby(map: Map, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -391,7 +401,8 @@ def by_directions(map: Map, deadline: Deadline, directions: int = DIRECTIONS) ->
                 tries -= 1
                 reasons = ["point"]
                 if (place := product.located()) is not None:
-                    require_agreement(map, *place)
+                    said = require_agreement(map, *place)
+                    tally.example = tally.example or said
             tally.add(judged.confirmed, reasons)
     return tally
 

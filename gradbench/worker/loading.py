@@ -153,9 +153,12 @@ def inputs_from(maker: str, target: Any) -> tuple[dict[str, Any], dict[str, str]
     """The inputs by name that ``module:function`` returns as a dict, or as a tuple in the order of
     the target's arguments; and where each is in what it returns, as code.
 
-    Raises Unusable if it returns neither, and whatever it raises itself.
+    Raises Unusable if it returns neither, or is no function, and whatever it raises itself.
     """
-    inputs = resolve(maker)()
+    made = resolve(maker)
+    if not callable(made):
+        raise Unusable(f"--inputs {maker}: it is a {type(made).__name__}, no function")
+    inputs = made()
     if isinstance(inputs, dict) and all(isinstance(name, str) for name in inputs):
         known = signature(target)
         if known is None or known.accepts(inputs) or len(known.required) != 1:

@@ -399,7 +399,8 @@ def main() -> None:
     except (Refused, Unusable) as error:
         tell(refused=str(error))
     except BaseException as error:
-        tell(refused="it raises " + _line(error))
+        memory = f" (--memory-limit is {spec['memory_limit'] / 2**30:.3g} GiB)"
+        tell(refused="it raises " + _line(error) + memory * isinstance(error, MemoryError))
     tell(done=True)
 
 
