@@ -151,6 +151,24 @@ def test_a_file_to_write_is_an_ordinary_one_in_a_folder_that_is_there(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_there_is_anything_to_write(
+    tmp_path, monkeypatch
+):
+    closed = tmp_path / "closed"
+    (closed / "inside").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: closed not in (path, *path.parents))
+    for kind, name in (
+        (parameters.NewFile((".csv",)), "closed/x.csv"),
+        (parameters.NewFolder(), "closed"),
+        (parameters.NewFolder(), "closed/new/report"),
+        (parameters.NewFolder(), "closed/inside/report"),
+    ):
+        with pytest.raises(click.BadParameter, match=r"closed.* cannot be written to"):
+            kind.convert(str(tmp_path / name), None, None)
+    assert parameters.NewFolder().convert(str(tmp_path / "a/b"), None, None) == tmp_path / "a/b"
+    assert str(parameters.NewFolder().convert("-", None, None)) == "-"
+
+
 @pytest.mark.parametrize(
     ("words", "meant"),
     [

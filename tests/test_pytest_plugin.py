@@ -130,6 +130,19 @@ FAULTS = {
     "no_inputs": ("gradbench(field).jacobian(jacobian)", "no input for its argument 'x'"),
     "too_many": ("gradbench(loss, torch.ones(2), 1).gradient()", "it takes 1 input"),
     "no_function": ("gradbench(3, torch.ones(2)).gradient()", "should be callable"),
+    "no_function_yet": ("gradbench(None)", "function should be callable, not None"),
+    "dtype": (
+        "gradbench(field, torch.rand(3), dtype='float8').jacobian(jacobian)",
+        "dtype 'float8' is none of float32",
+    ),
+    "layout": (
+        "gradbench(field, torch.eye(3).to_sparse()).jacobian()",
+        "x has the layout torch.sparse_coo: pass x.to_dense()",
+    ),
+    "integers": (
+        "gradbench(field, torch.arange(3)).jacobian()",
+        "x is torch.int64: pass x.float()",
+    ),
     "called_already": (
         "x = torch.rand(3)\ngradbench(field, x).jacobian(jacobian(x))",
         "pass it without calling it",
@@ -312,6 +325,19 @@ class TestChecking:
         folder = project(tmp_path, RIGHT)
         done = ran(folder, "-m", "not gradbench")
         assert "1 passed" in done.stdout
+
+    def test_a_function_alone_checks_nothing_and_the_test_warns(self, tmp_path):
+        tests = (
+            "def test_forgotten(gradbench):\n    gradbench(field, torch.rand(3))\n\n"
+            "def test_used(gradbench):\n    gradbench(field, torch.rand(3)).jacobian(jacobian)\n"
+        )
+        folder = project(tmp_path, tests)
+        done = ran(folder)
+        assert done.returncode == 0
+        assert done.stdout.count("alone checks nothing: add .assert_right() or a derivative") == 1
+        assert "test_forgotten: gradbench(field, …)" in done.stdout
+        strict = ran(folder, "-W", "error::gradbench.integrations.pytest_plugin.GradbenchWarning")
+        assert strict.returncode == 1
 
     def test_a_suite_that_does_not_use_it_sees_nothing_of_it(self, tmp_path):
         done = ran(project(tmp_path, "def test_plain():\n    assert torch.ones(1)\n"))

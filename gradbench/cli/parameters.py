@@ -174,6 +174,13 @@ class Location(click.ParamType):  # type: ignore[type-arg]
             said = error.strerror if isinstance(error, OSError) else str(error)
             return self.fail(f"{line(text)!r}: {said}", param, ctx)
 
+    def require_writable(
+        self, folder: Path, param: click.Parameter | None, ctx: click.Context | None
+    ) -> None:
+        """Fails where nothing can be written to a folder, before there is anything to write."""
+        if not os.access(folder, os.W_OK | os.X_OK):
+            self.fail(f"folder {line(str(folder))!r} cannot be written to", param, ctx)
+
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[Any]:
@@ -201,6 +208,17 @@ class Folder(Location):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="dir")]
+
+
+class NewFolder(Folder):
+    """A folder to write to, that is there or that can be made. ``-`` is standard output."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = super().convert(value, param, ctx)
+        if str(path) != STANDARD:
+            there = next(p for p in (path, *path.absolute().parents) if p.exists())
+            self.require_writable(there, param, ctx)
+        return path
 
 
 class ReadableFile(Location):
@@ -256,4 +274,5 @@ class NewFile(Location):
             )
         if not path.parent.is_dir():
             self.fail(f"{said!r}: folder {line(str(path.parent))!r} does not exist", param, ctx)
+        self.require_writable(path.parent, param, ctx)
         return path

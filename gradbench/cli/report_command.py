@@ -31,7 +31,7 @@ NO_CODE: Code = ([], ""), []
     "-t",
     "--to",
     "target",
-    type=parameters.Folder(),
+    type=parameters.NewFolder(),
     help="Output folder; '-' writes the page to standard output.  [default: 'report' in the "
     "results folder]",
 )
@@ -76,7 +76,7 @@ def command(
     from gradbench.report import page
     from gradbench.report.sections import EXTRAS
 
-    target = target or results / "report"
+    target = target or parameters.NewFolder().convert(results / "report", None, None)
     standard = str(target) == parameters.STANDARD
     if standard and set(forms) != {"html"}:
         raise click.UsageError(

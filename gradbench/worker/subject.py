@@ -370,6 +370,17 @@ def _why_not(
     )
 
 
+def _cure(name: str, value: Any) -> str:
+    """How an input becomes a tensor to differentiate by; empty where it cannot be told."""
+    if type(value).__module__ == "numpy":
+        return f"pass {name} as torch.as_tensor({name})"
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        return f"{name} has the layout {value.layout}: pass {name}.to_dense()"
+    if isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
+        return f"{name} is {value.dtype}: pass {name}.float()"
+    return ""
+
+
 def _default(leaves: Sequence[Leaf], inputs: dict[str, Any]) -> tuple[list[int], list[str]]:
     """The numbers of the leaves to differentiate by where nothing is named, and what to say of
     that. Raises Unusable where there are none."""
@@ -379,9 +390,8 @@ def _default(leaves: Sequence[Leaf], inputs: dict[str, Any]) -> tuple[list[int],
     # The derivative by an empty tensor is empty.
     real = [i for i in real if leaves[i].tensor.numel()]
     if not real:
-        plain = [name for name, v in inputs.items() if type(v).__module__ == "numpy"]
-        cure = f": pass {plain[0]} as torch.as_tensor({plain[0]})" if plain else ""
-        raise Unusable(f"there is no floating-point tensor to differentiate by{cure}")
+        cures = [f": {cure}" for name, v in inputs.items() if (cure := _cure(name, v))]
+        raise Unusable(f"there is no floating-point tensor to differentiate by{''.join(cures[:1])}")
     parameters = [i for i in real if not leaves[i].code]
     inside = [i for i in real if leaves[i].code and leaves[i].name != leaves[i].input]
     chosen = parameters or inside or real

@@ -48,7 +48,7 @@ def _column(name: str, rows: list[dict[str, Any]]) -> Column:
     "names", nargs=-1, type=parameters.Text(), metavar="[STUDY]...", shell_complete=completing.study
 )
 @click.option(
-    "--docs", type=parameters.Folder(), help="Write evidence.md and its figures to this folder."
+    "--docs", type=parameters.NewFolder(), help="Write evidence.md and its figures to this folder."
 )
 @options.results_option
 @click.option("--by-case", is_flag=True, help="Add a line for each case.")

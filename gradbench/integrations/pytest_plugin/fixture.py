@@ -61,6 +61,8 @@ class Bench:
         self.module = getattr(request, "module", None)
         self.table = _benchmark(request)
         self.records: list[Record] = []
+        self.unused: list[Differentiable] = []
+        """The functions of which no derivative was named yet."""
         self.open: list[str] = []
         """Claims that are too close to call."""
         self.off = False
@@ -84,7 +86,11 @@ class Bench:
             _fail(f"undecided is {undecided!r}, and should be one of {', '.join(UNDECIDED)}")
         self.undecided = undecided
         options["budget"] = self.room.budget_for(options.get("budget"))
-        return Differentiable(self, function, inputs, named, options)
+        if not callable(function):
+            _fail(f"function should be callable, not {arguments.kind_of(function)}")
+        asked_about = Differentiable(self, function, inputs, named, options)
+        self.unused.append(asked_about)
+        return asked_about
 
     def __getattr__(self, name: str) -> NoReturn:
         __tracebackhide__ = True
@@ -119,8 +125,11 @@ class Bench:
         return name if number == 1 else f"{name} #{number}"
 
     def settle(self) -> None:
-        """After the test: skips it, or warns, where claims are open."""
+        """After the test: skips it, or warns, where claims are open or nothing was checked."""
         __tracebackhide__ = True
+        for one in self.unused:
+            said = f"gradbench({one}, …) alone checks nothing: add .assert_right() or a derivative"
+            warnings.warn(GradbenchWarning(f"{self.node.nodeid}: {said}"), stacklevel=1)
         if self.open:
             said = "; ".join(self.open)
             if self.undecided == "fail":
@@ -170,6 +179,9 @@ class Differentiable:
         self._named = named
         self._options = options
 
+    def __str__(self) -> str:
+        return _name(self._function)
+
     def assert_right(self) -> Derivative:
         """Autograd's own derivative is right: the gradient of a scalar function, else the jacobian,
         or what suits its structure."""
@@ -192,8 +204,9 @@ class Differentiable:
 
     def _checked(self, operator: str, derivative: Any = None, also: Any = ()) -> Derivative:
         __tracebackhide__ = True
-        bench, function = self._bench, self._function
-        target = _name(function)
+        bench, function, target = self._bench, self._function, str(self)
+        if self in bench.unused:
+            bench.unused.remove(self)
         try:
             ways, subject = _ways(derivative, also, known_modes(operator))
             with _by_value(bench.module):
@@ -202,6 +215,7 @@ class Differentiable:
                 if subject and subject not in ways and modes:
                     options["modes"] = (*modes, subject)
                 question, content = asked(function, self._inputs, self._named, ways, **options)
+            question.require_valid()
             names = dict.fromkeys([*ways, *([subject] if subject else [])])
             checked = check(question, content, list(names))
             _require_modes(question)
