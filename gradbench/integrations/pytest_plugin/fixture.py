@@ -127,9 +127,10 @@ class Bench:
     def settle(self) -> None:
         """After the test: skips it, or warns, where claims are open or nothing was checked."""
         __tracebackhide__ = True
-        for one in self.unused:
-            said = f"gradbench({one}, …) alone checks nothing: add .assert_right() or a derivative"
-            warnings.warn(GradbenchWarning(f"{self.node.nodeid}: {said}"), stacklevel=1)
+        for unused in self.unused:
+            said = f"{self.node.nodeid}: gradbench({unused}, …) alone checks nothing"
+            said += ": add .assert_right() or a derivative"
+            warnings.warn(GradbenchWarning(said), stacklevel=1)
         if self.open:
             said = "; ".join(self.open)
             if self.undecided == "fail":
