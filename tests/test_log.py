@@ -185,7 +185,13 @@ def test_names_that_fit_none_or_several(written):
         log.locate(results, "20260101")
     with pytest.raises(log.StoreError, match="no run named 'x'"):
         log.locate(results, "x")
+    elsewhere = log.folder(results / "elsewhere")
     with pytest.raises(log.StoreError, match="there are no runs"):
+        log.locate(results / "elsewhere", "latest")
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "20260101-000000-ffffff.jsonl").write_bytes(b"")
+    (elsewhere / "20260102-000000-ffffff.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(log.StoreError, match=r"there are no runs.*20260102.*its first line is dam"):
         log.locate(results / "elsewhere", "latest")
 
 

@@ -119,7 +119,7 @@ def hint(said: Any) -> None:
 
 def notes(problems: Iterable[str]) -> None:
     """Writes what was left out of the stored files to standard error, in any output format."""
-    for problem in problems:
+    for problem in dict.fromkeys(problems):
         warn(f"note: {problem}")
 
 

@@ -220,11 +220,15 @@ class Kind(Generic[H, L]):
         what, place = f"{only} {self.noun}".strip(), self.folder(results)
         hint = self.hint.format(only)
         if name == "latest":
+            damaged = ""
             for path in reversed(known):
-                with contextlib.suppress(StoreError), self.opened(path) as lines:
-                    if not self.aside(lines.header):
-                        return path
-            raise StoreError(f"there are no {plural(what)} in {place}; {hint}")
+                try:
+                    with self.opened(path) as lines:
+                        if not self.aside(lines.header):
+                            return path
+                except StoreError as error:
+                    damaged = damaged or f" ({error})"
+            raise StoreError(f"there are no {plural(what)} in {place}; {hint}{damaged}")
         hits = [path for path in known if stem(path).startswith(name)]
         hits = [path for path in hits if stem(path) == name] or hits
         if len({stem(path) for path in hits}) == 1:

@@ -63,7 +63,9 @@ class Known:
         """What is said of it in the answer."""
         said = []
         if self.structure is not None:
-            what = f"{self.structure.kind}, {_extent(self.structure.is_global)}"
+            empty = self.structure.kind == "sparse" and not len(self.structure.rows)
+            kind = "zero" if empty else self.structure.kind
+            what = f"{kind}, {_extent(self.structure.is_global)}"
             if self.structure.kind == "dense" and not len(self.structure.rows):
                 # No zeros are known, for whatever reason.
                 what = "counts as dense"

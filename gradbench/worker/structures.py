@@ -146,6 +146,8 @@ def _cheaper(known: Structure, nonzero: Tensor) -> Structure:
     """The traced structure, or that of the entries that products show if it takes far fewer
     passes."""
     count = int(nonzero.sum())
+    if not known.entries:
+        return known
     evidence = f"{known.evidence}; {count} of its {known.entries} entries were not zero at "
     evidence += f"{POINTS} random points"
     if count < known.entries:
