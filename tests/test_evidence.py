@@ -317,6 +317,29 @@ def test_a_derivative_that_is_right_at_one_point_alone_is_contradicted():
         evidence(Stale.apply, randn(4))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: F.logsigmoid(x).sum(), lambda x: (1 - torch.sigmoid(x)).log1p().sum()],
+    ids=["logsigmoid", "one minus a sigmoid"],
+)
+def test_second_derivatives_that_rounding_loses_are_no_fault_of_a_backward(function):
+    x = torch.tensor([-30.0, 0.5, 36.5, 100.0])
+    found = evidence(function, x, operator="hessian")
+    assert not any("autograd gives 0" in said and "disagree" in said for said in found.sentences)
+
+
+def test_second_derivatives_that_are_not_finite_are_refused():
+    for function, x in (
+        (lambda x: torch.linalg.eigvalsh(x).sum(), torch.eye(3)),
+        (lambda x: x.norm(), torch.zeros(3)),
+        (lambda x: torch.linalg.svdvals(x).square().sum(), torch.eye(2)),
+    ):
+        evidence(function, x)
+        for operator in ("hessian", "hvp", "laplacian"):
+            with pytest.raises(Refused, match="its second derivative by x is NaN or infinite in"):
+                evidence(function, x, operator=operator)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_kinks_jumps_and_noise_are_never_contradicted(seed):
     def smooth_only_in_places(x):

@@ -88,6 +88,16 @@ def test_evidence_in_double_precision_does_what_the_function_does(name, precisio
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("cancelling", PLAIN), ("absorbing", PLAIN), ("changed_by_a_little", MEASURED)],
+)
+def test_what_rounding_inside_explains_is_no_other_function(name, precision):
+    made = subject(name, X)
+    assert made.manner.precision == precision
+    assert bool(made.notes) == (precision == MEASURED)
+
+
 def test_coarse_arithmetic_calls_no_small_derivative_zero():
     made = subject("small_slopes", X)
     assert made.manner.precision == MEASURED

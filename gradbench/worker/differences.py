@@ -324,6 +324,7 @@ REASONS = {
     "jump": "beside a jump of the value",
     "kink": "at a kink",
     "noise": "hidden by the rounding or noise of the value",
+    "own": "differ by no more than the rounding of autograd's own computation",
     "point": "differ at this very point, but not near it (a branch or a kink there)",
 }
 """Why differences cannot judge an entry."""

@@ -141,6 +141,7 @@ def gather(
         evidence.sentences += _zeros(first)
     if twice:
         second = Gradient(subject, inputs, _weights(y), several=operator == "hessian")
+        _require_finite_twice(second)
         if LEAST_CALLS * second.seconds > deadline.left:
             evidence.verdict = OPEN
             left_out.append("differences of the gradient")
@@ -168,6 +169,17 @@ def _require_finite(subject: Subject, map: Map) -> None:
     for number, block in enumerate(pullback(subject, seed, *map.inputs)):
         if not bool(torch.isfinite(block).all()):
             raise Refused(hints.not_finite(subject, map.inputs, number, block))
+
+
+def _require_finite_twice(gradient: Map) -> None:
+    """Raises Refused where the derivative of the gradient is not finite."""
+    for name, pulled in zip(gradient.names, gradient.pull(torch.ones_like(gradient.here))):
+        if bad := int((~torch.isfinite(pulled)).sum()):
+            raise Refused(
+                f"its gradient is finite, but its second derivative by {name} is NaN or infinite "
+                f"in {bad} of {len(pulled)} entries at this input: there is none there, or torch's "
+                "formula divides by zero (norms at 0 and equal eigenvalues do)"
+            )
 
 
 def _require_graph(subject: Subject, inputs: tuple[Tensor, ...]) -> None:

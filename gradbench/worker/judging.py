@@ -7,6 +7,7 @@ and at points nearby.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -290,7 +291,7 @@ def entry_by_entry(map: Map, blocks: Sequence[Tensor], deadline: Deadline) -> Ta
                 reasons[i] = "point"
                 if tries:
                     tries -= 1
-                    said = require_agreement(map, number, i, j)
+                    reasons[i], said = require_agreement(map, number, i, j)
                     tally.example = tally.example or said
             tally.add(judged.confirmed, reasons)
         tally.skipped += block.shape[1] - len(ladders)
@@ -322,21 +323,24 @@ def _settled(ladders: Sequence[Ladder], columns: Tensor, rows: Tensor) -> Tensor
     return settled
 
 
-def require_agreement(map: Map, number: int, i: int, j: int) -> str:
+def require_agreement(map: Map, number: int, i: int, j: int) -> tuple[str, str]:
     """Raises Contradiction where output i by coordinate j of an input is contradicted here and at
     points nearby, and the rounding of autograd's own computation does not explain it.
 
-    Where it is contradicted here alone, this is what autograd and differences say, in words.
+    Otherwise the reason, a key of `REASONS`, and what autograd and differences say, in words.
     """
     claimed, judged = map.entry(number, i, j)
     value, error = float(judged.value), float(judged.error)
     if not bool(judged.contradicted):
-        return ""
+        return "point", ""
     place = map.place(number, i, j)
     got, wanted = told_apart(claimed, value)
     here_alone = f"autograd gives {got} for {place}, differences {wanted}"
-    if BEYOND * _own_rounding(map, number, i, j, claimed) > abs(claimed - value):
-        return here_alone
+    gap = abs(claimed - value)
+    if BEYOND * _own_rounding(map, number, i, j, claimed) > gap:
+        return "own", here_alone
+    if BEYOND * _beside(map, number, i, j, claimed) > gap:
+        return "point", here_alone
     generator = torch.Generator().manual_seed(4)
     contradicted = 0
     for _ in range(TRIALS):
@@ -345,11 +349,11 @@ def require_agreement(map: Map, number: int, i: int, j: int) -> str:
             continue
         again = there.entry(number, i, j)[1]
         if bool(again.confirmed):
-            return here_alone
+            return "point", here_alone
         contradicted += int(again.contradicted)
         if contradicted == NEARBY:
             raise Contradiction(map.names[number], place, claimed, value, error)
-    return here_alone
+    return "point", here_alone
 
 
 def nearby(map: Map, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -361,7 +365,7 @@ def nearby(map: Map, generator: torch.Generator) -> tuple[Tensor, ...]:
     return (*moved, *map.inputs[map.differentiated :])
 
 
-def _own_rounding(map: Map, number: int, i: int, j: int, claimed: float) -> float:
+def _beside(map: Map, number: int, i: int, j: int, claimed: float) -> float:
     """How far autograd's entry moves where the inputs move by a few units in the last place."""
     generator = torch.Generator().manual_seed(5)
     spread = 0.0
@@ -372,6 +376,20 @@ def _own_rounding(map: Map, number: int, i: int, j: int, claimed: float) -> floa
         ]
         there = map.at((*moved, *map.inputs[map.differentiated :]))
         spread = max(spread, abs(float(there.pull(unit(map.here, i))[number][j]) - claimed))
+    return spread
+
+
+def _own_rounding(map: Map, number: int, i: int, j: int, claimed: float) -> float:
+    """How far autograd's entry moves where what is computed inside is rounded once more."""
+    spread = 0.0
+    for seed in range(3):
+        try:
+            with Rounding(MAGNIFIED, torch.float64, seed):
+                drawn = float(map.pull(unit(map.here, i))[number][j])
+        except Exception:
+            break
+        if math.isfinite(drawn):
+            spread = max(spread, abs(drawn - claimed) * (map.unit / MAGNIFIED))
     return spread
 
 
@@ -401,7 +419,7 @@ def by_directions(map: Map, deadline: Deadline, directions: int = DIRECTIONS) ->
                 tries -= 1
                 reasons = ["point"]
                 if (place := product.located()) is not None:
-                    said = require_agreement(map, *place)
+                    reasons[0], said = require_agreement(map, *place)
                     tally.example = tally.example or said
             tally.add(judged.confirmed, reasons)
     return tally

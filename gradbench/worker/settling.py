@@ -24,6 +24,7 @@ from gradbench.worker.loading import Unusable, seed_everything
 from gradbench.worker.owned import reached
 from gradbench.worker.precision import FORCED, MEASURED, PLAIN, WIDE, Narrow, agree, quietly
 from gradbench.worker.reference import pullback, value_and_tangent
+from gradbench.worker.rounding import Rounding
 
 if TYPE_CHECKING:
     from gradbench.worker.subject import Subject
@@ -32,6 +33,10 @@ TORCH, ALL = "torch", "all"
 """The generators that a random function draws from."""
 
 SEED = 0
+
+DRAWS, EXPLAINS = 8, 8.0
+"""Draws in Monte Carlo arithmetic that a difference between two dtypes is held against, and how
+many times the largest it may be."""
 
 UNTRACKED = "does not require grad"
 """What torch says where a function differentiates by an input that does not require grad."""
@@ -192,9 +197,30 @@ def _precision(subject: Subject, manner: Manner, narrow: Sequence[Tensor], measu
                 value = quietly(subject.measured, *inputs).detach()
         except Exception:
             continue
-        if agree(measured, value, manner.unit) and not seen.dtypes:
+        if seen.dtypes:
+            continue
+        if agree(measured, value, manner.unit) or _is_rounding(subject, inputs, measured, value):
             return precision
     return MEASURED
+
+
+def _is_rounding(
+    subject: Subject, inputs: Sequence[Tensor], measured: Tensor, exact: Tensor
+) -> bool:
+    """Whether a value in the measured dtype is off that in float64 by what rounding inside does:
+    where a function cancels, that is more than half of the digits."""
+    if measured.shape != exact.shape or not bool(exact.isfinite().all()):
+        return False
+    largest = torch.zeros_like(exact)
+    unit = torch.finfo(subject.dtype).eps
+    for seed in range(DRAWS):
+        try:
+            with subject.wide, Rounding(unit, subject.dtype, seed):
+                drawn = quietly(subject.measured, *(x.clone() for x in inputs)).detach()
+        except Exception:
+            return False
+        largest = torch.maximum(largest, (drawn - exact).abs().nan_to_num(nan=0.0, posinf=0.0))
+    return bool(((measured.double() - exact).abs() <= EXPLAINS * largest).all())
 
 
 def _forward_only(subject: Subject, shape: torch.Size) -> str:

@@ -109,10 +109,25 @@ def changed_by_dtype(x):
     return x * (2.0 if x.dtype == torch.float64 else 3.0)
 
 
+def changed_by_a_little(x):
+    """Far more than rounding."""
+    return x.sin() * (1.0 if x.dtype == torch.float64 else 1.01)
+
+
 def drawn_inside(x):
     """Draws its weights from a generator with a seed of its own."""
     generator = torch.Generator().manual_seed(3)
     return torch.tanh(torch.randn(4, 3, generator=generator) @ x)
+
+
+def cancelling(x):
+    """Single precision has no digit of it right."""
+    return (torch.exp(x * 1e-7) - 1) / (x * 1e-7)
+
+
+def absorbing(x):
+    """Nothing but rounding where x is 1."""
+    return (x / x + 1e-12).log()
 
 
 def underflowing(x):
