@@ -134,6 +134,7 @@ def _measure(opened: Opened[Run], form: Renderer) -> int:
         warn("gradbench: no mode could be measured; the table says why")
         return 1
     if lacking(run, opened.settings):
-        hint(f"Modes crashed: 'gradbench run --resume {run.name}' tries them again")
+        resume = f"gradbench run --resume {run.name}"
+        hint(f"What crashed or ran out of memory: '{resume}' tries it again")
     hint("Next: 'gradbench show' has each function, '--comparison NAME' all modes of one")
     return 0
