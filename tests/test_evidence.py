@@ -328,6 +328,52 @@ def test_second_derivatives_that_rounding_loses_are_no_fault_of_a_backward(funct
     assert not any("autograd gives 0" in said and "disagree" in said for said in found.sentences)
 
 
+def clipped(x):
+    y = x.sin().cumsum(0) * 3
+    if y.requires_grad:
+        y.register_hook(lambda g: g.clamp(-1, 1))
+    return y
+
+
+class HalvesNegative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        return torch.where(g < 0, g / 2, g) * 2 * ctx.saved_tensors[0]
+
+
+class DropsSmall(HalvesNegative):
+    @staticmethod
+    def backward(ctx, g):
+        return torch.where(g.abs() < 1e-3, 0 * g, g) * 2 * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("function", [clipped, HalvesNegative.apply, DropsSmall.apply])
+def test_a_pullback_that_is_not_linear_is_said_and_refused_where_it_is_the_answer(function):
+    found = evidence(function, randn(5), operator="jacobian")
+    assert any("not linear in its seed (by " in said for said in found.sentences)
+    for operator in ("vjp", "gauss_newton_product"):
+        with pytest.raises(Refused, match=r"not linear in its seed .*--definition=autograd"):
+            evidence(function, randn(5), operator=operator)
+        evidence(function, randn(5), operator=operator, definition="autograd")
+
+
+def test_a_pullback_that_is_linear_up_to_rounding_is():
+    for function in (
+        lambda x: torch.linalg.inv(x.reshape(3, 3)),
+        lambda x: torch.softmax(100 * x, 0),
+        lambda x: (x * 1e-150).exp() * 1e150,
+        lambda x: torch.cat([x * 1e12, x * 1e-12]),
+        lambda x: x.cumprod(0).abs().log(),
+    ):
+        found = evidence(function, randn(9), operator="vjp")
+        assert not any("linear" in said for said in found.sentences)
+
+
 def test_second_derivatives_that_are_not_finite_are_refused():
     for function, x in (
         (lambda x: torch.linalg.eigvalsh(x).sum(), torch.eye(3)),

@@ -71,6 +71,11 @@ NOISE = 1e4
 the rounding of the computation shows in the value, also where the derivative is small."""
 
 
+PULLED = ("vjp", "gauss_newton_product")
+"""The operators whose reference is a pullback of seeds that are not of a one each."""
+LINEAR_UNIT = 2.0**-23
+"""The coarsest arithmetic in which a pullback is tried with seeds of several sizes."""
+
 STAYS = 1e-3
 """A derivative changes by less than this share of itself where rounding is magnified."""
 
@@ -128,6 +133,8 @@ def gather(
         told(evidence)
     if not subject.manner.forward_only:
         _require_graph(subject, inputs)
+        if y.dim() and not until.over:
+            evidence.sentences += _linear(first, operator, definition)
     if subject.manner.forward_only:
         pass
     elif until.over:
@@ -180,6 +187,32 @@ def _require_finite_twice(gradient: Map) -> None:
                 f"in {bad} of {len(pulled)} entries at this input: there is none there, or torch's "
                 "formula divides by zero (norms at 0 and equal eigenvalues do)"
             )
+
+
+def _linear(map: Map, operator: str, definition: str) -> list[str]:
+    """Sentences on a pullback that is not linear in its seed, as where a hook clips it: a jacobian
+    by seeds of a one each may be right where products with other seeds are not. Raises Refused
+    where `operator` is such a product."""
+    if map.unit > LINEAR_UNIT:
+        return []
+    generator = torch.Generator().manual_seed(8)
+    v, w = normal(len(map.here), generator), normal(len(map.here), generator)
+    by_v, by_w = map.pull(v), map.pull(w)
+    for scale, other in ((1.0, -3.0), (100.0, 0.0), (1e-4, 0.0)):
+        pulled = map.pull(scale * v + other * w)
+        for name, a, b, c in zip(map.names, by_v, by_w, pulled):
+            size = scale * a.abs() + abs(other) * b.abs()
+            off = (c - scale * a - other * b).abs()
+            if bool((off <= max(AGREEMENT, 256 * map.unit) * size.max()).all()):
+                continue
+            said = (
+                f"reverse mode is not linear in its seed (by {name}): a hook clips or changes it, "
+                "or a backward formula is wrong"
+            )
+            if operator in PULLED and definition != "autograd":
+                raise Refused(f"{said}; {hints.MEANT}")
+            return [f"{said}; products with it (vjp) are not those of the jacobian"]
+    return []
 
 
 def _require_graph(subject: Subject, inputs: tuple[Tensor, ...]) -> None:
