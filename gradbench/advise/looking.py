@@ -207,7 +207,7 @@ class Look:
         """Raises Refusal, or notes it, if there is something to go on with."""
         self.found["doing"] = self.doing
         if self.called:
-            self._note(f"{self.doing} was not over when the time for it was")
+            self._note(f"time ran out while {self.doing}")
         elif self.doing != IMPORTING and self._since + self.question.timeout < time.perf_counter():
             limit = self.question.timeout
             raise Refusal(f"{self.doing}: it did not end within {limit:g} s (--timeout)")
