@@ -92,7 +92,7 @@ def results(tmp_path_factory):
         lambda line: b'"kind":"part"' not in line or b'"comparison":"vjp/exp/' in line,
     )
     write(place / "releases" / f"{TRACK}.jsonl", map(poisoned, part))
-    for name in ("aa-20261126-204827-d6a261", "peers-20261127-021213-136fcd"):
+    for name in ("aa-20261127-065313-5e2778", "peers-20261127-021213-136fcd"):
         study = lines(STORED / "studies" / f"{name}.jsonl")
         write(place / "studies" / f"{name}.jsonl", map(poisoned, study))
     return place
@@ -105,7 +105,7 @@ def refused(tmp_path_factory):
     for folder, name in (
         ("runs", RUN),
         ("releases", TRACK),
-        ("studies", "aa-20261126-204827-d6a261"),
+        ("studies", "aa-20261127-065313-5e2778"),
     ):
         (first,) = lines(STORED / folder / f"{name}.jsonl", lambda line: b'"schema"' in line)
         bad = first | {"machine": {"cpu": EVIL}, "settings": {EVIL: EVIL}}

@@ -20,7 +20,7 @@ EXPECTED = HERE / "stored_logs.json"
 COMMANDS = {
     "track": "releases show -f exp --all",
     "track, for a gate": "releases show -f affine --method holm --floor 0.05",
-    "study aa": "study report aa-20261126-204827-d6a261",
+    "study aa": "study report aa-20261127-065313-5e2778",
     "study of a gate": "study report releases-20261127-003618-c23eaa",
     "study power": "study report power-20261126-230835-628ae0",
     "study load": "study report load-20261126-231745-a84710",
