@@ -84,7 +84,7 @@ PROFILES = {
         Settings(
             sessions=5,
             warm=0.005,
-            stopping=Stopping(budget=1.5),
+            stopping=Stopping(budget=2.5),
             patience=0.5,
         ),
     ),
@@ -93,8 +93,8 @@ PROFILES = {
         "full",
         Settings(
             sessions=10,
-            warm=0.05,
-            stopping=Stopping(budget=2.0),
+            warm=0.005,
+            stopping=Stopping(budget=2.5),
         ),
         dtypes=("float32", "float64"),
     ),
