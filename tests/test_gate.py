@@ -1,5 +1,6 @@
 """The gate: what is right passes, and every planted fault is caught for what it is."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from gradbench import state
 from gradbench.core.cases import Comparison
 from gradbench.problems import registry
-from gradbench.worker import gate
+from gradbench.worker import contestant, gate
 from gradbench.worker.contestant import SLOW
 from gradbench.worker.known import Known
 from gradbench.worker.session import Session
@@ -95,20 +96,23 @@ def late(x):
 """
 
 
+def stepping(step, at=None):
+    """A clock that goes on by a step with every reading, or with one of them."""
+    read = itertools.count(1)
+    now = itertools.accumulate(step if at in (None, n) else 1 for n in read)
+    return lambda: next(now)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("interrupted", [0, 1, 2, 3])
+@pytest.mark.parametrize("delayed", [0, 1, 2, 3, "all calls"])
 def test_a_backward_that_goes_wrong_after_forty_calls_is_caught_after_timing(
-    session, tmp_path, dtype, interrupted, monkeypatch
+    session, tmp_path, dtype, delayed, monkeypatch
 ):
-    # Whichever evaluation in float64 a busy machine makes a slow one, which stands for all.
-    ticks, count = [0], [0]
-
-    def clock():
-        count[0] += 1
-        ticks[0] += SLOW + 1 if count[0] == 2 * interrupted else 1
-        return ticks[0]
-
-    monkeypatch.setattr(gate, "CLOCK", clock)
+    if delayed == "all calls":  # Others have the processor meanwhile: none is a slow one.
+        monkeypatch.setattr(contestant, "CLOCK", stepping(2 * SLOW))
+    elif delayed:  # This evaluation in float64 is a slow one, and stands for all.
+        monkeypatch.setattr(gate, "CLOCK", stepping(SLOW + 1, at=2 * delayed))
+        monkeypatch.setattr(gate, "look", lambda: None)
     file = tmp_path / "late.py"
     file.write_text(LATE)
     with state.preserve(state.Changes(), loading=True):
@@ -119,7 +123,8 @@ def test_a_backward_that_goes_wrong_after_forty_calls_is_caught_after_timing(
             }
         )  # fmt: skip
     settle(subject)
-    declare(subject, "late", ["gradient"], Known(), False, name := f"late_{dtype}_{interrupted}")
+    name = f"late_{dtype}_{delayed}".replace(" ", "_")
+    declare(subject, "late", ["gradient"], Known(), False, name)
     session.open(str(Comparison("gradient", name, "documents", dtype)), 0, [1, 2])
     answer = session.prepare("grad", 0, 1_000, [0])
     assert answer["status"] == "ok", answer

@@ -21,7 +21,8 @@ AGAIN = 2
 """How many times longer than the first check the time that is left has to be for another one."""
 
 SLOW = 10_000_000
-"""Nanoseconds of a call from which on it is checked with fewer repeats."""
+"""Nanoseconds of a call from which on it is checked with fewer repeats: of its own time, so that a
+busy machine makes no call a slow one."""
 
 FIRST = 50
 """How many times longer a first call may take than later ones, since it loads code."""
@@ -59,6 +60,11 @@ class Contestant:
         """Changes of the state by its calls."""
         self.left_out = False
         """Whether there was no time for all checks but the first."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether its calls are checked with fewer repeats."""
+        return self.work >= SLOW
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -103,7 +109,7 @@ class Contestant:
             if patience and self.fastest > patience:
                 raise TooSlow(self.fastest)
         if again is None:
-            again = self.fastest < SLOW
+            again = not self.slow
         if not again or not finding.passed or self._short_of_time(first):
             return finding
         return self._check_timed(finding, 0)

@@ -27,7 +27,7 @@ from gradbench.problems import registry
 from gradbench.problems.arguments import draw, pose
 from gradbench.problems.mode import Mode, Unsupported
 from gradbench.worker import cost
-from gradbench.worker.contestant import SLOW, Contestant, TooSlow
+from gradbench.worker.contestant import Contestant, TooSlow
 from gradbench.worker.devices import Cuda, audit, flusher, set_tf32, synchronizer
 from gradbench.worker.environment import environment
 from gradbench.worker.failures import failure, line_of
@@ -242,7 +242,7 @@ class Session:
         if not warm or changes.calls.harmful:
             return {"status": "ok", **evidence}
         with self._watched(contestant):
-            if contestant.fastest > SLOW:
+            if contestant.slow:
                 # The check has warmed it up.
                 how = self.wall.planned(contestant.work)
             else:
@@ -388,11 +388,11 @@ class Session:
     def _check(self, handle: int, fresh: list[int]) -> dict[str, Any]:
         contestant, _ = self.contestants[handle]
         contestant.gate.deadline = Deadline()
-        if contestant.fastest < SLOW and contestant.gate.products is None:
+        if not contestant.slow and contestant.gate.products is None:
             contestant.gate.look_again(contestant.mode)
         try:
             # A slow call is checked on its inputs alone this time; fresh ones came before.
-            finding = contestant.check(fresh if contestant.fastest < SLOW else [], again=False)
+            finding = contestant.check([] if contestant.slow else fresh, again=False)
         except Unsupported as error:
             return {"status": "unsupported", "reason": message_of(error)}
         except Exception as error:
