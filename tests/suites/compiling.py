@@ -94,10 +94,10 @@ def main():
     torch.compile(lambda x: x + 1)(torch.ones(3))
     print(f"the first compilation of a process: {time.perf_counter() - began:.1f} s")
     print(
-        "| derivative | size | fastest uncompiled | compiled | factor | peak memory | compiled "
-        "| compiling | pays after |"
+        "| derivative | fastest uncompiled → compiled | factor | peak memory | compiling "
+        "| pays after |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|")
     for operator, name, size, compiled, others in CASES:
         if len(sys.argv) > 1 and name not in sys.argv[1:]:
             continue
@@ -109,9 +109,9 @@ def main():
         saved = least[best] - fast
         pays = f"{compiling / saved:,.0f} calls" if saved > 0 else "never"
         print(
-            f"| {operator} of `{name}` | {size} | {call_time(least[best])} `{best}` "
-            f"| {call_time(fast)} | {least[best] / fast:.2f} | {in_bytes(peak[best])} "
-            f"| {in_bytes(peak[compiled])} | {compiling:.1f} s | {pays} |",
+            f"| {operator} of `{name}`, {size} | {call_time(least[best])} `{best}` "
+            f"→ {call_time(fast)} | {least[best] / fast:.2f} "
+            f"| {in_bytes(peak[best])} → {in_bytes(peak[compiled])} | {compiling:.1f} s | {pays} |",
             flush=True,
         )
 
