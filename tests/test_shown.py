@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 import gradbench
+from gradbench.advise import shown
 from gradbench.cli import cli
 from gradbench.core import text
 from gradbench.runner.progress import Progress
@@ -339,3 +340,12 @@ def test_reading_from_python_raises_and_warns_and_never_prints(results, tmp_path
     for warning in caught:
         assert_harmless(str(warning.message))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("quantity", ["95 % of them", "1.5 ms", "12 µs", "4 GiB", "30 s"])
+def test_no_line_of_advice_ends_between_a_number_and_its_unit(quantity):
+    for words in range(56, 76):
+        lines = shown._folded([f"{'x' * words} about {quantity} a call"])
+        assert max(map(len, lines)) <= shown.WIDTH
+        assert any(" ".join(quantity.split()[:2]) in line for line in lines)
+        assert " ".join(" ".join(lines).split()) == f"{'x' * words} about {quantity} a call"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 WIDTH = 80
 """Columns of the text."""
 
+TIED, UNIT = "\u00a0", re.compile(r"(?<=[0-9]) (?=%|(?:[nµm]?s|[KMG]iB)\b)")
+"""A space at which no line is broken, and where it stands: between a number and its unit."""
+
 HEADINGS = ("mode", "time", "× fastest", "peak memory", "verdict")
 
 
@@ -91,15 +94,16 @@ def _filled(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[tupl
 
 def _folded(said: Iterable[str], indent: str = "  ") -> list[str]:
     """Sentences, folded, with their further lines set in."""
-    lines = []
+    lines: list[str] = []
     for sentence in said:
-        lines += textwrap.wrap(
-            sentence,
+        wrapped = textwrap.wrap(
+            UNIT.sub(TIED, sentence),
             WIDTH,
             initial_indent=indent,
             subsequent_indent=indent + "  ",
             break_on_hyphens=False,
         )
+        lines += (line.replace(TIED, " ") for line in wrapped)
     return lines
 
 
