@@ -141,7 +141,7 @@ def test_a_limited_run_ends_in_time_with_as_many_sessions_as_fit(tmp_path, disco
 def test_a_mode_whose_call_takes_too_long_is_refused(tmp_path, discovery):
     comparison = Comparison("vjp", "wide_map", "documents", "float64")
     settings = Settings(
-        sessions=1, warm=0.001, stopping=Stopping(2, 8, 2, budget=0.2), patience=1e-7
+        sessions=1, warm=0.001, stopping=Stopping(2, 8, 2, budget=0.2), patience=1e-9
     )
     run = run_of(tmp_path, discovery, Entry(comparison, ("forward", "prints")), settings=settings)
     rows = {row.mode: row for row in judge_run(run).rows}
