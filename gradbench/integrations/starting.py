@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gradbench.core import own
+from gradbench.core.expressions import LOAD, read
 from gradbench.core.releases import RELEASES, ReleaseError, parse
 
 PARTS = ("tests", "asv", "workflow")
@@ -108,15 +109,12 @@ def _inputs(start: Start) -> str:
 
 
 def _code(text: str) -> str:
-    """An expression of the command line as Python: see `gradbench.core.expressions`."""
-    text = text.strip()
-    if text.startswith("load(") and text.endswith(")"):
-        path = text[5:-1].strip().strip("\"'")
+    """An expression of the command line, which was read before, as Python."""
+    said = read(text)
+    if said.maker == LOAD:
+        (path,) = said.positional
         return f"torch.load({path!r}, weights_only=True)"
-    try:
-        node = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        raise Unwritable(f"--input: {text!r} is no expression") from error
+    node = ast.parse(text.strip(), mode="eval").body
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         for keyword in node.keywords:
             if keyword.arg == "dtype" and isinstance(keyword.value, ast.Name):
